@@ -1,0 +1,3 @@
+pub mod buildkit;
+pub mod digest;
+pub mod names;
