@@ -1,3 +1,3 @@
-pub mod buildkit;
 pub mod digest;
 pub mod names;
+pub mod objects;

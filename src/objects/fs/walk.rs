@@ -1,0 +1,111 @@
+//! Listing a tree of files in byte order of whole keys.
+//!
+//! Not the order in which a sorted walk meets them: `a-b/x` comes before `a/x`, because `-` is less than `/`. So a folder
+//! is sorted by its name with the slash behind it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+
+use super::{FsObjects, Key, Meta, PRIVATE, Result, from_io, meta};
+
+/// Entries handed over at once, so that a thread hop is paid once for many.
+const BATCH: usize = 512;
+
+/// A walk that can rest between batches: it holds names of the folders it is in, no descriptor and no thread.
+struct Walk {
+    objects: FsObjects,
+    prefix: Arc<str>,
+    after: Option<Arc<str>>,
+    /// For each folder on the way down, what is still to visit, last first. A name ends in `/` when it is a folder.
+    pending: Vec<Vec<String>>,
+}
+
+pub(super) fn list(objects: FsObjects, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<Meta>> {
+    let top = prefix.rfind('/').map_or("", |slash| &prefix[..=slash]);
+    let walk =
+        Walk { objects, prefix: prefix.into(), after: after.map(Into::into), pending: vec![vec![top.to_string()]] };
+    stream::try_unfold(walk, |mut walk| async move {
+        let objects = walk.objects.clone();
+        objects
+            .blocking(move |_| {
+                let batch = walk.batch().map_err(from_io)?;
+                Ok((!batch.is_empty()).then_some((batch, walk)))
+            })
+            .await
+    })
+    .map_ok(|batch| stream::iter(batch).map(Ok))
+    .try_flatten()
+    .boxed()
+}
+
+impl Walk {
+    fn batch(&mut self) -> io::Result<Vec<Meta>> {
+        let mut batch = Vec::new();
+        while batch.len() < BATCH
+            && let Some(folder) = self.pending.last_mut()
+        {
+            match folder.pop() {
+                None => drop(self.pending.pop()),
+                Some(name) if name.is_empty() || name.ends_with('/') => {
+                    let entries = self.entries(&name)?;
+                    self.pending.push(entries);
+                }
+                Some(name) => match fs::metadata(self.objects.inner.root.join(&name)) {
+                    Ok(found) => batch.push(meta(Key::new(name), &found)),
+                    // Deleted since the folder was read.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                },
+            }
+        }
+        Ok(batch)
+    }
+
+    /// What of a folder belongs to the listing, in reverse order.
+    fn entries(&self, folder: &str) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        let read = match fs::read_dir(self.objects.inner.root.join(folder)) {
+            Ok(read) => read,
+            Err(error) if is_gone(&error) => return Ok(names),
+            Err(error) => return Err(error),
+        };
+        for entry in read {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) if is_gone(&error) => break,
+                Err(error) => return Err(error),
+            };
+            let name = entry.file_name();
+            // What is not text was not put there by us.
+            let Some(name) = name.to_str() else { continue };
+            if folder.is_empty() && Path::new(name) == Path::new(PRIVATE) {
+                continue;
+            }
+            let slash = if entry.file_type()?.is_dir() { "/" } else { "" };
+            let name = format!("{folder}{name}{slash}");
+            if self.wanted(&name) {
+                names.push(name);
+            }
+        }
+        names.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(names)
+    }
+
+    fn wanted(&self, name: &str) -> bool {
+        let folder = name.ends_with('/');
+        let in_prefix = name.starts_with(&*self.prefix) || folder && self.prefix.starts_with(name);
+        let is_after = match &self.after {
+            None => true,
+            Some(after) => name > &**after || folder && after.starts_with(name),
+        };
+        in_prefix && is_after
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}

@@ -1,0 +1,144 @@
+//! Bytes under keys: the little that Larder asks of a disk or a bucket.
+//!
+//! [`Objects`] has the same meaning on every backend; `tests/it/objects.rs` is its definition, run against each.
+//!
+//! Invariant: nothing above this module knows which backend it has.
+
+pub mod fs;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+/// The name of an object: components joined by `/`, none of them empty, `.` or `..`. Built by `store/layout.rs`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(Arc<str>);
+
+impl Key {
+    pub fn new(text: impl Into<Arc<str>>) -> Key {
+        let text = text.into();
+        debug_assert!(text.split('/').all(|part| !matches!(part, "" | "." | "..")), "not a key: {text}");
+        Key(text)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One writing of a key. Two writings of a key never share a version, even when they wrote the same bytes at the same
+/// second: a reader that holds a version can tell whether the object is still the one it read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Version(pub Box<str>);
+
+/// What is known of an object without reading it.
+#[derive(Clone, Debug)]
+pub struct Meta {
+    pub key: Key,
+    /// Bytes.
+    pub size: u64,
+    /// When it was written, by the backend's clock.
+    pub modified: SystemTime,
+    pub version: Version,
+}
+
+/// Bytes on their way. An error is the last item.
+pub type ByteStream = BoxStream<'static, Result<Bytes>>;
+
+/// Answer of [`Objects::read`].
+#[derive(Debug)]
+pub enum Read {
+    /// Still the version that the caller knows.
+    Same,
+    Fresh(Meta, Bytes),
+}
+
+/// Condition of a [`Objects::put`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    Always,
+    /// Only when no object has the key; of several such puts at once, one wins and the others get [`Error::Exists`].
+    Absent,
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong below. Callers branch on these; texts are for the operator's log, never for a client.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    #[error("no such object")]
+    NotFound,
+    #[error("object exists")]
+    Exists,
+    /// Overload or a passing fault: the same call may succeed later.
+    #[error("store is busy: {0}")]
+    Busy(Arc<str>),
+    #[error("store is full")]
+    Full,
+    #[error("store failed: {0}")]
+    Backend(Arc<str>),
+}
+
+/// A store of objects. All methods are safe to call concurrently, from any task.
+///
+/// A write is durable and visible to every reader, `list` included, once its call has returned; before that, the key
+/// holds what it held. Dropping a call's future half-way leaves the key as it was or wholly written.
+#[async_trait]
+pub trait Objects: Send + Sync + 'static {
+    async fn head(&self, key: &Key) -> Result<Meta>;
+
+    /// The whole of a small object, unless it still is `known`. Objects of more than [`READ_BYTES_MAX`] are refused.
+    async fn read(&self, key: &Key, known: Option<&Version>) -> Result<Read>;
+
+    /// The bytes of `range`, clipped to the object; nothing when it begins past the end. `Meta` tells the whole size.
+    async fn get(&self, key: &Key, range: Range<u64>) -> Result<(Meta, ByteStream)>;
+
+    /// All objects whose key begins with `prefix` and is greater than `after`, in byte order of whole keys.
+    fn list(&self, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<Meta>>;
+
+    async fn put(&self, key: &Key, body: Bytes, when: When) -> Result<Meta>;
+
+    /// Starts to write an object whose size may be told beforehand. Nothing shows under the key before `commit`.
+    async fn begin(&self, key: &Key, size: Option<u64>) -> Result<Box<dyn Draft>>;
+
+    /// Writes to `to` the objects `from`, one after the other, without their bytes passing through this process where
+    /// the backend can do that.
+    async fn concat(&self, from: &[Key], to: &Key) -> Result<Meta>;
+
+    /// Deletes in the given order: when a later key is gone, so are the earlier ones, power cuts included.
+    /// A missing key is success.
+    async fn delete(&self, keys: &[Key]) -> Result<()>;
+
+    /// One round trip that proves that the store answers and takes writes.
+    async fn probe(&self) -> Result<()>;
+}
+
+/// Largest object that [`Objects::read`] returns: a manifest of the largest accepted size fits, with room.
+pub const READ_BYTES_MAX: u64 = 16 << 20;
+
+/// An object being written. Dropped without `commit` it disappears.
+#[async_trait]
+pub trait Draft: Send {
+    /// Appends the pieces in order. Callers hand over a few hundred kilobytes at a time: each call may cost a thread hop.
+    async fn write(&mut self, pieces: Vec<Bytes>) -> Result<()>;
+
+    /// The key appears here, whole, or never.
+    async fn commit(self: Box<Self>) -> Result<Meta>;
+}

@@ -1,0 +1,279 @@
+//! Where everything is kept. All keys are built and parsed in this file.
+//!
+//! ```text
+//! meta/format                                          written first; see `store::format`
+//! t/<tenant>/
+//!   blobs/<algorithm>/ab/<hex>                         the bytes, write-once
+//!   repos/<name>/!/manifests/<algorithm>/<hex>         manifest bytes exactly as pushed, write-once
+//!   repos/<name>/!/tags/<tag>                          the pointer
+//!   repos/<name>/!/pushes/<tag>/<id>                   push records of a cache tag, write-once
+//!   repos/<name>/!/views/<tag>                         hint: the last view and what it was made of
+//!   repos/<name>/!/referrers/<algorithm>/<hex of subject>/<algorithm>-<hex>   descriptor of one referrer
+//!   repos/<name>/!/used/<tag>                          when the tag was last served
+//!   uploads/<id>/state                                 a chunked upload: what has arrived, and the hash state
+//!   uploads/<id>/parts/<offset>-<nonce>                its bytes so far, one object a request
+//! ```
+//!
+//! `!` is outside the grammar of names: so repository `a` may have a repository `a/b` beside it on a filesystem, and no
+//! name can be mistaken for one of our folders.
+//!
+//! Invariant: two different things never share a key, and [`parse`] undoes every builder (a property test holds it).
+
+use std::fmt::Write;
+
+use crate::digest::{Algorithm, Digest};
+use crate::names::{RepoName, Tag, Tenant, UploadId};
+use crate::objects::Key;
+
+/// The format of the store as a whole.
+pub fn format() -> Key {
+    Key::new("meta/format")
+}
+
+/// All of a tenant.
+pub fn tenant_prefix(tenant: &Tenant) -> String {
+    format!("t/{tenant}/")
+}
+
+pub fn blob(tenant: &Tenant, digest: &Digest) -> Key {
+    let hex = digest.hex();
+    Key::new(format!("t/{tenant}/blobs/{}/{}/{hex}", digest.algorithm().as_str(), &hex[..2]))
+}
+
+/// All repositories of a tenant.
+pub fn repos_prefix(tenant: &Tenant) -> String {
+    format!("t/{tenant}/repos/")
+}
+
+/// All of one repository.
+pub fn repo_prefix(tenant: &Tenant, repo: &RepoName) -> String {
+    format!("t/{tenant}/repos/{repo}/!/")
+}
+
+/// A text that sorts behind every key of one repository and before every key of the next: for skipping over it.
+pub fn repo_end(tenant: &Tenant, repo: &RepoName) -> String {
+    format!("t/{tenant}/repos/{repo}/!~")
+}
+
+pub fn manifest(tenant: &Tenant, repo: &RepoName, digest: &Digest) -> Key {
+    Key::new(format!("t/{tenant}/repos/{repo}/!/manifests/{}/{}", digest.algorithm().as_str(), digest.hex()))
+}
+
+pub fn tags_prefix(tenant: &Tenant, repo: &RepoName) -> String {
+    format!("t/{tenant}/repos/{repo}/!/tags/")
+}
+
+pub fn tag(tenant: &Tenant, repo: &RepoName, tag: &Tag) -> Key {
+    Key::new(format!("t/{tenant}/repos/{repo}/!/tags/{tag}"))
+}
+
+pub fn pushes_prefix(tenant: &Tenant, repo: &RepoName, tag: &Tag) -> String {
+    format!("t/{tenant}/repos/{repo}/!/pushes/{tag}/")
+}
+
+/// `id` names the content of the push, so that pushing the same again writes the same key.
+pub fn push(tenant: &Tenant, repo: &RepoName, tag: &Tag, id: &Digest) -> Key {
+    Key::new(format!("t/{tenant}/repos/{repo}/!/pushes/{tag}/{}", flat(id)))
+}
+
+pub fn view(tenant: &Tenant, repo: &RepoName, tag: &Tag) -> Key {
+    Key::new(format!("t/{tenant}/repos/{repo}/!/views/{tag}"))
+}
+
+pub fn used(tenant: &Tenant, repo: &RepoName, tag: &Tag) -> Key {
+    Key::new(format!("t/{tenant}/repos/{repo}/!/used/{tag}"))
+}
+
+pub fn referrers_prefix(tenant: &Tenant, repo: &RepoName, subject: &Digest) -> String {
+    format!("t/{tenant}/repos/{repo}/!/referrers/{}/{}/", subject.algorithm().as_str(), subject.hex())
+}
+
+pub fn referrer(tenant: &Tenant, repo: &RepoName, subject: &Digest, manifest: &Digest) -> Key {
+    let mut text = referrers_prefix(tenant, repo, subject);
+    text.push_str(&flat(manifest));
+    Key::new(text)
+}
+
+/// All uploads of a tenant.
+pub fn uploads_prefix(tenant: &Tenant) -> String {
+    format!("t/{tenant}/uploads/")
+}
+
+/// All of one upload.
+pub fn upload_prefix(tenant: &Tenant, id: &UploadId) -> String {
+    format!("t/{tenant}/uploads/{id}/")
+}
+
+pub fn upload_state(tenant: &Tenant, id: &UploadId) -> Key {
+    Key::new(format!("t/{tenant}/uploads/{id}/state"))
+}
+
+/// `nonce` keeps two requests that race for the same offset apart: the state names the one that counts.
+pub fn upload_part(tenant: &Tenant, id: &UploadId, offset: u64, nonce: u64) -> Key {
+    Key::new(format!("t/{tenant}/uploads/{id}/parts/{offset:020}-{nonce:016x}"))
+}
+
+/// A digest as one path component.
+fn flat(digest: &Digest) -> String {
+    let mut text = String::with_capacity(136);
+    let _ = write!(text, "{}-{}", digest.algorithm().as_str(), digest.hex());
+    text
+}
+
+fn unflat(text: &str) -> Option<Digest> {
+    let (algorithm, hex) = text.split_once('-')?;
+    digest(algorithm, hex)
+}
+
+fn digest(algorithm: &str, hex: &str) -> Option<Digest> {
+    Digest::from_hex(algorithm.parse::<Algorithm>().ok()?, hex).ok()
+}
+
+/// What a key is the key of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    Format,
+    Blob { tenant: Tenant, digest: Digest },
+    Repo { tenant: Tenant, repo: RepoName, item: RepoItem },
+    Upload { tenant: Tenant, id: UploadId, item: UploadItem },
+}
+
+/// What in a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RepoItem {
+    Manifest(Digest),
+    Tag(Tag),
+    Push(Tag, Digest),
+    View(Tag),
+    Used(Tag),
+    Referrer { subject: Digest, manifest: Digest },
+}
+
+/// What of an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UploadItem {
+    State,
+    Part { offset: u64, nonce: u64 },
+}
+
+/// What `key` is the key of; nothing when no builder here makes such a key.
+pub fn parse(key: &str) -> Option<Place> {
+    if key == "meta/format" {
+        return Some(Place::Format);
+    }
+    let (tenant, rest) = key.strip_prefix("t/")?.split_once('/')?;
+    let tenant: Tenant = tenant.parse().ok()?;
+    let (kind, rest) = rest.split_once('/')?;
+    match kind {
+        "blobs" => {
+            let [algorithm, shard, hex] = split(rest)?;
+            let digest = digest(algorithm, hex)?;
+            hex.starts_with(shard).then_some(())?;
+            (shard.len() == 2).then_some(Place::Blob { tenant, digest })
+        }
+        "repos" => {
+            let (repo, rest) = rest.split_once("/!/")?;
+            Some(Place::Repo { tenant, repo: repo.parse().ok()?, item: parse_repo_item(rest)? })
+        }
+        "uploads" => {
+            let (id, rest) = rest.split_once('/')?;
+            Some(Place::Upload { tenant, id: id.parse().ok()?, item: parse_upload_item(rest)? })
+        }
+        _ => None,
+    }
+}
+
+fn parse_repo_item(text: &str) -> Option<RepoItem> {
+    let (kind, rest) = text.split_once('/')?;
+    Some(match kind {
+        "manifests" => {
+            let [algorithm, hex] = split(rest)?;
+            RepoItem::Manifest(digest(algorithm, hex)?)
+        }
+        "tags" => RepoItem::Tag(rest.parse().ok()?),
+        "pushes" => {
+            let [tag, id] = split(rest)?;
+            RepoItem::Push(tag.parse().ok()?, unflat(id)?)
+        }
+        "views" => RepoItem::View(rest.parse().ok()?),
+        "used" => RepoItem::Used(rest.parse().ok()?),
+        "referrers" => {
+            let [algorithm, hex, manifest] = split(rest)?;
+            RepoItem::Referrer { subject: digest(algorithm, hex)?, manifest: unflat(manifest)? }
+        }
+        _ => return None,
+    })
+}
+
+fn parse_upload_item(text: &str) -> Option<UploadItem> {
+    if text == "state" {
+        return Some(UploadItem::State);
+    }
+    let (offset, nonce) = text.strip_prefix("parts/")?.split_once('-')?;
+    (offset.len() == 20 && nonce.len() == 16).then_some(())?;
+    Some(UploadItem::Part { offset: offset.parse().ok()?, nonce: u64::from_str_radix(nonce, 16).ok()? })
+}
+
+fn split<const N: usize>(text: &str) -> Option<[&str; N]> {
+    text.split('/').collect::<Vec<_>>().try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_digest() -> impl Strategy<Value = Digest> {
+        (any::<bool>(), any::<[u8; 8]>()).prop_map(|(wide, seed)| {
+            Digest::of(if wide { Algorithm::Sha512 } else { Algorithm::Sha256 }, &seed)
+        })
+    }
+
+    prop_compose! {
+        fn names()(
+            tenant in "[a-z0-9]{1,8}",
+            repo in "[a-z0-9]{1,3}((-|_|\\.|/)[a-z0-9]{1,3}){0,3}",
+            tag in "[a-zA-Z0-9_][a-zA-Z0-9._-]{0,12}",
+        ) -> (Tenant, RepoName, Tag) {
+            (tenant.parse().unwrap(), repo.parse().unwrap(), tag.parse().unwrap())
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parse_undoes_every_builder((t, r, g) in names(), a in any_digest(), b in any_digest(), offset: u64, nonce: u64) {
+            let id = UploadId::random();
+            let repo = |item| Place::Repo { tenant: t.clone(), repo: r.clone(), item };
+            let upload = |item| Place::Upload { tenant: t.clone(), id: id.clone(), item };
+            for (key, place) in [
+                (format(), Place::Format),
+                (blob(&t, &a), Place::Blob { tenant: t.clone(), digest: a }),
+                (manifest(&t, &r, &a), repo(RepoItem::Manifest(a))),
+                (tag(&t, &r, &g), repo(RepoItem::Tag(g.clone()))),
+                (push(&t, &r, &g, &a), repo(RepoItem::Push(g.clone(), a))),
+                (view(&t, &r, &g), repo(RepoItem::View(g.clone()))),
+                (used(&t, &r, &g), repo(RepoItem::Used(g.clone()))),
+                (referrer(&t, &r, &a, &b), repo(RepoItem::Referrer { subject: a, manifest: b })),
+                (upload_state(&t, &id), upload(UploadItem::State)),
+                (upload_part(&t, &id, offset, nonce), upload(UploadItem::Part { offset, nonce })),
+            ] {
+                prop_assert_eq!(parse(key.as_str()), Some(place));
+            }
+        }
+
+        #[test]
+        fn any_text_parses_or_not_without_a_panic(text in "(t/|meta/|blobs/|repos/|!/|tags/|[a-z0-9]{1,3}/?|é){0,9}") {
+            let _ = parse(&text);
+        }
+
+        #[test]
+        fn the_end_of_a_repository_lies_between_it_and_the_next((t, r, g) in names(), other in "[a-z0-9]{1,3}(/|-)[a-z0-9]{1,3}") {
+            let end = repo_end(&t, &r);
+            prop_assert!(tag(&t, &r, &g).as_str() < &*end);
+            let other: RepoName = other.parse().unwrap();
+            let other = tag(&t, &other, &g);
+            let inside = other.as_str().starts_with(&repo_prefix(&t, &r));
+            prop_assert!(inside || (other.as_str() < &*repo_prefix(&t, &r)) != (other.as_str() > &*end));
+        }
+    }
+}
