@@ -1,3 +1,27 @@
+//! Larder: a remote cache for container builds. `docs/architecture.md` tells how the parts work together.
+//!
+//! # Layout
+//!
+//! In reading order; each module imports only from those above it and from its own children, but for `app`, which puts
+//! all together.
+//!
+//! - [`digest`], [`names`], [`access`], [`stream`], [`config`], [`metrics`]: the leaves.
+//! - [`buildkit`]: BuildKit's cache format and the view, pure functions.
+//! - [`objects`]: bytes under keys, on a disk or in a bucket.
+//! - [`hot`]: immutable bytes in memory.
+//! - [`store`]: the house: blobs, uploads, manifests, tags.
+//! - [`auth`]: who asks, and may they.
+//! - [`doors`]: the protocol fronts, and all that knows HTTP.
+//! - [`app`]: from a configuration to a running server.
+
 pub mod digest;
 pub mod names;
+pub mod access;
+pub mod stream;
+pub mod config;
+pub mod metrics;
+pub mod buildkit;
 pub mod objects;
+pub mod hot;
+pub mod store;
+pub mod auth;

@@ -1,0 +1,344 @@
+//! The configuration: one TOML file, then `LARDER_<SECTION>_<KEY>` from the environment.
+//!
+//! Every key has a default, so no configuration at all works. Unknown keys are errors: a misspelt limit must not pass
+//! for a set one. What has been parsed is valid; the rest of the code checks nothing again.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytesize::ByteSize;
+use serde::Deserialize;
+
+use crate::names::RepoName;
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub server: ServerConfig,
+    pub store: StoreConfig,
+    pub hot: HotConfig,
+    pub limits: LimitsConfig,
+    pub log: LogConfig,
+    /// Rules for repositories; of those that match a name, the first counts.
+    pub repositories: Vec<RepositoryConfig>,
+}
+
+/// Where clients find the server.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerConfig {
+    /// Addresses to listen on, IPv4 or IPv6.
+    pub listen: Vec<SocketAddr>,
+    /// How long requests may go on after SIGTERM before they are cut.
+    pub drain: Span,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        ServerConfig { listen: vec![SocketAddr::from(([127, 0, 0, 1], 5000))], drain: Span::seconds(60) }
+    }
+}
+
+/// Where the bytes are kept.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Folder of the filesystem store.
+    pub path: PathBuf,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        StoreConfig { path: "larder-data".into() }
+    }
+}
+
+/// The in-memory layer in front of the store.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HotConfig {
+    /// Memory for immutable bytes.
+    pub size: ByteSize,
+    /// Blobs up to this size are kept in memory; larger ones are streamed. Never more than an eighth of `size`.
+    pub blob_max: ByteSize,
+}
+
+impl Default for HotConfig {
+    fn default() -> Self {
+        HotConfig { size: ByteSize::mib(256), blob_max: ByteSize::mib(2) }
+    }
+}
+
+/// The bounds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Open connections. Further ones wait in the kernel's queue.
+    pub connections: usize,
+    /// Blobs being received at once. Further ones wait with their bodies unread.
+    pub uploads: usize,
+    /// Largest blob.
+    pub blob: ByteSize,
+    /// Largest manifest. The distribution spec asks registries for at least 4 MiB.
+    pub manifest: ByteSize,
+    /// A request body may pause for so long: a builder opens the request first and only then fetches what it sends.
+    pub body_idle: Span,
+    /// A chunked upload is dropped when nothing has come for so long.
+    pub upload_idle: Span,
+    /// Idle connections are closed after this, and slow request heads. Builders keep connections for 120 s: closing
+    /// first would race with their next request.
+    pub keep_alive: Span,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        LimitsConfig {
+            connections: 4096,
+            uploads: 256,
+            blob: ByteSize::gib(512),
+            manifest: ByteSize::mib(4),
+            body_idle: Span::minutes(15),
+            upload_idle: Span::hours(24),
+            keep_alive: Span::seconds(180),
+        }
+    }
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    pub format: LogFormat,
+    /// A filter of the `tracing` kind, for example `info,larder=debug`.
+    pub filter: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig { format: LogFormat::Text, filter: "info".into() }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// A rule for the repositories that match a pattern.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepositoryConfig {
+    /// `*` stands for any characters but `/`, `**` for any characters.
+    pub pattern: Pattern,
+    /// Indexes may name manifests that are not here.
+    #[serde(default)]
+    pub sparse: bool,
+    /// Cache tags serve the union of their pushes; `false` gives plain last-push-wins.
+    #[serde(default = "yes")]
+    pub views: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Config {
+    /// The rule for a repository.
+    pub fn rule(&self, repo: &RepoName) -> Option<&RepositoryConfig> {
+        self.repositories.iter().find(|rule| rule.pattern.matches(repo))
+    }
+
+    /// Reads the file, when one is given, and lays the environment over it.
+    pub fn load(file: Option<&Path>, environment: impl Iterator<Item = (String, String)>) -> anyhow::Result<Config> {
+        let mut table = toml::Table::new();
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            // Checked by itself first: only here are line numbers known.
+            let _: Config = toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))?;
+            table = toml::from_str(&text)?;
+        }
+        for (name, value) in environment {
+            if let Some(rest) = name.strip_prefix("LARDER_") {
+                overlay(&mut table, &name, rest, &value)?;
+            }
+        }
+        let config: Config = table.try_into().context("the configuration with the environment is not valid")?;
+        if config.server.listen.is_empty() {
+            bail!("[server] listen names no address");
+        }
+        Ok(config)
+    }
+}
+
+/// Sets `section.key` from `LARDER_SECTION_KEY`. The value is read as TOML where it is TOML, as text elsewhere.
+fn overlay(table: &mut toml::Table, name: &str, rest: &str, value: &str) -> anyhow::Result<()> {
+    let lower = rest.to_lowercase();
+    let Some((section, key)) = lower.split_once('_') else { bail!("{name}: expected LARDER_<SECTION>_<KEY>") };
+    let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut parsed| parsed.remove("v"));
+    let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_string()));
+    let entry = table.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    let Some(section) = entry.as_table_mut() else { bail!("{name}: only plain sections can be set from the environment") };
+    section.insert(key.to_string(), value);
+    let mut alone = toml::Table::new();
+    alone.insert(lower.split('_').next().unwrap_or_default().to_string(), toml::Value::Table(section.clone()));
+    // One by one, so that the message names the variable.
+    Config::deserialize(alone).map(drop).with_context(|| format!("{name} is not valid"))
+}
+
+/// A time span, written like `90s`, `10m` or `24h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "jiff::SignedDuration")]
+pub struct Span(Duration);
+
+impl Span {
+    pub const fn seconds(seconds: u64) -> Span {
+        Span(Duration::from_secs(seconds))
+    }
+
+    pub const fn minutes(minutes: u64) -> Span {
+        Span::seconds(minutes * 60)
+    }
+
+    pub const fn hours(hours: u64) -> Span {
+        Span::minutes(hours * 60)
+    }
+
+    pub fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl TryFrom<jiff::SignedDuration> for Span {
+    type Error = &'static str;
+
+    fn try_from(span: jiff::SignedDuration) -> Result<Span, Self::Error> {
+        match Duration::try_from(span) {
+            Ok(span) if !span.is_zero() => Ok(Span(span)),
+            _ => Err("a time span must be greater than zero"),
+        }
+    }
+}
+
+/// A pattern of repository names.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Pattern(String);
+
+impl TryFrom<String> for Pattern {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Pattern, Self::Error> {
+        let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"*/._-".contains(&b);
+        if !text.is_empty() && text.bytes().all(valid) && !text.contains("***") {
+            Ok(Pattern(text))
+        } else {
+            Err("a pattern is a repository name in which `*` and `**` stand for other characters")
+        }
+    }
+}
+
+impl Pattern {
+    pub fn matches(&self, name: &str) -> bool {
+        // Positions of the pattern that are reached after each byte of the name: linear in both, whatever the stars.
+        let pattern = self.0.as_bytes();
+        let mut reached = vec![false; pattern.len() + 1];
+        reached[0] = true;
+        skip_stars(pattern, &mut reached);
+        for byte in name.bytes() {
+            let mut next = vec![false; pattern.len() + 1];
+            for (at, _) in reached.iter().enumerate().filter(|(at, on)| **on && *at < pattern.len()) {
+                match star(pattern, at) {
+                    Some(stars) if stars == 2 || byte != b'/' => next[at] = true,
+                    Some(_) => {}
+                    None => next[at + 1] |= pattern[at] == byte,
+                }
+            }
+            skip_stars(pattern, &mut next);
+            reached = next;
+        }
+        reached[pattern.len()]
+    }
+}
+
+/// How many stars begin at `at`.
+fn star(pattern: &[u8], at: usize) -> Option<usize> {
+    let stars = pattern[at..].iter().take_while(|b| **b == b'*').count();
+    (stars > 0).then_some(stars)
+}
+
+/// A star may stand for nothing.
+fn skip_stars(pattern: &[u8], reached: &mut [bool]) {
+    for at in 0..pattern.len() {
+        if reached[at]
+            && let Some(stars) = star(pattern, at)
+        {
+            reached[at + stars] = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, environment: &[(&str, &str)]) -> anyhow::Result<Config> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("larder.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(Some(&path), environment.iter().map(|(k, v)| (k.to_string(), v.to_string())))
+    }
+
+    #[test]
+    fn nothing_at_all_is_a_valid_configuration() {
+        let config = Config::load(None, std::iter::empty()).unwrap();
+        assert_eq!(config.server.listen, ["127.0.0.1:5000".parse().unwrap()]);
+        assert_eq!(config.store.path, Path::new("larder-data"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let error = format!("{:#}", load("[server]\n\n[limits]\nconections = 3\n", &[]).unwrap_err());
+        assert!(error.contains("conections") && error.contains("line 4"), "{error}");
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let file = "[hot]\nsize = \"1GiB\"\n[limits]\nbody_idle = \"5m\"\n";
+        let environment = [
+            ("LARDER_HOT_SIZE", "64MiB"),
+            ("LARDER_SERVER_LISTEN", r#"["[::1]:5001", "127.0.0.1:5001"]"#),
+            ("LARDER_LIMITS_CONNECTIONS", "7"),
+            ("OTHER", "x"),
+        ];
+        let config = load(file, &environment).unwrap();
+        assert_eq!(config.hot.size, ByteSize::mib(64));
+        assert_eq!(config.server.listen.len(), 2);
+        assert_eq!(config.limits.connections, 7);
+        assert_eq!(config.limits.body_idle.get(), Duration::from_secs(300));
+    }
+
+    #[test]
+    fn a_bad_variable_is_named() {
+        for (name, value) in [("LARDER_HOT_SIEZ", "1"), ("LARDER_HOT_SIZE", "many"), ("LARDER_X", "1")] {
+            let error = format!("{:#}", load("", &[(name, value)]).unwrap_err());
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn patterns_match_whole_names() {
+        let matches = |pattern: &str, name: &str| Pattern::try_from(pattern.to_string()).unwrap().matches(name);
+        assert!(matches("team/*", "team/app"));
+        assert!(!matches("team/*", "team/app/cache"));
+        assert!(matches("team/**", "team/app/cache"));
+        assert!(matches("**/cache", "a/b/cache"));
+        assert!(matches("**", "a"));
+        assert!(matches("a*c", "abc") && matches("a*c", "ac") && !matches("a*c", "ab"));
+        assert!(!matches("app", "app2") && matches("app", "app"));
+    }
+}

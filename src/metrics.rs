@@ -1,0 +1,112 @@
+//! What the server counts. One instance, passed through; names are stable.
+
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+/// All metrics of one server.
+pub struct Metrics {
+    registry: Registry,
+    pub requests: IntCounterVec,
+    pub request_seconds: HistogramVec,
+    pub requests_in_flight: IntGauge,
+    pub received_bytes: IntCounter,
+    pub sent_bytes: IntCounter,
+    pub connections: IntGauge,
+    pub hot_hits: IntCounter,
+    pub hot_misses: IntCounter,
+    pub hot_bytes: IntGauge,
+    pub blobs_stored: IntCounter,
+    pub blobs_mounted: IntCounter,
+    pub corrupt_objects: IntCounter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let registry = Registry::new();
+        let m = Maker { registry: &registry };
+        Metrics {
+            requests: m.counters("larder_requests_total", "Requests by route, method and status.", &[
+                "route", "method", "status",
+            ]),
+            request_seconds: m.histograms("larder_request_seconds", "Time to the last byte, by route.", &["route"]),
+            requests_in_flight: m.gauge("larder_requests_in_flight", "Requests being answered."),
+            received_bytes: m.counter("larder_received_bytes_total", "Bytes of request bodies."),
+            sent_bytes: m.counter("larder_sent_bytes_total", "Bytes of response bodies."),
+            connections: m.gauge("larder_connections", "Open connections."),
+            hot_hits: m.counter("larder_hot_hits_total", "Reads answered from the hot layer."),
+            hot_misses: m.counter("larder_hot_misses_total", "Reads that went to the store."),
+            hot_bytes: m.gauge("larder_hot_bytes", "Bytes held by the hot layer."),
+            blobs_stored: m.counter("larder_blobs_stored_total", "Blobs received and stored."),
+            blobs_mounted: m.counter("larder_blobs_mounted_total", "Blobs mounted from where they were already."),
+            corrupt_objects: m.counter("larder_corrupt_objects_total", "Objects whose bytes did not fit their digest."),
+            registry,
+        }
+    }
+}
+
+impl Metrics {
+    /// The metrics in Prometheus' text format.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        let encoder = prometheus::TextEncoder::new();
+        if let Err(error) = encoder.encode_utf8(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics cannot be rendered");
+        }
+        text
+    }
+}
+
+/// Makes and registers in one step. A name that is wrong or taken is a mistake in this file, found by its test: the
+/// server goes on with a metric that is not shown.
+struct Maker<'a> {
+    registry: &'a Registry,
+}
+
+impl Maker<'_> {
+    fn keep<C: prometheus::core::Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        let made = made.expect("metric names and labels are constants, checked by a test");
+        if let Err(error) = self.registry.register(Box::new(made.clone())) {
+            tracing::error!(%error, "metric is not registered");
+        }
+        made
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.keep(IntCounter::new(name, help))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.keep(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.keep(IntGauge::new(name, help))
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+        self.keep(HistogramVec::new(HistogramOpts::new(name, help).buckets(seconds()), labels))
+    }
+
+    #[allow(dead_code)]
+    fn histogram(&self, name: &str, help: &str) -> Histogram {
+        self.keep(Histogram::with_opts(HistogramOpts::new(name, help).buckets(seconds())))
+    }
+}
+
+/// From a hot answer to a large blob over a slow line.
+fn seconds() -> Vec<f64> {
+    vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_shown() {
+        let metrics = Metrics::default();
+        metrics.requests.with_label_values(&["blob", "GET", "200"]).inc();
+        metrics.request_seconds.with_label_values(&["blob"]).observe(0.1);
+        let text = metrics.render();
+        assert_eq!(text.matches("# HELP larder_").count(), 12, "{text}");
+    }
+}

@@ -1,0 +1,49 @@
+//! The format of a store: written before anything else, checked before anything is read.
+
+use serde::{Deserialize, Serialize};
+
+use super::layout;
+use crate::objects::{self, Objects, Read, When};
+
+/// The format that this server writes.
+pub const FORMAT: u32 = 1;
+
+/// Content of `meta/format`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Format {
+    format: u32,
+    /// Oldest format whose servers can still read this store.
+    oldest_reader: u32,
+    created: jiff::Timestamp,
+}
+
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FormatError {
+    #[error(
+        "the store has format {found} and this larder reads up to {FORMAT}: it was written by a newer version; run that one, or give this one another store"
+    )]
+    TooNew { found: u32 },
+    #[error("meta/format cannot be read ({0}): is this a store of larder?")]
+    Damaged(serde_json::Error),
+    #[error(transparent)]
+    Objects(#[from] objects::Error),
+}
+
+/// Checks the format of the store, and writes it into a new one.
+pub async fn open(objects: &dyn Objects) -> Result<(), FormatError> {
+    let ours = Format { format: FORMAT, oldest_reader: FORMAT, created: jiff::Timestamp::now() };
+    let body = serde_json::to_vec(&ours).map_err(FormatError::Damaged)?;
+    match objects.put(&layout::format(), body.into(), When::Absent).await {
+        Ok(_) => return Ok(()),
+        Err(objects::Error::Exists) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match objects.read(&layout::format(), None).await? {
+        Read::Same => Ok(()),
+        Read::Fresh(_, bytes) => {
+            let found: Format = serde_json::from_slice(&bytes).map_err(FormatError::Damaged)?;
+            if found.oldest_reader > FORMAT { Err(FormatError::TooNew { found: found.format }) } else { Ok(()) }
+        }
+    }
+}

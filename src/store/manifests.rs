@@ -1,0 +1,332 @@
+//! Manifests: what they name, and putting, getting and deleting them.
+//!
+//! A manifest is stored and served exactly as pushed; it is parsed only for what it names. Its media type needs no
+//! place of its own: it is what the manifest says of itself or, where it says nothing, what its shape says, and a push
+//! whose `Content-Type` says otherwise is refused.
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use oci_spec::image::{Descriptor, MediaType};
+use serde::Deserialize;
+use std::collections::HashMap;
+
+use super::tags::Pointer;
+use super::{Error, FAN_OUT, Repo, Result};
+use crate::digest::{Algorithm, Digest};
+use crate::names::{Reference, Tag};
+use crate::objects::When;
+
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// What this server needs to know of a manifest of any kind. Everything else in it is the clients' own.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Document {
+    schema_version: u32,
+    media_type: Option<String>,
+    artifact_type: Option<String>,
+    config: Option<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
+    manifests: Option<Vec<Descriptor>>,
+    subject: Option<Descriptor>,
+    annotations: Option<HashMap<String, String>>,
+}
+
+/// A manifest, as far as it has been understood.
+#[derive(Clone, Debug)]
+pub struct Parsed {
+    pub media_type: &'static str,
+    /// What must be in the tenant's blobs.
+    pub blobs: Vec<Digest>,
+    /// What must be among the repository's manifests.
+    pub children: Vec<Digest>,
+    pub subject: Option<Digest>,
+    /// What a list of referrers says of it.
+    pub artifact_type: Option<String>,
+    pub annotations: Option<HashMap<String, String>>,
+}
+
+/// A manifest that is here.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    pub digest: Digest,
+    pub media_type: String,
+    pub bytes: Bytes,
+}
+
+/// What came of a push.
+#[derive(Clone, Debug)]
+pub struct Pushed {
+    pub digest: Digest,
+    pub subject: Option<Digest>,
+}
+
+fn invalid(reason: impl Into<String>) -> Error {
+    Error::ManifestInvalid(reason.into())
+}
+
+impl Parsed {
+    /// Parses a manifest that was sent with this `Content-Type`.
+    pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Parsed> {
+        let version = serde_json::from_slice::<SchemaVersion>(bytes).map_err(|error| invalid(error.to_string()))?;
+        if version.schema_version == Some(1) {
+            return Err(invalid("schema 1 manifests are not supported: push an OCI or Docker schema 2 manifest"));
+        }
+        let document: Document = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
+        if document.schema_version != 2 {
+            return Err(invalid("schemaVersion must be 2"));
+        }
+        let media_type = document.media_type()?;
+        if let Some(said) = content_type
+            && [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST].contains(&said)
+            && said != media_type
+        {
+            return Err(invalid(format!("Content-Type is {said}, but the manifest is {media_type}")));
+        }
+        document.understand(media_type)
+    }
+
+    fn names_blob(&self, digest: &Digest) -> bool {
+        self.blobs.contains(digest)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SchemaVersion {
+    schema_version: Option<u32>,
+}
+
+impl Document {
+    /// A document that could be read as a manifest and as an index is neither: two clients would see two contents
+    /// under one digest.
+    fn media_type(&self) -> Result<&'static str> {
+        let image = self.config.is_some() || self.layers.is_some();
+        if image && self.manifests.is_some() {
+            return Err(invalid("a manifest has either config and layers, or manifests"));
+        }
+        match (self.media_type.as_deref(), image) {
+            (Some(OCI_MANIFEST), _) if self.manifests.is_none() => Ok(OCI_MANIFEST),
+            (Some(DOCKER_MANIFEST), _) if self.manifests.is_none() => Ok(DOCKER_MANIFEST),
+            (Some(OCI_INDEX), false) => Ok(OCI_INDEX),
+            (Some(DOCKER_LIST), false) => Ok(DOCKER_LIST),
+            (Some(OCI_MANIFEST | DOCKER_MANIFEST | OCI_INDEX | DOCKER_LIST), _) => {
+                Err(invalid("mediaType does not fit the content"))
+            }
+            (Some(other), _) => Err(invalid(format!("media type {other} is not supported"))),
+            (None, true) => Ok(OCI_MANIFEST),
+            (None, false) if self.manifests.is_some() => Ok(OCI_INDEX),
+            (None, false) => Err(invalid("neither an image manifest nor an index")),
+        }
+    }
+
+    fn understand(self, media_type: &'static str) -> Result<Parsed> {
+        let config_type = self.config.as_ref().map(|config| config.media_type().to_string());
+        let (mut blobs, mut children) = (Vec::new(), Vec::new());
+        if matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST) {
+            let config = self.config.ok_or_else(|| invalid("config is missing"))?;
+            blobs.push(digest_of(&config)?);
+            for layer in self.layers.unwrap_or_default() {
+                let digest = digest_of(&layer)?;
+                if !is_foreign(&layer) {
+                    blobs.push(digest);
+                }
+            }
+        } else {
+            // Builders push caches as indexes whose children are layers: what a child is, its media type says.
+            for child in self.manifests.unwrap_or_default() {
+                let kind = if is_manifest(child.media_type()) { &mut children } else { &mut blobs };
+                kind.push(digest_of(&child)?);
+            }
+        }
+        Ok(Parsed {
+            media_type,
+            blobs,
+            children,
+            subject: self.subject.as_ref().map(digest_of).transpose()?,
+            artifact_type: self.artifact_type.filter(|text| !text.is_empty()).or(config_type),
+            annotations: self.annotations,
+        })
+    }
+}
+
+fn digest_of(descriptor: &Descriptor) -> Result<Digest> {
+    descriptor.digest().as_ref().parse().map_err(|error| invalid(format!("{}: {error}", descriptor.digest())))
+}
+
+fn is_manifest(media_type: &MediaType) -> bool {
+    [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST].contains(&media_type.as_ref())
+}
+
+/// Layers that registries are not expected to hold.
+fn is_foreign(layer: &Descriptor) -> bool {
+    let media_type = layer.media_type().as_ref();
+    layer.urls().as_ref().is_some_and(|urls| !urls.is_empty())
+        || media_type.contains(".nondistributable.")
+        || media_type.contains(".foreign.")
+}
+
+/// Whether a stored manifest names the blob.
+pub(super) fn names_blob(manifest: &[u8], digest: &Digest) -> bool {
+    Parsed::parse(manifest, None).is_ok_and(|parsed| parsed.names_blob(digest))
+}
+
+impl Repo {
+    /// Stores a manifest, with the tags that shall point to it. `digest` is what the client says it is, when it says.
+    pub async fn put_manifest(
+        &self,
+        digest: Option<Digest>,
+        tags: &[Tag],
+        content_type: Option<&str>,
+        bytes: Bytes,
+    ) -> Result<Pushed> {
+        let actual = Digest::of(digest.map_or(Algorithm::Sha256, |digest| digest.algorithm()), &bytes);
+        if let Some(claimed) = digest {
+            super::blobs::fits(&claimed, actual)?;
+        }
+        let parsed = Parsed::parse(&bytes, content_type)?;
+        let _shared = self.store.references.read().await;
+        self.require(&parsed).await?;
+        let key = self.manifest_key(&actual);
+        let size = bytes.len() as u64;
+        super::patiently(|| self.store.objects.put(&key, bytes.clone(), When::Always)).await?;
+        if let Some(subject) = &parsed.subject {
+            self.put_referrer(subject, &actual, size, &parsed).await?;
+        }
+        for tag in tags {
+            let pointer = Pointer::new(actual, parsed.media_type, size);
+            self.put_tag(tag, pointer).await?;
+        }
+        self.store.hot.insert(key, bytes);
+        Ok(Pushed { digest: actual, subject: parsed.subject })
+    }
+
+    /// Refuses a manifest that names what is not here.
+    async fn require(&self, parsed: &Parsed) -> Result<()> {
+        let sparse = self.store.config.rule(self.name()).is_some_and(|rule| rule.sparse);
+        let children = parsed.children.iter().filter(|_| !sparse).map(|digest| (digest, self.manifest_key(digest)));
+        let needed = parsed.blobs.iter().map(|digest| (digest, self.blob_key(digest))).chain(children);
+        let mut missing: Vec<Digest> = stream::iter(needed.collect::<Vec<_>>())
+            .map(|(digest, key)| async move { Ok((self.store.head(&key).await?.is_none()).then_some(*digest)) })
+            .buffered(FAN_OUT)
+            .try_filter_map(|missing: Option<Digest>| async move { Ok::<_, Error>(missing) })
+            .try_collect()
+            .await?;
+        missing.dedup();
+        if missing.is_empty() { Ok(()) } else { Err(Error::ManifestBlobUnknown(missing)) }
+    }
+
+    /// The manifest that a reference names.
+    pub async fn manifest(&self, reference: &Reference) -> Result<Manifest> {
+        let unknown = || Error::ManifestUnknown(reference.to_string());
+        match reference {
+            Reference::Digest(digest) => {
+                let bytes = self.manifest_bytes(digest).await?.ok_or_else(unknown)?;
+                let media_type = Parsed::parse(&bytes, None)?.media_type.to_string();
+                Ok(Manifest { digest: *digest, media_type, bytes })
+            }
+            Reference::Tag(tag) => {
+                let pointer = self.tag(tag).await?.ok_or_else(unknown)?;
+                let bytes = self.manifest_bytes(&pointer.digest).await?.ok_or_else(unknown)?;
+                Ok(Manifest { digest: pointer.digest, media_type: pointer.media_type.clone(), bytes })
+            }
+        }
+    }
+
+    async fn manifest_bytes(&self, digest: &Digest) -> Result<Option<Bytes>> {
+        match self.store.small(&self.manifest_key(digest), *digest).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(Error::BlobUnknown(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes a manifest, the tags that point to it, and its entry among the referrers of its subject.
+    pub async fn delete_manifest(&self, digest: &Digest) -> Result<()> {
+        let key = self.manifest_key(digest);
+        let bytes = match self.manifest_bytes(digest).await? {
+            Some(bytes) => Some(bytes),
+            // Damaged: nothing to read in it, but it can still be deleted.
+            None if self.store.objects.head(&key).await.is_ok() => None,
+            None => return Err(Error::ManifestUnknown(digest.to_string())),
+        };
+        for (tag, pointer) in self.pointers().await? {
+            if pointer.digest == *digest {
+                self.delete_tag(&tag).await?;
+            }
+        }
+        let mut keys = Vec::new();
+        if let Some(subject) = bytes.and_then(|bytes| Parsed::parse(&bytes, None).ok()?.subject) {
+            keys.push(super::layout::referrer(self.tenant(), self.name(), &subject, digest));
+        }
+        keys.push(key.clone());
+        self.store.objects.delete(&keys).await?;
+        self.store.hot.forget(&key);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const D: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn parse(text: &str, content_type: Option<&str>) -> Result<Parsed> {
+        Parsed::parse(text.replace("$D", D).as_bytes(), content_type)
+    }
+
+    #[test]
+    fn the_media_type_is_what_the_manifest_is() {
+        let image = r#"{"schemaVersion":2,"config":{"mediaType":"a/b","digest":"$D","size":0},"layers":[]}"#;
+        assert_eq!(parse(image, None).unwrap().media_type, OCI_MANIFEST);
+        assert_eq!(parse(image, Some("application/json")).unwrap().media_type, OCI_MANIFEST);
+        assert!(parse(image, Some(DOCKER_MANIFEST)).is_err());
+        let index = r#"{"schemaVersion":2,"manifests":[]}"#;
+        assert_eq!(parse(index, Some(OCI_INDEX)).unwrap().media_type, OCI_INDEX);
+        assert!(parse(index, Some(OCI_MANIFEST)).is_err());
+    }
+
+    #[test]
+    fn what_could_be_two_things_is_refused() {
+        for bad in [
+            r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#,
+            r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","layers":[]}"#,
+            r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","manifests":[]}"#,
+            r#"{"schemaVersion":2}"#,
+            r#"{"schemaVersion":3,"manifests":[]}"#,
+            r#"{"schemaVersion":1,"fsLayers":[]}"#,
+            r#"{"schemaVersion":2,"mediaType":"text/plain","manifests":[]}"#,
+            r#"{"schemaVersion":2,"layers":[{"mediaType":"a/b","digest":"md5:00","size":1}]}"#,
+            "[]",
+            "",
+        ] {
+            assert!(matches!(parse(bad, None), Err(Error::ManifestInvalid(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn children_of_an_index_are_manifests_or_blobs_by_their_media_type() {
+        let text = format!(
+            r#"{{"schemaVersion":2,"manifests":[
+                {{"mediaType":"{OCI_MANIFEST}","digest":"$D","size":1}},
+                {{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"$D","size":1}},
+                {{"mediaType":"application/vnd.buildkit.cacheconfig.v0","digest":"$D","size":1}}]}}"#
+        );
+        let parsed = parse(&text, None).unwrap();
+        assert_eq!((parsed.children.len(), parsed.blobs.len()), (1, 2));
+    }
+
+    #[test]
+    fn foreign_layers_need_not_be_here() {
+        let text = r#"{"schemaVersion":2,"config":{"mediaType":"a/b","digest":"$D","size":0},"layers":[
+            {"mediaType":"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip","digest":"$D","size":1},
+            {"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"$D","size":1},
+            {"mediaType":"a/b","digest":"$D","size":1,"urls":["https://example.com"]},
+            {"mediaType":"a/b","digest":"$D","size":1}]}"#;
+        assert_eq!(parse(text, None).unwrap().blobs.len(), 2);
+    }
+}

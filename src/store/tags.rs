@@ -1,0 +1,153 @@
+//! Tags: the only mutable pointers, and the lists of tags and repositories.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+
+use super::{Error, FAN_OUT, Repo, Result, Store, layout, patiently};
+use crate::digest::Digest;
+use crate::names::{RepoName, Tag, Tenant};
+use crate::objects::{self, Key, Read, When};
+
+/// Content of a tag.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pointer {
+    pub media_type: String,
+    pub digest: Digest,
+    /// Bytes of the manifest.
+    pub size: u64,
+    /// When it was pushed, by the clock of the server that took it: for people to read.
+    pub pushed: jiff::Timestamp,
+}
+
+impl Pointer {
+    pub fn new(digest: Digest, media_type: &str, size: u64) -> Pointer {
+        Pointer { media_type: media_type.to_string(), digest, size, pushed: jiff::Timestamp::now() }
+    }
+}
+
+/// Part of a sorted list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Entries at most.
+    pub limit: usize,
+    /// Only what comes behind this entry.
+    pub after: Option<String>,
+}
+
+/// Entries of a page, and whether there are more behind them.
+#[derive(Clone, Debug)]
+pub struct Listed<T> {
+    pub entries: Vec<T>,
+    pub more: bool,
+}
+
+impl Repo {
+    pub(super) async fn put_tag(&self, tag: &Tag, pointer: Pointer) -> Result<()> {
+        let key = self.tag_key(tag);
+        let body = serde_json::to_vec(&pointer).map_err(|error| Error::Internal(error.to_string().into()))?;
+        let body: bytes::Bytes = body.into();
+        let meta = patiently(|| self.store.objects.put(&key, body.clone(), When::Always)).await?;
+        self.store.tags.insert(key, (meta.version, Arc::new(pointer)));
+        Ok(())
+    }
+
+    /// Where a tag points now.
+    pub async fn tag(&self, tag: &Tag) -> Result<Option<Arc<Pointer>>> {
+        self.store.pointer(&self.tag_key(tag)).await
+    }
+
+    pub async fn delete_tag(&self, tag: &Tag) -> Result<()> {
+        let key = self.tag_key(tag);
+        if self.store.head(&key).await?.is_none() {
+            return Err(Error::ManifestUnknown(tag.to_string()));
+        }
+        self.store.objects.delete(std::slice::from_ref(&key)).await?;
+        self.store.tags.invalidate(&key);
+        Ok(())
+    }
+
+    /// All tags with what they point to.
+    pub(super) async fn pointers(&self) -> Result<Vec<(Tag, Arc<Pointer>)>> {
+        let prefix = layout::tags_prefix(self.tenant(), self.name());
+        let keys = self.store.objects.list(&prefix, None).err_into::<Error>();
+        keys.map_ok(|meta| async move {
+            let tag = meta.key.as_str().rsplit('/').next().and_then(|tag| tag.parse::<Tag>().ok());
+            Ok(tag.zip(self.store.pointer(&meta.key).await?))
+        })
+        .try_buffered(FAN_OUT)
+        .try_filter_map(|found| async move { Ok(found) })
+        .try_collect()
+        .await
+    }
+
+    /// Tags in byte order, which for tags is also the order of the spec.
+    pub async fn tags(&self, page: &Page) -> Result<Listed<String>> {
+        let prefix = layout::tags_prefix(self.tenant(), self.name());
+        let after = page.after.as_ref().map(|after| format!("{prefix}{after}"));
+        let listed = self.store.objects.list(&prefix, after.as_deref());
+        let names = listed.map_ok(|meta| meta.key.as_str()[prefix.len()..].to_string());
+        let mut entries: Vec<String> = names.take(page.limit + 1).try_collect().await?;
+        if entries.is_empty() && !self.exists().await? {
+            return Err(Error::RepoUnknown(self.name().clone()));
+        }
+        let more = entries.len() > page.limit;
+        entries.truncate(page.limit);
+        Ok(Listed { entries, more })
+    }
+
+    async fn exists(&self) -> Result<bool> {
+        let prefix = layout::repo_prefix(self.tenant(), self.name());
+        Ok(self.store.objects.list(&prefix, None).try_next().await?.is_some())
+    }
+}
+
+impl Store {
+    /// The pointer under a key. What memory holds is given only when the backend says that it still is that version.
+    async fn pointer(&self, key: &Key) -> Result<Option<Arc<Pointer>>> {
+        let known = self.tags.get(key);
+        let version = known.as_ref().map(|(version, _)| version);
+        match patiently(|| self.objects.read(key, version)).await {
+            Ok(Read::Same) => Ok(known.map(|(_, pointer)| pointer)),
+            Ok(Read::Fresh(meta, bytes)) => {
+                let pointer: Pointer = serde_json::from_slice(&bytes).map_err(|error| {
+                    tracing::error!(%key, %error, "tag cannot be read");
+                    Error::Internal("tag is damaged".into())
+                })?;
+                let pointer = Arc::new(pointer);
+                self.tags.insert(key.clone(), (meta.version, pointer.clone()));
+                Ok(Some(pointer))
+            }
+            Err(objects::Error::NotFound) => {
+                self.tags.invalidate(key);
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Repositories of a tenant, in the byte order of their keys. One look at the backend for each: it skips over what
+    /// is in them.
+    pub async fn repos(&self, tenant: &Tenant, page: &Page) -> Result<Listed<RepoName>> {
+        let prefix = layout::repos_prefix(tenant);
+        let after = page.after.as_deref().and_then(|after| after.parse().ok());
+        let mut after = after.map(|repo: RepoName| layout::repo_end(tenant, &repo));
+        let mut entries = Vec::new();
+        while let Some(meta) = self.objects.list(&prefix, after.as_deref()).try_next().await? {
+            match layout::parse(meta.key.as_str()) {
+                Some(layout::Place::Repo { repo, .. }) => {
+                    if entries.len() == page.limit {
+                        return Ok(Listed { entries, more: true });
+                    }
+                    after = Some(layout::repo_end(tenant, &repo));
+                    entries.push(repo);
+                }
+                // Not ours: `check` reports it.
+                _ => after = Some(meta.key.as_str().to_string()),
+            }
+        }
+        Ok(Listed { entries, more: false })
+    }
+}

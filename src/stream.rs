@@ -1,0 +1,86 @@
+//! Request bodies as the house sees them: pieces of bytes, or the reason why no more come.
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+
+/// Why a body ended before its end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    #[error("client sent nothing for too long")]
+    Idle,
+    #[error("body was cut short")]
+    Cut,
+    #[error("body has more than {limit} bytes")]
+    TooLarge { limit: u64 },
+}
+
+/// A body on its way in. An error is the last item.
+pub type Incoming = BoxStream<'static, Result<Bytes, BodyError>>;
+
+/// A body, taken in portions.
+pub struct Portions {
+    body: futures::stream::Fuse<Incoming>,
+}
+
+impl Portions {
+    pub fn new(body: Incoming) -> Portions {
+        Portions { body: body.fuse() }
+    }
+
+    /// At least `bytes` bytes, or what is left. An empty portion is the end. When the body fails, the portion says so
+    /// and still holds what had come before.
+    pub async fn next(&mut self, bytes: usize) -> Portion {
+        let mut portion = Portion::default();
+        while portion.length < bytes {
+            match self.body.next().await {
+                Some(Ok(piece)) if piece.is_empty() => {}
+                Some(Ok(piece)) => {
+                    portion.length += piece.len();
+                    portion.pieces.push(piece);
+                }
+                Some(Err(error)) => {
+                    portion.failed = Some(error);
+                    break;
+                }
+                None => {
+                    portion.last = true;
+                    break;
+                }
+            }
+        }
+        portion
+    }
+}
+
+/// Some bytes of a body, in order.
+#[derive(Debug, Default)]
+pub struct Portion {
+    pub pieces: Vec<Bytes>,
+    /// Sum of the pieces, in bytes.
+    pub length: usize,
+    /// The body has ended well behind these bytes.
+    pub last: bool,
+    /// The body broke off behind these bytes.
+    pub failed: Option<BodyError>,
+}
+
+impl Portion {
+    /// The bytes in one piece.
+    pub fn join(mut self) -> Bytes {
+        if self.pieces.len() == 1 {
+            return self.pieces.swap_remove(0);
+        }
+        self.pieces.concat().into()
+    }
+}
+
+/// The whole of a body of at most `limit` bytes.
+pub async fn collect(body: Incoming, limit: usize) -> Result<Bytes, BodyError> {
+    let portion = Portions::new(body).next(limit + 1).await;
+    match portion.failed {
+        Some(error) => Err(error),
+        None if portion.length > limit => Err(BodyError::TooLarge { limit: limit as u64 }),
+        None => Ok(portion.join()),
+    }
+}
