@@ -1,0 +1,185 @@
+//! The layers of all pushes: every blob once, every chain of blobs once.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+
+use super::config::{CacheConfig, Stack};
+use super::manifest::{CacheManifest, Descriptor};
+use super::{CREATED_AT, DIFF_ID, DISTRIBUTION_SOURCE};
+use crate::digest::Digest;
+
+/// A chain of layers from the bottom to this one: an index into [`Layers::chains`].
+pub type ChainId = u32;
+/// What a chain unpacks to, whatever its compression: equal for chains of equal diff IDs.
+pub type ContentId = u32;
+
+pub struct Layers {
+    pub blobs: Vec<Blob>,
+    /// Parents before children.
+    pub chains: Vec<Chain>,
+    by_digest: HashMap<Digest, u32>,
+    by_link: HashMap<(Option<ChainId>, u32), ChainId>,
+    diff_ids: HashMap<String, u32>,
+    contents: HashMap<(Option<ContentId>, u32), ContentId>,
+}
+
+pub struct Blob {
+    pub descriptor: Descriptor,
+    pub state: BlobState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlobState {
+    /// Can be served and loaded; holds the number of its diff ID.
+    Usable(u32),
+    /// Not in the store.
+    Missing,
+    /// Without the annotation that BuildKit needs to load it: a record that names it would be rebuilt.
+    NoDiffId,
+}
+
+pub struct Chain {
+    pub parent: Option<ChainId>,
+    pub blob: u32,
+    pub content: ContentId,
+}
+
+impl Layers {
+    /// Collects the blobs of these manifests, oldest first, and asks once for each whether it is `present`. Foreign
+    /// layers are present: the client gets them elsewhere.
+    pub fn collect<'a>(
+        manifests: impl Iterator<Item = &'a CacheManifest>,
+        present: &dyn Fn(&Digest) -> bool,
+    ) -> Layers {
+        let mut layers = Layers {
+            blobs: Vec::new(),
+            chains: Vec::new(),
+            by_digest: HashMap::new(),
+            by_link: HashMap::new(),
+            diff_ids: HashMap::new(),
+            contents: HashMap::new(),
+        };
+        for descriptor in manifests.flat_map(|manifest| &manifest.layers) {
+            layers.add(descriptor);
+        }
+        for Blob { descriptor, state } in &mut layers.blobs {
+            let next = layers.diff_ids.len() as u32;
+            *state = match descriptor.annotations.get(DIFF_ID) {
+                _ if descriptor.urls.is_empty() && !present(&descriptor.digest) => BlobState::Missing,
+                Some(diff_id) => BlobState::Usable(*layers.diff_ids.entry(diff_id.clone()).or_insert(next)),
+                None => BlobState::NoDiffId,
+            };
+        }
+        layers
+    }
+
+    /// Merges descriptors of one blob: the newer push wins, except that the earliest creation time stays, so that a
+    /// re-export which stamps an old layer anew does not change the view.
+    fn add(&mut self, descriptor: &Descriptor) {
+        let next = self.blobs.len() as u32;
+        let index = *self.by_digest.entry(descriptor.digest).or_insert(next);
+        if index == next {
+            let mut descriptor = descriptor.clone();
+            descriptor.annotations.retain(|key, _| !key.starts_with(DISTRIBUTION_SOURCE));
+            self.blobs.push(Blob { descriptor, state: BlobState::Missing });
+            return;
+        }
+        let known = &mut self.blobs[index as usize].descriptor;
+        known.media_type.clone_from(&descriptor.media_type);
+        known.size = descriptor.size;
+        known.urls.clone_from(&descriptor.urls);
+        for (key, value) in &descriptor.annotations {
+            match known.annotations.get_mut(key) {
+                _ if key.starts_with(DISTRIBUTION_SOURCE) => {}
+                Some(old) if key == CREATED_AT && age(old) <= age(value) => {}
+                Some(old) => old.clone_from(value),
+                None => drop(known.annotations.insert(key.clone(), value.clone())),
+            }
+        }
+    }
+
+    /// The chains of one push's results, to be asked for by [`PushLayers::chain`].
+    pub fn of_push<'a>(&'a mut self, manifest: &CacheManifest, config: &'a CacheConfig) -> PushLayers<'a> {
+        let mut named = vec![false; self.blobs.len()];
+        for descriptor in &manifest.layers {
+            if let Some(&blob) = self.by_digest.get(&descriptor.digest) {
+                named[blob as usize] = true;
+            }
+        }
+        PushLayers { known: vec![None; config.layers.len()], layers: self, config, named }
+    }
+
+    fn link(&mut self, parent: Option<ChainId>, blob: u32) -> Option<ChainId> {
+        let BlobState::Usable(diff_id) = self.blobs[blob as usize].state else { return None };
+        if let Some(&chain) = self.by_link.get(&(parent, blob)) {
+            return Some(chain);
+        }
+        let below = parent.map(|parent| self.chains[parent as usize].content);
+        let next = self.contents.len() as ContentId;
+        let content = *self.contents.entry((below, diff_id)).or_insert(next);
+        let chain = self.chains.len() as ChainId;
+        self.chains.push(Chain { parent, blob, content });
+        self.by_link.insert((parent, blob), chain);
+        Some(chain)
+    }
+}
+
+/// Orders creation times; those that cannot be read come last, as text.
+fn age(text: &str) -> (Timestamp, &str) {
+    match text.parse() {
+        Ok(instant) => (instant, ""),
+        Err(_) => (Timestamp::MAX, text),
+    }
+}
+
+/// The layers of one push, resolved to chains.
+pub struct PushLayers<'a> {
+    layers: &'a mut Layers,
+    config: &'a CacheConfig,
+    /// For each blob whether this push's manifest names it. What it does not name, its importer would not find.
+    named: Vec<bool>,
+    /// For each layer of the config its chain once resolved; the inner `None` is a chain with a layer that cannot be used.
+    known: Vec<Option<Option<ChainId>>>,
+}
+
+impl PushLayers<'_> {
+    /// The chain of a result, or `None` if one of its layers cannot be served and loaded, or there are none.
+    pub fn chain(&mut self, stack: &Stack) -> Option<ChainId> {
+        match stack {
+            Stack::Top(top) => self.resolve(*top),
+            Stack::Listed(listed) => {
+                listed.iter().try_fold(None, |below, &layer| Some(Some(self.link(below, layer)?))).flatten()
+            }
+        }
+    }
+
+    fn resolve(&mut self, top: u32) -> Option<ChainId> {
+        let mut unresolved = Vec::new();
+        let mut at = Some(top);
+        let mut below = Some(None);
+        while let Some(layer) = at {
+            if let Some(known) = self.known[layer as usize] {
+                below = known.map(Some);
+                break;
+            }
+            unresolved.push(layer);
+            at = self.config.layers[layer as usize].parent;
+        }
+        for layer in unresolved.into_iter().rev() {
+            let chain = below.and_then(|below| self.link(below, layer));
+            self.known[layer as usize] = Some(chain);
+            below = chain.map(Some);
+        }
+        below.flatten()
+    }
+
+    fn link(&mut self, below: Option<ChainId>, layer: u32) -> Option<ChainId> {
+        let digest = self.config.layers[layer as usize].blob?;
+        let blob = *self.layers.by_digest.get(&digest)?;
+        if !self.named[blob as usize] {
+            return None;
+        }
+        self.layers.link(below, blob)
+    }
+}

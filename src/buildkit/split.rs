@@ -1,0 +1,142 @@
+//! Splits a class whose results differ, so that nobody gets a result that their inputs do not lead to.
+//!
+//! Two builders run a step whose outcome varies and copy a file from it. Their copies are one step to BuildKit, reached
+//! by a definition link `x` that both have and by content links `a` and `b`, the checksums of the files that each made. One
+//! record `[x a b]` with the newer result would hand B's file to a third build whose file has the content `a`: wrong build
+//! output. So a class is cut into records each of whose links *all* come from every member that vouches for it:
+//! `[x]` of A and B, `[a]` of A, `[b]` of B, each with the result of its newest voucher.
+//!
+//! Invariants of both cuts:
+//! - a voucher of a record has all its links, so its result is right for each way of reaching the record;
+//! - of two records, some input has no link in common. BuildKit's importer unites records that share a link of every
+//!   input, results and all (`chains.go`, `Add`), and gives the whole import up when a record shares with two others.
+
+use std::collections::BTreeMap;
+
+use super::error::Refused;
+use super::graph::Symbol;
+use super::view::Work;
+
+/// A link to a record of the union.
+pub type Link = (Symbol, u32);
+/// The links of each input, sorted.
+pub type Links = Vec<Vec<Link>>;
+
+/// A record to be: its links, and the members of the class that have them all, by position.
+pub struct Part {
+    pub links: Links,
+    pub vouchers: Vec<usize>,
+}
+
+/// How many parts there may be for each member. It makes a union linear in its input, and is enough for any number of
+/// builders that differ in one input: one part for what they share and one for each.
+const PARTS_PER_MEMBER_MAX: usize = 2;
+
+/// Every combination of links that some member has, cut as coarsely as the invariants allow. `None` if that takes more
+/// than [`PARTS_PER_MEMBER_MAX`]: two builds that differ in n inputs make up to 2ⁿ⁺¹ parts.
+pub fn exact(members: &[Links], work: &mut Work) -> Result<Option<Vec<Part>>, Refused> {
+    let max = members.len() * PARTS_PER_MEMBER_MAX;
+    let arity = members.first().map_or(0, Vec::len);
+    let mut parts = vec![Part { links: Vec::new(), vouchers: (0..members.len()).collect() }];
+    for input in 0..arity {
+        let mut longer = Vec::new();
+        let groups = by_vouchers(members, input, work)?;
+        for part in &parts {
+            for (vouchers, links) in &groups {
+                work.spend(part.vouchers.len() + vouchers.len())?;
+                let vouchers = intersection(&part.vouchers, vouchers);
+                if vouchers.is_empty() {
+                    continue;
+                }
+                // Each will be part of at least one complete combination, so there is no need to go on.
+                if longer.len() == max {
+                    return Ok(None);
+                }
+                let links = part.links.iter().chain([links]).cloned().collect();
+                longer.push(Part { links, vouchers });
+            }
+        }
+        parts = longer;
+    }
+    Ok(Some(parts))
+}
+
+/// The links of one input, grouped by who has them.
+fn by_vouchers(members: &[Links], input: usize, work: &mut Work) -> Result<Vec<(Vec<usize>, Vec<Link>)>, Refused> {
+    let mut vouchers: BTreeMap<Link, Vec<usize>> = BTreeMap::new();
+    for (member, links) in members.iter().enumerate() {
+        work.spend(links[input].len())?;
+        for &link in &links[input] {
+            vouchers.entry(link).or_default().push(member);
+        }
+    }
+    let mut groups: BTreeMap<Vec<usize>, Vec<Link>> = BTreeMap::new();
+    for (link, vouchers) in vouchers {
+        groups.entry(vouchers).or_default().push(link);
+    }
+    Ok(groups.into_iter().collect())
+}
+
+/// What all members share, then for each member, newest first, its own links less those already taken: at most one part
+/// more than there are members. Some mixed combinations are lost, which costs a step that a client could have had cached.
+pub fn bounded(members: &[Links], work: &mut Work) -> Result<Vec<Part>, Refused> {
+    let mut cut: Vec<Links> = Vec::new();
+    let shared = members.iter().skip(1).try_fold(members.first().cloned().unwrap_or_default(), |shared, links| {
+        work.spend(shared.iter().map(Vec::len).sum())?;
+        Ok(shared.iter().zip(links).map(|(a, b)| intersection(a, b)).collect::<Links>())
+    })?;
+    if shared.iter().all(|links| !links.is_empty()) {
+        cut.push(shared);
+    }
+    for links in members.iter().rev() {
+        let mut rest = links.clone();
+        let mut is_left = true;
+        for taken in &cut {
+            work.spend(rest.iter().map(Vec::len).sum())?;
+            is_left = is_left && subtract(&mut rest, taken);
+        }
+        if is_left {
+            cut.push(rest);
+        }
+    }
+
+    let mut parts = Vec::with_capacity(cut.len());
+    for links in cut {
+        let mut vouchers = Vec::new();
+        for (member, theirs) in members.iter().enumerate() {
+            work.spend(links.iter().map(Vec::len).sum())?;
+            if links
+                .iter()
+                .zip(theirs)
+                .all(|(links, theirs)| links.iter().all(|link| theirs.binary_search(link).is_ok()))
+            {
+                vouchers.push(member);
+            }
+        }
+        parts.push(Part { links, vouchers });
+    }
+    Ok(parts)
+}
+
+/// Takes away links of one input, the one where the fewest are lost, until some input has none in common with `taken`.
+/// Returns false if every link is taken.
+fn subtract(rest: &mut Links, taken: &Links) -> bool {
+    let lost = |(input, links): (usize, &Vec<Link>)| {
+        let common = intersection(links, &taken[input]).len();
+        (common < links.len()).then_some((common, input))
+    };
+    match rest.iter().enumerate().filter_map(lost).min() {
+        Some((0, _)) => true,
+        Some((_, input)) => {
+            rest[input].retain(|link| taken[input].binary_search(link).is_err());
+            true
+        }
+        None => false,
+    }
+}
+
+/// What two sorted lists have in common.
+fn intersection<T: Ord + Copy>(a: &[T], b: &[T]) -> Vec<T> {
+    let (few, many) = if a.len() < b.len() { (a, b) } else { (b, a) };
+    few.iter().filter(|item| many.binary_search(item).is_ok()).copied().collect()
+}

@@ -1,0 +1,67 @@
+//! Views of pushes recorded from real builds (`tests/fixtures/union`).
+
+use super::*;
+
+pub fn fixture(name: &str) -> Source {
+    let file = |kind| {
+        let path = format!("{}/tests/fixtures/union/{name}.{kind}.json", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read(path).unwrap()
+    };
+    Source { manifest: file("mf"), config: file("cfg") }
+}
+
+fn pushes(names: &[&str]) -> Vec<Push> {
+    names.iter().map(|name| fixture(name)).map(|source| read(&source.manifest, &source.config)).collect()
+}
+
+#[test]
+fn two_targets_and_a_third_share_what_they_can() {
+    let (view, explanation) = union(&pushes(&["server", "web", "art"]));
+    assert_eq!((explanation.records_in, explanation.records_out), (39, 19));
+    assert_eq!((explanation.splits, explanation.bounded_splits), (0, 0));
+    assert_eq!(view.config.unwrap().layers.len(), 17);
+}
+
+#[test]
+fn a_step_whose_outcome_varies_is_split_and_never_mixed_up() {
+    let (_, explanation) = union(&pushes(&["A", "B"]));
+    assert_eq!((explanation.records_in, explanation.records_out), (14, 13));
+    assert_eq!((explanation.splits, explanation.bounded_splits), (2, 0));
+}
+
+#[test]
+fn several_leaves_get_a_sink_and_one_leaf_does_not() {
+    let is_sink = |push: &Push| push.config.as_ref().unwrap().records.last().unwrap().digest.as_ref() == SINK;
+    let (view, explanation) = union(&pushes(&["t1", "t2", "t3"]));
+    assert_eq!((explanation.records_in, explanation.records_out, explanation.leaves), (30, 24, 3));
+    assert!(is_sink(&view));
+    assert_eq!(view.config.as_ref().unwrap().leaves().iter().filter(|leaf| **leaf).count(), 1);
+    let (view, explanation) = union(&pushes(&["t1"]));
+    assert_eq!(explanation.leaves, 1);
+    assert!(!is_sink(&view));
+}
+
+#[test]
+fn a_single_push_is_served_as_it_is() {
+    let push = pushes(&["t1"]);
+    let view = super::view(&push, &|_| true).unwrap();
+    assert_eq!(view.outcome, Outcome::Unchanged(0));
+    let gone = push[0].manifest.layers[3].digest;
+    let view = super::view(&push, &|digest| *digest != gone).unwrap();
+    let Outcome::Merged(merged) = view.outcome else { panic!("a missing layer is served") };
+    assert!(!String::from_utf8(merged.manifest.to_vec()).unwrap().contains(&gone.to_string()));
+    assert_eq!(view.explanation.missing_layers, [gone]);
+}
+
+#[test]
+fn the_canonical_form_of_a_canonical_push_is_the_push() {
+    for name in ["A", "B", "server", "web", "t1"] {
+        let source = fixture(name);
+        let (merged, _) = merge(&[read(&source.manifest, &source.config)], &|_| true, &UNLIMITED);
+        let (ours, theirs): (serde_json::Value, serde_json::Value) =
+            (serde_json::from_slice(&merged.config).unwrap(), serde_json::from_slice(&source.config).unwrap());
+        assert_eq!(ours["records"].as_array().unwrap().len(), theirs["records"].as_array().unwrap().len());
+        // BuildKit orders records of one digest by their links; ours by all that leads to them. Here no digest is twice.
+        assert_eq!(ours, theirs, "{name}");
+    }
+}

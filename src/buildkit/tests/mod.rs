@@ -1,0 +1,52 @@
+//! Tests of the format and the view. Beside the cases: [`generate`] makes pushes up, [`importer`] plays BuildKit, and
+//! [`model`] says what a view may answer.
+
+mod generate;
+mod importer;
+mod model;
+
+mod family;
+mod fixtures;
+mod format;
+mod hostile;
+mod oracle;
+mod properties;
+mod size;
+
+use generate::Source;
+
+use super::trim::Limits;
+use super::view::view_within;
+use super::*;
+
+/// Limits that nothing in a test comes near.
+const UNLIMITED: Limits = Limits { config_bytes: usize::MAX, manifest_bytes: usize::MAX, layers: usize::MAX };
+
+fn read(manifest: &[u8], config: &[u8]) -> Push {
+    Push::new(CacheManifest::detect(manifest).unwrap().expect("a cache manifest"), config)
+}
+
+fn read_all<'a>(sources: impl IntoIterator<Item = &'a Source>) -> Vec<Push> {
+    sources.into_iter().map(|source| read(&source.manifest, &source.config)).collect()
+}
+
+/// The view of pushes that are all there, without limits; always written, even where it would be a push unchanged.
+fn union(pushes: &[Push]) -> (Push, Explanation) {
+    let (merged, explanation) = merge(pushes, &|_| true, &UNLIMITED);
+    (read(&merged.manifest, &merged.config), explanation)
+}
+
+fn merge(pushes: &[Push], present: &dyn Fn(&crate::digest::Digest) -> bool, limits: &Limits) -> (Merged, Explanation) {
+    // A push of nothing keeps a single one from being served as it is.
+    let nothing = read(
+        br#"{"config":{"mediaType":"application/vnd.buildkit.cacheconfig.v0","size":2,
+            "digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"}}"#,
+        b"{}",
+    );
+    let pushes: Vec<Push> = std::iter::once(nothing).chain(pushes.iter().cloned()).collect();
+    let view = view_within(&pushes, present, limits).unwrap();
+    match view.outcome {
+        Outcome::Merged(merged) => (merged, view.explanation),
+        Outcome::Unchanged(push) => panic!("push {push} unchanged"),
+    }
+}

@@ -1,0 +1,265 @@
+//! Holds a union under the size that BuildKit imports.
+//!
+//! What goes first: whole pushes, the oldest first, never the newest. If the newest alone is too large: leaves without a
+//! result, which nobody can use; then the oldest results of other records than the newest push's leaves, whose records
+//! stay as the keys that lead there, until nothing needs them. If the keys alone are too large: all but a beginning of the
+//! union, whose order keeps together what leads to a leaf.
+//!
+//! Nothing is ever wrong in a trimmed union: a record that is gone is only a step not cached.
+
+use super::graph::Graph;
+use super::json::encoded_len;
+use super::layers::{ChainId, Layers};
+use super::union::{RecordId, Union, UnionRecord};
+
+/// Bounds on what is written: bytes of the cacheconfig and the manifest, and layers in the manifest.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub config_bytes: usize,
+    pub manifest_bytes: usize,
+    pub layers: usize,
+}
+
+/// What is left of a union. The links of a kept record that lead to others than kept ones are left out.
+pub struct Kept {
+    pub records: Vec<bool>,
+    /// Of kept records, whether they keep their result.
+    pub results: Vec<bool>,
+    /// The oldest push that was kept: what only older ones vouch for is gone.
+    pub first_push: u32,
+}
+
+pub fn trim(graph: &Graph, layers: &Layers, union: &Union, limits: &Limits) -> Kept {
+    let from = |first_push: u32| {
+        let mut tally = Tally::new(graph, layers, union);
+        let records = (0..).zip(&union.records).filter(|(_, record)| record.push >= first_push);
+        records.for_each(|(id, _)| tally.add(id));
+        tally
+    };
+    let keep = |tally: Tally, first_push| Kept { records: tally.records, results: tally.results, first_push };
+
+    let all = from(0);
+    if all.fits(limits) {
+        return keep(all, 0);
+    }
+    let newest = union.records.iter().map(|record| record.push).max().unwrap_or_default();
+    // The fewest pushes to drop: `low` are too few, `high` are enough or all that may go.
+    let (mut low, mut high) = (0, newest.max(1));
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if from(middle).fits(limits) { high = middle } else { low = middle }
+    }
+    let first_push = high.min(newest);
+
+    let mut tally = from(first_push);
+    if !tally.fits(limits) {
+        tally.drop_oldest_results(limits);
+    }
+    if !tally.fits(limits) {
+        tally = Tally::new(graph, layers, union);
+        tally.add_while_fitting(first_push, limits);
+    }
+    keep(tally, first_push)
+}
+
+/// A selection of records and results, and what it takes to write it: exact but for the width of indices, which is that
+/// of the largest in the whole union.
+struct Tally<'a> {
+    graph: &'a Graph<'a>,
+    layers: &'a Layers,
+    union: &'a Union,
+    records: Vec<bool>,
+    results: Vec<bool>,
+    /// For each record the links of kept records to it.
+    children: Vec<u32>,
+    leaves: usize,
+    /// For each chain the kept results and the needed chains right above that need it.
+    chain_uses: Vec<u32>,
+    blob_uses: Vec<u32>,
+    config_bytes: usize,
+    manifest_bytes: usize,
+    blobs: usize,
+    index_bytes: usize,
+}
+
+/// `{"layers":[…],"records":[…]}`, and the sink around its links.
+const CONFIG_FRAME_BYTES: usize = 26 + 110;
+/// All of a manifest but its layers.
+const MANIFEST_FRAME_BYTES: usize = 320;
+/// The longest RFC 3339 time, quoted: nanoseconds, UTC.
+const CREATED_AT_BYTES: usize = 32;
+
+impl<'a> Tally<'a> {
+    fn new(graph: &'a Graph<'a>, layers: &'a Layers, union: &'a Union) -> Self {
+        let records = union.records.len();
+        Tally {
+            graph,
+            layers,
+            union,
+            records: vec![false; records],
+            results: vec![false; records],
+            children: vec![0; records],
+            leaves: 0,
+            chain_uses: vec![0; layers.chains.len()],
+            blob_uses: vec![0; layers.blobs.len()],
+            config_bytes: CONFIG_FRAME_BYTES,
+            manifest_bytes: MANIFEST_FRAME_BYTES,
+            blobs: 0,
+            index_bytes: records.max(layers.chains.len()).to_string().len(),
+        }
+    }
+
+    fn fits(&self, limits: &Limits) -> bool {
+        let sink_bytes = self.leaves * self.link_bytes("");
+        self.config_bytes + sink_bytes <= limits.config_bytes
+            && self.manifest_bytes <= limits.manifest_bytes
+            && self.blobs <= limits.layers
+    }
+
+    /// `{"selector":"…","link":1},`
+    fn link_bytes(&self, selector: &str) -> usize {
+        let selector_bytes = if selector.is_empty() { 0 } else { 12 + encoded_len(selector) };
+        selector_bytes + 10 + self.index_bytes
+    }
+
+    /// `{"digest":"…","inputs":[[…],[…]]},` without results, and with the links to kept records only.
+    fn record_bytes(&self, record: &UnionRecord) -> usize {
+        let digest = encoded_len(self.graph.texts[record.digest as usize]);
+        let kept = record.links.iter().flatten().filter(|&&(_, parent)| self.records[parent as usize]);
+        let links = kept.map(|&(selector, _)| self.link_bytes(self.graph.texts[selector as usize]));
+        12 + digest + 12 + 3 * record.links.len() + links.sum::<usize>()
+    }
+
+    /// `"layers":[{"layer":1,"createdAt":"…"}],`
+    fn result_bytes(&self) -> usize {
+        35 + self.index_bytes + CREATED_AT_BYTES
+    }
+
+    /// `{"blob":"…","parent":1},`
+    fn layer_bytes(&self, chain: ChainId) -> usize {
+        21 + self.digest_bytes(self.layers.chains[chain as usize].blob) + self.index_bytes.max(2)
+    }
+
+    fn digest_bytes(&self, blob: u32) -> usize {
+        "\"sha256:\"".len() + self.layers.blobs[blob as usize].descriptor.digest.bytes().len() * 2
+    }
+
+    /// `{"mediaType":"…","digest":"…","size":1,"urls":["…"],"annotations":{"…":"…"}},`
+    fn descriptor_bytes(&self, blob: u32) -> usize {
+        let descriptor = &self.layers.blobs[blob as usize].descriptor;
+        let urls = descriptor.urls.iter().map(|url| encoded_len(url) + 1).sum::<usize>();
+        let annotations = descriptor.annotations.iter();
+        let annotations = annotations.map(|(key, value)| encoded_len(key) + encoded_len(value) + 2).sum::<usize>();
+        83 + encoded_len(&descriptor.media_type) + self.digest_bytes(blob) + urls + annotations
+    }
+
+    /// Adds a record whose kept parents have been added, and its result.
+    fn add(&mut self, id: RecordId) {
+        let record = &self.union.records[id as usize];
+        self.config_bytes += self.record_bytes(record);
+        for &(_, parent) in record.links.iter().flatten().filter(|&&(_, parent)| self.records[parent as usize]) {
+            self.leaves -= usize::from(self.children[parent as usize] == 0);
+            self.children[parent as usize] += 1;
+        }
+        self.records[id as usize] = true;
+        self.leaves += 1;
+
+        let Some(result) = record.result else { return };
+        self.results[id as usize] = true;
+        self.config_bytes += self.result_bytes();
+        let mut needed = Some(result.chain);
+        while let Some(chain) = needed {
+            let uses = &mut self.chain_uses[chain as usize];
+            *uses += 1;
+            if *uses > 1 {
+                break;
+            }
+            self.config_bytes += self.layer_bytes(chain);
+            let below = &self.layers.chains[chain as usize];
+            if self.blob_uses[below.blob as usize] == 0 {
+                self.manifest_bytes += self.descriptor_bytes(below.blob);
+                self.blobs += 1;
+            }
+            self.blob_uses[below.blob as usize] += 1;
+            needed = below.parent;
+        }
+    }
+
+    fn drop_result(&mut self, id: RecordId) {
+        let Some(result) = self.union.records[id as usize].result else { return };
+        if !std::mem::replace(&mut self.results[id as usize], false) {
+            return;
+        }
+        self.config_bytes -= self.result_bytes();
+        let mut needless = Some(result.chain);
+        while let Some(chain) = needless {
+            self.chain_uses[chain as usize] -= 1;
+            if self.chain_uses[chain as usize] > 0 {
+                break;
+            }
+            self.config_bytes -= self.layer_bytes(chain);
+            let below = &self.layers.chains[chain as usize];
+            self.blob_uses[below.blob as usize] -= 1;
+            if self.blob_uses[below.blob as usize] == 0 {
+                self.manifest_bytes -= self.descriptor_bytes(below.blob);
+                self.blobs -= 1;
+            }
+            needless = below.parent;
+        }
+    }
+
+    /// Drops a record if it is a leaf without a result, and then those above it that this makes one.
+    fn drop_if_useless(&mut self, id: RecordId) {
+        let mut suspects = vec![id];
+        while let Some(id) = suspects.pop() {
+            if !self.records[id as usize] || self.results[id as usize] || self.children[id as usize] > 0 {
+                continue;
+            }
+            let record = &self.union.records[id as usize];
+            self.records[id as usize] = false;
+            self.config_bytes -= self.record_bytes(record);
+            self.leaves -= 1;
+            for &(_, parent) in record.links.iter().flatten().filter(|&&(_, parent)| self.records[parent as usize]) {
+                self.children[parent as usize] -= 1;
+                if self.children[parent as usize] == 0 {
+                    self.leaves += 1;
+                    suspects.push(parent);
+                }
+            }
+        }
+    }
+
+    fn drop_useless(&mut self) {
+        (0..self.records.len() as RecordId).for_each(|id| self.drop_if_useless(id));
+    }
+
+    fn drop_oldest_results(&mut self, limits: &Limits) {
+        self.drop_useless();
+        let spare = |&id: &RecordId| self.results[id as usize] && self.children[id as usize] > 0;
+        let mut results: Vec<RecordId> = (0..self.records.len() as RecordId).filter(spare).collect();
+        let created_at = |id: RecordId| self.union.records[id as usize].result.map(|result| result.created_at);
+        results.sort_by_key(|&id| (created_at(id), id));
+        for id in results {
+            if self.fits(limits) {
+                return;
+            }
+            self.drop_result(id);
+            self.drop_if_useless(id);
+        }
+    }
+
+    fn add_while_fitting(&mut self, first_push: u32, limits: &Limits) {
+        for (id, record) in (0..).zip(&self.union.records) {
+            if record.push < first_push {
+                continue;
+            }
+            self.add(id);
+            if !self.fits(limits) {
+                self.drop_result(id);
+                self.drop_if_useless(id);
+                break;
+            }
+        }
+        self.drop_useless();
+    }
+}
