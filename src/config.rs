@@ -182,7 +182,9 @@ fn overlay(table: &mut toml::Table, name: &str, rest: &str, value: &str) -> anyh
     let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut parsed| parsed.remove("v"));
     let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_string()));
     let entry = table.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-    let Some(section) = entry.as_table_mut() else { bail!("{name}: only plain sections can be set from the environment") };
+    let Some(section) = entry.as_table_mut() else {
+        bail!("{name}: only plain sections can be set from the environment")
+    };
     section.insert(key.to_string(), value);
     let mut alone = toml::Table::new();
     alone.insert(lower.split('_').next().unwrap_or_default().to_string(), toml::Value::Table(section.clone()));

@@ -139,7 +139,9 @@ mod tests {
         // The first reader starts the fetch and is never polled again.
         assert!(futures::poll!(&mut leader).is_pending());
         let readers = (0..64).map(|_| hot.get(&key, || async { panic!("fetched twice") }));
-        let readers = tokio::spawn(futures::future::join_all(readers.map(|r| r.boxed()).collect::<Vec<_>>()).map(|all| all.len()));
+        let readers = tokio::spawn(
+            futures::future::join_all(readers.map(|r| r.boxed()).collect::<Vec<_>>()).map(|all| all.len()),
+        );
         tokio::task::yield_now().await;
         send.send("bytes".into()).unwrap();
         assert_eq!(readers.await.unwrap(), 64);

@@ -25,3 +25,5 @@ pub mod objects;
 pub mod hot;
 pub mod store;
 pub mod auth;
+pub mod doors;
+pub mod app;

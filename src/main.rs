@@ -1,1 +1,170 @@
-fn main() {}
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use larder::app::{self, App};
+use larder::config::{Config, LogConfig, LogFormat};
+use larder::doors::listen;
+
+/// A self-hosted remote cache for container builds.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server. Needs no configuration: it keeps its store in ./larder-data and listens on 127.0.0.1:5000.
+    Serve(Serve),
+    /// Work with the configuration.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Say whether the configuration is valid.
+    Check(Source),
+}
+
+/// Where the configuration is.
+#[derive(Args)]
+struct Source {
+    /// Configuration file (TOML).
+    #[arg(long, env = "LARDER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Serve {
+    #[command(flatten)]
+    source: Source,
+    /// Address to listen on, instead of those in the configuration. May be given several times.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Vec<SocketAddr>,
+    /// Folder of the store, instead of the one in the configuration.
+    #[arg(long, value_name = "FOLDER")]
+    store: Option<PathBuf>,
+}
+
+impl Source {
+    fn load(&self) -> anyhow::Result<Config> {
+        // The one variable that is not part of the configuration but says where it is.
+        let environment = std::env::vars().filter(|(name, _)| name != "LARDER_CONFIG");
+        Config::load(self.config.as_deref(), environment)
+    }
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(serve) => run(serve),
+        Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|_| println!("valid")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("larder: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(serve: Serve) -> anyhow::Result<()> {
+    let mut config = serve.source.load()?;
+    if !serve.listen.is_empty() {
+        config.server.listen = serve.listen;
+    }
+    if let Some(path) = serve.store {
+        config.store.path = path;
+    }
+    log(&config.log)?;
+    raise_file_limit();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(start(config))
+}
+
+async fn start(config: Config) -> anyhow::Result<()> {
+    let app = App::open(config).await?;
+    let listeners: Vec<_> = app.config.server.listen.iter().map(|at| listen::bind(*at)).collect::<Result<_, _>>()?;
+    let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr()).collect::<Result<_, _>>()?;
+    announce(&app.config, &addresses);
+    app::run(app, listeners, stop_signal()?).await;
+    Ok(())
+}
+
+/// Resolves at SIGTERM or ctrl-C.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn log(config: &LogConfig) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.filter)
+        .map_err(|error| anyhow::anyhow!("[log] filter: {error}"))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.format {
+        LogFormat::Text => {
+            let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            builder.with_ansi(color).init();
+        }
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+/// Each connection and each file being read takes a descriptor; the usual soft limit of 1,024 is soon used up.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// What somebody who has just started a server wants to know next.
+fn announce(config: &Config, addresses: &[SocketAddr]) {
+    let shown = addresses.iter().map(|address| format!("http://{address}")).collect::<Vec<_>>().join(" ");
+    let store = config.store.path.display();
+    let port = addresses.first().map_or(5000, SocketAddr::port);
+    let here = format!("127.0.0.1:{port}");
+    println!(
+        "larder {version}
+  address    {shown}
+  store      files in {store}
+  hot layer  {hot} of memory
+
+A builder on this host:
+  docker buildx create --name larder --driver docker-container --driver-opt network=host --use
+  docker buildx build --cache-to type=registry,ref={here}/app:cache,mode=max --cache-from type=registry,ref={here}/app:cache .
+
+A builder on another host, where this one is THIS_HOST and listens beyond loopback (--listen 0.0.0.0:{port}):
+  printf '[registry.\"THIS_HOST:{port}\"]\\n  http = true\\n' > buildkitd.toml
+  docker buildx create --name larder --driver docker-container --buildkitd-config buildkitd.toml --use
+",
+        version = env!("CARGO_PKG_VERSION"),
+        hot = config.hot.size,
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

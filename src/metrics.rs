@@ -24,9 +24,11 @@ impl Default for Metrics {
         let registry = Registry::new();
         let m = Maker { registry: &registry };
         Metrics {
-            requests: m.counters("larder_requests_total", "Requests by route, method and status.", &[
-                "route", "method", "status",
-            ]),
+            requests: m.counters(
+                "larder_requests_total",
+                "Requests by route, method and status.",
+                &["route", "method", "status"],
+            ),
             request_seconds: m.histograms("larder_request_seconds", "Time to the last byte, by route.", &["route"]),
             requests_in_flight: m.gauge("larder_requests_in_flight", "Requests being answered."),
             received_bytes: m.counter("larder_received_bytes_total", "Bytes of request bodies."),

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use moka::sync::Cache;
 
+use super::manifests::names_blob;
 use super::receive::{PORTION_BYTES, pump};
 use super::{Error, FAN_OUT, Repo, Result, layout};
 use crate::digest::{Digest, Hasher};
@@ -213,29 +214,33 @@ impl Repo {
     /// A manifest of the tenant that names the blob. Reads every manifest: deletes of single blobs are rare, and an
     /// index that must be right would cost every push.
     async fn named_by(&self, digest: &Digest) -> Result<Option<String>> {
+        let (store, digest) = (self.store.clone(), *digest);
         let prefix = layout::repos_prefix(self.tenant());
-        let manifests = self.store.objects.list(&prefix, None).err_into::<Error>().try_filter_map(|meta| async move {
-            Ok(match layout::parse(meta.key.as_str()) {
-                Some(layout::Place::Repo { repo, item: layout::RepoItem::Manifest(manifest), .. }) => {
-                    Some((meta.key, repo, manifest))
-                }
-                _ => None,
-            })
-        });
-        let naming = manifests
-            .map_ok(|(key, repo, manifest)| async move {
-                let bytes = match self.store.small(&key, manifest).await {
-                    Ok(bytes) => bytes,
-                    // Deleted meanwhile, or damaged: then it names nothing.
-                    Err(Error::BlobUnknown(_)) => return Ok(None),
-                    Err(error) => return Err(error),
+        let manifests = self.store.objects.list(&prefix, None).err_into::<Error>();
+        let looks = manifests.map_ok(move |meta| {
+            let store = store.clone();
+            async move {
+                use layout::{Place, RepoItem};
+                let Some(Place::Repo { repo, item: RepoItem::Manifest(manifest), .. }) =
+                    layout::parse(meta.key.as_str())
+                else {
+                    return Ok(None);
                 };
-                Ok(super::manifests::names_blob(&bytes, digest).then(|| format!("{repo}@{manifest}")))
-            })
-            .try_buffer_unordered(FAN_OUT)
-            .try_filter_map(|naming| async move { Ok(naming) });
-        let mut naming = std::pin::pin!(naming);
-        naming.try_next().await
+                match store.small(&meta.key, manifest).await {
+                    Ok(bytes) => Ok(names_blob(&bytes, &digest).then(|| format!("{repo}@{manifest}"))),
+                    // Deleted meanwhile, or damaged: then it names nothing.
+                    Err(Error::BlobUnknown(_)) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
+        });
+        let mut looks = looks.try_buffer_unordered(FAN_OUT).boxed();
+        while let Some(found) = looks.try_next().await? {
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -224,9 +224,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_digest() -> impl Strategy<Value = Digest> {
-        (any::<bool>(), any::<[u8; 8]>()).prop_map(|(wide, seed)| {
-            Digest::of(if wide { Algorithm::Sha512 } else { Algorithm::Sha256 }, &seed)
-        })
+        (any::<bool>(), any::<[u8; 8]>())
+            .prop_map(|(wide, seed)| Digest::of(if wide { Algorithm::Sha512 } else { Algorithm::Sha256 }, &seed))
     }
 
     prop_compose! {

@@ -14,7 +14,7 @@ use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result};
 use crate::digest::{Algorithm, Digest};
 use crate::names::{Reference, Tag};
-use crate::objects::When;
+use crate::objects::{Key, When};
 
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -207,10 +207,13 @@ impl Repo {
     /// Refuses a manifest that names what is not here.
     async fn require(&self, parsed: &Parsed) -> Result<()> {
         let sparse = self.store.config.rule(self.name()).is_some_and(|rule| rule.sparse);
-        let children = parsed.children.iter().filter(|_| !sparse).map(|digest| (digest, self.manifest_key(digest)));
-        let needed = parsed.blobs.iter().map(|digest| (digest, self.blob_key(digest))).chain(children);
-        let mut missing: Vec<Digest> = stream::iter(needed.collect::<Vec<_>>())
-            .map(|(digest, key)| async move { Ok((self.store.head(&key).await?.is_none()).then_some(*digest)) })
+        let children = parsed.children.iter().filter(|_| !sparse).map(|digest| (*digest, self.manifest_key(digest)));
+        let needed = parsed.blobs.iter().map(|digest| (*digest, self.blob_key(digest))).chain(children);
+        let look = |(digest, key): (Digest, Key)| {
+            let store = self.store.clone();
+            async move { Ok(store.head(&key).await?.is_none().then_some(digest)) }
+        };
+        let mut missing: Vec<Digest> = stream::iter(needed.map(look).collect::<Vec<_>>())
             .buffered(FAN_OUT)
             .try_filter_map(|missing: Option<Digest>| async move { Ok::<_, Error>(missing) })
             .try_collect()

@@ -56,11 +56,14 @@ impl Repo {
         let after = page.after.as_ref().map(|after| format!("{prefix}{}", after.replacen(':', "-", 1)));
         let keys = self.store.objects.list(&prefix, after.as_deref()).err_into::<Error>();
         let mut found = keys
-            .map_ok(|meta| async move {
-                match patiently(|| self.store.objects.read(&meta.key, None)).await {
-                    Ok(Read::Fresh(_, bytes)) => Ok(serde_json::from_slice::<Referrer>(&bytes).ok()),
-                    Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
-                    Err(error) => Err(error.into()),
+            .map_ok(|meta| {
+                let objects = self.store.objects.clone();
+                async move {
+                    match patiently(|| objects.read(&meta.key, None)).await {
+                        Ok(Read::Fresh(_, bytes)) => Ok(serde_json::from_slice::<Referrer>(&bytes).ok()),
+                        Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
+                        Err(error) => Err(error.into()),
+                    }
                 }
             })
             .try_buffered(FAN_OUT)

@@ -73,9 +73,13 @@ impl Repo {
     pub(super) async fn pointers(&self) -> Result<Vec<(Tag, Arc<Pointer>)>> {
         let prefix = layout::tags_prefix(self.tenant(), self.name());
         let keys = self.store.objects.list(&prefix, None).err_into::<Error>();
-        keys.map_ok(|meta| async move {
-            let tag = meta.key.as_str().rsplit('/').next().and_then(|tag| tag.parse::<Tag>().ok());
-            Ok(tag.zip(self.store.pointer(&meta.key).await?))
+        let store = self.store.clone();
+        keys.map_ok(move |meta| {
+            let store = store.clone();
+            async move {
+                let tag = meta.key.as_str().rsplit('/').next().and_then(|tag| tag.parse::<Tag>().ok());
+                Ok(tag.zip(store.pointer(&meta.key).await?))
+            }
         })
         .try_buffered(FAN_OUT)
         .try_filter_map(|found| async move { Ok(found) })

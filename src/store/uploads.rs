@@ -210,12 +210,7 @@ impl Repo {
         let mut draft = self.store.objects.begin(&self.part_key(id, &part), None).await?;
         let received = pump(first, &mut body, &mut *draft, hashers, limit).await?;
         draft.commit().await?;
-        Ok(Staged {
-            part: Some(part),
-            length: received.length,
-            hashers: received.hashers,
-            failed: received.failed,
-        })
+        Ok(Staged { part: Some(part), length: received.length, hashers: received.hashers, failed: received.failed })
     }
 
     /// The hash behind what has been received. When the client names another algorithm at the end than at the start,

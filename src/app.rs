@@ -1,0 +1,91 @@
+//! From a configuration to a running server, and down again.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::auth::Gate;
+use crate::config::Config;
+use crate::doors::{self, Doors};
+use crate::metrics::Metrics;
+use crate::names::Tenant;
+use crate::objects::Objects;
+use crate::objects::fs::FsObjects;
+use crate::store::{Store, format};
+
+/// How often idle uploads are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
+
+/// A server that has not begun to listen.
+pub struct App {
+    /// What it was told.
+    pub config: Arc<Config>,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
+    /// What it keeps.
+    pub store: Store,
+    /// Whom it lets in.
+    pub gate: Arc<Gate>,
+}
+
+impl App {
+    /// Opens the store that the configuration names.
+    pub async fn open(config: Config) -> anyhow::Result<App> {
+        let objects = FsObjects::open(&config.store.path)?;
+        App::over(Arc::new(objects), config).await
+    }
+
+    /// Builds the server over any objects.
+    pub async fn over(objects: Arc<dyn Objects>, config: Config) -> anyhow::Result<App> {
+        format::open(&*objects).await.context("cannot use the store")?;
+        let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
+        let store = Store::new(objects, config.clone(), metrics.clone());
+        Ok(App { config, metrics, store, gate: Arc::new(Gate::default()) })
+    }
+
+    /// All that the server answers.
+    pub fn router(&self) -> axum::Router {
+        doors::router(Doors {
+            store: self.store.clone(),
+            gate: self.gate.clone(),
+            config: self.config.clone(),
+            metrics: self.metrics.clone(),
+        })
+    }
+}
+
+/// Serves until `shutdown` resolves, then lets requests under way finish, for as long as the configuration grants.
+pub async fn run(app: App, listeners: Vec<TcpListener>, shutdown: impl Future<Output = ()>) {
+    let (stop, stopped) = watch::channel(false);
+    let router = app.router();
+    let sweeping = tokio::spawn(sweep(app.store.clone(), app.config.clone()));
+    let serving = doors::listen::serve(listeners, router, &app.config.limits, app.metrics.clone(), stopped);
+    let stopping = async {
+        shutdown.await;
+        tracing::info!(drain_seconds = app.config.server.drain.get().as_secs(), "stopping: no new connections");
+        stop.send_replace(true);
+        tokio::time::sleep(app.config.server.drain.get()).await;
+    };
+    tokio::select! {
+        () = serving => tracing::info!("stopped"),
+        () = stopping => tracing::warn!("stopped with requests under way: the time to drain has run out"),
+    }
+    sweeping.abort();
+}
+
+async fn sweep(store: Store, config: Arc<Config>) {
+    let mut timer = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        timer.tick().await;
+        let idle = config.limits.upload_idle.get();
+        match store.sweep_uploads(&Tenant::default_tenant(), idle, SystemTime::now()).await {
+            Ok(0) => {}
+            Ok(uploads) => tracing::info!(uploads, "idle uploads were removed"),
+            Err(error) => tracing::warn!(%error, "idle uploads cannot be removed"),
+        }
+    }
+}

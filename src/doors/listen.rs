@@ -1,0 +1,139 @@
+//! Connections: bounded, with patience for slow builders, and closed in good order.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::config::LimitsConfig;
+use crate::metrics::Metrics;
+
+/// After an error that is not of one connection, most often no file descriptors left: time for others to close theirs.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// HTTP/2 streams on one connection.
+const STREAMS_MAX: u32 = 256;
+/// Bytes of a request head.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Connections that the kernel keeps while all places are taken.
+const BACKLOG: u32 = 1024;
+
+/// Opens a listener on an address.
+pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let open = || {
+        let socket = if address.is_ipv6() { tokio::net::TcpSocket::new_v6() } else { tokio::net::TcpSocket::new_v4() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    open().map_err(|error: io::Error| match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow::anyhow!(
+            "{address} is taken: stop what listens there, or choose another address with --listen, LARDER_SERVER_LISTEN or [server] listen"
+        ),
+        io::ErrorKind::AddrNotAvailable => anyhow::anyhow!("{address} is not an address of this machine"),
+        _ => anyhow::anyhow!("cannot listen on {address}: {error}"),
+    })
+}
+
+/// Answers connections until `shutdown` says stop, then waits until those that are open have had their answers.
+pub async fn serve(
+    listeners: Vec<TcpListener>,
+    router: Router,
+    limits: &LimitsConfig,
+    metrics: Arc<Metrics>,
+    shutdown: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let graceful = GracefulShutdown::new();
+    let server = Server { router, keep_alive: limits.keep_alive.get(), metrics, places };
+    let accepting = listeners.into_iter().map(|listener| accept(listener, &server, &graceful, shutdown.clone()));
+    futures::future::join_all(accepting).await;
+    graceful.shutdown().await;
+}
+
+struct Server {
+    router: Router,
+    keep_alive: Duration,
+    metrics: Arc<Metrics>,
+    places: Arc<Semaphore>,
+}
+
+async fn accept(
+    listener: TcpListener,
+    server: &Server,
+    graceful: &GracefulShutdown,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    loop {
+        // The place comes first: what cannot be served stays in the kernel's queue, not in our memory.
+        let next = async {
+            let place = server.places.clone().acquire_owned().await.ok()?;
+            Some((listener.accept().await, place))
+        };
+        let accepted = tokio::select! {
+            biased;
+            _ = shutdown.wait_for(|stop| *stop) => return,
+            accepted = next => accepted,
+        };
+        match accepted {
+            None => return,
+            Some((Ok((stream, _)), place)) => {
+                let _ = stream.set_nodelay(true);
+                tokio::spawn(server.connection(stream, place, graceful));
+            }
+            Some((Err(error), _)) if is_of_one_connection(&error) => {}
+            Some((Err(error), _)) => {
+                tracing::warn!(%error, "cannot accept connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(error.kind(), Kind::ConnectionRefused | Kind::ConnectionAborted | Kind::ConnectionReset)
+}
+
+impl Server {
+    fn connection(
+        &self,
+        stream: TcpStream,
+        place: OwnedSemaphorePermit,
+        graceful: &GracefulShutdown,
+    ) -> impl Future<Output = ()> + use<> {
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            // Runs from the end of the last answer: so it is the bound on idle connections as well as on slow heads.
+            .header_read_timeout(self.keep_alive)
+            .max_buf_size(HEAD_BYTES_MAX.max(512 << 10));
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(HEAD_BYTES_MAX as u32)
+            .keep_alive_interval(self.keep_alive);
+        let service = TowerToHyperService::new(self.router.clone());
+        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = graceful.watch(connection);
+        let metrics = self.metrics.clone();
+        metrics.connections.inc();
+        async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %error, "connection ended");
+            }
+            metrics.connections.dec();
+            drop(place);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! One log line and a few numbers for each request, written when the last byte has gone or the client has.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use http_body_util::BodyExt;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+
+use super::Doors;
+use crate::metrics::Metrics;
+
+/// The name of the route, which a door leaves on its response.
+#[derive(Clone, Copy)]
+pub struct Label(pub &'static str);
+
+/// Longest path in a log line, in bytes: names are bounded, but what is no name is not.
+const LOGGED_PATH_MAX: usize = 512;
+
+pub async fn observe(State(doors): State<Doors>, request: Request, next: Next) -> Response {
+    let received = Arc::new(AtomicU64::new(0));
+    doors.metrics.requests_in_flight.inc();
+    let mut line = Line {
+        metrics: doors.metrics,
+        began: Instant::now(),
+        method: request.method().clone(),
+        path: request.uri().path().chars().take(LOGGED_PATH_MAX).collect(),
+        trace: trace_id(request.headers()),
+        received: received.clone(),
+        sent: 0,
+        status: 0,
+        label: "none",
+        complete: false,
+    };
+    let request = request.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            if let Some(bytes) = frame.data_ref() {
+                received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            }
+            frame
+        }))
+    });
+    let response = next.run(request).await;
+    line.status = response.status().as_u16();
+    line.label = response.extensions().get::<Label>().map_or("admin", |label| label.0);
+    // Nothing is polled of an answer without a body; it is complete as it stands.
+    line.complete = line.method == Method::HEAD || response.body().is_end_stream();
+    response.map(|body| Body::new(Observed { body, line }))
+}
+
+/// The trace that a request belongs to (W3C Trace Context, `traceparent`): one for all requests of a build.
+fn trace_id(headers: &HeaderMap) -> Option<String> {
+    let mut fields = headers.get("traceparent")?.to_str().ok()?.split('-');
+    let id = fields.nth(1)?;
+    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_string())
+}
+
+/// What is known of a request. Written when dropped: at the end of its answer, or when its client goes away.
+struct Line {
+    metrics: Arc<Metrics>,
+    began: Instant,
+    method: Method,
+    path: String,
+    trace: Option<String>,
+    received: Arc<AtomicU64>,
+    sent: u64,
+    status: u16,
+    label: &'static str,
+    complete: bool,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let (took, received) = (self.began.elapsed(), self.received.load(Ordering::Relaxed));
+        self.metrics.requests_in_flight.dec();
+        self.metrics.received_bytes.inc_by(received);
+        self.metrics.sent_bytes.inc_by(self.sent);
+        let method = match self.method {
+            Method::GET | Method::HEAD | Method::PUT | Method::POST | Method::PATCH | Method::DELETE => {
+                self.method.as_str()
+            }
+            _ => "other",
+        };
+        let mut digits = [0; 3];
+        let labels = [self.label, method, status_text(self.status, &mut digits)];
+        self.metrics.requests.with_label_values(&labels).inc();
+        self.metrics.request_seconds.with_label_values(&[self.label]).observe(took.as_secs_f64());
+        tracing::info!(
+            target: "larder::request",
+            method = self.method.as_str(),
+            path = self.path,
+            status = self.status,
+            bytes_in = received,
+            bytes_out = self.sent,
+            micros = took.as_micros() as u64,
+            trace = self.trace.as_deref(),
+            complete = self.complete,
+            "request"
+        );
+    }
+}
+
+fn status_text(status: u16, digits: &mut [u8; 3]) -> &str {
+    let status = status.min(999);
+    *digits = [b'0' + (status / 100) as u8, b'0' + (status / 10 % 10) as u8, b'0' + (status % 10) as u8];
+    std::str::from_utf8(digits).unwrap_or("000")
+}
+
+/// A response body that counts what leaves.
+struct Observed {
+    body: Body,
+    line: Line,
+}
+
+impl HttpBody for Observed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.line.sent += frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
+                // A body of known length is not polled again behind its last byte.
+                self.line.complete = self.body.is_end_stream() || self.body.size_hint().exact() == Some(0);
+            }
+            Poll::Ready(None) => self.line.complete = true,
+            Poll::Ready(Some(Err(error))) => {
+                tracing::warn!(path = self.line.path, %error, "answer was cut");
+            }
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,111 @@
+//! Blobs: `HEAD`, `GET` with ranges, `DELETE`.
+
+use std::ops::Range;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use http::StatusCode;
+use http::header::{
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH, IF_RANGE, RANGE,
+};
+
+use super::error::{Code, OciError};
+use super::range::{Wanted, wanted};
+use super::{Answer, DOCKER_CONTENT_DIGEST, header, respond};
+use crate::digest::Digest;
+use crate::objects::ByteStream;
+use crate::store::Repo;
+use crate::store::blobs::{Blob, Content};
+
+/// Blobs are served as bytes: a type that a browser would run must not be guessed from them.
+const OCTETS: &str = "application/octet-stream";
+
+pub async fn head(repo: &Repo, digest: &Digest) -> Result<Response, OciError> {
+    match repo.stat_blob(digest).await? {
+        Some(size) => Ok(found(StatusCode::OK, digest).set(CONTENT_TYPE, OCTETS).set(CONTENT_LENGTH, size).done()),
+        None => Err(OciError::new(Code::BlobUnknown)),
+    }
+}
+
+pub async fn get(repo: &Repo, digest: &Digest, headers: &HeaderMap) -> Result<Response, OciError> {
+    let etag = format!("\"{digest}\"");
+    if header(headers, IF_NONE_MATCH) == Some(&etag) {
+        return Ok(found(StatusCode::NOT_MODIFIED, digest).done());
+    }
+    let blob = repo.open_blob(digest).await?;
+    let ranged = header(headers, IF_RANGE).is_none_or(|known| known == etag);
+    match wanted(header(headers, RANGE).filter(|_| ranged), blob.size) {
+        Wanted::Unsatisfiable => Err(OciError::range_not_satisfiable(blob.size)),
+        Wanted::Whole => {
+            let content = repo.read_blob(&blob, 0..blob.size).await?;
+            let answer = found(StatusCode::OK, digest).set(CONTENT_TYPE, OCTETS).set(CONTENT_LENGTH, blob.size);
+            Ok(answer.body(body(content)))
+        }
+        Wanted::Parts(parts) => match &parts[..] {
+            [only] => {
+                let content = repo.read_blob(&blob, only.clone()).await?;
+                let answer = found(StatusCode::PARTIAL_CONTENT, digest)
+                    .set(CONTENT_TYPE, OCTETS)
+                    .set(CONTENT_LENGTH, only.end - only.start)
+                    .set(CONTENT_RANGE, content_range(only, blob.size));
+                Ok(answer.body(body(content)))
+            }
+            _ => Ok(multipart(repo.clone(), blob, parts)),
+        },
+    }
+}
+
+pub async fn delete(repo: &Repo, digest: &Digest) -> Result<Response, OciError> {
+    repo.delete_blob(digest).await?;
+    Ok(respond(StatusCode::ACCEPTED).done())
+}
+
+fn found(status: StatusCode, digest: &Digest) -> Answer {
+    respond(status).set(ACCEPT_RANGES, "bytes").set(ETAG, format!("\"{digest}\"")).set(DOCKER_CONTENT_DIGEST, digest)
+}
+
+fn content_range(part: &Range<u64>, size: u64) -> String {
+    format!("bytes {}-{}/{size}", part.start, part.end - 1)
+}
+
+fn body(content: Content) -> Body {
+    match content {
+        Content::Whole(bytes) => Body::from(bytes),
+        Content::Stream(bytes) => Body::from_stream(bytes),
+    }
+}
+
+/// Several ranges in one answer (RFC 9110, section 14.6).
+fn multipart(repo: Repo, blob: Blob, parts: Vec<Range<u64>>) -> Response {
+    let boundary = format!("larder{:032x}", rand::random::<u128>());
+    let heads: Vec<(Bytes, Range<u64>)> = parts
+        .into_iter()
+        .map(|part| {
+            let range = content_range(&part, blob.size);
+            let head = format!("\r\n--{boundary}\r\nContent-Type: {OCTETS}\r\nContent-Range: {range}\r\n\r\n");
+            (head.into(), part)
+        })
+        .collect();
+    let tail: Bytes = format!("\r\n--{boundary}--\r\n").into();
+    let length = heads.iter().map(|(head, part)| head.len() as u64 + part.end - part.start).sum::<u64>();
+    let answer = found(StatusCode::PARTIAL_CONTENT, &blob.digest)
+        .set(CONTENT_TYPE, format!("multipart/byteranges; boundary={boundary}"))
+        .set(CONTENT_LENGTH, length + tail.len() as u64);
+    let bytes = stream::iter(heads)
+        .then(move |(head, part)| {
+            let (repo, blob) = (repo.clone(), blob.clone());
+            async move {
+                let content: ByteStream = match repo.read_blob(&blob, part).await {
+                    Ok(Content::Whole(bytes)) => stream::once(async { Ok(bytes) }).boxed(),
+                    Ok(Content::Stream(bytes)) => bytes,
+                    Err(error) => return Err(std::io::Error::other(error)),
+                };
+                Ok(stream::once(async { Ok(head) }).chain(content.map_err(std::io::Error::other)))
+            }
+        })
+        .try_flatten()
+        .chain(stream::once(async { Ok(tail) }));
+    answer.body(Body::from_stream(bytes))
+}

@@ -1,0 +1,66 @@
+//! Lists: tags, referrers, the catalog, and the base of the API.
+
+use axum::response::Response;
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderName, LINK};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::json;
+
+use super::error::{Code, OciError};
+use super::route::Route;
+use super::{Answer, Doors, respond};
+use crate::digest::Digest;
+use crate::store::Repo;
+use crate::store::manifests::OCI_INDEX;
+use crate::store::tags::{Listed, Page};
+
+const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+
+/// What concerns no single repository.
+pub async fn serve(doors: &Doors, route: Route) -> Result<Response, OciError> {
+    match route {
+        Route::Base => Ok(respond(StatusCode::OK).json(&json!({}))),
+        Route::Catalog { page } => {
+            let tenant = doors.gate.visible_tenant()?;
+            let listed = doors.store.repos(&tenant, &page).await?;
+            let names: Vec<String> = listed.entries.iter().map(ToString::to_string).collect();
+            let answer = linked(respond(StatusCode::OK), "/v2/_catalog?", &page, &listed, names.last());
+            Ok(answer.json(&json!({ "repositories": names })))
+        }
+        _ => Err(OciError::new(Code::Unknown)),
+    }
+}
+
+pub async fn tags(repo: &Repo, page: Page) -> Result<Response, OciError> {
+    let listed = repo.tags(&page).await?;
+    let path = format!("/v2/{}/tags/list?", repo.name());
+    let answer = linked(respond(StatusCode::OK), &path, &page, &listed, listed.entries.last());
+    Ok(answer.json(&json!({ "name": repo.name().to_string(), "tags": listed.entries })))
+}
+
+pub async fn referrers(repo: &Repo, subject: Digest, kind: Option<String>, page: Page) -> Result<Response, OciError> {
+    let listed = repo.referrers(&subject, kind.as_deref(), &page).await?;
+    let mut path = format!("/v2/{}/referrers/{subject}?", repo.name());
+    let mut answer = respond(StatusCode::OK);
+    if let Some(kind) = &kind {
+        path.push_str(&format!("artifactType={}&", encode(kind)));
+        answer = answer.set(OCI_FILTERS_APPLIED, "artifactType");
+    }
+    let last = listed.entries.last().map(|referrer| referrer.digest.to_string());
+    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listed.entries });
+    Ok(linked(answer, &path, &page, &listed, last.as_ref()).set(CONTENT_TYPE, OCI_INDEX).body(index.to_string()))
+}
+
+/// Names the next page, where there is one.
+fn linked<T>(answer: Answer, path: &str, page: &Page, listed: &Listed<T>, last: Option<&String>) -> Answer {
+    match last {
+        Some(last) if listed.more => {
+            answer.set(LINK, format!("<{path}n={}&last={}>; rel=\"next\"", page.limit, encode(last)))
+        }
+        _ => answer,
+    }
+}
+
+fn encode(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}

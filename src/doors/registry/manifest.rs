@@ -1,0 +1,73 @@
+//! Manifests: `GET`, `HEAD`, `PUT`, `DELETE`.
+
+use axum::response::Response;
+use http::StatusCode;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, IF_NONE_MATCH, LOCATION};
+
+use super::error::OciError;
+use super::{Call, DOCKER_CONTENT_DIGEST, header, respond};
+use crate::names::{Reference, Tag};
+use crate::store::Repo;
+use crate::stream::collect;
+
+const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
+
+/// `GET` and `HEAD`: the server leaves the body out of an answer to the latter.
+pub async fn read(repo: &Repo, reference: &Reference, headers: &HeaderMap) -> Result<Response, OciError> {
+    let manifest = repo.manifest(reference).await?;
+    let etag = format!("\"{}\"", manifest.digest);
+    let unchanged = header(headers, IF_NONE_MATCH) == Some(&etag);
+    let status = if unchanged { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
+    let answer = respond(status).set(ETAG, etag).set(DOCKER_CONTENT_DIGEST, manifest.digest);
+    if unchanged {
+        return Ok(answer.done());
+    }
+    let answer = answer.set(CONTENT_TYPE, &manifest.media_type).set(CONTENT_LENGTH, manifest.bytes.len());
+    Ok(answer.body(manifest.bytes))
+}
+
+pub async fn put(
+    repo: &Repo,
+    reference: Reference,
+    mut tags: Vec<Tag>,
+    call: Call,
+    limit: usize,
+) -> Result<Response, OciError> {
+    let digest = match reference {
+        Reference::Digest(digest) => Some(digest),
+        Reference::Tag(tag) => {
+            tags.push(tag);
+            None
+        }
+    };
+    let content_type = header(&call.headers, CONTENT_TYPE).map(|text| essence(text).to_string());
+    let bytes = collect(call.body, limit).await.map_err(crate::store::Error::from)?;
+    let pushed = repo.put_manifest(digest, &tags, content_type.as_deref(), bytes).await?;
+    let mut answer = respond(StatusCode::CREATED)
+        .set(LOCATION, format!("/v2/{}/manifests/{}", repo.name(), pushed.digest))
+        .set(DOCKER_CONTENT_DIGEST, pushed.digest)
+        .set(CONTENT_LENGTH, 0);
+    if let Some(subject) = pushed.subject {
+        answer = answer.set(OCI_SUBJECT, subject);
+    }
+    if digest.is_some() {
+        for tag in &tags {
+            answer = answer.set(OCI_TAG, tag);
+        }
+    }
+    Ok(answer.done())
+}
+
+pub async fn delete(repo: &Repo, reference: &Reference) -> Result<Response, OciError> {
+    match reference {
+        Reference::Tag(tag) => repo.delete_tag(tag).await?,
+        Reference::Digest(digest) => repo.delete_manifest(digest).await?,
+    }
+    Ok(respond(StatusCode::ACCEPTED).done())
+}
+
+/// A media type without its parameters.
+fn essence(text: &str) -> &str {
+    text.split(';').next().unwrap_or_default().trim()
+}

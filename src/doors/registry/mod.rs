@@ -1,0 +1,186 @@
+//! The registry door: the OCI distribution protocol, as BuildKit and every other OCI client speak it.
+//!
+//! A request: [`route`] says what is asked and which right it needs; the gate admits; the store hands out the repository;
+//! one handler makes one call and answers.
+
+mod blob;
+pub mod error;
+mod list;
+mod manifest;
+mod range;
+pub mod route;
+mod upload;
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use futures::{StreamExt, stream};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
+use http::{HeaderValue, Method, StatusCode};
+
+use super::Doors;
+use super::observe::Label;
+use crate::access::{Access, Verb};
+use crate::store::Repo;
+use crate::stream::{BodyError, Incoming};
+use error::{Code, OciError};
+use route::{Begin, Route};
+
+const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// Answers a request below `/v2`.
+pub async fn serve(doors: Doors, request: Request) -> Response {
+    let uri = request.uri();
+    let (label, answer) = match Route::parse(request.method(), uri.path(), uri.query()) {
+        Ok(route) => (route.label(), handle(doors, route, request).await),
+        Err(error) => ("none", Err(error)),
+    };
+    let mut response = answer.unwrap_or_else(OciError::into_response);
+    response.extensions_mut().insert(Label(label));
+    response
+}
+
+async fn handle(doors: Doors, route: Route, request: Request) -> Result<Response, OciError> {
+    let Some(access) = route.access() else { return list::serve(&doors, route).await };
+    let repo = doors.store.repo(doors.gate.admit(access)?);
+    if !route.writes() {
+        return read(repo, route, request).await;
+    }
+    // A client that goes away takes its request's future with it. What it had begun to write is finished or undone all
+    // the same, by a task of its own.
+    let writing = tokio::spawn(async move {
+        let call = Call::new(&doors, request);
+        write(&doors, repo, route, call).await
+    });
+    match writing.await {
+        Ok(answer) => answer,
+        Err(error) => {
+            tracing::error!(%error, "request failed");
+            Err(OciError::new(Code::Unknown))
+        }
+    }
+}
+
+async fn read(repo: Repo, route: Route, request: Request) -> Result<Response, OciError> {
+    let (method, headers) = (request.method(), request.headers());
+    match route {
+        Route::Tags { page, .. } => list::tags(&repo, page).await,
+        Route::Referrers { subject, kind, page, .. } => list::referrers(&repo, subject, kind, page).await,
+        Route::ReadBlob { digest, .. } if method == Method::HEAD => blob::head(&repo, &digest).await,
+        Route::ReadBlob { digest, .. } => blob::get(&repo, &digest, headers).await,
+        Route::ReadManifest { reference, .. } => manifest::read(&repo, &reference, headers).await,
+        Route::UploadStatus { session, .. } => upload::status(&repo, session).await,
+        _ => Err(OciError::new(Code::Unknown)),
+    }
+}
+
+async fn write(doors: &Doors, repo: Repo, route: Route, call: Call) -> Result<Response, OciError> {
+    match route {
+        Route::DeleteBlob { digest, .. } => blob::delete(&repo, &digest).await,
+        Route::BeginUpload { begin: Begin::Session(algorithm), .. } => upload::begin(&repo, algorithm),
+        Route::BeginUpload { begin: Begin::Whole(digest), .. } => upload::whole(&repo, digest, call).await,
+        Route::BeginUpload { begin: Begin::Mount { digest, from }, .. } => {
+            // Whoever names a source must be allowed to read it; without one, the target's own right is enough, for
+            // blobs belong to the tenant.
+            if let Some(from) = from {
+                doors.gate.admit(Access { repo: from, verb: Verb::Pull })?;
+            }
+            upload::mount(&repo, digest).await
+        }
+        Route::AppendUpload { session, .. } => upload::append(&repo, session, call).await,
+        Route::SealUpload { session, digest, .. } => upload::seal(&repo, session, digest, call).await,
+        Route::CancelUpload { session, .. } => upload::cancel(&repo, session).await,
+        Route::PutManifest { reference, tags, .. } => {
+            let limit = doors.config.limits.manifest.as_u64() as usize;
+            manifest::put(&repo, reference, tags, call, limit).await
+        }
+        Route::DeleteManifest { reference, .. } => manifest::delete(&repo, &reference).await,
+        _ => Err(OciError::new(Code::Unknown)),
+    }
+}
+
+/// The parts of a writing request that handlers look at.
+struct Call {
+    headers: HeaderMap,
+    body: Incoming,
+}
+
+impl Call {
+    fn new(doors: &Doors, request: Request) -> Call {
+        let (parts, body) = request.into_parts();
+        Call { headers: parts.headers, body: incoming(body, doors.config.limits.body_idle.get()) }
+    }
+
+    /// `Content-Length`, in bytes.
+    fn size(&self) -> Option<u64> {
+        header(&self.headers, CONTENT_LENGTH)?.parse().ok()
+    }
+
+    /// Where a chunk begins, when the client says so. It must say as many bytes as it sends.
+    fn chunk_start(&self) -> Result<Option<u64>, OciError> {
+        let Some(text) = self.headers.get(http::header::CONTENT_RANGE) else { return Ok(None) };
+        let range = text.to_str().ok().and_then(range::chunk);
+        let range = range
+            .ok_or_else(|| OciError::new(Code::BlobUploadInvalid).because("Content-Range must be <first>-<last>"))?;
+        match self.size() {
+            Some(size) if size != range.end - range.start => {
+                Err(OciError::new(Code::SizeInvalid).because("Content-Range and Content-Length differ"))
+            }
+            _ => Ok(Some(range.start)),
+        }
+    }
+}
+
+/// The body as the house takes it. A pause longer than `idle` ends it.
+fn incoming(body: Body, idle: Duration) -> Incoming {
+    stream::unfold(Some(body.into_data_stream()), move |body| async move {
+        let mut body = body?;
+        match tokio::time::timeout(idle, body.next()).await {
+            Ok(Some(Ok(piece))) => Some((Ok(piece), Some(body))),
+            Ok(Some(Err(_))) => Some((Err(BodyError::Cut), None)),
+            Ok(None) => None,
+            Err(_) => Some((Err(BodyError::Idle), None)),
+        }
+    })
+    .boxed()
+}
+
+fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn respond(status: StatusCode) -> Answer {
+    Answer { response: Response::new(Body::empty()), status }
+}
+
+/// A response under construction. All values come from parsed names and numbers, so none of them can fail to be a header.
+struct Answer {
+    response: Response,
+    status: StatusCode,
+}
+
+impl Answer {
+    fn set(mut self, name: HeaderName, value: impl ToString) -> Answer {
+        match HeaderValue::try_from(value.to_string()) {
+            Ok(value) => drop(self.response.headers_mut().append(name, value)),
+            Err(error) => tracing::error!(%name, %error, "header was left out"),
+        }
+        self
+    }
+
+    fn body(mut self, body: impl Into<Body>) -> Response {
+        *self.response.body_mut() = body.into();
+        self.done()
+    }
+
+    fn json(self, value: &serde_json::Value) -> Response {
+        self.set(CONTENT_TYPE, "application/json").body(value.to_string())
+    }
+
+    fn done(mut self) -> Response {
+        *self.response.status_mut() = self.status;
+        self.response
+    }
+}

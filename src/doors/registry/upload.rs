@@ -1,0 +1,105 @@
+//! Uploads: begin, append, status, seal, cancel, and the forms that need no session.
+
+use axum::response::Response;
+use http::header::{CONTENT_LENGTH, HeaderName, LOCATION, RANGE};
+use http::{HeaderValue, StatusCode};
+
+use super::error::OciError;
+use super::{Answer, Call, DOCKER_CONTENT_DIGEST, respond};
+use crate::digest::{Algorithm, Digest};
+use crate::store::uploads::{Closing, Session};
+use crate::store::{self, Repo};
+
+const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+
+/// Begins a session without any I/O.
+pub fn begin(repo: &Repo, algorithm: Algorithm) -> Result<Response, OciError> {
+    Ok(progress(StatusCode::ACCEPTED, repo, &Session::begin(algorithm), 0).set(CONTENT_LENGTH, 0).done())
+}
+
+/// The whole blob came with the request that would have begun a session.
+pub async fn whole(repo: &Repo, digest: Digest, call: Call) -> Result<Response, OciError> {
+    let size = call.size();
+    repo.put_blob(&digest, size, call.body).await?;
+    Ok(created(repo, &digest))
+}
+
+/// Nothing to send when the blob is here; an ordinary session elsewhere.
+pub async fn mount(repo: &Repo, digest: Digest) -> Result<Response, OciError> {
+    if repo.mount_blob(&digest).await? { Ok(created(repo, &digest)) } else { begin(repo, digest.algorithm()) }
+}
+
+pub async fn append(repo: &Repo, mut session: Session, call: Call) -> Result<Response, OciError> {
+    let at = call.chunk_start()?;
+    match repo.append(&session, at, call.body).await {
+        Ok(offset) => {
+            session.staged = offset > 0 || session.staged;
+            Ok(progress(StatusCode::ACCEPTED, repo, &session, offset).set(CONTENT_LENGTH, 0).done())
+        }
+        Err(error) => Err(refused(repo, session, error)),
+    }
+}
+
+pub async fn status(repo: &Repo, mut session: Session) -> Result<Response, OciError> {
+    let offset = repo.upload_offset(&session).await?;
+    session.staged |= offset > 0;
+    Ok(progress(StatusCode::NO_CONTENT, repo, &session, offset).done())
+}
+
+pub async fn seal(repo: &Repo, session: Session, digest: Digest, call: Call) -> Result<Response, OciError> {
+    let closing = Closing { at: call.chunk_start()?, size: call.size(), body: call.body };
+    match repo.seal(&session, &digest, closing).await {
+        Ok(()) => Ok(created(repo, &digest)),
+        Err(error) => Err(refused(repo, session, error)),
+    }
+}
+
+pub async fn cancel(repo: &Repo, session: Session) -> Result<Response, OciError> {
+    repo.cancel(&session).await?;
+    Ok(respond(StatusCode::NO_CONTENT).done())
+}
+
+fn created(repo: &Repo, digest: &Digest) -> Response {
+    respond(StatusCode::CREATED)
+        .set(LOCATION, format!("/v2/{}/blobs/{digest}", repo.name()))
+        .set(DOCKER_CONTENT_DIGEST, digest)
+        .set(CONTENT_LENGTH, 0)
+        .done()
+}
+
+/// Where to go on, and how far the upload is.
+fn progress(status: StatusCode, repo: &Repo, session: &Session, offset: u64) -> Answer {
+    respond(status)
+        .set(LOCATION, location(repo, session))
+        .set(RANGE, received(offset))
+        .set(DOCKER_UPLOAD_UUID, &session.id)
+}
+
+/// All that a session needs travels with the client: any server can go on with it.
+fn location(repo: &Repo, session: &Session) -> String {
+    let mut query = Vec::new();
+    if session.algorithm != Algorithm::Sha256 {
+        query.push(format!("digest-algorithm={}", session.algorithm.as_str()));
+    }
+    if session.staged {
+        query.push("staged=1".to_string());
+    }
+    let mark = if query.is_empty() { "" } else { "?" };
+    format!("/v2/{}/blobs/uploads/{}{mark}{}", repo.name(), session.id, query.join("&"))
+}
+
+/// The last byte received, or 0 before the first: the header has no way to say "none".
+fn received(offset: u64) -> String {
+    format!("0-{}", offset.saturating_sub(1))
+}
+
+/// A refusal that tells the client where to go on.
+fn refused(repo: &Repo, mut session: Session, error: store::Error) -> OciError {
+    let store::Error::OffsetMismatch { offset } = error else { return error.into() };
+    session.staged |= offset > 0;
+    let refusal = OciError::from(error);
+    match (HeaderValue::try_from(location(repo, &session)), HeaderValue::try_from(received(offset))) {
+        (Ok(location), Ok(range)) => refusal.with(LOCATION, location).with(RANGE, range),
+        _ => refusal,
+    }
+}
