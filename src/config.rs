@@ -135,7 +135,7 @@ pub enum LogFormat {
 pub struct RepositoryConfig {
     /// `*` stands for any characters but `/`, `**` for any characters.
     pub pattern: Pattern,
-    /// Indexes may name manifests that are not here.
+    /// Manifests may name content that is not here. Cache manifests never may.
     #[serde(default)]
     pub sparse: bool,
     /// Cache tags serve the union of their pushes; `false` gives plain last-push-wins.

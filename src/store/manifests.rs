@@ -12,6 +12,7 @@ use std::collections::HashMap;
 
 use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result};
+use crate::buildkit::CONFIG_MEDIA_TYPE;
 use crate::digest::{Algorithm, Digest};
 use crate::names::{Reference, Tag};
 use crate::objects::{Key, When};
@@ -44,6 +45,8 @@ pub struct Parsed {
     /// What must be among the repository's manifests.
     pub children: Vec<Digest>,
     pub subject: Option<Digest>,
+    /// It is a cache manifest.
+    pub cache: bool,
     /// What a list of referrers says of it.
     pub artifact_type: Option<String>,
     pub annotations: Option<HashMap<String, String>>,
@@ -125,6 +128,8 @@ impl Document {
 
     fn understand(self, media_type: &'static str) -> Result<Parsed> {
         let config_type = self.config.as_ref().map(|config| config.media_type().to_string());
+        let named = self.config.iter().chain(self.manifests.iter().flatten());
+        let cache = named.into_iter().any(|named| named.media_type().as_ref() == CONFIG_MEDIA_TYPE);
         let (mut blobs, mut children) = (Vec::new(), Vec::new());
         if matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST) {
             let config = self.config.ok_or_else(|| invalid("config is missing"))?;
@@ -146,6 +151,7 @@ impl Document {
             media_type,
             blobs,
             children,
+            cache,
             subject: self.subject.as_ref().map(digest_of).transpose()?,
             artifact_type: self.artifact_type.filter(|text| !text.is_empty()).or(config_type),
             annotations: self.annotations,
@@ -206,8 +212,12 @@ impl Repo {
 
     /// Refuses a manifest that names what is not here.
     async fn require(&self, parsed: &Parsed) -> Result<()> {
+        // A cache that names what is not here fails the builds that import it: no policy allows that.
         let sparse = self.store.config.rule(self.name()).is_some_and(|rule| rule.sparse);
-        let children = parsed.children.iter().filter(|_| !sparse).map(|digest| (*digest, self.manifest_key(digest)));
+        if sparse && !parsed.cache {
+            return Ok(());
+        }
+        let children = parsed.children.iter().map(|digest| (*digest, self.manifest_key(digest)));
         let needed = parsed.blobs.iter().map(|digest| (*digest, self.blob_key(digest))).chain(children);
         let look = |(digest, key): (Digest, Key)| {
             let store = self.store.clone();
