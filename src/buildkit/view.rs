@@ -114,11 +114,13 @@ pub(super) fn view_within(
     explanation.records_out = written.records;
     explanation.ephemeral_records = graph.dropped.ephemeral_records;
     explanation.unlinked_records = graph.dropped.unlinked_records;
+    explanation.ambiguous_records = graph.dropped.ambiguous_records;
     explanation.uncovered_records = union.uncovered_nodes;
     explanation.trimmed_records = union.records.len() - written.records;
     explanation.classes = classes.members.len();
     explanation.splits = union.splits;
     explanation.bounded_splits = union.bounded_splits;
+    explanation.uniform_splits = union.uniform_splits;
     explanation.loop_links = union.loop_links;
     explanation.leaves = written.leaves;
     explanation.results_out = written.results;
