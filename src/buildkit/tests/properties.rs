@@ -76,7 +76,7 @@ fn unsound(view: &Push, model: &Model, seed: u64) -> Option<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// The hazard of the naive union: a build gets what no push has for the links that it matched.
     #[test]
