@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::SINK;
 use super::config::{CacheConfig, CreatedAt};
-use super::layers::{ChainId, Layers};
+use super::layers::{ChainId, Layers, PushLayers};
 use super::manifest::CacheManifest;
 
 /// A record of one push: an index into [`Graph::nodes`].
@@ -51,6 +51,8 @@ pub struct Dropped {
     pub ephemeral_records: usize,
     /// Records with an input all of whose links led to dropped records.
     pub unlinked_records: usize,
+    /// Records whose digest another record has with another number of inputs, which the importer does not tell apart.
+    pub ambiguous_records: usize,
     /// Results with a layer that is missing, cannot be loaded, or is not in their manifest.
     pub results: usize,
 }
@@ -64,9 +66,15 @@ impl<'a> Graph<'a> {
             links: Vec::new(),
             inputs: vec![0],
         };
+        // The importer looks for the equals of a record by digest and input, not by the number of inputs, and would unite
+        // records that differ in it. No step has inputs that come and go, but nothing keeps a push from saying so.
+        let mut arities = HashMap::new();
+        for record in pushes.iter().flat_map(|(_, config)| &config.records).filter(|record| !record.inputs.is_empty()) {
+            arities.insert(&*record.digest, record.inputs.len());
+        }
         let mut symbols = HashMap::new();
         for (push, (manifest, config)) in (0..).zip(pushes) {
-            graph.load_push(push, manifest, config, layers, &mut symbols);
+            graph.load_push(push, config, &mut layers.of_push(manifest, config), &arities, &mut symbols);
         }
         graph
     }
@@ -74,17 +82,20 @@ impl<'a> Graph<'a> {
     fn load_push(
         &mut self,
         push: u32,
-        manifest: &CacheManifest,
         config: &'a CacheConfig,
-        layers: &mut Layers,
+        layers: &mut PushLayers,
+        arities: &HashMap<&str, usize>,
         symbols: &mut HashMap<&'a str, Symbol>,
     ) {
-        let mut push_layers = layers.of_push(manifest, config);
         let mut node_of: Vec<Option<NodeId>> = vec![None; config.records.len()];
         for index in config.parents_first() {
             let record = &config.records[index];
             if record.digest.starts_with("random:") || &*record.digest == SINK {
                 self.dropped.ephemeral_records += 1;
+                continue;
+            }
+            if !record.inputs.is_empty() && arities.get(&*record.digest) != Some(&record.inputs.len()) {
+                self.dropped.ambiguous_records += 1;
                 continue;
             }
             let first_input = self.inputs.len() - 1;
@@ -109,7 +120,7 @@ impl<'a> Graph<'a> {
 
             let mut result = None;
             for stored in &record.results {
-                match push_layers.chain(&stored.stack) {
+                match layers.chain(&stored.stack) {
                     Some(chain) => result = result.max(Some(NodeResult { created_at: stored.created_at, chain })),
                     None => self.dropped.results += 1,
                 }
