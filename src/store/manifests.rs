@@ -202,11 +202,16 @@ impl Repo {
         if let Some(subject) = &parsed.subject {
             self.put_referrer(subject, &actual, size, &parsed).await?;
         }
+        self.store.hot.insert(key, bytes.clone());
+        let pointer = Pointer::new(actual, parsed.media_type, size);
+        let push =
+            if parsed.cache && !tags.is_empty() && self.has_views() { self.push_of(&bytes).await? } else { None };
         for tag in tags {
-            let pointer = Pointer::new(actual, parsed.media_type, size);
-            self.put_tag(tag, pointer).await?;
+            match &push {
+                Some(push) => self.put_push(tag, pointer.clone(), push).await?,
+                None => self.put_plain(tag, pointer.clone()).await?,
+            }
         }
-        self.store.hot.insert(key, bytes);
         Ok(Pushed { digest: actual, subject: parsed.subject })
     }
 
@@ -242,14 +247,14 @@ impl Repo {
                 Ok(Manifest { digest: *digest, media_type, bytes })
             }
             Reference::Tag(tag) => {
-                let pointer = self.tag(tag).await?.ok_or_else(unknown)?;
-                let bytes = self.manifest_bytes(&pointer.digest).await?.ok_or_else(unknown)?;
-                Ok(Manifest { digest: pointer.digest, media_type: pointer.media_type.clone(), bytes })
+                let served = self.served(tag).await?.ok_or_else(unknown)?;
+                let bytes = self.manifest_bytes(&served.digest).await?.ok_or_else(unknown)?;
+                Ok(Manifest { digest: served.digest, media_type: served.media_type, bytes })
             }
         }
     }
 
-    async fn manifest_bytes(&self, digest: &Digest) -> Result<Option<Bytes>> {
+    pub(super) async fn manifest_bytes(&self, digest: &Digest) -> Result<Option<Bytes>> {
         match self.store.small(&self.manifest_key(digest), *digest).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(Error::BlobUnknown(_)) => Ok(None),
@@ -257,7 +262,7 @@ impl Repo {
         }
     }
 
-    /// Deletes a manifest, the tags that point to it, and its entry among the referrers of its subject.
+    /// Deletes a manifest, the tags that serve it, its pushes, and its entry among the referrers of its subject.
     pub async fn delete_manifest(&self, digest: &Digest) -> Result<()> {
         let key = self.manifest_key(digest);
         let bytes = match self.manifest_bytes(digest).await? {
@@ -266,11 +271,7 @@ impl Repo {
             None if self.store.objects.head(&key).await.is_ok() => None,
             None => return Err(Error::ManifestUnknown(digest.to_string())),
         };
-        for (tag, pointer) in self.pointers().await? {
-            if pointer.digest == *digest {
-                self.delete_tag(&tag).await?;
-            }
-        }
+        self.withdraw(digest).await?;
         let mut keys = Vec::new();
         if let Some(subject) = bytes.and_then(|bytes| Parsed::parse(&bytes, None).ok()?.subject) {
             keys.push(super::layout::referrer(self.tenant(), self.name(), &subject, digest));
