@@ -103,7 +103,7 @@ fn parents_first(graph: &Graph, classes: &Classes) -> Vec<ClassId> {
 struct Emitter<'g, 'a> {
     graph: &'g Graph<'a>,
     classes: &'g Classes,
-    layers: &'g Layers,
+    layers: &'g Layers<'g>,
     union: Union,
     emitted: Vec<bool>,
     /// For each node the records that it vouches for.
