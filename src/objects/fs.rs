@@ -136,12 +136,11 @@ impl Inner {
     fn into_folder(&self, path: &Path, place: impl Fn() -> io::Result<()>) -> Result<()> {
         let folder = path.parent().unwrap_or(&self.root);
         for _ in 0..FOLDER_RACES_MAX {
-            self.make_durable(folder).map_err(from_io)?;
-            match place() {
-                // The folder was empty and has just been removed: whoever removed it did not know of us.
+            match self.make_durable(folder).and_then(|()| place()) {
+                // A folder on the way was empty and has just been removed: whoever removed it did not know of us.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => self.forget_durable(folder),
                 Err(error) => return Err(from_io(error)),
-                Ok(()) => return sync_folder(folder).map_err(from_io),
+                Ok(()) => return self.sync_nearest(folder).map_err(from_io),
             }
         }
         Err(Error::Busy("folder keeps disappearing".into()))
@@ -170,6 +169,18 @@ impl Inner {
         }
     }
 
+    /// Syncs a folder or, when it has gone with the last that was in it, the folder from which it went.
+    fn sync_nearest<'a>(&'a self, mut folder: &'a Path) -> io::Result<()> {
+        loop {
+            match sync_folder(folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && folder != self.root => {
+                    folder = folder.parent().unwrap_or(&self.root);
+                }
+                done => return done,
+            }
+        }
+    }
+
     fn delete(&self, key: &Key) -> Result<()> {
         let path = self.path(key);
         match fs::remove_file(&path) {
@@ -179,7 +190,7 @@ impl Inner {
         }
         let mut folder = path.parent().unwrap_or(&self.root);
         // Deletes keep their order over a power cut: a pointer must not come back after what it names is gone.
-        sync_folder(folder).map_err(from_io)?;
+        self.sync_nearest(folder).map_err(from_io)?;
         while folder != self.root && fs::remove_dir(folder).is_ok() {
             self.durable.invalidate(folder);
             folder = folder.parent().unwrap_or(&self.root);

@@ -4,6 +4,7 @@
 //! Invariant: a repository is handed out against a [`Permit`] only.
 
 pub mod blobs;
+pub mod check;
 pub mod format;
 pub mod layout;
 pub mod manifests;

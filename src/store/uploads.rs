@@ -51,7 +51,7 @@ pub struct Closing {
 
 /// Content of `uploads/<id>/state`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct State {
+pub(super) struct State {
     /// A session belongs to the repository that began it.
     repo: String,
     algorithm: Algorithm,
@@ -242,6 +242,11 @@ struct Staged {
 }
 
 impl State {
+    /// The objects that hold what has been received.
+    pub(super) fn part_keys(&self, tenant: &Tenant, id: &UploadId) -> Vec<Key> {
+        self.parts.iter().map(|part| layout::upload_part(tenant, id, part.offset, part.nonce)).collect()
+    }
+
     fn hasher(&self) -> Result<Hasher> {
         Hasher::restore(self.algorithm, &self.hash).map_err(|error| Error::Internal(error.to_string().into()))
     }

@@ -26,8 +26,10 @@ struct Walk {
 
 pub(super) fn list(objects: FsObjects, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<Meta>> {
     let top = prefix.rfind('/').map_or("", |slash| &prefix[..=slash]);
-    let walk =
-        Walk { objects, prefix: prefix.into(), after: after.map(Into::into), pending: vec![vec![top.to_string()]] };
+    // No key begins with what is no folder of keys, and neither must a walk: `/` and `..` lead out of the store.
+    let leads_in = top.split_terminator('/').all(|part| !matches!(part, "" | "." | ".."));
+    let pending = if leads_in { vec![vec![top.to_string()]] } else { Vec::new() };
+    let walk = Walk { objects, prefix: prefix.into(), after: after.map(Into::into), pending };
     stream::try_unfold(walk, |mut walk| async move {
         let objects = walk.objects.clone();
         objects
