@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use oci_spec::image::{Descriptor, MediaType};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::collections::HashMap;
 
 use super::tags::Pointer;
@@ -22,12 +23,21 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
-/// What this server needs to know of a manifest of any kind. Everything else in it is the clients' own.
+/// What a manifest is. Read by itself, it costs little, however much the manifest lists.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Shape {
+    schema_version: Option<u32>,
+    media_type: Option<String>,
+    config: Option<IgnoredAny>,
+    layers: Option<IgnoredAny>,
+    manifests: Option<IgnoredAny>,
+}
+
+/// What a manifest names. Everything else in it is the clients' own.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Document {
-    schema_version: u32,
-    media_type: Option<String>,
     artifact_type: Option<String>,
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
@@ -74,21 +84,14 @@ fn invalid(reason: impl Into<String>) -> Error {
 impl Parsed {
     /// Parses a manifest that was sent with this `Content-Type`.
     pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Parsed> {
-        let version = serde_json::from_slice::<SchemaVersion>(bytes).map_err(|error| invalid(error.to_string()))?;
-        if version.schema_version == Some(1) {
-            return Err(invalid("schema 1 manifests are not supported: push an OCI or Docker schema 2 manifest"));
-        }
-        let document: Document = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
-        if document.schema_version != 2 {
-            return Err(invalid("schemaVersion must be 2"));
-        }
-        let media_type = document.media_type()?;
+        let media_type = Shape::read(bytes)?.media_type()?;
         if let Some(said) = content_type
             && [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST].contains(&said)
             && said != media_type
         {
             return Err(invalid(format!("Content-Type is {said}, but the manifest is {media_type}")));
         }
+        let document: Document = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
         document.understand(media_type)
     }
 
@@ -97,16 +100,21 @@ impl Parsed {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SchemaVersion {
-    schema_version: Option<u32>,
-}
+impl Shape {
+    fn read(bytes: &[u8]) -> Result<Shape> {
+        serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))
+    }
 
-impl Document {
     /// A document that could be read as a manifest and as an index is neither: two clients would see two contents
     /// under one digest.
     fn media_type(&self) -> Result<&'static str> {
+        match self.schema_version {
+            Some(2) => {}
+            Some(1) => {
+                return Err(invalid("schema 1 manifests are not supported: push an OCI or Docker schema 2 manifest"));
+            }
+            _ => return Err(invalid("schemaVersion must be 2")),
+        }
         let image = self.config.is_some() || self.layers.is_some();
         if image && self.manifests.is_some() {
             return Err(invalid("a manifest has either config and layers, or manifests"));
@@ -125,7 +133,9 @@ impl Document {
             (None, false) => Err(invalid("neither an image manifest nor an index")),
         }
     }
+}
 
+impl Document {
     fn understand(self, media_type: &'static str) -> Result<Parsed> {
         let config_type = self.config.as_ref().map(|config| config.media_type().to_string());
         let named = self.config.iter().chain(self.manifests.iter().flatten());
@@ -243,7 +253,7 @@ impl Repo {
         match reference {
             Reference::Digest(digest) => {
                 let bytes = self.manifest_bytes(digest).await?.ok_or_else(unknown)?;
-                let media_type = Parsed::parse(&bytes, None)?.media_type.to_string();
+                let media_type = Shape::read(&bytes)?.media_type()?.to_string();
                 Ok(Manifest { digest: *digest, media_type, bytes })
             }
             Reference::Tag(tag) => {
