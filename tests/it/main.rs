@@ -1,1 +1,8 @@
-fn main() {}
+//! Larder as its clients and operators meet it: the real server on real files.
+
+mod call;
+mod wire;
+mod world;
+
+mod objects;
+mod registry;

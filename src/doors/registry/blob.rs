@@ -11,12 +11,11 @@ use http::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH, IF_RANGE, RANGE,
 };
 
-use super::error::{Code, OciError};
+use super::error::OciError;
 use super::range::{Wanted, wanted};
 use super::{Answer, DOCKER_CONTENT_DIGEST, header, respond};
 use crate::digest::Digest;
-use crate::objects::ByteStream;
-use crate::store::Repo;
+use crate::store::{self, Repo};
 use crate::store::blobs::{Blob, Content};
 
 /// Blobs are served as bytes: a type that a browser would run must not be guessed from them.
@@ -25,7 +24,7 @@ const OCTETS: &str = "application/octet-stream";
 pub async fn head(repo: &Repo, digest: &Digest) -> Result<Response, OciError> {
     match repo.stat_blob(digest).await? {
         Some(size) => Ok(found(StatusCode::OK, digest).set(CONTENT_TYPE, OCTETS).set(CONTENT_LENGTH, size).done()),
-        None => Err(OciError::new(Code::BlobUnknown)),
+        None => Err(store::Error::BlobUnknown(*digest).into()),
     }
 }
 
@@ -97,7 +96,7 @@ fn multipart(repo: Repo, blob: Blob, parts: Vec<Range<u64>>) -> Response {
         .then(move |(head, part)| {
             let (repo, blob) = (repo.clone(), blob.clone());
             async move {
-                let content: ByteStream = match repo.read_blob(&blob, part).await {
+                let content = match repo.read_blob(&blob, part).await {
                     Ok(Content::Whole(bytes)) => stream::once(async { Ok(bytes) }).boxed(),
                     Ok(Content::Stream(bytes)) => bytes,
                     Err(error) => return Err(std::io::Error::other(error)),

@@ -1,0 +1,11 @@
+//! The registry door, route by route.
+
+mod blobs;
+mod chunks;
+mod interrupted;
+mod lists;
+mod manifests;
+mod ranges;
+mod referrers;
+mod rot;
+mod same_head;

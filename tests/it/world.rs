@@ -1,0 +1,274 @@
+//! The real server on a folder of its own. When a test is done with it, the store must be sound.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use larder::app::{self, App};
+use larder::config::Config;
+use larder::digest::Digest;
+use larder::doors::listen;
+use larder::objects::fs::FsObjects;
+use larder::store::check::{Depth, Finding, check};
+use larder::store::manifests::OCI_MANIFEST;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tower::ServiceExt;
+
+use crate::call::{Answer, Call};
+
+pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+
+/// A store and the server over it. Dropped, it fails its test when [`check`] finds anything.
+pub struct World {
+    running: Option<Running>,
+    config: Config,
+    folder: TempDir,
+    damaged: bool,
+}
+
+struct Running {
+    objects: FsObjects,
+    app: App,
+    router: Router,
+}
+
+impl World {
+    pub async fn new() -> World {
+        World::with(|_| {}).await
+    }
+
+    /// A server with another configuration than none.
+    pub async fn with(change: impl FnOnce(&mut Config)) -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.store.path = folder.path().join("store");
+        change(&mut config);
+        let running = Some(Running::open(&config).await);
+        World { running, config, folder, damaged: false }
+    }
+
+    /// The same folder under a new server, which knows nothing but what is in it.
+    pub async fn restart(&mut self) {
+        self.running = None;
+        self.running = Some(Running::open(&self.config).await);
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().unwrap()
+    }
+
+    pub fn objects(&self) -> &FsObjects {
+        &self.running().objects
+    }
+
+    pub fn app(&self) -> &App {
+        &self.running().app
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The file behind a blob.
+    pub fn blob_file(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        let name = format!("t/default/blobs/{}/{}/{hex}", digest.algorithm().as_str(), &hex[..2]);
+        self.config.store.path.join(name)
+    }
+
+    /// Says that what is wrong in the store at the end of the test was done on purpose.
+    pub fn damaged_on_purpose(&mut self) {
+        self.damaged = true;
+    }
+
+    pub async fn check(&self) -> Vec<Finding> {
+        check(self.objects(), &self.config, Depth::Bytes).await.unwrap()
+    }
+
+    pub async fn send(&self, request: http::Request<Body>) -> Answer {
+        let Ok(response) = self.running().router.clone().oneshot(request).await;
+        Answer::of(response).await
+    }
+
+    pub fn call(&self, method: &str, uri: impl Into<String>) -> Call<'_> {
+        Call::new(self, method, uri.into())
+    }
+
+    pub fn get(&self, uri: impl Into<String>) -> Call<'_> {
+        self.call("GET", uri)
+    }
+
+    pub fn head(&self, uri: impl Into<String>) -> Call<'_> {
+        self.call("HEAD", uri)
+    }
+
+    pub fn post(&self, uri: impl Into<String>) -> Call<'_> {
+        self.call("POST", uri)
+    }
+
+    pub fn put(&self, uri: impl Into<String>) -> Call<'_> {
+        self.call("PUT", uri)
+    }
+
+    pub fn patch(&self, uri: impl Into<String>) -> Call<'_> {
+        self.call("PATCH", uri)
+    }
+
+    pub fn delete(&self, uri: impl Into<String>) -> Call<'_> {
+        self.call("DELETE", uri)
+    }
+
+    /// Begins an upload; returns where to send it.
+    pub async fn begin(&self, repo: &str) -> String {
+        let begun = self.post(format!("/v2/{repo}/blobs/uploads/")).await.expect(202);
+        begun.header("location").to_string()
+    }
+
+    /// Pushes a blob as builders do: POST, then one PUT.
+    pub async fn put_blob(&self, repo: &str, bytes: impl Into<Bytes>) -> Digest {
+        let bytes = bytes.into();
+        let digest = Digest::sha256(&bytes);
+        let location = self.begin(repo).await;
+        self.put(with_digest(&location, &digest)).body(bytes).await.expect(201);
+        digest
+    }
+
+    pub async fn put_manifest(&self, repo: &str, reference: &str, manifest: &Value) -> Digest {
+        let bytes = manifest.to_string();
+        let digest = Digest::sha256(bytes.as_bytes());
+        let kind = manifest["mediaType"].as_str().unwrap_or(OCI_MANIFEST).to_string();
+        let put = self.put(format!("/v2/{repo}/manifests/{reference}")).header("content-type", &kind);
+        put.body(bytes).await.expect(201);
+        digest
+    }
+
+    /// Pushes an image with one layer, made from `seed`: its config and its layer, then a manifest.
+    pub async fn put_image(&self, repo: &str, tag: &str, seed: &str) -> Image {
+        let (config, layer) = (format!(r#"{{"seed":"{seed}"}}"#), format!("layer of {seed}"));
+        self.put_blob(repo, config.clone()).await;
+        self.put_blob(repo, layer.clone()).await;
+        let manifest = image(descriptor(CONFIG, config.as_bytes()), vec![descriptor(LAYER, layer.as_bytes())]);
+        let digest = self.put_manifest(repo, tag, &manifest).await;
+        Image { digest, layer: Digest::sha256(layer.as_bytes()), manifest }
+    }
+
+    /// The same server, reachable over TCP.
+    pub async fn serve(&self) -> Server {
+        let listener = listen::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        self.serve_on(vec![listener]).await
+    }
+
+    pub async fn serve_on(&self, listeners: Vec<TcpListener>) -> Server {
+        let addresses = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        let app = self.app();
+        let app = App {
+            config: app.config.clone(),
+            metrics: app.metrics.clone(),
+            store: app.store.clone(),
+            gate: app.gate.clone(),
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(app::run(app, listeners, async {
+            let _ = stopped.await;
+        }));
+        Server { addresses, stop: Some(stop), running }
+    }
+}
+
+impl Running {
+    async fn open(config: &Config) -> Running {
+        let objects = FsObjects::open(&config.store.path).unwrap();
+        let app = App::over(Arc::new(objects.clone()), config.clone()).await.unwrap();
+        let router = app.router();
+        Running { objects, app, router }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() || self.damaged {
+            return;
+        }
+        let Some(running) = &self.running else { return };
+        // In a thread with a runtime of its own: this one may be inside another runtime, which must not be blocked.
+        let findings = std::thread::scope(|scope| {
+            let look = || {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                runtime.block_on(check(&running.objects, &self.config, Depth::Bytes)).unwrap()
+            };
+            scope.spawn(look).join().unwrap()
+        });
+        let findings: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        assert!(findings.is_empty(), "the store in {:?} is not sound: {findings:#?}", self.folder.path());
+    }
+}
+
+/// What was pushed.
+pub struct Image {
+    pub digest: Digest,
+    pub layer: Digest,
+    pub manifest: Value,
+}
+
+/// A server that listens. It stops when dropped or told to.
+pub struct Server {
+    pub addresses: Vec<SocketAddr>,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<()>,
+}
+
+impl Server {
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addresses[0])
+    }
+
+    pub async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.addresses[0]).await.unwrap()
+    }
+
+    /// Tells it to stop, without waiting until it has.
+    pub fn signal(&mut self) {
+        drop(self.stop.take());
+    }
+
+    pub async fn stopped(mut self) {
+        self.signal();
+        self.running.await.unwrap();
+    }
+}
+
+pub fn image(config: Value, layers: Vec<Value>) -> Value {
+    json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers })
+}
+
+pub fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
+    json!({ "mediaType": media_type, "digest": Digest::sha256(bytes).to_string(), "size": bytes.len() })
+}
+
+/// The address that closes an upload.
+pub fn with_digest(location: &str, digest: &Digest) -> String {
+    let mark = if location.contains('?') { '&' } else { '?' };
+    format!("{location}{mark}digest={digest}")
+}
+
+/// Bytes without a pattern, the same every time.
+pub fn noise(length: usize, seed: u64) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| next().to_le_bytes()).collect();
+    bytes.truncate(length);
+    bytes.into()
+}
