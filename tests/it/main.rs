@@ -6,3 +6,4 @@ mod world;
 
 mod objects;
 mod registry;
+mod views;

@@ -50,7 +50,8 @@ async fn a_head_is_a_get_without_the_body() {
 /// All headers but the time.
 fn told(answer: &Answer) -> Vec<(String, String)> {
     let pairs = answer.headers.iter().filter(|(name, _)| *name != "date");
-    let mut pairs: Vec<_> = pairs.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_string())).collect();
+    let mut pairs: Vec<_> =
+        pairs.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_string())).collect();
     pairs.sort();
     pairs
 }
