@@ -74,11 +74,13 @@ fn invalid(reason: impl Into<String>) -> Error {
 impl Parsed {
     /// Parses a manifest that was sent with this `Content-Type`.
     pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Parsed> {
-        let version = serde_json::from_slice::<SchemaVersion>(bytes).map_err(|error| invalid(error.to_string()))?;
+        // JSON is UTF-8 throughout, also where nobody here looks: clients make different things of what is not.
+        let text = std::str::from_utf8(bytes).map_err(|error| invalid(error.to_string()))?;
+        let version = serde_json::from_str::<SchemaVersion>(text).map_err(|error| invalid(error.to_string()))?;
         if version.schema_version == Some(1) {
             return Err(invalid("schema 1 manifests are not supported: push an OCI or Docker schema 2 manifest"));
         }
-        let document: Document = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
+        let document: Document = serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
         if document.schema_version != 2 {
             return Err(invalid("schemaVersion must be 2"));
         }
