@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use oci_spec::image::{Descriptor, MediaType};
 use serde::Deserialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result};
@@ -221,16 +221,18 @@ impl Repo {
         }
         let children = parsed.children.iter().map(|digest| (*digest, self.manifest_key(digest)));
         let needed = parsed.blobs.iter().map(|digest| (*digest, self.blob_key(digest))).chain(children);
+        // Many layers are named several times: the empty one, for example.
+        let mut seen = HashSet::new();
+        let needed = needed.filter(|(_, key)| seen.insert(key.clone()));
         let look = |(digest, key): (Digest, Key)| {
             let store = self.store.clone();
             async move { Ok(store.head(&key).await?.is_none().then_some(digest)) }
         };
-        let mut missing: Vec<Digest> = stream::iter(needed.map(look).collect::<Vec<_>>())
+        let missing: Vec<Digest> = stream::iter(needed.map(look).collect::<Vec<_>>())
             .buffered(FAN_OUT)
             .try_filter_map(|missing: Option<Digest>| async move { Ok::<_, Error>(missing) })
             .try_collect()
             .await?;
-        missing.dedup();
         if missing.is_empty() { Ok(()) } else { Err(Error::ManifestBlobUnknown(missing)) }
     }
 

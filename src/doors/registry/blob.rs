@@ -15,8 +15,8 @@ use super::error::OciError;
 use super::range::{Wanted, wanted};
 use super::{Answer, DOCKER_CONTENT_DIGEST, header, respond};
 use crate::digest::Digest;
-use crate::store::{self, Repo};
 use crate::store::blobs::{Blob, Content};
+use crate::store::{self, Repo};
 
 /// Blobs are served as bytes: a type that a browser would run must not be guessed from them.
 const OCTETS: &str = "application/octet-stream";
