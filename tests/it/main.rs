@@ -4,5 +4,8 @@ mod call;
 mod wire;
 mod world;
 
+mod bad_input;
 mod objects;
 mod registry;
+mod server;
+mod shape;

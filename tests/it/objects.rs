@@ -175,8 +175,16 @@ async fn a_reader_keeps_the_object_it_opened(objects: &dyn Objects) {
 
 async fn keys_are_listed_in_byte_order(objects: &dyn Objects) {
     // `-` and `.` come before `/`, digits and letters behind it: a walk of sorted folders would get this wrong.
-    let sorted =
-        ["order/a", "order/a!b/x", "order/a-b/x", "order/a.b", "order/a0", "order/aa/x/y", "order/aa/x0", "order/aa0/x"];
+    let sorted = [
+        "order/a",
+        "order/a!b/x",
+        "order/a-b/x",
+        "order/a.b",
+        "order/a0",
+        "order/aa/x/y",
+        "order/aa/x0",
+        "order/aa0/x",
+    ];
     for key in sorted.iter().rev() {
         put(objects, key, "x").await;
         assert!(list(objects, "order/", None).await.contains(&key.to_string()), "{key} is not seen at once");
@@ -195,7 +203,8 @@ async fn a_list_goes_on_behind_any_text(objects: &dyn Objects) {
     for key in keys {
         put(objects, key, "x").await;
     }
-    let between = ["after/", "after/a/b", "after/a/b/", "after/a/b/c/", "after/a/b/c/10", "after/a/b~", "after/a/~", "z"];
+    let between =
+        ["after/", "after/a/b", "after/a/b/", "after/a/b/c/", "after/a/b/c/10", "after/a/b~", "after/a/~", "z"];
     for after in keys.iter().chain(&between) {
         let expected: Vec<&str> = keys.into_iter().filter(|key| key > after).collect();
         assert_eq!(list(objects, "after/", Some(after)).await, expected, "after {after}");

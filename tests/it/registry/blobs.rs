@@ -113,7 +113,8 @@ async fn the_same_blob_may_be_sent_by_many_at_once() {
 async fn a_mounted_blob_need_not_be_sent() {
     let world = World::new().await;
     let digest = world.put_blob("from/here", "layer").await;
-    for query in [format!("mount={digest}&from=from/here"), format!("mount={digest}"), format!("mount={digest}&from=")] {
+    for query in [format!("mount={digest}&from=from/here"), format!("mount={digest}"), format!("mount={digest}&from=")]
+    {
         let mounted = world.post(format!("/v2/to/there/blobs/uploads/?{query}")).await.expect(201);
         assert_eq!(mounted.header("docker-content-digest"), digest.to_string());
         assert_eq!(world.get(mounted.header("location")).await.expect(200).body, "layer");

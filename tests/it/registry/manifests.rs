@@ -147,8 +147,11 @@ async fn a_cache_may_be_an_index_of_layers() {
     for blob in ["layer one", "layer two", "cache config"] {
         world.put_blob("a", blob).await;
     }
-    let children =
-        vec![descriptor(LAYER, b"layer one"), descriptor(LAYER, b"layer two"), descriptor(CACHE_CONFIG, b"cache config")];
+    let children = vec![
+        descriptor(LAYER, b"layer one"),
+        descriptor(LAYER, b"layer two"),
+        descriptor(CACHE_CONFIG, b"cache config"),
+    ];
     for media_type in [OCI_INDEX, DOCKER_LIST] {
         let manifest = index(media_type, children.clone());
         let digest = world.put_manifest("a", "cache", &manifest).await;

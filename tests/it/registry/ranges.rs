@@ -119,9 +119,8 @@ async fn a_client_that_has_the_blob_is_told_so() {
 async fn a_resumed_download_is_of_the_same_blob_or_begins_anew() {
     let world = World::new().await;
     let digest = world.put_blob("a", "0123456789").await;
-    let resume = |etag: String| {
-        world.get(format!("/v2/a/blobs/{digest}")).header("range", "bytes=5-").header("if-range", &etag)
-    };
+    let resume =
+        |etag: String| world.get(format!("/v2/a/blobs/{digest}")).header("range", "bytes=5-").header("if-range", &etag);
     assert_eq!(resume(format!("\"{digest}\"")).await.expect(206).body, "56789");
     assert_eq!(resume("\"other\"".into()).await.expect(200).body, "0123456789");
 }
