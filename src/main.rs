@@ -61,7 +61,9 @@ struct Serve {
 impl Source {
     fn load(&self) -> anyhow::Result<Config> {
         // The one variable that is not part of the configuration but says where it is.
-        let environment = std::env::vars().filter(|(name, _)| name != "LARDER_CONFIG");
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let environment = environment.filter(|(name, _)| name != "LARDER_CONFIG");
         Config::load(self.config.as_deref(), environment)
     }
 }
@@ -102,8 +104,10 @@ async fn start(config: Config) -> anyhow::Result<()> {
     let app = App::open(config).await?;
     let listeners: Vec<_> = app.config.server.listen.iter().map(|at| listen::bind(*at)).collect::<Result<_, _>>()?;
     let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr()).collect::<Result<_, _>>()?;
+    // First: whoever has read the announcement may send a signal.
+    let stop = stop_signal()?;
     announce(&app.config, &addresses);
-    app::run(app, listeners, stop_signal()?).await;
+    app::run(app, listeners, stop).await;
     Ok(())
 }
 

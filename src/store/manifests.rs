@@ -4,12 +4,13 @@
 //! place of its own: it is what the manifest says of itself or, where it says nothing, what its shape says, and a push
 //! whose `Content-Type` says otherwise is refused.
 
+use std::collections::{HashMap, HashSet};
+
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use oci_spec::image::{Descriptor, MediaType};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use std::collections::HashMap;
 
 use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result};
@@ -102,7 +103,9 @@ impl Parsed {
 
 impl Shape {
     fn read(bytes: &[u8]) -> Result<Shape> {
-        serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))
+        // JSON is UTF-8 throughout, also where nobody here looks: clients make different things of what is not.
+        let text = std::str::from_utf8(bytes).map_err(|error| invalid(error.to_string()))?;
+        serde_json::from_str(text).map_err(|error| invalid(error.to_string()))
     }
 
     /// A document that could be read as a manifest and as an index is neither: two clients would see two contents
@@ -234,16 +237,18 @@ impl Repo {
         }
         let children = parsed.children.iter().map(|digest| (*digest, self.manifest_key(digest)));
         let needed = parsed.blobs.iter().map(|digest| (*digest, self.blob_key(digest))).chain(children);
+        // Many layers are named several times: the empty one, for example.
+        let mut seen = HashSet::new();
+        let needed = needed.filter(|(_, key)| seen.insert(key.clone()));
         let look = |(digest, key): (Digest, Key)| {
             let store = self.store.clone();
             async move { Ok(store.head(&key).await?.is_none().then_some(digest)) }
         };
-        let mut missing: Vec<Digest> = stream::iter(needed.map(look).collect::<Vec<_>>())
+        let missing: Vec<Digest> = stream::iter(needed.map(look).collect::<Vec<_>>())
             .buffered(FAN_OUT)
             .try_filter_map(|missing: Option<Digest>| async move { Ok::<_, Error>(missing) })
             .try_collect()
             .await?;
-        missing.dedup();
         if missing.is_empty() { Ok(()) } else { Err(Error::ManifestBlobUnknown(missing)) }
     }
 

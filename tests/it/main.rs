@@ -5,6 +5,9 @@ mod crash;
 mod wire;
 mod world;
 
+mod bad_input;
 mod objects;
 mod registry;
+mod server;
+mod shape;
 mod views;

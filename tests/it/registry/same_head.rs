@@ -11,8 +11,6 @@ async fn a_head_is_a_get_without_the_body() {
     let pushed = world.put_image("a", "v1", "seed").await;
     let large = world.put_blob("a", noise(3_000_000, 1)).await;
     let (unknown, digest) = (Digest::sha256(b"unknown"), pushed.digest);
-    let location = world.begin("a").await;
-    let session = world.patch(location).body("hello").await.expect(202).header("location").to_string();
     let server = world.serve().await;
     let client = reqwest::Client::new();
     for (path, range) in [
@@ -28,9 +26,8 @@ async fn a_head_is_a_get_without_the_body() {
         ("/v2/a/manifests/v1".to_string(), None),
         (format!("/v2/a/manifests/{digest}"), None),
         ("/v2/a/manifests/unknown".to_string(), None),
-        (session, None),
         ("/v2/a/blobs/sha256:bad".to_string(), None),
-        ("/nothing/here".to_string(), None),
+        ("/v2/nothing/here".to_string(), None),
         ("/healthz".to_string(), None),
         // A HEAD has no ranges (RFC 9110, section 14.2): it tells the size of the whole.
         (format!("/v2/a/blobs/{large}"), Some("bytes=0-9")),

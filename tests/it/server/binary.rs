@@ -1,0 +1,164 @@
+//! The program itself: its command line, its words, its end.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use tempfile::tempdir;
+
+/// The program in a folder, with nothing from outside that would configure it.
+fn larder(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LARDER_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> (Output, String) {
+    let output = larder(folder, arguments).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output, errors)
+}
+
+/// A running program, killed when its test fails.
+struct Process {
+    child: Child,
+    /// What it has printed, up to the line that says how to reach it from elsewhere.
+    banner: String,
+    url: String,
+}
+
+impl Process {
+    fn start(folder: &Path, arguments: &[&str]) -> Process {
+        let mut child = larder(folder, arguments).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut banner = String::new();
+        while !banner.contains("A builder on another host") {
+            let line = lines.next().map(Result::unwrap).unwrap_or_else(|| {
+                let mut errors = String::new();
+                child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+                panic!("it ended after {banner:?}: {errors}");
+            });
+            banner.push_str(&line);
+            banner.push('\n');
+        }
+        // The rest of what it prints, for it must not fail at a closed pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        let address = banner.lines().find_map(|line| line.trim().strip_prefix("address")).unwrap().trim();
+        let url = address.split(' ').next().unwrap().to_string();
+        Process { child, banner, url }
+    }
+
+    /// Sends SIGTERM; returns the exit status.
+    fn terminate(&mut self) -> std::process::ExitStatus {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn it_serves_without_any_configuration_and_ends_when_told_to() {
+    let folder = tempdir().unwrap();
+    let mut larder = Process::start(folder.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    assert!(larder.url.starts_with("http://127.0.0.1:"), "{}", larder.banner);
+    let port = larder.url.rsplit(':').next().unwrap();
+    assert_ne!(port, "0");
+    for promised in ["larder-data", "hot layer", "docker buildx create", &format!("ref=127.0.0.1:{port}/app:cache")] {
+        assert!(larder.banner.contains(promised), "{promised} is not in\n{}", larder.banner);
+    }
+    let got = reqwest::get(format!("{}/v2/", larder.url)).await.unwrap();
+    assert_eq!(got.status(), 200);
+    assert!(folder.path().join("larder-data/meta/format").exists());
+    assert!(larder.terminate().success());
+    // And again, on what it left.
+    let mut larder = Process::start(folder.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    assert_eq!(reqwest::get(format!("{}/readyz", larder.url)).await.unwrap().status(), 200);
+    assert!(larder.terminate().success());
+}
+
+#[tokio::test]
+async fn a_second_server_on_the_same_store_says_why_it_cannot() {
+    let folder = tempdir().unwrap();
+    let mut first = Process::start(folder.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    let (refused, errors) = run(folder.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    assert!(!refused.status.success());
+    assert!(errors.contains("is in use by another larder") && errors.contains("LARDER_STORE_PATH"), "{errors}");
+    assert_eq!(reqwest::get(format!("{}/v2/", first.url)).await.unwrap().status(), 200);
+    // With a folder of its own it may.
+    let mut second = Process::start(folder.path(), &["serve", "--listen", "127.0.0.1:0", "--store", "other"]);
+    assert!(second.terminate().success() && first.terminate().success());
+    // The lock went with its owner, also when that had no time for it.
+    let mut third = Process::start(folder.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    third.child.kill().unwrap();
+    third.child.wait().unwrap();
+    assert!(Process::start(folder.path(), &["serve", "--listen", "127.0.0.1:0"]).terminate().success());
+}
+
+#[test]
+fn a_taken_port_ends_it_with_the_way_out() {
+    let folder = tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (refused, errors) = run(folder.path(), &["serve", "--listen", &address]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(errors.contains(&address) && errors.contains("--listen"), "{errors}");
+}
+
+#[test]
+fn a_configuration_is_checked_by_file_and_line() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("larder.toml");
+    let check = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        run(folder.path(), &["config", "check", "--config", "larder.toml"])
+    };
+    let (valid, errors) = check("[server]\nlisten = [\"127.0.0.1:0\"]\n");
+    assert!(valid.status.success(), "{errors}");
+    assert_eq!(valid.stdout, b"valid\n");
+    for (text, line, what) in [
+        ("[server]\nlisten = []\n\n[limits]\nconections = 7\n", "line 5", "conections"),
+        ("[limits]\nblob = \"a lot\"\n", "line 2", "blob"),
+        ("[serve]\n", "line 1", "serve"),
+        ("[limits\n", "line 1", "limits"),
+    ] {
+        let (refused, errors) = check(text);
+        assert_eq!(refused.status.code(), Some(1), "{text}");
+        for part in ["larder.toml", line, what] {
+            assert!(errors.contains(part), "{part} is not in {errors}");
+        }
+        let (served, _) = run(folder.path(), &["serve", "--config", "larder.toml"]);
+        assert_eq!(served.status.code(), Some(1), "it serves with {text}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    let (missing, errors) = run(folder.path(), &["config", "check", "--config", "larder.toml"]);
+    assert!(!missing.status.success() && errors.contains("larder.toml"), "{errors}");
+}
+
+#[test]
+fn a_store_of_a_newer_version_is_left_alone() {
+    let folder = tempdir().unwrap();
+    let format = folder.path().join("larder-data/meta/format");
+    std::fs::create_dir_all(format.parent().unwrap()).unwrap();
+    let newer = r#"{"format":99,"oldest_reader":99,"created":"2030-01-01T00:00:00Z"}"#;
+    std::fs::write(&format, newer).unwrap();
+    let (refused, errors) = run(folder.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(errors.contains("format 99") && errors.contains("newer version"), "{errors}");
+    assert_eq!(std::fs::read_to_string(&format).unwrap(), newer);
+}
+
+#[test]
+fn it_tells_its_version() {
+    let (output, _) = run(Path::new("."), &["--version"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("larder {}\n", env!("CARGO_PKG_VERSION")));
+}

@@ -1,0 +1,155 @@
+//! The direction of imports, as `docs/architecture.md` draws it: who may know whom.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+const LEAVES: &[&str] = &["digest", "names", "access", "stream", "config", "metrics"];
+
+/// What a module may import besides the leaves and itself.
+fn allowed(module: &str) -> &'static [&'static str] {
+    match module {
+        "main" => &["app", "doors"],
+        "app" => &["doors", "auth", "store", "objects"],
+        "doors" => &["auth", "store"],
+        "store" => &["buildkit", "hot", "objects"],
+        "hot" => &["objects"],
+        "auth" | "buildkit" | "objects" => &[],
+        leaf if LEAVES.contains(&leaf) => &[],
+        other => panic!("say in this test what {other} may import"),
+    }
+}
+
+/// What is wrong with a file of `src/`, by line.
+fn faults(path: &str, text: &str) -> Vec<String> {
+    let module = path.split(['/', '.']).next().unwrap();
+    let mut faults = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let code = line.split("//").next().unwrap();
+        let mut fault = |what: &str| faults.push(format!("src/{path}:{}: {what}: {}", number + 1, line.trim()));
+        // The binary sees the library from outside.
+        let root = if module == "main" { "larder::" } else { "crate::" };
+        for import in imports(code, root) {
+            if import != module && !LEAVES.contains(&&*import) && !allowed(module).contains(&&*import) {
+                fault(&format!("{module} must not import {import}"));
+            }
+        }
+        let http = names(code, "axum") || names(code, "http") || names(code, "hyper") || names(code, "hyper_util");
+        let router = module == "app" && code.contains("axum::Router");
+        if http && !router && !matches!(module, "doors" | "main") {
+            fault("HTTP stays in src/doors");
+        }
+        if code.contains("Permit::issue(") && module != "auth" {
+            fault("only src/auth issues permits");
+        }
+        if code.contains("aws_") && path != "objects/s3.rs" {
+            fault("AWS types stay in src/objects/s3.rs");
+        }
+        if code.contains("crate::doors::registry") && path.starts_with("doors/") && !path.starts_with("doors/registry/")
+        {
+            fault("doors do not know each other");
+        }
+    }
+    faults
+}
+
+/// The modules of this crate that a line names: `crate::store::Repo`, `crate::{app, config::Config}`.
+fn imports(code: &str, root: &str) -> BTreeSet<String> {
+    let word = |text: &str| {
+        let word: String = text.trim().chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+        Some(word).filter(|word| !word.is_empty())
+    };
+    let mut found = BTreeSet::new();
+    for (at, _) in code.match_indices(root) {
+        let rest = &code[at + root.len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            found.extend(word(rest));
+            continue;
+        };
+        let mut depth = 0;
+        let top = |c: char| {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            c == ',' && depth == 0
+        };
+        found.extend(group.split(top).filter_map(word));
+    }
+    found
+}
+
+/// Whether a line uses a crate: its name, as the first of a path.
+fn names(code: &str, krate: &str) -> bool {
+    code.match_indices(&format!("{krate}::")).any(|(at, _)| {
+        let before = code[..at].chars().next_back();
+        before.is_none_or(|c| !c.is_alphanumeric() && c != '_' && c != ':')
+    })
+}
+
+fn sources(folder: &Path, root: &Path, found: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, root, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let name = path.strip_prefix(root).unwrap().display().to_string();
+            found.push((name, fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+#[test]
+fn imports_go_one_way() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &root, &mut files);
+    assert!(files.len() > 30, "the sources were not found");
+    // The map of the crate names every module.
+    files.retain(|(path, _)| path != "lib.rs");
+    let faults: Vec<String> = files.iter().flat_map(|(path, text)| faults(path, text)).collect();
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn a_forbidden_line_is_found() {
+    for (path, line) in [
+        ("digest.rs", "use crate::store::Repo;"),
+        ("config.rs", "    use crate::objects::Key;"),
+        ("hot.rs", "use crate::store::Store;"),
+        ("objects/fs.rs", "use crate::hot::Hot;"),
+        ("buildkit/view.rs", "use crate::objects::Objects;"),
+        ("store/blobs.rs", "use crate::{digest::Digest, doors::listen};"),
+        ("store/blobs.rs", "fn f() -> crate::auth::Gate {"),
+        ("doors/registry/blob.rs", "use crate::objects::ByteStream;"),
+        ("doors/admin.rs", "use crate::app::App;"),
+        ("doors/admin.rs", "use crate::doors::registry::route::Route;"),
+        ("auth/mod.rs", "use crate::store::Store;"),
+        ("app.rs", "use crate::hot::Hot;"),
+        ("main.rs", "use larder::{app::App, store::Store};"),
+        ("store/mod.rs", "use http::StatusCode;"),
+        ("store/mod.rs", "    let x: axum::body::Body = y;"),
+        ("app.rs", "use axum::response::Response;"),
+        ("app.rs", "use hyper_util::rt::TokioIo;"),
+        ("doors/mod.rs", "let permit = Permit::issue(tenant, access);"),
+        ("objects/fs.rs", "use aws_sdk_s3::Client;"),
+    ] {
+        assert_eq!(faults(path, line).len(), 1, "{path}: {line}");
+    }
+}
+
+#[test]
+fn allowed_lines_are_not_found() {
+    for (path, line) in [
+        ("main.rs", "use larder::app::{self, App};"),
+        ("app.rs", "    pub fn router(&self) -> axum::Router {"),
+        ("store/blobs.rs", "use crate::digest::{Digest, Hasher};"),
+        ("store/blobs.rs", "use crate::{digest::{Digest, Hasher}, objects::Key};"),
+        ("store/blobs.rs", "/// As crate::doors does; see http::StatusCode."),
+        ("store/mod.rs", "    let url = \"http://example.com\"; // and axum::Router"),
+        ("names.rs", "use crate::digest::Digest;"),
+        ("auth/mod.rs", "Ok(Permit::issue(tenant, access))"),
+        ("access.rs", "    pub fn issue(tenant: Tenant, access: Access) -> Permit {"),
+        ("objects/s3.rs", "use aws_sdk_s3::Client;"),
+        ("doors/registry/blob.rs", "use super::error::OciError;"),
+    ] {
+        assert_eq!(faults(path, line), [""; 0], "{path}: {line}");
+    }
+}
