@@ -59,6 +59,7 @@ pub async fn inspect(State(doors): State<Doors>, Query(asked): Query<Inspected>)
         Err(error @ (Error::ManifestUnknown(_) | Error::RepoUnknown(_))) => {
             refuse(StatusCode::NOT_FOUND, &error.to_string())
         }
+        Err(error @ Error::Busy) => refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }

@@ -9,13 +9,14 @@
 
 mod walk;
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -44,6 +45,10 @@ struct Inner {
     root: PathBuf,
     tmp: PathBuf,
     durable: moka::sync::Cache<PathBuf, ()>,
+    /// Held alone while a folder is removed, shared while one is made and taken for durable.
+    folders: RwLock<()>,
+    /// Objects that have their name already, but whose name may not survive a power cut yet.
+    unsynced: Mutex<HashSet<PathBuf>>,
     /// Held for as long as the store is open.
     _lock: File,
 }
@@ -91,7 +96,8 @@ impl FsObjects {
             let _ = sync_folder(parent);
         }
         let durable = moka::sync::Cache::new(DURABLE_FOLDERS_MAX);
-        let inner = Inner { tmp: private.join("tmp"), root, durable, _lock: lock };
+        let (folders, unsynced) = (RwLock::new(()), Mutex::new(HashSet::new()));
+        let inner = Inner { tmp: private.join("tmp"), root, durable, folders, unsynced, _lock: lock };
         Ok(FsObjects { inner: Arc::new(inner) })
     }
 
@@ -124,12 +130,29 @@ impl Inner {
         file.sync_all().map_err(from_io)?;
         let meta = meta(key.clone(), &file.metadata().map_err(from_io)?);
         drop(file);
-        self.into_folder(&path, || match when {
+        self.unsynced().insert(path.clone());
+        let placed = self.into_folder(&path, || match when {
             When::Always => fs::rename(&temporary.path, &path),
             // A link fails where the name is taken; a rename would replace it.
             When::Absent => fs::hard_link(&temporary.path, &path),
-        })?;
-        Ok(meta)
+        });
+        // After a failed sync it stays: whoever asks for it next has to sync it.
+        if matches!(placed, Ok(()) | Err(Error::Exists)) {
+            self.unsynced().remove(&path);
+        }
+        placed.map(|()| meta)
+    }
+
+    fn unsynced(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes sure that an object which can be seen is there to stay, before somebody relies on it.
+    fn settle(&self, path: &Path) -> Result<()> {
+        let folder = path.parent().unwrap_or(&self.root);
+        self.make_durable(folder).and_then(|()| sync_folder(folder)).map_err(from_io)?;
+        self.unsynced().remove(path);
+        Ok(())
     }
 
     /// Runs `place`, which makes the entry `path`, and syncs all that needs it for the entry to survive a power cut.
@@ -155,6 +178,7 @@ impl Inner {
         }
         let parent = folder.parent().unwrap_or(&self.root);
         self.make_durable(parent)?;
+        let _shared = self.folders.read().unwrap_or_else(PoisonError::into_inner);
         match fs::create_dir(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -185,13 +209,15 @@ impl Inner {
     fn delete(&self, key: &Key) -> Result<()> {
         let path = self.path(key);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // Perhaps by another one just now: its going is made durable below all the same.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(from_io(error)),
             Ok(()) => {}
         }
         let mut folder = path.parent().unwrap_or(&self.root);
         // Deletes keep their order over a power cut: a pointer must not come back after what it names is gone.
         self.sync_nearest(folder).map_err(from_io)?;
+        let _alone = self.folders.write().unwrap_or_else(PoisonError::into_inner);
         while folder != self.root {
             // Forgotten first: nobody may take a folder for durable because it was there before it went.
             self.durable.invalidate(folder);
@@ -270,6 +296,8 @@ fn read_at(file: &File, offset: u64, length: usize) -> Result<Bytes> {
             Err(error) => return Err(from_io(error.into())),
         }
     }
+    // The capacity may be more than was asked for, and all of it is read into.
+    buffer.truncate(length);
     Ok(buffer.into())
 }
 
@@ -277,7 +305,11 @@ fn read_at(file: &File, offset: u64, length: usize) -> Result<Bytes> {
 impl Objects for FsObjects {
     async fn head(&self, key: &Key) -> Result<Meta> {
         // In place: one stat costs less than the hop to another thread.
-        let found = fs::metadata(self.inner.path(key)).map_err(from_io)?;
+        let path = self.inner.path(key);
+        let found = fs::metadata(&path).map_err(from_io)?;
+        if self.inner.unsynced().contains(&path) {
+            self.blocking(move |inner| inner.settle(&path)).await?;
+        }
         if found.is_file() { Ok(meta(key.clone(), &found)) } else { Err(Error::NotFound) }
     }
 

@@ -1,18 +1,21 @@
 //! Blobs: is it here, read it, receive it, delete it.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use moka::sync::Cache;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::manifests::names_blob;
+use super::patience::patiently;
 use super::receive::{PORTION_BYTES, pump};
 use super::{Error, FAN_OUT, Repo, Result, layout};
 use crate::digest::{Digest, Hasher};
 use crate::metrics::Metrics;
-use crate::objects::{self, ByteStream, Key, Meta, Version, When};
-use crate::stream::{BodyError, Incoming, Portions};
+use crate::objects::{self, ByteStream, Key, Meta, Version};
+use crate::stream::{BodyError, Incoming, Portion, Portions};
 
 /// Whether an object's bytes fit its digest, as far as this process has looked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,17 +154,16 @@ impl Repo {
         if size.is_some_and(|size| size > limit) {
             return Err(Error::Body(BodyError::TooLarge { limit }));
         }
-        let _turn = self.upload_turn().await?;
         let key = self.blob_key(digest);
         let mut body = Portions::new(body);
-        let first = body.next(PORTION_BYTES).await;
+        let (first, _turn) = self.first_portion(&mut body).await?;
         if let Some(error) = first.failed {
             return Err(Error::Body(error));
         }
         if first.last {
             let bytes = first.join();
-            fits(digest, super::hash(*digest, bytes.clone()).await?)?;
-            let meta = self.store.objects.put(&key, bytes.clone(), When::Always).await?;
+            fits(digest, super::hash(digest.algorithm(), bytes.clone()).await?)?;
+            let meta = self.store.put(&key, bytes.clone()).await?;
             if meta.size <= self.hot_blob_max() {
                 self.store.hot.insert(key, bytes);
             }
@@ -181,9 +183,13 @@ impl Repo {
         Ok(())
     }
 
-    /// Waits for a place among the uploads: each takes memory.
-    pub(super) async fn upload_turn(&self) -> Result<tokio::sync::OwnedSemaphorePermit> {
-        self.store.uploads.clone().acquire_owned().await.map_err(|_| Error::Busy)
+    /// Begins to read a body, with a place among the uploads: each takes memory. A builder opens a request long before it
+    /// has the bytes, so the place is taken only when the first ones have come.
+    pub(super) async fn first_portion(&self, body: &mut Portions) -> Result<(Portion, OwnedSemaphorePermit)> {
+        let mut first = body.next(1).await;
+        let turn = self.store.uploads.clone().acquire_owned().await.map_err(|_| Error::Busy)?;
+        body.fill(&mut first, PORTION_BYTES).await;
+        Ok((first, turn))
     }
 
     /// Whether the blob can be used in this repository without sending it. Blobs belong to the tenant, so this moves
@@ -199,39 +205,46 @@ impl Repo {
     /// Deletes a blob that nothing in the tenant names.
     pub async fn delete_blob(&self, digest: &Digest) -> Result<()> {
         let key = self.blob_key(digest);
+        // Twice: first while others push, which takes long; then alone, only through what has come meanwhile.
+        let mut seen = HashSet::new();
+        let mut named = self.named_by(digest, &mut seen).await?;
         let _alone = self.store.references.write().await;
+        if named.is_none() {
+            named = self.named_by(digest, &mut seen).await?;
+        }
         if self.store.head(&key).await?.is_none() {
             return Err(Error::BlobUnknown(*digest));
         }
-        if let Some(by) = self.named_by(digest).await? {
+        if let Some(by) = named {
             return Err(Error::Referenced { digest: *digest, by });
         }
-        self.store.objects.delete(std::slice::from_ref(&key)).await?;
+        self.store.delete(std::slice::from_ref(&key)).await?;
         self.store.hot.forget(&key);
         Ok(())
     }
 
     /// A manifest of the tenant that names the blob. Reads every manifest: deletes of single blobs are rare, and an
     /// index that must be right would cost every push.
-    async fn named_by(&self, digest: &Digest) -> Result<Option<String>> {
-        let (store, digest) = (self.store.clone(), *digest);
+    async fn named_by(&self, digest: &Digest, seen: &mut HashSet<Key>) -> Result<Option<String>> {
+        use layout::{Place, RepoItem};
+        let (objects, digest) = (self.store.objects.clone(), *digest);
         let prefix = layout::repos_prefix(self.tenant());
-        let manifests = self.store.objects.list(&prefix, None).err_into::<Error>();
-        let looks = manifests.map_ok(move |meta| {
-            let store = store.clone();
-            async move {
-                use layout::{Place, RepoItem};
-                let Some(Place::Repo { repo, item: RepoItem::Manifest(manifest), .. }) =
-                    layout::parse(meta.key.as_str())
-                else {
-                    return Ok(None);
-                };
-                match store.small(&meta.key, manifest).await {
-                    Ok(bytes) => Ok(names_blob(&bytes, &digest).then(|| format!("{repo}@{manifest}"))),
-                    // Deleted meanwhile, or damaged: then it names nothing.
-                    Err(Error::BlobUnknown(_)) => Ok(None),
-                    Err(error) => Err(error),
+        let listed = self.store.objects.list(&prefix, None).err_into::<Error>();
+        let looks = listed.try_filter_map(|meta| {
+            let look = match layout::parse(meta.key.as_str()) {
+                Some(Place::Repo { repo, item: RepoItem::Manifest(manifest), .. }) if seen.insert(meta.key.clone()) => {
+                    Some((meta.key, format!("{repo}@{manifest}"), objects.clone()))
                 }
+                _ => None,
+            };
+            async move { Ok(look) }
+        });
+        let looks = looks.map_ok(move |(key, name, objects)| async move {
+            // Past the hot layer, which this would flush.
+            match patiently(|| objects.read(&key, None)).await {
+                Ok(objects::Read::Fresh(_, bytes)) => Ok(names_blob(&bytes, &digest).then_some(name)),
+                Ok(objects::Read::Same) | Err(objects::Error::NotFound) => Ok(None),
+                Err(error) => Err(error.into()),
             }
         });
         let mut looks = looks.try_buffer_unordered(FAN_OUT).boxed();

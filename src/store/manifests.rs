@@ -17,7 +17,7 @@ use super::{Error, FAN_OUT, Repo, Result};
 use crate::buildkit::CONFIG_MEDIA_TYPE;
 use crate::digest::{Algorithm, Digest};
 use crate::names::{Reference, Tag};
-use crate::objects::{Key, When};
+use crate::objects::Key;
 
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -188,6 +188,11 @@ fn is_foreign(layer: &Descriptor) -> bool {
         || media_type.contains(".foreign.")
 }
 
+/// What a stored manifest is.
+pub(super) fn media_type_of(manifest: &[u8]) -> Result<&'static str> {
+    Shape::read(manifest)?.media_type()
+}
+
 /// Whether a stored manifest names the blob.
 pub(super) fn names_blob(manifest: &[u8], digest: &Digest) -> bool {
     Parsed::parse(manifest, None).is_ok_and(|parsed| parsed.names_blob(digest))
@@ -202,7 +207,8 @@ impl Repo {
         content_type: Option<&str>,
         bytes: Bytes,
     ) -> Result<Pushed> {
-        let actual = Digest::of(digest.map_or(Algorithm::Sha256, |digest| digest.algorithm()), &bytes);
+        let algorithm = digest.map_or(Algorithm::Sha256, |digest| digest.algorithm());
+        let actual = super::hash(algorithm, bytes.clone()).await?;
         if let Some(claimed) = digest {
             super::blobs::fits(&claimed, actual)?;
         }
@@ -211,14 +217,14 @@ impl Repo {
         self.require(&parsed).await?;
         let key = self.manifest_key(&actual);
         let size = bytes.len() as u64;
-        super::patiently(|| self.store.objects.put(&key, bytes.clone(), When::Always)).await?;
+        self.store.put(&key, bytes.clone()).await?;
         if let Some(subject) = &parsed.subject {
             self.put_referrer(subject, &actual, size, &parsed).await?;
         }
         self.store.hot.insert(key, bytes.clone());
         let pointer = Pointer::new(actual, parsed.media_type, size);
-        let push =
-            if parsed.cache && !tags.is_empty() && self.has_views() { self.push_of(&bytes).await? } else { None };
+        let is_push = parsed.cache && !tags.is_empty() && self.has_views();
+        let push = if is_push { Some(self.new_push(&bytes).await?) } else { None };
         for tag in tags {
             match &push {
                 Some(push) => self.put_push(tag, pointer.clone(), push).await?,
@@ -258,7 +264,7 @@ impl Repo {
         match reference {
             Reference::Digest(digest) => {
                 let bytes = self.manifest_bytes(digest).await?.ok_or_else(unknown)?;
-                let media_type = Shape::read(&bytes)?.media_type()?.to_string();
+                let media_type = media_type_of(&bytes)?.to_string();
                 Ok(Manifest { digest: *digest, media_type, bytes })
             }
             Reference::Tag(tag) => {
@@ -279,6 +285,7 @@ impl Repo {
 
     /// Deletes a manifest, the tags that serve it, its pushes, and its entry among the referrers of its subject.
     pub async fn delete_manifest(&self, digest: &Digest) -> Result<()> {
+        let _alone = self.store.references.write().await;
         let key = self.manifest_key(digest);
         let bytes = match self.manifest_bytes(digest).await? {
             Some(bytes) => Some(bytes),
@@ -292,7 +299,7 @@ impl Repo {
             keys.push(super::layout::referrer(self.tenant(), self.name(), &subject, digest));
         }
         keys.push(key.clone());
-        self.store.objects.delete(&keys).await?;
+        self.store.delete(&keys).await?;
         self.store.hot.forget(&key);
         Ok(())
     }

@@ -9,6 +9,7 @@ pub mod format;
 pub mod layout;
 pub mod manifests;
 pub mod pushes;
+pub mod patience;
 mod receive;
 pub mod referrers;
 pub mod tags;
@@ -17,7 +18,6 @@ pub mod views;
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use moka::sync::Cache;
@@ -25,12 +25,15 @@ use tokio::sync::Semaphore;
 
 use crate::access::Permit;
 use crate::config::Config;
-use crate::digest::Digest;
+use crate::digest::{Algorithm, Digest};
 use crate::hot::Hot;
 use crate::metrics::Metrics;
 use crate::names::{RepoName, Tag, Tenant, UploadId};
-use crate::objects::{self, Key, Meta, Objects, Read, Version};
+use crate::objects::{self, Key, Meta, Objects, Read, Version, When};
 use crate::stream::BodyError;
+use futures::TryStreamExt;
+use moka::policy::EvictionPolicy;
+use patience::patiently;
 
 /// Tags whose pointer is kept beside the version that proves it fresh.
 const KNOWN_TAGS_MAX: u64 = 100_000;
@@ -40,9 +43,8 @@ const VERIFIED_MAX: u64 = 500_000;
 const CANCELLED_MAX: u64 = 10_000;
 /// Backend calls under way for one request.
 const FAN_OUT: usize = 16;
-/// How long a busy store is asked again, for what builders do not retry. Below the usual 60 s of proxies.
-const PATIENCE: Duration = Duration::from_secs(45);
-const PATIENCE_STEP: Duration = Duration::from_millis(250);
+/// Locks that stand for many keys.
+const STRIPES: usize = 64;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -128,8 +130,10 @@ pub struct Inner {
     checked: Cache<Key, (Version, blobs::Checked)>,
     cancelled: Cache<UploadId, ()>,
     uploads: Arc<Semaphore>,
-    /// Held shared while a manifest is checked and written, alone while a blob is deleted: in between, the manifest
-    /// would name what is about to go.
+    /// Sessions whose state is being replaced.
+    sessions: [tokio::sync::Mutex<()>; STRIPES],
+    /// Held shared while a manifest is checked and written with its tags, alone while something is deleted that manifests
+    /// or tags may name: in between, they would name what is about to go.
     references: tokio::sync::RwLock<()>,
 }
 
@@ -145,12 +149,13 @@ impl Store {
     pub fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>) -> Store {
         let inner = Inner {
             hot: Arc::new(Hot::new(config.hot.size.as_u64(), metrics.clone())),
-            tags: Cache::new(KNOWN_TAGS_MAX),
+            tags: newest(KNOWN_TAGS_MAX),
             views: views::Views::default(),
-            used: Cache::new(KNOWN_TAGS_MAX),
-            checked: Cache::new(VERIFIED_MAX),
-            cancelled: Cache::new(CANCELLED_MAX),
+            used: newest(KNOWN_TAGS_MAX),
+            checked: newest(VERIFIED_MAX),
+            cancelled: newest(CANCELLED_MAX),
             uploads: Arc::new(Semaphore::new(config.limits.uploads)),
+            sessions: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             references: tokio::sync::RwLock::new(()),
             objects,
             config,
@@ -180,7 +185,7 @@ impl Inner {
         let fetch = move || async move {
             match patiently(|| objects.read(&owned, None)).await {
                 Ok(Read::Fresh(meta, bytes)) => {
-                    let actual = hash(digest, bytes.clone()).await?;
+                    let actual = hash(digest.algorithm(), bytes.clone()).await?;
                     blobs::record(&checked, &metrics, meta, actual == digest);
                     if actual == digest { Ok(bytes) } else { Err(Error::BlobUnknown(digest)) }
                 }
@@ -194,12 +199,28 @@ impl Inner {
     /// What the backend knows of an object, unless its bytes were found wrong: then it is as good as gone, and whoever
     /// asks whether to upload it is told to.
     async fn head(&self, key: &Key) -> Result<Option<Meta>> {
-        match self.objects.head(key).await {
+        match patiently(|| self.objects.head(key)).await {
             Ok(meta) if self.is_wrong(&meta) => Ok(None),
             Ok(meta) => Ok(Some(meta)),
             Err(objects::Error::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Writes a small object.
+    async fn put(&self, key: &Key, body: impl Into<Bytes>) -> Result<Meta> {
+        let body = body.into();
+        Ok(patiently(|| self.objects.put(key, body.clone(), When::Always)).await?)
+    }
+
+    /// Deletes in the given order.
+    async fn delete(&self, keys: &[Key]) -> Result<()> {
+        if keys.is_empty() { Ok(()) } else { Ok(patiently(|| self.objects.delete(keys)).await?) }
+    }
+
+    /// All of a listing that is known to be short.
+    async fn list(&self, prefix: &str) -> Result<Vec<Meta>> {
+        Ok(patiently(|| self.objects.list(prefix, None).try_collect()).await?)
     }
 
     fn is_wrong(&self, meta: &Meta) -> bool {
@@ -208,26 +229,27 @@ impl Inner {
 }
 
 /// Hashes off the async threads what would hold them up.
-async fn hash(like: Digest, bytes: Bytes) -> Result<Digest> {
+async fn hash(algorithm: Algorithm, bytes: Bytes) -> Result<Digest> {
     const INLINE_BYTES_MAX: usize = 64 << 10;
     if bytes.len() <= INLINE_BYTES_MAX {
-        return Ok(Digest::of(like.algorithm(), &bytes));
+        return Ok(Digest::of(algorithm, &bytes));
     }
-    Ok(tokio::task::spawn_blocking(move || Digest::of(like.algorithm(), &bytes)).await?)
+    Ok(tokio::task::spawn_blocking(move || Digest::of(algorithm, &bytes)).await?)
 }
 
-/// Asks a busy store again until [`PATIENCE`] has run out.
-async fn patiently<T, F>(mut call: impl FnMut() -> F) -> objects::Result<T>
+/// A cache that keeps what was used last. The other policy there is turns away what is new when it is full.
+fn newest<K, V>(entries: u64) -> Cache<K, V>
 where
-    F: Future<Output = objects::Result<T>>,
+    K: std::hash::Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
 {
-    let began = tokio::time::Instant::now();
-    loop {
-        match call().await {
-            Err(objects::Error::Busy(_)) if began.elapsed() < PATIENCE => tokio::time::sleep(PATIENCE_STEP).await,
-            done => return done,
-        }
-    }
+    Cache::builder().max_capacity(entries).eviction_policy(EvictionPolicy::lru()).build()
+}
+
+/// Which of the locks stands for a key.
+fn stripe(key: &impl std::hash::Hash) -> usize {
+    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+    BuildHasherDefault::<DefaultHasher>::new().hash_one(key) as usize % STRIPES
 }
 
 /// One repository, for a caller who may.

@@ -11,12 +11,13 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use super::layout::{Place, PushId, RepoItem};
+use super::patience::patiently;
 use super::tags::Pointer;
-use super::{Error, FAN_OUT, Repo, Result, layout, patiently};
+use super::{Error, FAN_OUT, Repo, Result, layout};
 use crate::buildkit::{CacheManifest, Family, FormatError, Live, Push, surplus};
 use crate::digest::Digest;
 use crate::names::Tag;
-use crate::objects::{self, Key, READ_BYTES_MAX, Read, When};
+use crate::objects::{self, Key, READ_BYTES_MAX, Read};
 
 /// Push records of one tag. Beyond, the oldest of the largest family goes first.
 pub const PUSHES_MAX: usize = 64;
@@ -40,26 +41,65 @@ pub struct LivePush {
     pub at: SystemTime,
 }
 
+/// What became of a push.
+pub(super) enum Found {
+    Push(Push),
+    NoManifest,
+    /// The blob with its records is gone or damaged.
+    NoConfig(Digest),
+    /// Not one that BuildKit would know, and why.
+    NoCache(String),
+}
+
 impl Repo {
     /// Cache tags of this repository serve views.
     pub(super) fn has_views(&self) -> bool {
         self.store.config.rule(self.name()).is_none_or(|rule| rule.views)
     }
 
-    /// The push that a cache manifest makes; nothing when it is none that BuildKit would know.
-    pub(super) async fn push_of(&self, manifest: &Bytes) -> Result<Option<Push>> {
-        let detecting = manifest.clone();
-        let detected = tokio::task::spawn_blocking(move || CacheManifest::detect(&detecting)).await?;
-        let Ok(Some(manifest)) = detected else { return Ok(None) };
-        let config = manifest.config.clone();
-        if config.size > READ_BYTES_MAX {
-            let (bytes, max) = (config.size as usize, READ_BYTES_MAX as usize);
-            let error = FormatError::TooLarge { what: "cacheconfig", bytes, max };
-            return Ok(Some(Push { manifest, config: Err(error) }));
+    /// The push that a cache manifest makes which has just been sent.
+    pub(super) async fn new_push(&self, manifest: &Bytes) -> Result<Push> {
+        match self.parse_push(manifest).await? {
+            Found::Push(push) => Ok(push),
+            // It was there a moment ago, and its bytes are wrong: the builder is to send it again.
+            Found::NoConfig(digest) => Err(Error::ManifestBlobUnknown(vec![digest])),
+            Found::NoManifest => Err(Error::Internal("manifest is gone".into())),
+            Found::NoCache(reason) => Err(Error::ManifestInvalid(reason)),
         }
-        match self.store.small(&self.blob_key(&config.digest), config.digest).await {
-            Ok(bytes) => Ok(Some(tokio::task::spawn_blocking(move || Push::new(manifest, &bytes)).await?)),
-            Err(Error::BlobUnknown(_)) => Ok(None),
+    }
+
+    /// A push that was recorded.
+    pub(super) async fn find_push(&self, id: &PushId) -> Result<Found> {
+        match self.manifest_bytes(&id.manifest).await? {
+            Some(bytes) => self.parse_push(&bytes).await,
+            None => Ok(Found::NoManifest),
+        }
+    }
+
+    async fn parse_push(&self, manifest: &Bytes) -> Result<Found> {
+        let detecting = manifest.clone();
+        let manifest = match tokio::task::spawn_blocking(move || CacheManifest::detect(&detecting)).await? {
+            Ok(Some(manifest)) => manifest,
+            Ok(None) => return Ok(Found::NoCache("not a cache manifest".to_string())),
+            Err(error) => return Ok(Found::NoCache(error.to_string())),
+        };
+        let (digest, key) = (manifest.config.digest, self.blob_key(&manifest.config.digest));
+        // What the manifest says of the size need not be true.
+        let size = match self.store.hot.peek(&key) {
+            Some(bytes) => bytes.len() as u64,
+            None => match self.store.head(&key).await? {
+                Some(meta) => meta.size,
+                None => return Ok(Found::NoConfig(digest)),
+            },
+        };
+        if size > READ_BYTES_MAX {
+            let (bytes, max) = (size as usize, READ_BYTES_MAX as usize);
+            let error = FormatError::TooLarge { what: "cacheconfig", bytes, max };
+            return Ok(Found::Push(Push { manifest, config: Err(error) }));
+        }
+        match self.store.small(&key, digest).await {
+            Ok(bytes) => Ok(Found::Push(tokio::task::spawn_blocking(move || Push::new(manifest, &bytes)).await?)),
+            Err(Error::BlobUnknown(_)) => Ok(Found::NoConfig(digest)),
             Err(error) => Err(error),
         }
     }
@@ -70,35 +110,60 @@ impl Repo {
         let before = self.tag(tag).await?;
         let live = if before.is_some() { self.pushes(tag).await? } else { Vec::new() };
         pointer.push = Some(id);
-        if let (Some(before), Some(known)) = (&before, live.iter().find(|live| live.id.identity == id.identity)) {
-            // Nothing new. Alone, the push is served as it is: then as it was sent last, so that its builder finds its
-            // own digest and sends nothing next time.
-            if live.len() == 1 && before.push == Some(known.id) && before.digest != id.manifest {
-                pointer.push = Some(known.id);
-                self.put_tag(tag, pointer).await?;
-            }
-            self.touch(tag).await;
-            return Ok(());
+        let known = live.iter().find(|live| live.id.identity == id.identity);
+        if let (Some(before), Some(known)) = (before.filter(|before| before.push.is_some()), known) {
+            return self.push_again(tag, &before, pointer, known, live.len()).await;
         }
         let key = layout::push(self.tenant(), self.name(), tag, &id);
         let family = push.family();
         let record = serde_json::to_vec(&Record { family: family.clone() });
         let record: Bytes = record.map_err(|error| Error::Internal(error.to_string().into()))?.into();
-        patiently(|| self.store.objects.put(&key, record.clone(), When::Always)).await?;
+        self.store.put(&key, record.clone()).await?;
         self.store.hot.insert(key, record);
         let expired = self.expired(tag, live, family).await?;
         if !expired.is_empty() {
             tracing::info!(repo = %self.name(), %tag, pushes = expired.len(), "old pushes made room");
-            self.store.objects.delete(&expired).await?;
+            self.store.delete(&expired).await?;
         }
         self.put_tag(tag, pointer).await
+    }
+
+    /// A push that is there already makes no record.
+    async fn push_again(
+        &self,
+        tag: &Tag,
+        before: &Pointer,
+        mut pointer: Pointer,
+        known: &LivePush,
+        live: usize,
+    ) -> Result<()> {
+        let is_old = SystemTime::now().duration_since(known.at).is_ok_and(|age| age > USED_EVERY);
+        // Alone, a push is served as it is: then as it was sent last, so that its builder finds its own digest and sends
+        // nothing next time.
+        let is_served_as_is = live == 1 && before.push == Some(known.id);
+        if is_old {
+            // Written once more, so that what is pushed all the time does not count as the oldest; then the pointer, as
+            // after any change of the records.
+            let key = layout::push(self.tenant(), self.name(), tag, &known.id);
+            let record = read_whole(&*self.store.objects, &key).await?;
+            self.store.put(&key, record).await?;
+        }
+        if is_old || is_served_as_is && before.digest != pointer.digest {
+            if before.push != Some(known.id) {
+                pointer = Pointer { pushed: pointer.pushed, ..before.clone() };
+            }
+            pointer.push = before.push;
+            self.put_tag(tag, pointer).await?;
+        }
+        self.touch(tag).await;
+        Ok(())
     }
 
     /// Points a tag to a manifest that is no push. What was pushed to it as a cache before goes: it must not come back
     /// with the next cache.
     pub(super) async fn put_plain(&self, tag: &Tag, pointer: Pointer) -> Result<()> {
         if self.tag(tag).await?.is_some_and(|before| before.push.is_some()) {
-            self.store.objects.delete(&self.push_keys(tag).await?).await?;
+            self.store.delete(&self.push_keys(tag).await?).await?;
         }
         self.put_tag(tag, pointer).await
     }
@@ -118,9 +183,8 @@ impl Repo {
     /// The push records of a tag, oldest first, one for each identity.
     pub(super) async fn pushes(&self, tag: &Tag) -> Result<Vec<LivePush>> {
         let prefix = layout::pushes_prefix(self.tenant(), self.name(), tag);
-        let mut listed = self.store.objects.list(&prefix, None);
         let mut live = Vec::new();
-        while let Some(meta) = listed.try_next().await? {
+        for meta in self.store.list(&prefix).await? {
             if let Some(Place::Repo { item: RepoItem::Push(_, id), .. }) = layout::parse(meta.key.as_str()) {
                 live.push(LivePush { id, at: meta.modified });
             }
@@ -139,10 +203,7 @@ impl Repo {
         let prefix = layout::pushes_prefix(self.tenant(), self.name(), tag);
         let mut keys =
             vec![layout::view(self.tenant(), self.name(), tag), layout::used(self.tenant(), self.name(), tag)];
-        let mut listed = self.store.objects.list(&prefix, None);
-        while let Some(meta) = listed.try_next().await? {
-            keys.push(meta.key);
-        }
+        keys.extend(self.store.list(&prefix).await?.into_iter().map(|meta| meta.key));
         Ok(keys)
     }
 
@@ -195,42 +256,41 @@ impl Repo {
         }
         self.store.used.insert(key.clone(), Instant::now());
         let body = serde_json::json!({ "at": jiff::Timestamp::now() }).to_string();
-        if let Err(error) = self.store.objects.put(&key, body.into(), When::Always).await {
+        if let Err(error) = self.store.put(&key, body).await {
             tracing::warn!(%key, %error, "last use cannot be noted");
             self.store.used.invalidate(&key);
         }
     }
 
-    /// Ends all that serves a manifest which is about to be deleted: tags that point to it, pushes that are it, and
-    /// cache tags whose view it is.
+    /// Ends all that serves a manifest which is about to be deleted: tags that point to it, pushes that are it, and, when
+    /// it is the view of a tag, the pushes that are in it.
     pub(super) async fn withdraw(&self, digest: &Digest) -> Result<()> {
         for (tag, pointer) in self.pointers().await? {
             if pointer.push.is_none() {
                 if pointer.digest == *digest {
-                    self.delete_tag(&tag).await?;
+                    self.remove_tag(&tag).await?;
                 }
                 continue;
             }
-            let live = self.pushes(&tag).await?;
-            let is_view = self.known_view(&tag).await?.is_some_and(|view| view == *digest);
-            let (gone, left): (Vec<_>, Vec<_>) = live.into_iter().partition(|push| push.id.manifest == *digest);
-            let points_here = pointer.digest == *digest;
-            match left.last() {
-                _ if gone.is_empty() && !points_here && !is_view => {}
-                Some(newest) if !is_view => {
-                    let keys: Vec<Key> =
-                        gone.iter().map(|push| layout::push(self.tenant(), self.name(), &tag, &push.id)).collect();
-                    self.store.objects.delete(&keys).await?;
-                    self.point_to(&tag, newest.id).await?;
-                }
-                _ => self.delete_tag(&tag).await?,
+            let in_view = self.pushes_in_view(&tag, digest).await?;
+            let goes = |push: &LivePush| push.id.manifest == *digest || in_view.contains(&push.id);
+            let (gone, left): (Vec<_>, Vec<_>) = self.pushes(&tag).await?.into_iter().partition(goes);
+            if gone.is_empty() && pointer.digest != *digest {
+                continue;
             }
+            let Some(newest) = left.last() else {
+                self.remove_tag(&tag).await?;
+                continue;
+            };
+            let key = |push: &LivePush| layout::push(self.tenant(), self.name(), &tag, &push.id);
+            self.store.delete(&gone.iter().map(key).collect::<Vec<_>>()).await?;
+            self.point_to(&tag, newest.id).await?;
         }
         Ok(())
     }
 
     async fn point_to(&self, tag: &Tag, id: PushId) -> Result<()> {
-        let Some(bytes) = self.manifest_bytes(&id.manifest).await? else { return self.delete_tag(tag).await };
+        let Some(bytes) = self.manifest_bytes(&id.manifest).await? else { return self.remove_tag(tag).await };
         let parsed = super::manifests::Parsed::parse(&bytes, None)?;
         let mut pointer = Pointer::new(id.manifest, parsed.media_type, bytes.len() as u64);
         pointer.push = Some(id);

@@ -9,10 +9,14 @@ use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::manifests::Parsed;
+use super::patience::patiently;
 use super::tags::{Listed, Page};
-use super::{Error, FAN_OUT, Repo, Result, layout, patiently};
+use super::{Error, FAN_OUT, Repo, Result, layout};
 use crate::digest::Digest;
-use crate::objects::{self, Read, When};
+use crate::objects::{self, Read};
+
+/// Bytes of one page of a list, whatever its number of entries: clients read it as a manifest.
+const PAGE_BYTES_MAX: usize = 4 << 20;
 
 /// Descriptor of a manifest in a list of referrers (distribution spec, "Listing Referrers").
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,8 +48,7 @@ impl Repo {
         };
         let key = layout::referrer(self.tenant(), self.name(), subject, digest);
         let body = serde_json::to_vec(&referrer).map_err(|error| Error::Internal(error.to_string().into()))?;
-        let body: bytes::Bytes = body.into();
-        patiently(|| self.store.objects.put(&key, body.clone(), When::Always)).await?;
+        self.store.put(&key, body).await?;
         Ok(())
     }
 
@@ -60,7 +63,10 @@ impl Repo {
                 let objects = self.store.objects.clone();
                 async move {
                     match patiently(|| objects.read(&meta.key, None)).await {
-                        Ok(Read::Fresh(_, bytes)) => Ok(serde_json::from_slice::<Referrer>(&bytes).ok()),
+                        Ok(Read::Fresh(_, bytes)) => {
+                            let referrer = serde_json::from_slice::<Referrer>(&bytes).ok();
+                            Ok(referrer.map(|referrer| (referrer, bytes.len())))
+                        }
                         Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
                         Err(error) => Err(error.into()),
                     }
@@ -68,14 +74,15 @@ impl Repo {
             })
             .try_buffered(FAN_OUT)
             .try_filter_map(|found| async move { Ok(found) })
-            .try_filter(|found| {
+            .try_filter(|(found, _)| {
                 let wanted = kind.is_none() || found.artifact_type.as_deref() == kind;
                 async move { wanted }
             })
             .boxed();
-        let mut entries = Vec::new();
-        while let Some(referrer) = found.try_next().await? {
-            if entries.len() == page.limit {
+        let (mut entries, mut page_bytes) = (Vec::new(), 0);
+        while let Some((referrer, bytes)) = found.try_next().await? {
+            page_bytes += bytes;
+            if entries.len() == page.limit || page_bytes > PAGE_BYTES_MAX && !entries.is_empty() {
                 return Ok(Listed { entries, more: true });
             }
             entries.push(referrer);

@@ -6,10 +6,11 @@ use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::layout::PushId;
-use super::{Error, FAN_OUT, Repo, Result, Store, layout, patiently};
+use super::patience::patiently;
+use super::{Error, FAN_OUT, Repo, Result, Store, layout};
 use crate::digest::Digest;
 use crate::names::{RepoName, Tag, Tenant};
-use crate::objects::{self, Key, Read, Version, When};
+use crate::objects::{self, Key, Read, Version};
 
 /// Content of a tag.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,8 +55,7 @@ impl Repo {
     pub(super) async fn put_tag(&self, tag: &Tag, pointer: Pointer) -> Result<()> {
         let key = self.tag_key(tag);
         let body = serde_json::to_vec(&pointer).map_err(|error| Error::Internal(error.to_string().into()))?;
-        let body: bytes::Bytes = body.into();
-        let meta = patiently(|| self.store.objects.put(&key, body.clone(), When::Always)).await?;
+        let meta = self.store.put(&key, body).await?;
         self.store.tags.insert(key, (meta.version, Arc::new(pointer)));
         Ok(())
     }
@@ -65,16 +65,20 @@ impl Repo {
         Ok(self.store.pointer(&self.tag_key(tag)).await?.map(|(_, pointer)| pointer))
     }
 
-    /// Deletes a tag and, of a cache tag, its push records: the pointer first, so that what remains after a crash is
-    /// named by nothing.
     pub async fn delete_tag(&self, tag: &Tag) -> Result<()> {
-        let key = self.tag_key(tag);
-        let pointer = self.tag(tag).await?.ok_or_else(|| Error::ManifestUnknown(tag.to_string()))?;
-        let mut keys = vec![key.clone()];
-        if pointer.push.is_some() {
-            keys.extend(self.push_keys(tag).await?);
+        let _alone = self.store.references.write().await;
+        if self.store.head(&self.tag_key(tag)).await?.is_none() {
+            return Err(Error::ManifestUnknown(tag.to_string()));
         }
-        self.store.objects.delete(&keys).await?;
+        self.remove_tag(tag).await
+    }
+
+    /// Removes a tag and, of a cache tag, its pushes. The pointer goes last: a crash before leaves a tag that can be
+    /// deleted again, not pushes that come back with the next one.
+    pub(super) async fn remove_tag(&self, tag: &Tag) -> Result<()> {
+        let key = self.tag_key(tag);
+        self.store.delete(&self.push_keys(tag).await?).await?;
+        self.store.delete(std::slice::from_ref(&key)).await?;
         self.store.tags.invalidate(&key);
         Ok(())
     }
@@ -126,10 +130,14 @@ impl Store {
         match patiently(|| self.objects.read(key, version)).await {
             Ok(Read::Same) => Ok(known),
             Ok(Read::Fresh(meta, bytes)) => {
-                let pointer: Pointer = serde_json::from_slice(&bytes).map_err(|error| {
-                    tracing::error!(%key, %error, "tag cannot be read");
-                    Error::Internal("tag is damaged".into())
-                })?;
+                // As good as gone: a push overwrites it, and a delete removes it.
+                let pointer: Pointer = match serde_json::from_slice(&bytes) {
+                    Ok(pointer) => pointer,
+                    Err(error) => {
+                        tracing::error!(%key, %error, "tag cannot be read");
+                        return Ok(None);
+                    }
+                };
                 let pointer = Arc::new(pointer);
                 self.tags.insert(key.clone(), (meta.version.clone(), pointer.clone()));
                 Ok(Some((meta.version, pointer)))

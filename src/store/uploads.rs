@@ -14,11 +14,12 @@ use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::blobs::fits;
-use super::receive::{PORTION_BYTES, pump};
-use super::{Error, Repo, Result, Store, layout, patiently};
+use super::patience::patiently;
+use super::receive::pump;
+use super::{Error, Repo, Result, Store, layout};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::names::{Tenant, UploadId};
-use crate::objects::{self, Key, Read, When};
+use crate::objects::{self, Key, Read};
 use crate::stream::{BodyError, Incoming, Portions};
 
 /// Parts of one upload. With the usual chunks of megabytes this is far beyond any layer.
@@ -61,7 +62,7 @@ pub(super) struct State {
     parts: Vec<Part>,
 }
 
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Part {
     offset: u64,
     nonce: u64,
@@ -77,7 +78,6 @@ impl Repo {
     ///
     /// What arrived before a client went away is kept, so that it can resume.
     pub async fn append(&self, session: &Session, at: Option<u64>, body: Incoming) -> Result<u64> {
-        let _turn = self.upload_turn().await?;
         let state = self.find(session).await?;
         let mut state = state.unwrap_or_else(|| self.fresh(session.algorithm));
         if at.is_some_and(|at| at != state.offset) {
@@ -86,10 +86,11 @@ impl Repo {
         let hasher = state.hasher()?;
         let staged = self.stage(&session.id, &state, vec![hasher], body).await?;
         if let Some(part) = staged.part {
+            let began = state.clone();
             state.parts.push(part);
             state.offset += staged.length;
             state.hash = staged.hashers.first().map_or_else(String::new, Hasher::save);
-            self.save(&session.id, &state).await?;
+            self.advance(&session.id, &began, &state, &part).await?;
         }
         match staged.failed {
             Some(error) => Err(Error::Body(error)),
@@ -122,7 +123,6 @@ impl Repo {
         if closing.at.is_some_and(|at| at != state.offset) {
             return Err(Error::OffsetMismatch { offset: state.offset });
         }
-        let _turn = self.upload_turn().await?;
         let mut hashers = vec![self.hasher_for(&session.id, &state, digest.algorithm()).await?];
         if closing.at.is_none() {
             hashers.push(Hasher::new(digest.algorithm()));
@@ -180,9 +180,18 @@ impl Repo {
         }
     }
 
-    async fn save(&self, id: &UploadId, state: &State) -> Result<()> {
+    /// Replaces the state from which a chunk began. A chunk may take long to come, and its client may have given it up
+    /// and sent another one: then what that one was told stands, and this one is too late.
+    async fn advance(&self, id: &UploadId, began: &State, state: &State, part: &Part) -> Result<()> {
+        let _turn = self.store.sessions[super::stripe(id)].lock().await;
+        let now = self.load(id).await?;
+        let offset = now.as_ref().map_or(0, |now| now.offset);
+        if offset != began.offset || now.is_some_and(|now| now.parts != began.parts) {
+            self.store.delete(&[self.part_key(id, part)]).await?;
+            return Err(Error::OffsetMismatch { offset });
+        }
         let body = serde_json::to_vec(state).map_err(|error| Error::Internal(error.to_string().into()))?;
-        self.store.objects.put(&layout::upload_state(self.tenant(), id), body.into(), When::Always).await?;
+        self.store.put(&layout::upload_state(self.tenant(), id), body).await?;
         Ok(())
     }
 
@@ -197,15 +206,15 @@ impl Repo {
 
     /// Writes a body as the part behind `state`. An empty body makes no part.
     async fn stage(&self, id: &UploadId, state: &State, hashers: Vec<Hasher>, body: Incoming) -> Result<Staged> {
-        if state.parts.len() >= PARTS_MAX {
-            return Err(Error::TooManyParts { limit: PARTS_MAX });
-        }
         let limit = self.store.config.limits.blob.as_u64().saturating_sub(state.offset);
         let part = Part { offset: state.offset, nonce: rand::random() };
         let mut body = Portions::new(body);
-        let first = body.next(PORTION_BYTES).await;
+        let (first, _turn) = self.first_portion(&mut body).await?;
         if first.length == 0 {
             return Ok(Staged { part: None, length: 0, hashers, failed: first.failed });
+        }
+        if state.parts.len() >= PARTS_MAX {
+            return Err(Error::TooManyParts { limit: PARTS_MAX });
         }
         let mut draft = self.store.objects.begin(&self.part_key(id, &part), None).await?;
         let received = pump(first, &mut body, &mut *draft, hashers, limit).await?;
@@ -254,11 +263,11 @@ impl State {
 
 impl Store {
     async fn remove_upload(&self, tenant: &Tenant, id: &UploadId) -> Result<()> {
-        let listed = self.objects.list(&layout::upload_prefix(tenant, id), None);
-        let mut keys: Vec<Key> = listed.map_ok(|meta| meta.key).try_collect().await?;
+        let listed = self.list(&layout::upload_prefix(tenant, id)).await?;
+        let mut keys: Vec<Key> = listed.into_iter().map(|meta| meta.key).collect();
         // The state goes first: without it, parts are leftovers.
         keys.reverse();
-        Ok(self.objects.delete(&keys).await?)
+        self.delete(&keys).await
     }
 
     /// Removes uploads to which nothing has been added for `idle`. Returns how many.

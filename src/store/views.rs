@@ -14,29 +14,41 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use super::layout::PushId;
-use super::manifests::OCI_MANIFEST;
-use super::pushes::LivePush;
+use super::manifests::{OCI_MANIFEST, media_type_of};
+use super::patience::patiently;
+use super::pushes::{Found, LivePush};
 use super::tags::Pointer;
-use super::{Error, FAN_OUT, Repo, Result, layout};
+use super::{Error, FAN_OUT, Repo, Result, STRIPES, layout, stripe};
 use crate::buildkit::{Explanation, IMPORT_LIMIT_BYTES, Outcome, Push, View, view};
 use crate::digest::Digest;
 use crate::names::Tag;
-use crate::objects::{self, Key, Read, Version, When};
+use crate::objects::{self, Key, Read, Version};
 
 /// Memory for what is known of views.
 const VIEWS_BYTES_MAX: u64 = 64 << 20;
-/// Tags whose views are made at once, at most; the others wait.
-const MAKERS: usize = 64;
+/// Views made at once: each loads all pushes of its tag.
+const MAKERS: usize = 2;
+/// Manifests and configs of the pushes that one view is made from, in bytes. Parsed they take several times as much. It
+/// holds 64 pushes that BuildKit could import; of larger ones the newest.
+const LOADED_BYTES_MAX: u64 = 64 << 20;
+/// Pushes loaded at once for one view.
+const LOADS: usize = 4;
+/// Which rules a view was made by. A hint of other rules does not count: to be raised with every change of what
+/// `buildkit` makes of the same pushes.
+const RULES: u32 = 1;
 
 /// The views that this server has made or found.
 pub struct Views {
     known: Cache<Key, Arc<Known>>,
     /// One maker for a tag at a time: what the others wait for, they find made.
-    makers: [tokio::sync::Mutex<()>; MAKERS],
+    turns: [tokio::sync::Mutex<()>; STRIPES],
+    makers: Semaphore,
 }
 
 impl Default for Views {
@@ -44,8 +56,9 @@ impl Default for Views {
         let known = Cache::builder()
             .max_capacity(VIEWS_BYTES_MAX)
             .weigher(|_: &Key, known: &Arc<Known>| known.weight())
+            .eviction_policy(EvictionPolicy::lru())
             .build();
-        Views { known, makers: std::array::from_fn(|_| tokio::sync::Mutex::new(())) }
+        Views { known, turns: std::array::from_fn(|_| tokio::sync::Mutex::new(())), makers: Semaphore::new(MAKERS) }
     }
 }
 
@@ -59,12 +72,16 @@ struct Known {
 /// Content of `views/<tag>`: a server that has not seen the tag need not make its view again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Hint {
+    #[serde(default)]
+    rules: u32,
     /// Oldest first.
     pushes: Vec<PushId>,
-    /// Layers that the view names.
-    layers: Vec<Digest>,
-    /// Layers that pushes name and the store did not have.
+    /// Blobs that the view names.
+    needed: Vec<Digest>,
+    /// Blobs that pushes name and the store did not have: layers, and configs, without which a push is not in the view.
     missing: Vec<Digest>,
+    /// Manifests of pushes that the store did not have.
+    missing_manifests: Vec<Digest>,
     /// What is served; nothing when it is the newest push as it was sent.
     view: Option<Served>,
 }
@@ -86,7 +103,7 @@ impl Served {
 
 impl Known {
     fn weight(&self) -> u32 {
-        let entries = self.hint.pushes.len() * 2 + self.hint.layers.len() + self.hint.missing.len();
+        let entries = self.hint.pushes.len() * 2 + self.hint.needed.len() + self.hint.missing.len();
         u32::try_from(256 + entries * size_of::<Digest>()).unwrap_or(u32::MAX)
     }
 }
@@ -99,10 +116,10 @@ impl Repo {
         if pointer.push.is_none() || !self.has_views() {
             return Ok(Some(Served::pushed(&pointer)));
         }
-        let known = match self.store.views.known.get(&key) {
-            Some(known) if known.version == version && self.holds(&known.hint).await? => known,
+        let (known, pointer) = match self.store.views.known.get(&key) {
+            Some(known) if known.version == version && self.holds(&known.hint).await? => (known, pointer),
             _ => {
-                let _turn = self.store.views.makers[stripe(&key)].lock().await;
+                let _turn = self.store.views.turns[stripe(&key)].lock().await;
                 self.make_known(tag, &key).await?
             }
         };
@@ -110,13 +127,14 @@ impl Repo {
         Ok(Some(known.hint.view.clone().unwrap_or_else(|| Served::pushed(&pointer))))
     }
 
-    /// The digest of the view that a tag is known to serve, when that is not the digest of a push.
-    pub(super) async fn known_view(&self, tag: &Tag) -> Result<Option<Digest>> {
-        Ok(self.hint(tag).await?.and_then(|hint| hint.view).map(|view| view.digest))
+    /// The pushes that are in a view, when the tag is known to serve it.
+    pub(super) async fn pushes_in_view(&self, tag: &Tag, view: &Digest) -> Result<Vec<PushId>> {
+        let hint = self.hint(tag).await?.filter(|hint| hint.view.as_ref().is_some_and(|served| served.digest == *view));
+        Ok(hint.map_or(Vec::new(), |hint| hint.pushes))
     }
 
     /// Makes the view, unless another request has just done so or the hint in the store still holds.
-    async fn make_known(&self, tag: &Tag, key: &Key) -> Result<Arc<Known>> {
+    async fn make_known(&self, tag: &Tag, key: &Key) -> Result<(Arc<Known>, Arc<Pointer>)> {
         // The pointer is read before the pushes are listed: a push that the list misses comes with a newer pointer.
         let Some((version, pointer)) = self.store.pointer(key).await? else {
             return Err(Error::ManifestUnknown(tag.to_string()));
@@ -125,20 +143,21 @@ impl Repo {
             && known.version == version
             && self.holds(&known.hint).await?
         {
-            return Ok(known);
+            return Ok((known, pointer));
         }
         let live = self.pushes_behind(tag, &pointer).await?;
         let hint = match self.hint(tag).await? {
             Some(hint) if hint.is_of(&live) && self.holds(&hint).await? => hint,
-            _ => self.make(tag, &live).await?,
+            _ => self.make(tag, &pointer, &live).await?,
         };
         let known = Arc::new(Known { version, hint });
         self.store.views.known.insert(key.clone(), known.clone());
-        Ok(known)
+        Ok((known, pointer))
     }
 
     async fn hint(&self, tag: &Tag) -> Result<Option<Hint>> {
-        match self.store.objects.read(&layout::view(self.tenant(), self.name(), tag), None).await {
+        let key = layout::view(self.tenant(), self.name(), tag);
+        match patiently(|| self.store.objects.read(&key, None)).await {
             Ok(Read::Fresh(_, bytes)) => Ok(serde_json::from_slice(&bytes).ok()),
             Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
@@ -148,8 +167,9 @@ impl Repo {
     /// Whether the store has what the view needs, and still lacks what it was made without.
     async fn holds(&self, hint: &Hint) -> Result<bool> {
         let own = hint.view.as_ref().map(|view| self.manifest_key(&view.digest));
-        let needed = hint.layers.iter().map(|digest| self.blob_key(digest)).chain(own).map(|key| (key, true));
-        let missing = hint.missing.iter().map(|digest| (self.blob_key(digest), false));
+        let needed = hint.needed.iter().map(|digest| self.blob_key(digest)).chain(own).map(|key| (key, true));
+        let manifests = hint.missing_manifests.iter().map(|digest| self.manifest_key(digest));
+        let missing = hint.missing.iter().map(|digest| self.blob_key(digest)).chain(manifests).map(|key| (key, false));
         let looks = needed.chain(missing).map(|(key, expected)| {
             let store = self.store.clone();
             async move { Ok::<_, Error>(store.head(&key).await?.is_some() == expected) }
@@ -164,63 +184,99 @@ impl Repo {
     }
 
     /// Makes the view of these pushes and stores it.
-    async fn make(&self, tag: &Tag, live: &[LivePush]) -> Result<Hint> {
+    async fn make(&self, tag: &Tag, pointer: &Pointer, live: &[LivePush]) -> Result<Hint> {
         let began = Instant::now();
         let made = self.united(live).await?;
-        let (view, layers) = match made.view {
-            Some(View { outcome: Outcome::Merged(merged), explanation }) => {
-                let digest = Digest::sha256(&merged.manifest);
-                let size = merged.manifest.len() as u64;
-                let layers = layers_of(&merged.manifest);
+        let mut needed = made.present;
+        let view = match made.view {
+            Some((View { outcome: Outcome::Merged(merged), explanation }, _)) => {
+                let served = Served {
+                    media_type: OCI_MANIFEST.to_string(),
+                    digest: Digest::sha256(&merged.manifest),
+                    size: merged.manifest.len() as u64,
+                };
+                needed = named_by(&merged.manifest);
                 self.report(tag, &explanation, began);
-                self.store_view(digest, merged.manifest, merged.config_digest, merged.config).await?;
-                (Some(Served { media_type: OCI_MANIFEST.to_string(), digest, size }), layers)
+                self.store_view(served.digest, merged.manifest, merged.config_digest, merged.config).await?;
+                Some(served)
             }
-            // As it was pushed; or there is nothing better to serve than what was pushed last.
-            Some(View { outcome: Outcome::Unchanged(_), .. }) | None => (None, made.layers),
+            Some((View { outcome: Outcome::Unchanged(index), .. }, first)) => {
+                let id = made.pushes.get(first + index).map(|(id, _)| *id);
+                match id {
+                    // The pointer has it as it was sent last.
+                    Some(id) if pointer.push.is_none_or(|push| push.identity == id.identity) => None,
+                    Some(id) => self.as_pushed(&id).await?,
+                    None => None,
+                }
+            }
+            // There is nothing better to serve than what was pushed last.
+            None => None,
         };
-        let hint = Hint { pushes: live.iter().map(|push| push.id).collect(), layers, missing: made.missing, view };
+        let hint = Hint {
+            rules: RULES,
+            pushes: live.iter().map(|push| push.id).collect(),
+            needed,
+            missing: made.missing,
+            missing_manifests: made.missing_manifests,
+            view,
+        };
         let body = serde_json::to_vec(&hint).map_err(|error| Error::Internal(error.to_string().into()))?;
         // Without it, another server makes the same view again.
         let key = layout::view(self.tenant(), self.name(), tag);
-        if let Err(error) = self.store.objects.put(&key, body.into(), When::Always).await {
+        if let Err(error) = self.store.put(&key, body).await {
             tracing::warn!(%key, %error, "view is not hinted");
         }
         Ok(hint)
     }
 
-    /// Loads the pushes of a tag and unites them.
+    /// A push that is served byte for byte.
+    async fn as_pushed(&self, id: &PushId) -> Result<Option<Served>> {
+        let Some(bytes) = self.manifest_bytes(&id.manifest).await? else { return Ok(None) };
+        let media_type = media_type_of(&bytes)?.to_string();
+        Ok(Some(Served { media_type, digest: id.manifest, size: bytes.len() as u64 }))
+    }
+
+    /// Loads the pushes of a tag, the newest first and as many as may be, and unites them.
     async fn united(&self, live: &[LivePush]) -> Result<United> {
-        let loads = live.iter().map(|push| {
-            let (repo, manifest) = (self.clone(), push.id.manifest);
-            async move {
-                match repo.manifest_bytes(&manifest).await? {
-                    Some(bytes) => repo.push_of(&bytes).await,
-                    None => Ok(None),
-                }
-            }
+        let _maker = self.store.views.makers.acquire().await.map_err(|_| Error::Busy)?;
+        let loads = live.iter().rev().map(|push| {
+            let (repo, id) = (self.clone(), push.id);
+            async move { Ok::<_, Error>((id, repo.find_push(&id).await?)) }
         });
-        let loaded: Vec<Option<Push>> = stream::iter(loads.collect::<Vec<_>>()).buffered(FAN_OUT).try_collect().await?;
-        let pushes: Vec<Push> = loaded.into_iter().flatten().collect();
-        let named: HashSet<Digest> =
-            pushes.iter().flat_map(|push| &push.manifest.layers).map(|layer| layer.digest).collect();
+        let mut loads = stream::iter(loads.collect::<Vec<_>>()).buffered(LOADS);
+        let (mut pushes, mut missing, mut missing_manifests) = (Vec::new(), Vec::new(), Vec::new());
+        let mut loaded_bytes = 0;
+        while let Some((id, found)) = loads.try_next().await? {
+            match found {
+                Found::Push(push) => {
+                    loaded_bytes += push.manifest.bytes + push.manifest.config.size;
+                    if loaded_bytes > LOADED_BYTES_MAX && !pushes.is_empty() {
+                        tracing::warn!(repo = %self.name(), loaded = pushes.len(), "older pushes are too much to unite");
+                        break;
+                    }
+                    pushes.push((id, push));
+                }
+                Found::NoConfig(digest) => missing.push(digest),
+                Found::NoManifest => missing_manifests.push(id.manifest),
+                Found::NoCache(reason) => tracing::warn!(push = %id.manifest, reason, "push cannot be read"),
+            }
+        }
+        drop(loads);
+        pushes.reverse();
+        let layers = pushes.iter().flat_map(|(_, push)| &push.manifest.layers).map(|layer| layer.digest);
+        let named: HashSet<Digest> = layers.collect();
         let present = self.present(named.iter().copied()).await?;
-        let mut missing: Vec<Digest> = named.difference(&present).copied().collect();
+        missing.extend(named.difference(&present));
         missing.sort_unstable();
-        let mut layers: Vec<Digest> = named.intersection(&present).copied().collect();
-        layers.sort_unstable();
-        let view = tokio::task::spawn_blocking(move || {
-            let is_present = |digest: &Digest| present.contains(digest);
-            let all = view(&pushes, &is_present);
-            // More than can be united: the newest push alone is still better than nothing.
-            all.or_else(|refused| {
-                tracing::warn!(pushes = pushes.len(), reason = %refused, "pushes are not united");
-                view(&pushes[pushes.len().saturating_sub(1)..], &is_present)
-            })
-            .ok()
-        })
-        .await?;
-        Ok(United { view, layers, missing })
+        let (ids, pushes): (Vec<PushId>, Vec<Push>) = pushes.into_iter().unzip();
+        let making = tokio::task::spawn_blocking(move || {
+            let view = view_of(&pushes, &|digest: &Digest| present.contains(digest));
+            (view, pushes, present)
+        });
+        let (view, pushes, present) = making.await?;
+        let mut present: Vec<Digest> = present.into_iter().collect();
+        present.sort_unstable();
+        Ok(United { view, pushes: ids.into_iter().zip(pushes).collect(), present, missing, missing_manifests })
     }
 
     /// Which of these blobs the store has.
@@ -236,7 +292,11 @@ impl Repo {
     /// Content before pointer, here as everywhere: the config, then the manifest that names it.
     async fn store_view(&self, digest: Digest, manifest: Bytes, config: Digest, bytes: Bytes) -> Result<()> {
         for (key, bytes) in [(self.blob_key(&config), bytes), (self.manifest_key(&digest), manifest)] {
-            self.store.objects.put(&key, bytes.clone(), When::Always).await?;
+            match self.store.put(&key, bytes.clone()).await {
+                // Reads go on: this server has it in memory, and makes it again when it has not.
+                Err(Error::Full) => tracing::warn!(%key, "view is not stored, the store is full"),
+                done => drop(done?),
+            }
             self.store.hot.insert(key, bytes);
         }
         Ok(())
@@ -272,21 +332,17 @@ impl Repo {
         let unknown = || Error::ManifestUnknown(tag.to_string());
         let pointer = self.tag(tag).await?.ok_or_else(unknown)?;
         let served = self.served(tag).await?.ok_or_else(unknown)?;
-        let live = if pointer.push.is_some() { self.pushes_behind(tag, &pointer).await? } else { Vec::new() };
-        let mut pushes = Vec::new();
-        for push in &live {
-            let bytes = self.manifest_bytes(&push.id.manifest).await?;
-            let loaded = match &bytes {
-                Some(bytes) => self.push_of(bytes).await?,
-                None => None,
-            };
-            pushes.push(InspectedPush::of(push, bytes.map_or(0, |bytes| bytes.len()), loaded));
-        }
-        let explanation = if pointer.push.is_some() && self.has_views() {
-            self.united(&live).await?.view.map(|view| view.explanation)
-        } else {
-            None
-        };
+        let is_cache = pointer.push.is_some();
+        let live = if is_cache { self.pushes_behind(tag, &pointer).await? } else { Vec::new() };
+        let united = if is_cache { Some(self.united(&live).await?) } else { None };
+        let loaded = united.as_ref().map_or(&[][..], |united| &united.pushes);
+        let pushes = live.iter().map(|push| {
+            let found = loaded.iter().find(|(id, _)| *id == push.id);
+            InspectedPush::of(push, found.map(|(_, push)| push))
+        });
+        let pushes = pushes.collect();
+        let explanation = united.and_then(|united| united.view).map(|(view, _)| view.explanation);
+        let explanation = explanation.filter(|_| self.has_views());
         let limit_bytes = explanation.is_some().then_some(IMPORT_LIMIT_BYTES);
         Ok(Inspection {
             repo: self.name().to_string(),
@@ -301,27 +357,39 @@ impl Repo {
     }
 }
 
+/// What the pushes of a tag come to.
 struct United {
-    view: Option<View>,
-    /// Layers of the pushes that the store has.
-    layers: Vec<Digest>,
+    /// The view, and the index of the first push that it was made from.
+    view: Option<(View, usize)>,
+    /// Those that could be loaded, oldest first.
+    pushes: Vec<(PushId, Push)>,
+    /// Their layers that the store has.
+    present: Vec<Digest>,
     missing: Vec<Digest>,
+    missing_manifests: Vec<Digest>,
+}
+
+/// The view of all pushes; where that is more than can be united, the newest alone is still better than nothing.
+fn view_of(pushes: &[Push], present: &dyn Fn(&Digest) -> bool) -> Option<(View, usize)> {
+    match view(pushes, present) {
+        Ok(all) => Some((all, 0)),
+        Err(reason) => {
+            tracing::warn!(pushes = pushes.len(), %reason, "pushes are not united");
+            let newest = pushes.len().checked_sub(1)?;
+            Some((view(&pushes[newest..], present).ok()?, newest))
+        }
+    }
 }
 
 impl Hint {
     fn is_of(&self, live: &[LivePush]) -> bool {
-        self.pushes.iter().eq(live.iter().map(|push| &push.id))
+        self.rules == RULES && self.pushes.iter().eq(live.iter().map(|push| &push.id))
     }
 }
 
-fn layers_of(manifest: &[u8]) -> Vec<Digest> {
+fn named_by(manifest: &[u8]) -> Vec<Digest> {
     let parsed = super::manifests::Parsed::parse(manifest, None);
     parsed.map(|parsed| parsed.blobs).unwrap_or_default()
-}
-
-fn stripe(key: &Key) -> usize {
-    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-    BuildHasherDefault::<DefaultHasher>::new().hash_one(key) as usize % MAKERS
 }
 
 /// What a tag is made of, for people.
@@ -346,7 +414,7 @@ pub struct Inspection {
 pub struct InspectedPush {
     pub manifest: Digest,
     pub at: jiff::Timestamp,
-    pub manifest_bytes: usize,
+    pub manifest_bytes: u64,
     pub config_bytes: u64,
     /// Sum of the layers, each counted once.
     pub layer_bytes: u64,
@@ -357,28 +425,29 @@ pub struct InspectedPush {
 }
 
 impl InspectedPush {
-    fn of(live: &LivePush, manifest_bytes: usize, push: Option<Push>) -> InspectedPush {
+    fn of(live: &LivePush, push: Option<&Push>) -> InspectedPush {
         let at = jiff::Timestamp::try_from(live.at).unwrap_or_default();
         let empty = InspectedPush {
             manifest: live.id.manifest,
             at,
-            manifest_bytes,
+            manifest_bytes: 0,
             config_bytes: 0,
             layer_bytes: 0,
             records: 0,
             layers: 0,
-            error: Some("the pushed content is gone".to_string()),
+            error: Some("it is gone, or more than can be united".to_string()),
         };
         let Some(push) = push else { return empty };
         let mut layers: Vec<_> = push.manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
         layers.sort_unstable();
         layers.dedup();
         InspectedPush {
+            manifest_bytes: push.manifest.bytes,
             config_bytes: push.manifest.config.size,
-            layer_bytes: layers.iter().map(|(_, size)| size).sum(),
+            layer_bytes: layers.iter().fold(0, |sum, (_, size)| size.saturating_add(sum)),
             records: push.config.as_ref().map_or(0, |config| config.records.len()),
             layers: layers.len(),
-            error: push.config.err().map(|error| error.to_string()),
+            error: push.config.as_ref().err().map(|error| error.to_string()),
             ..empty
         }
     }

@@ -69,6 +69,9 @@ impl Code {
     }
 }
 
+/// Digests that one refusal names.
+const NAMED_MAX: usize = 16;
+
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OciError {
@@ -177,8 +180,9 @@ impl From<store::Error> for OciError {
             E::TooManyParts { .. } => OciError::new(Code::BlobUploadInvalid),
             E::ManifestInvalid(_) => OciError::new(Code::ManifestInvalid),
             E::ManifestBlobUnknown(digests) => {
-                let named: Vec<String> = digests.iter().map(ToString::to_string).collect();
-                let message = format!("manifest names content that is not here: {}", named.join(", "));
+                let named: Vec<String> = digests.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+                let more = if digests.len() > NAMED_MAX { ", and more" } else { "" };
+                let message = format!("manifest names content that is not here: {}{more}", named.join(", "));
                 return OciError::new(Code::ManifestBlobUnknown).because(message).about(json!({ "digests": named }));
             }
             E::Referenced { .. } => OciError::new(Code::Unsupported),

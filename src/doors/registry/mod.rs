@@ -17,13 +17,14 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use futures::{StreamExt, stream};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
 use http::{HeaderValue, Method, StatusCode};
 
 use super::Doors;
 use super::observe::Label;
 use crate::access::{Access, Verb};
-use crate::store::Repo;
+use crate::buildkit::CONFIG_MEDIA_TYPE;
+use crate::store::{Repo, patience};
 use crate::stream::{BodyError, Incoming};
 use error::{Code, OciError};
 use route::{Begin, Route};
@@ -45,14 +46,15 @@ pub async fn serve(doors: Doors, request: Request) -> Response {
 async fn handle(doors: Doors, route: Route, request: Request) -> Result<Response, OciError> {
     let Some(access) = route.access() else { return list::serve(&doors, route).await };
     let repo = doors.store.repo(doors.gate.admit(access)?);
+    let patience = patience_of(&route, request.headers());
     if !route.writes() {
-        return read(repo, route, request).await;
+        return patience::within(patience, read(repo, route, request)).await;
     }
     // A client that goes away takes its request's future with it. What it had begun to write is finished or undone all
     // the same, by a task of its own.
     let writing = tokio::spawn(async move {
         let call = Call::new(&doors, request);
-        write(&doors, repo, route, call).await
+        patience::within(patience, write(&doors, repo, route, call)).await
     });
     match writing.await {
         Ok(answer) => answer,
@@ -60,6 +62,16 @@ async fn handle(doors: Doors, route: Route, request: Request) -> Result<Response
             tracing::error!(%error, "request failed");
             Err(OciError::new(Code::Unknown))
         }
+    }
+}
+
+/// How long a busy store is waited for. Builders ask for layers again by themselves, and for nothing else; what they say
+/// they accept tells the config of a cache from a layer.
+fn patience_of(route: &Route, headers: &HeaderMap) -> Duration {
+    let layer = !header(headers, ACCEPT).is_some_and(|accept| accept.contains(CONFIG_MEDIA_TYPE));
+    match route {
+        Route::ReadBlob { .. } if layer => patience::SHORT,
+        _ => patience::LONG,
     }
 }
 

@@ -12,8 +12,8 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use super::{FsObjects, Key, Meta, PRIVATE, Result, from_io, meta};
 
-/// Entries handed over at once, so that a thread hop is paid once for many.
-const BATCH: usize = 512;
+/// Entries handed over at once, so that a thread hop is paid once for many. The first batch is one: many ask for no more.
+const BATCH_MAX: usize = 512;
 
 /// A walk that can rest between batches: it holds names of the folders it is in, no descriptor and no thread.
 struct Walk {
@@ -22,6 +22,7 @@ struct Walk {
     after: Option<Arc<str>>,
     /// For each folder on the way down, what is still to visit, last first. A name ends in `/` when it is a folder.
     pending: Vec<Vec<String>>,
+    batch: usize,
 }
 
 pub(super) fn list(objects: FsObjects, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<Meta>> {
@@ -29,7 +30,7 @@ pub(super) fn list(objects: FsObjects, prefix: &str, after: Option<&str>) -> Box
     // No key begins with what is no folder of keys, and neither must a walk: `/` and `..` lead out of the store.
     let leads_in = top.split_terminator('/').all(|part| !matches!(part, "" | "." | ".."));
     let pending = if leads_in { vec![vec![top.to_string()]] } else { Vec::new() };
-    let walk = Walk { objects, prefix: prefix.into(), after: after.map(Into::into), pending };
+    let walk = Walk { objects, prefix: prefix.into(), after: after.map(Into::into), pending, batch: 1 };
     stream::try_unfold(walk, |mut walk| async move {
         let objects = walk.objects.clone();
         objects
@@ -47,7 +48,9 @@ pub(super) fn list(objects: FsObjects, prefix: &str, after: Option<&str>) -> Box
 impl Walk {
     fn batch(&mut self) -> io::Result<Vec<Meta>> {
         let mut batch = Vec::new();
-        while batch.len() < BATCH
+        let wanted = self.batch;
+        self.batch = BATCH_MAX;
+        while batch.len() < wanted
             && let Some(folder) = self.pending.last_mut()
         {
             match folder.pop() {

@@ -1,0 +1,74 @@
+//! How long a request waits for a store that is busy.
+//!
+//! Builders do not ask again for manifests and configs, and a cache whose manifest fails once is lost for the build: such
+//! requests are delayed rather than refused. They do ask again for layers. The patience is one for the whole request,
+//! however many calls it makes.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::objects::{Error, Result};
+
+/// For what builders do not retry. Below the usual 60 s of proxies.
+pub const LONG: Duration = Duration::from_secs(45);
+/// For what they retry by themselves, after 1, 2 and 4 s.
+pub const SHORT: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_millis(250);
+
+tokio::task_local! {
+    static DEADLINE: Instant;
+}
+
+/// Runs a request that may wait for so long in all.
+pub async fn within<F: Future>(patience: Duration, request: F) -> F::Output {
+    DEADLINE.scope(Instant::now() + patience, request).await
+}
+
+/// Asks a busy store again until the patience of the request has run out.
+pub(super) async fn patiently<T, F>(mut call: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let deadline = DEADLINE.try_with(|deadline| *deadline).unwrap_or_else(|_| Instant::now() + LONG);
+    loop {
+        match call().await {
+            Err(Error::Busy(_)) if Instant::now() + STEP < deadline => tokio::time::sleep(STEP).await,
+            done => return done,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_store_is_asked_until_the_requests_patience_has_run_out() {
+        let began = Instant::now();
+        let mut asked = 0;
+        let busy = within(SHORT, async {
+            for _ in 0..3 {
+                let call = || {
+                    asked += 1;
+                    std::future::ready(Err::<(), _>(Error::Busy("full".into())))
+                };
+                assert!(patiently(call).await.is_err());
+            }
+        });
+        busy.await;
+        assert!(began.elapsed() <= SHORT, "{:?}", began.elapsed());
+        assert!(asked > 15, "{asked}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trouble_that_passes_is_not_seen() {
+        let mut left = 10;
+        let call = || {
+            left -= 1;
+            std::future::ready(if left > 0 { Err(Error::Busy("full".into())) } else { Ok(left) })
+        };
+        assert!(within(LONG, patiently(call)).await.is_ok());
+    }
+}
