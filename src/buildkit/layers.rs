@@ -51,17 +51,16 @@ impl<'a> Layers<'a> {
     /// Collects the blobs of these manifests, oldest first, and asks once for each whether it is `present`. Foreign
     /// layers are present: the client gets them elsewhere.
     pub fn collect(manifests: impl Iterator<Item = &'a CacheManifest>, present: &dyn Fn(&Digest) -> bool) -> Self {
+        let descriptors: Vec<_> = manifests.flat_map(|manifest| &manifest.layers).collect();
         let mut layers = Layers {
-            blobs: Vec::new(),
-            chains: Vec::new(),
-            by_digest: HashMap::new(),
-            by_link: HashMap::new(),
-            diff_ids: HashMap::new(),
-            contents: HashMap::new(),
+            blobs: Vec::with_capacity(descriptors.len()),
+            chains: Vec::with_capacity(descriptors.len()),
+            by_digest: HashMap::with_capacity(descriptors.len()),
+            by_link: HashMap::with_capacity(descriptors.len()),
+            diff_ids: HashMap::with_capacity(descriptors.len()),
+            contents: HashMap::with_capacity(descriptors.len()),
         };
-        for descriptor in manifests.flat_map(|manifest| &manifest.layers) {
-            layers.add(descriptor);
-        }
+        descriptors.into_iter().for_each(|descriptor| layers.add(descriptor));
         for Blob { descriptor, state, diff_id } in &mut layers.blobs {
             let next = layers.diff_ids.len() as u32;
             *state = match *diff_id {

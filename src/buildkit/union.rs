@@ -7,6 +7,8 @@
 //! own parent vouches for. That the result of a parent may come from a newer push than the child's is BuildKit's own
 //! way when it imports from several caches: definition links say that the step is the same, whatever came out of it.
 
+use std::ops::Range;
+
 use super::classes::{ClassId, Classes};
 use super::config::CreatedAt;
 use super::error::Refused;
@@ -54,13 +56,13 @@ impl Union {
             classes,
             layers,
             union: Union::default(),
-            emitted: vec![false; classes.members.len()],
-            records_of: vec![Vec::new(); graph.nodes.len()],
+            emitted: vec![false; classes.len()],
+            vouched: Vouched { records: Vec::new(), of_node: vec![0..0; graph.nodes.len()] },
         };
         for class in parents_first(graph, classes) {
             emitter.emit(class, work)?;
         }
-        emitter.union.uncovered_nodes = emitter.records_of.iter().filter(|records| records.is_empty()).count();
+        emitter.union.uncovered_nodes = emitter.vouched.of_node.iter().filter(|records| records.is_empty()).count();
         Ok(emitter.union)
     }
 }
@@ -68,36 +70,57 @@ impl Union {
 /// Orders classes so that each comes after those it links to, except for links that close a loop. It starts from the
 /// leaves, so that what leads to a leaf stays together.
 fn parents_first(graph: &Graph, classes: &Classes) -> Vec<ClassId> {
-    let links_to = |class: ClassId| -> Vec<ClassId> {
-        let nodes = &classes.members[class as usize];
-        let links = nodes.iter().flat_map(|&node| graph.inputs(node).flatten());
-        links.map(|link| classes.of[link.node as usize]).collect()
-    };
-    let all = 0..classes.members.len() as ClassId;
-    let mut is_leaf = vec![true; classes.members.len()];
-    for class in all.clone() {
-        links_to(class).into_iter().for_each(|parent| is_leaf[parent as usize] = false);
-    }
+    let mut is_leaf = vec![true; classes.len()];
+    graph.links().iter().for_each(|link| is_leaf[classes.of[link.node as usize] as usize] = false);
 
-    let mut order = Vec::with_capacity(classes.members.len());
-    let mut entered = vec![false; classes.members.len()];
-    let mut path: Vec<(ClassId, std::vec::IntoIter<ClassId>)> = Vec::new();
+    let mut order = Vec::with_capacity(classes.len());
+    let mut entered = vec![false; classes.len()];
+    // A class, the member of it and the link of that to look at next.
+    let mut path: Vec<(ClassId, usize, usize)> = Vec::new();
+    let all = 0..classes.len() as ClassId;
     // Where all links are loops there is no leaf, so the rest follows.
     for start in all.clone().filter(|&class| is_leaf[class as usize]).chain(all) {
         if !std::mem::replace(&mut entered[start as usize], true) {
-            path.push((start, links_to(start).into_iter()));
+            path.push((start, 0, 0));
         }
-        while let Some((class, parents)) = path.last_mut() {
-            match parents.find(|&parent| !std::mem::replace(&mut entered[parent as usize], true)) {
-                Some(parent) => path.push((parent, links_to(parent).into_iter())),
-                None => {
-                    order.push(*class);
-                    path.pop();
-                }
+        while let Some((class, member, link)) = path.last_mut() {
+            let Some(&node) = classes.members(*class).get(*member) else {
+                order.push(*class);
+                path.pop();
+                continue;
+            };
+            let Some(parent) = graph.links_of(node).get(*link) else {
+                (*member, *link) = (*member + 1, 0);
+                continue;
+            };
+            *link += 1;
+            let parent = classes.of[parent.node as usize];
+            if !std::mem::replace(&mut entered[parent as usize], true) {
+                path.push((parent, 0, 0));
             }
         }
     }
     order
+}
+
+/// For each node the records that it vouches for.
+struct Vouched {
+    records: Vec<RecordId>,
+    of_node: Vec<Range<u32>>,
+}
+
+impl Vouched {
+    fn by(&self, node: NodeId) -> &[RecordId] {
+        let range = &self.of_node[node as usize];
+        &self.records[range.start as usize..range.end as usize]
+    }
+
+    /// Notes the records that a node vouches for, once.
+    fn set(&mut self, node: NodeId, records: impl Iterator<Item = RecordId>) {
+        let start = self.records.len() as u32;
+        self.records.extend(records);
+        self.of_node[node as usize] = start..self.records.len() as u32;
+    }
 }
 
 struct Emitter<'g, 'a> {
@@ -106,15 +129,14 @@ struct Emitter<'g, 'a> {
     layers: &'g Layers<'g>,
     union: Union,
     emitted: Vec<bool>,
-    /// For each node the records that it vouches for.
-    records_of: Vec<Vec<RecordId>>,
+    vouched: Vouched,
 }
 
 impl Emitter<'_, '_> {
     fn emit(&mut self, class: ClassId, work: &mut Work) -> Result<(), Refused> {
         let mut members: Vec<NodeId> = Vec::new();
         let mut links: Vec<Links> = Vec::new();
-        for &node in &self.classes.members[class as usize] {
+        for &node in self.classes.members(class) {
             let theirs = self.links(node, work)?;
             if theirs.iter().all(|links| !links.is_empty()) {
                 members.push(node);
@@ -140,13 +162,17 @@ impl Emitter<'_, '_> {
                 parts
             }
         };
+        let first = self.union.records.len() as RecordId;
+        for (member, &node) in members.iter().enumerate() {
+            let vouched = (first..).zip(&parts).filter(|(_, part)| part.vouchers.binary_search(&member).is_ok());
+            work.spend(parts.len())?;
+            self.vouched.set(node, vouched.map(|(id, _)| id));
+        }
         let digest = self.graph.nodes[members[0] as usize].digest;
         for Part { links, vouchers } in parts {
-            let id = self.union.records.len() as RecordId;
             let vouchers = || vouchers.iter().map(|&member| members[member]);
             let push = vouchers().map(|node| self.graph.nodes[node as usize].push).max().unwrap_or_default();
             let result = self.newest_result(vouchers());
-            vouchers().for_each(|node| self.records_of[node as usize].push(id));
             self.union.records.push(UnionRecord { digest, links, result, push });
         }
         Ok(())
@@ -163,7 +189,7 @@ impl Emitter<'_, '_> {
                     self.union.loop_links += 1;
                     continue;
                 }
-                let parents = &self.records_of[link.node as usize];
+                let parents = self.vouched.by(link.node);
                 work.spend(parents.len())?;
                 records.extend(parents.iter().map(|&record| (link.selector, record)));
             }

@@ -126,7 +126,7 @@ pub(super) fn view_within(
     explanation.ambiguous_records = graph.dropped.ambiguous_records;
     explanation.uncovered_records = union.uncovered_nodes;
     explanation.trimmed_records = union.records.len() - written.records;
-    explanation.classes = classes.members.len();
+    explanation.classes = classes.len();
     explanation.splits = union.splits;
     explanation.bounded_splits = union.bounded_splits;
     explanation.uniform_splits = union.uniform_splits;
