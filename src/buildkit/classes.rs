@@ -80,11 +80,18 @@ impl Groups {
 }
 
 /// A link of a class: the input, and the linked class by its representative.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Link {
     input: u32,
     selector: Symbol,
     class: NodeId,
+}
+
+impl Link {
+    /// One number for the link of a step with this digest: a fourth of the hashing of four numbers.
+    fn key(self, digest: Symbol) -> u128 {
+        [digest, self.input, self.selector, self.class].into_iter().fold(0, |key, part| key << 32 | u128::from(part))
+    }
 }
 
 struct Closure<'g, 'a> {
@@ -101,7 +108,7 @@ struct Closure<'g, 'a> {
     users_of_class: Vec<usize>,
     /// The number of each link that some class with a digest has; `sharing` has its classes, some of them by former
     /// representatives.
-    link_ids: HashMap<(Symbol, Link), u32>,
+    link_ids: HashMap<u128, u32>,
     sharing: Vec<Vec<NodeId>>,
     queue: VecDeque<NodeId>,
     queued: Vec<bool>,
@@ -194,7 +201,7 @@ impl<'g, 'a> Closure<'g, 'a> {
             let mut classes = 0;
             for &link in links {
                 let next = self.sharing.len() as u32;
-                let id = *self.link_ids.entry((digest, link)).or_insert(next);
+                let id = *self.link_ids.entry(link.key(digest)).or_insert(next);
                 if id == next {
                     self.sharing.push(Vec::new());
                 }

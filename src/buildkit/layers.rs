@@ -20,9 +20,9 @@ pub struct Layers<'a> {
     /// Parents before children.
     pub chains: Vec<Chain>,
     by_digest: HashMap<Digest, u32>,
-    by_link: HashMap<(Option<ChainId>, u32), ChainId>,
+    by_link: HashMap<u64, ChainId>,
     diff_ids: HashMap<&'a str, u32>,
-    contents: HashMap<(Option<ContentId>, u32), ContentId>,
+    contents: HashMap<u64, ContentId>,
 }
 
 pub struct Blob<'a> {
@@ -99,17 +99,22 @@ impl<'a> Layers<'a> {
 
     fn link(&mut self, parent: Option<ChainId>, blob: u32) -> Option<ChainId> {
         let BlobState::Usable(diff_id) = self.blobs[blob as usize].state else { return None };
-        if let Some(&chain) = self.by_link.get(&(parent, blob)) {
+        if let Some(&chain) = self.by_link.get(&on_top(parent, blob)) {
             return Some(chain);
         }
         let below = parent.map(|parent| self.chains[parent as usize].content);
         let next = self.contents.len() as ContentId;
-        let content = *self.contents.entry((below, diff_id)).or_insert(next);
+        let content = *self.contents.entry(on_top(below, diff_id)).or_insert(next);
         let chain = self.chains.len() as ChainId;
         self.chains.push(Chain { parent, blob, content });
-        self.by_link.insert((parent, blob), chain);
+        self.by_link.insert(on_top(parent, blob), chain);
         Some(chain)
     }
+}
+
+/// One number for a layer and what it is on top of.
+fn on_top(below: Option<u32>, layer: u32) -> u64 {
+    below.map_or(0, |below| u64::from(below) + 1) << 32 | u64::from(layer)
 }
 
 fn is_source(annotation: &str) -> bool {

@@ -10,10 +10,9 @@
 use std::ops::Range;
 
 use super::classes::{ClassId, Classes};
-use super::config::CreatedAt;
 use super::error::Refused;
-use super::graph::{Graph, NodeId, Symbol};
-use super::layers::{ChainId, Layers};
+use super::graph::{Graph, NodeId, NodeResult, Symbol};
+use super::layers::Layers;
 use super::split::{self, Link, Links, Part};
 use super::view::Work;
 
@@ -38,15 +37,9 @@ pub struct Union {
 pub struct UnionRecord {
     pub digest: Symbol,
     pub links: Links,
-    pub result: Option<UnionResult>,
+    pub result: Option<NodeResult>,
     /// The newest push that vouches for the record.
     pub push: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct UnionResult {
-    pub chain: ChainId,
-    pub created_at: CreatedAt,
 }
 
 impl Union {
@@ -115,11 +108,12 @@ impl Vouched {
         &self.records[range.start as usize..range.end as usize]
     }
 
-    /// Notes the records that a node vouches for, once.
-    fn set(&mut self, node: NodeId, records: impl Iterator<Item = RecordId>) {
+    /// Notes the records that each of these nodes vouches for, once.
+    fn set(&mut self, nodes: &[NodeId], records: impl Iterator<Item = RecordId>) {
         let start = self.records.len() as u32;
         self.records.extend(records);
-        self.of_node[node as usize] = start..self.records.len() as u32;
+        let end = self.records.len() as u32;
+        nodes.iter().for_each(|&node| self.of_node[node as usize] = start..end);
     }
 }
 
@@ -134,48 +128,62 @@ struct Emitter<'g, 'a> {
 
 impl Emitter<'_, '_> {
     fn emit(&mut self, class: ClassId, work: &mut Work) -> Result<(), Refused> {
-        let mut members: Vec<NodeId> = Vec::new();
-        let mut links: Vec<Links> = Vec::new();
-        for &node in self.classes.members(class) {
-            let theirs = self.links(node, work)?;
-            if theirs.iter().all(|links| !links.is_empty()) {
-                members.push(node);
-                links.push(theirs);
-            }
-        }
+        let (mut ways, nodes) = self.ways(class, work)?;
         self.emitted[class as usize] = true;
 
-        let all = || (0..members.len()).collect::<Vec<_>>();
-        let parts = match &mut links[..] {
+        let all = (0..ways.len()).collect();
+        let parts = match &mut ways[..] {
             [] => return Ok(()),
-            [only] => vec![Part { links: std::mem::take(only), vouchers: all() }],
-            [first, ..] if first.is_empty() => vec![Part { links: Vec::new(), vouchers: all() }],
-            several if self.same_content(&members) && differ_in_one_input(several) => {
-                vec![Part { links: united(several), vouchers: all() }]
+            [only] => vec![Part { links: std::mem::take(only), vouchers: all }],
+            several if self.same_content(nodes.iter().flatten()) && differ_in_one_input(several) => {
+                vec![Part { links: united(several), vouchers: all }]
             }
             several => {
-                let exact = split::exact(several, work)?;
+                let max = nodes.iter().map(Vec::len).sum::<usize>() * split::PARTS_PER_MEMBER_MAX;
+                let exact = split::exact(several, max, work)?;
                 self.union.bounded_splits += usize::from(exact.is_none());
                 let parts = exact.map_or_else(|| split::bounded(several, work), Ok)?;
                 self.union.splits += usize::from(parts.len() > 1);
-                self.union.uniform_splits += usize::from(parts.len() > 1 && self.same_content(&members));
+                self.union.uniform_splits += usize::from(parts.len() > 1 && self.same_content(nodes.iter().flatten()));
                 parts
             }
         };
         let first = self.union.records.len() as RecordId;
-        for (member, &node) in members.iter().enumerate() {
-            let vouched = (first..).zip(&parts).filter(|(_, part)| part.vouchers.binary_search(&member).is_ok());
+        for (way, nodes) in nodes.iter().enumerate() {
             work.spend(parts.len())?;
-            self.vouched.set(node, vouched.map(|(id, _)| id));
+            let vouched = (first..).zip(&parts).filter(|(_, part)| part.vouchers.binary_search(&way).is_ok());
+            self.vouched.set(nodes, vouched.map(|(id, _)| id));
         }
-        let digest = self.graph.nodes[members[0] as usize].digest;
         for Part { links, vouchers } in parts {
-            let vouchers = || vouchers.iter().map(|&member| members[member]);
-            let push = vouchers().map(|node| self.graph.nodes[node as usize].push).max().unwrap_or_default();
-            let result = self.newest_result(vouchers());
-            self.union.records.push(UnionRecord { digest, links, result, push });
+            let vouchers =
+                || vouchers.iter().flat_map(|&way| &nodes[way]).map(|&node| &self.graph.nodes[node as usize]);
+            let Some(newest) = vouchers().max_by_key(|node| node.push) else { continue };
+            // Its time of creation does not make a result newer, so that what one push made stays together.
+            let result = vouchers().filter_map(|node| Some((node.push, node.result?))).max().map(|(_, result)| result);
+            self.union.records.push(UnionRecord { digest: newest.digest, links, result, push: newest.push });
         }
         Ok(())
+    }
+
+    /// The different ways in which the pushes reach a step, and the nodes that know each: those of the newest node last.
+    /// Nodes that loops have left without a link are left out.
+    fn ways(&mut self, class: ClassId, work: &mut Work) -> Result<(Vec<Links>, Vec<Vec<NodeId>>), Refused> {
+        let classes = self.classes;
+        let mut ways: Vec<(Links, Vec<NodeId>)> = Vec::new();
+        for &node in classes.members(class) {
+            let links = self.links(node, work)?;
+            if links.iter().any(Vec::is_empty) {
+                continue;
+            }
+            // There are few ways, and pushes that follow each other mostly have the same.
+            work.spend(ways.len())?;
+            match ways.iter_mut().rfind(|(known, _)| *known == links) {
+                Some((_, nodes)) => nodes.push(node),
+                None => ways.push((links, vec![node])),
+            }
+        }
+        ways.sort_by_key(|(_, nodes)| nodes.last().copied());
+        Ok(ways.into_iter().unzip())
     }
 
     /// The links of a node to the records of the union that its parents vouch for.
@@ -201,34 +209,27 @@ impl Emitter<'_, '_> {
     }
 
     /// Whether all have a result, and the same whatever its compression.
-    fn same_content(&self, members: &[NodeId]) -> bool {
+    fn same_content<'n>(&self, mut nodes: impl Iterator<Item = &'n NodeId>) -> bool {
         let content = |&node: &NodeId| {
             let result = self.graph.nodes[node as usize].result?;
             Some(self.layers.chains[result.chain as usize].content)
         };
-        let first = members.first().and_then(content);
-        first.is_some() && members.iter().all(|node| content(node) == first)
-    }
-
-    /// The result of the newest push: its time of creation does not matter, so that what one push made stays together.
-    fn newest_result(&self, nodes: impl Iterator<Item = NodeId>) -> Option<UnionResult> {
-        let node = nodes.map(|node| &self.graph.nodes[node as usize]);
-        let newest = node.filter_map(|node| Some((node.push, node.result?))).max()?.1;
-        Some(UnionResult { chain: newest.chain, created_at: newest.created_at })
+        let first = nodes.next().and_then(content);
+        first.is_some() && nodes.all(|node| content(node) == first)
     }
 }
 
-/// Whether the members have the same links of every input but one.
-fn differ_in_one_input(members: &[Links]) -> bool {
-    let [first, others @ ..] = members else { return true };
+/// Whether all have the same links of every input but one.
+fn differ_in_one_input(ways: &[Links]) -> bool {
+    let [first, others @ ..] = ways else { return true };
     let differs = |&input: &usize| others.iter().any(|links| links[input] != first[input]);
     (0..first.len()).filter(differs).count() <= 1
 }
 
 /// All links of each input.
-fn united(members: &[Links]) -> Links {
-    let mut united = vec![Vec::new(); members.first().map_or(0, Vec::len)];
-    for links in members {
+fn united(ways: &[Links]) -> Links {
+    let mut united = vec![Vec::new(); ways.first().map_or(0, Vec::len)];
+    for links in ways {
         united.iter_mut().zip(links).for_each(|(all, links)| all.extend_from_slice(links));
     }
     for links in &mut united {
