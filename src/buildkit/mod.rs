@@ -11,14 +11,13 @@
 //!   link of an input will do; every input needs one. A record without inputs is a *root*, one nobody links to a *leaf*.
 //! - **result**: the chain of layers that a record's step produced. A record without one is a mere key.
 //! - **content link**: a link from the checksum of files, next to the *definition links* from the steps that made them.
-//! - **class**: the records, of any push, that BuildKit itself would take for the same step ([`classes`]).
+//! - **class**: the records, of any push, that BuildKit itself would take for the same step.
 //! - **sink**: a synthetic record above all leaves, against a bug of the importer ([`SINK`]).
 //!
 //! # From pushes to a view
 //!
-//! [`graph`] loads the records of all pushes, [`layers`] their layers; [`classes`] finds the records that are one step;
-//! [`union`] emits each class, split where its results differ ([`split`]); [`trim`] holds the size; [`write`] numbers what
-//! is left canonically.
+//! `graph` loads the records of all pushes, `layers` their layers; `classes` finds the records that are one step; `union`
+//! emits each class, cut by `split` where its results differ; `trim` holds the size; `write` numbers what is left.
 //!
 //! Invariant: nothing here does I/O, reads a clock, or recurses to a depth that input controls. The order in which a hash
 //! map yields its entries never reaches the output.
@@ -45,11 +44,11 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use config::{CacheConfig, CreatedAt, Layer, Link, Record, Stack, StoredResult};
+pub use config::{CONFIG_BYTES_MAX, CacheConfig, CreatedAt, Layer, Link, Record, Stack, StoredResult};
 pub use error::{FormatError, Refused};
 pub use explain::{Explanation, InvalidPush};
 pub use family::{Family, Live, surplus};
-pub use manifest::{CacheManifest, Descriptor, Form};
+pub use manifest::{CacheManifest, Descriptor, Form, MANIFEST_BYTES_MAX};
 pub use push::Push;
 pub use view::{Merged, Outcome, View, view};
 

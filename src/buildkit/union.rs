@@ -2,10 +2,12 @@
 //!
 //! Roots become one record. So do members of a class whose results are the same content, with all their links, if their
 //! links differ in one input at most: a build that matches a link of A there and links that A and B share elsewhere
-//! matches A. If they differ in two, that A made R of (a, a') and B made R of (b, b') does not say what (a, b') makes, so
-//! that class is [split](super::split) like those whose results differ. A record of push P links to those records of a parent's class that P's
-//! own parent vouches for. That the result of a parent may come from a newer push than the child's is BuildKit's own
-//! way when it imports from several caches: definition links say that the step is the same, whatever came out of it.
+//! matches A. If they differ in two, that A made R of (a, a') and B made R of (b, b') does not say what (a, b') makes: the
+//! class is [split](super::split) like those whose results differ.
+//!
+//! A record of push P links to those records of a parent's class that P's own parent vouches for. The parent's result may
+//! come from a newer push than the child's, as it may when BuildKit imports from several caches: a definition link says
+//! that the step is the same, whatever came out of it.
 
 use std::ops::Range;
 

@@ -158,6 +158,17 @@ pub struct World {
     pub built_percent: usize,
 }
 
+impl World {
+    pub fn any(random: &mut Random) -> World {
+        World {
+            steps: 4 + random.below(24),
+            varying_percent: random.below(50),
+            edited_percent: random.below(60),
+            built_percent: 60 + random.below(41),
+        }
+    }
+}
+
 /// Builds of one graph of steps: some outcomes vary, sources change, files copied from other steps have content links.
 pub fn builds(seed: u64, pushes: usize, world: World) -> Vec<Source> {
     let mut random = Random(seed);

@@ -18,13 +18,7 @@ fn sources(seed: u64, most: usize) -> Vec<Source> {
     if random.percent(30) {
         return tangles(seed, pushes, 3 + random.below(10));
     }
-    let world = World {
-        steps: 4 + random.below(20),
-        varying_percent: random.below(60),
-        edited_percent: random.below(60),
-        built_percent: 70 + random.below(31),
-    };
-    builds(seed, pushes, world)
+    builds(seed, pushes, World::any(&mut random))
 }
 
 /// The items of an import that stand for each record of a push: same digest, and a link of each input in common.
