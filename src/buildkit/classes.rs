@@ -2,12 +2,13 @@
 //!
 //! A record has no identity of its own, as its links are alternatives of which two exporters may know different ones.
 //! BuildKit takes two records for one step if they have the same digest, the same number of inputs, and for every input
-//! at least one link in common: same selector, same linked step (`chains.go`, `Add`). Roots are the same if their digests
-//! are. What a link has in common depends on which steps are the same, so the rule is applied until nothing changes.
+//! at least one link in common: same selector, same linked step (`chains.go`, `Add`). Roots are the same if their
+//! digests are. What a link has in common depends on which steps are the same, so the rule is applied until nothing
+//! changes.
 //!
-//! A class has the links of all its members. It is found again by its links: a map leads from (digest, number of inputs,
-//! input, selector, linked class) to the classes with that link. When two classes become one, only the users of the
-//! smaller one have new links to look up.
+//! A class has the links of all its members. It is found again by its links: a map leads from (digest, number of
+//! inputs, input, selector, linked class) to the classes with that link. When two classes become one, only the users of
+//! the smaller one have new links to look up.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -173,7 +174,8 @@ impl<'g, 'a> Closure<'g, 'a> {
         at
     }
 
-    /// Brings the links of a class up to date and unites it with every class it has a link of each input in common with.
+    /// Brings the links of a class up to date and unites it with every class it has a link of each input in common
+    /// with.
     fn settle(&mut self, mut class: NodeId, work: &mut Work) -> Result<(), Refused> {
         loop {
             let narrowest = self.refresh(class, work)?;
@@ -187,7 +189,8 @@ impl<'g, 'a> Closure<'g, 'a> {
         }
     }
 
-    /// Brings the links of a class up to date. Returns those of the input that has them in common with the fewest classes.
+    /// Brings the links of a class up to date. Returns those of the input that has them in common with the fewest
+    /// classes.
     fn refresh(&mut self, class: NodeId, work: &mut Work) -> Result<Vec<u32>, Refused> {
         let digest = self.digest(class);
         let mut links = std::mem::take(&mut self.links[class as usize]);

@@ -71,8 +71,9 @@ impl<'a> Graph<'a> {
         };
         let mut symbols = HashMap::with_capacity(records);
         symbols.insert("", NO_SELECTOR);
-        // The importer looks for the equals of a record by digest and input, not by the number of inputs, and would unite
-        // records that differ in it. No step has inputs that come and go, but nothing keeps a push from saying so.
+        // The importer looks for the equals of a record by digest and input, not by the number of inputs, and would
+        // unite records that differ in it. No step has inputs that come and go, but nothing keeps a push from saying
+        // so.
         let mut arity: Vec<usize> = Vec::new();
         let mut digests = Vec::with_capacity(records);
         for record in pushes.iter().flat_map(|(_, config)| &config.records) {

@@ -1,5 +1,5 @@
-//! JSON objects as Go's `encoding/json` reads them: names match in any case, `null` leaves a field at its default, unknown
-//! names are skipped at any depth.
+//! JSON objects as Go's `encoding/json` reads them: names match in any case, `null` leaves a field at its default,
+//! unknown names are skipped at any depth.
 //!
 //! One point is stricter: a name given twice is an error. (Go lets the later one win, or merges the two.)
 

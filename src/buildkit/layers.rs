@@ -129,8 +129,8 @@ fn without_sources(descriptor: &Descriptor) -> Cow<'_, Descriptor> {
     descriptor
 }
 
-/// Merges descriptors of one blob: the newer push wins, except that the earliest creation time stays, so that a re-export
-/// which stamps an old layer anew does not change the view.
+/// Merges descriptors of one blob: the newer push wins, except that the earliest creation time stays, so that a
+/// re-export which stamps an old layer anew does not change the view.
 fn merge(known: &mut Cow<Descriptor>, newer: &Descriptor) {
     let known = known.to_mut();
     known.media_type.clone_from(&newer.media_type);
@@ -159,7 +159,8 @@ pub struct PushLayers<'l, 'a> {
     config: &'l CacheConfig,
     /// For each blob whether this push's manifest names it. What it does not name, its importer would not find.
     named: Vec<bool>,
-    /// For each layer of the config its chain once resolved; the inner `None` is a chain with a layer that cannot be used.
+    /// For each layer of the config its chain once resolved; the inner `None` is a chain with a layer that cannot be
+    /// used.
     known: Vec<Option<Option<ChainId>>>,
 }
 

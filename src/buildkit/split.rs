@@ -1,10 +1,10 @@
 //! Splits a class whose results differ, so that nobody gets a result that their inputs do not lead to.
 //!
 //! Two builders run a step whose outcome varies and copy a file from it. Their copies are one step to BuildKit, reached
-//! by a definition link `x` that both have and by content links `a` and `b`, the checksums of the files that each made. One
-//! record `[x a b]` with the newer result would hand B's file to a third build whose file has the content `a`: wrong build
-//! output. So a class is cut into records each of whose links *all* come from every member that vouches for it:
-//! `[x]` of A and B, `[a]` of A, `[b]` of B, each with the result of its newest voucher.
+//! by a definition link `x` that both have and by content links `a` and `b`, the checksums of the files that each made.
+//! One record `[x a b]` with the newer result would hand B's file to a third build whose file has the content `a`:
+//! wrong build output. So a class is cut into records each of whose links *all* come from every member that vouches for
+//! it: `[x]` of A and B, `[a]` of A, `[b]` of B, each with the result of its newest voucher.
 //!
 //! Invariants of both cuts:
 //! - a voucher of a record has all its links, so its result is right for each way of reaching the record;

@@ -2,12 +2,12 @@
 //!
 //! Roots become one record. So do members of a class whose results are the same content, with all their links, if their
 //! links differ in one input at most: a build that matches a link of A there and links that A and B share elsewhere
-//! matches A. If they differ in two, that A made R of (a, a') and B made R of (b, b') does not say what (a, b') makes: the
-//! class is [split](super::split) like those whose results differ.
+//! matches A. If they differ in two, that A made R of (a, a') and B made R of (b, b') does not say what (a, b') makes:
+//! the class is [`split`] like those whose results differ.
 //!
-//! A record of push P links to those records of a parent's class that P's own parent vouches for. The parent's result may
-//! come from a newer push than the child's, as it may when BuildKit imports from several caches: a definition link says
-//! that the step is the same, whatever came out of it.
+//! A record of push P links to those records of a parent's class that P's own parent vouches for. The parent's result
+//! may come from a newer push than the child's, as it may when BuildKit imports from several caches: a definition link
+//! says that the step is the same, whatever came out of it.
 
 use std::ops::Range;
 
@@ -25,8 +25,8 @@ pub type RecordId = u32;
 pub struct Union {
     /// Parents before children, and chains of records mostly together: any beginning is a cache in itself.
     pub records: Vec<UnionRecord>,
-    /// Classes that are several records, and of those: the ones cut by [`split::bounded`], and the ones whose members have
-    /// the same content.
+    /// Classes that are several records, and of those: the ones cut by [`split::bounded`], and the ones whose members
+    /// have the same content.
     pub splits: usize,
     pub bounded_splits: usize,
     pub uniform_splits: usize,
@@ -167,8 +167,8 @@ impl Emitter<'_, '_> {
         Ok(())
     }
 
-    /// The different ways in which the pushes reach a step, and the nodes that know each: those of the newest node last.
-    /// Nodes that loops have left without a link are left out.
+    /// The different ways in which the pushes reach a step, and the nodes that know each: those of the newest node
+    /// last. Nodes that loops have left without a link are left out.
     fn ways(&mut self, class: ClassId, work: &mut Work) -> Result<(Vec<Links>, Vec<Vec<NodeId>>), Refused> {
         let classes = self.classes;
         let mut ways: Vec<(Links, Vec<NodeId>)> = Vec::new();

@@ -1,5 +1,5 @@
-//! The union against the reference, an independent program in Python (`tests/fixtures/union`): the same records with the
-//! same links and results, on recorded pushes and on made up ones.
+//! The union against the reference, an independent program in Python (`tests/fixtures/union`): the same records with
+//! the same links and results, on recorded pushes and on made up ones.
 //!
 //! What the reference says is kept in `expected.txt`, so that the tests do not need Python. After a change to the
 //! reference or to [`generate`](super::generate):

@@ -95,7 +95,8 @@ proptest! {
         let mut uncovered = 0;
         for push in &pushes {
             let model = Model::of(std::slice::from_ref(push), &|_| true);
-            let usable: BTreeSet<_> = model.nodes.iter().map(|node| (node.digest.as_str(), node.content.is_some())).collect();
+            let usable = model.nodes.iter().map(|node| (node.digest.as_str(), node.content.is_some()));
+            let usable: BTreeSet<_> = usable.collect();
             for (record, items) in push.config.as_ref().unwrap().records.iter().zip(standing_for(&imported, push)) {
                 let results = usable.contains(&(&record.digest, true)) && !usable.contains(&(&record.digest, false));
                 let covered = items.iter().any(|item| !results || imported.items[*item].content.is_some());
@@ -143,7 +144,8 @@ proptest! {
     }
 }
 
-/// Two builders run a step whose outcome varies, and copy a file from it. A third has a file with the first one's content.
+/// Two builders run a step whose outcome varies, and copy a file from it. A third has a file with the first one's
+/// content.
 fn hazard() -> Vec<Source> {
     let push = |at: usize| {
         let mut builder = generate::Builder::default();
@@ -224,8 +226,8 @@ fn the_naive_union_gives_a_build_what_no_push_vouches_for() {
     assert!(found >= 20);
 }
 
-/// A test of the test: one record for each push, with its own links and result, is not sound either. The importer unites
-/// them, as they share links.
+/// A test of the test: one record for each push, with its own links and result, is not sound either. The importer
+/// unites them, as they share links.
 #[test]
 fn records_that_share_links_would_be_united_by_the_importer() {
     let source = |results: [&str; 2]| {
