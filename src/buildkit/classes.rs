@@ -2,14 +2,16 @@
 //!
 //! A record has no identity of its own, as its links are alternatives of which two exporters may know different ones.
 //! BuildKit takes two records for one step if they have the same digest, the same number of inputs, and for every input
-//! at least one link in common: same selector, same linked step (`chains.go`, `Add`). Roots are the same if their digests
-//! are. What a link has in common depends on which steps are the same, so the rule is applied until nothing changes.
+//! at least one link in common: same selector, same linked step (`chains.go`, `Add`). Roots are the same if their
+//! digests are. What a link has in common depends on which steps are the same, so the rule is applied until nothing
+//! changes.
 //!
-//! A class has the links of all its members. It is found again by its links: a map leads from (digest, number of inputs,
-//! input, selector, linked class) to the classes with that link. When two classes become one, only the users of the
-//! smaller one have new links to look up.
+//! A class has the links of all its members. It is found again by its links: a map leads from (digest, number of
+//! inputs, input, selector, linked class) to the classes with that link. When two classes become one, only the users of
+//! the smaller one have new links to look up.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 
 use super::error::Refused;
 use super::graph::{Graph, NodeId, Symbol};
@@ -21,8 +23,7 @@ pub type ClassId = u32;
 pub struct Classes {
     /// The class of each node.
     pub of: Vec<ClassId>,
-    /// The nodes of each class, in order. Classes are in order of their first node.
-    pub members: Vec<Vec<NodeId>>,
+    members: Groups,
 }
 
 impl Classes {
@@ -40,27 +41,75 @@ impl Classes {
         }
         Ok(closure.finish())
     }
+
+    pub fn len(&self) -> usize {
+        self.members.starts.len() - 1
+    }
+
+    /// The nodes of a class, in order. Classes are in order of their first node.
+    pub fn members(&self, class: ClassId) -> &[NodeId] {
+        &self.members.items[self.members.range(class)]
+    }
 }
 
-/// A link of a class, by the representative of the linked class.
-type Link = (Symbol, NodeId);
+/// Numbers in groups.
+struct Groups {
+    /// All of them, group by group.
+    items: Vec<u32>,
+    /// Where each group begins and the last ends.
+    starts: Vec<u32>,
+}
 
-/// Digest and number of inputs, input, selector, representative of the linked class.
-type Key = (u32, u32, Symbol, NodeId);
+impl Groups {
+    /// Groups items, given with the number of their group, and keeps their order.
+    fn new(groups: usize, items: impl Iterator<Item = (u32, u32)> + Clone) -> Groups {
+        let mut starts = vec![0; groups + 1];
+        items.clone().for_each(|(group, _)| starts[group as usize + 1] += 1);
+        (0..groups).for_each(|group| starts[group + 1] += starts[group]);
+        let mut free = starts.clone();
+        let mut grouped = vec![0; starts[groups] as usize];
+        for (group, item) in items {
+            grouped[free[group as usize] as usize] = item;
+            free[group as usize] += 1;
+        }
+        Groups { items: grouped, starts }
+    }
+
+    fn range(&self, group: u32) -> Range<usize> {
+        self.starts[group as usize] as usize..self.starts[group as usize + 1] as usize
+    }
+}
+
+/// A link of a class: the input, and the linked class by its representative.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Link {
+    input: u32,
+    selector: Symbol,
+    class: NodeId,
+}
+
+impl Link {
+    /// One number for the link of a step with this digest: a fourth of the hashing of four numbers.
+    fn key(self, digest: Symbol) -> u128 {
+        [digest, self.input, self.selector, self.class].into_iter().fold(0, |key, part| key << 32 | u128::from(part))
+    }
+}
 
 struct Closure<'g, 'a> {
     graph: &'g Graph<'a>,
     /// Union-find: a representative is its own parent.
     parent: Vec<NodeId>,
-    /// What two records must share to be one: their digest and their number of inputs, numbered.
-    shape: Vec<u32>,
-    /// Of each representative, the links of each input, sorted. May name classes that have since become part of others;
+    /// The next node of the same class, in a ring.
+    next: Vec<NodeId>,
+    /// Of each representative, the links of its class, sorted. May name classes that have since become part of others;
     /// the class is then queued.
-    links: Vec<Vec<Vec<Link>>>,
-    /// Of each representative, the nodes that link to its class.
-    users: Vec<Vec<NodeId>>,
-    /// The number of each link that some class has; `sharing` has its classes, some of them by former representatives.
-    link_ids: HashMap<Key, u32>,
+    links: Vec<Vec<Link>>,
+    /// For each node the nodes that link to it, and for each representative how many do to its class.
+    users: Groups,
+    users_of_class: Vec<usize>,
+    /// The number of each link that some class with a digest has; `sharing` has its classes, some of them by former
+    /// representatives.
+    link_ids: HashMap<u128, u32>,
     sharing: Vec<Vec<NodeId>>,
     queue: VecDeque<NodeId>,
     queued: Vec<bool>,
@@ -69,43 +118,44 @@ struct Closure<'g, 'a> {
 impl<'g, 'a> Closure<'g, 'a> {
     fn new(graph: &'g Graph<'a>) -> Self {
         let len = graph.nodes.len();
-        let mut shapes = HashMap::new();
-        let mut closure = Closure {
-            graph,
-            parent: (0..len as NodeId).collect(),
-            shape: Vec::with_capacity(len),
-            links: Vec::with_capacity(len),
-            users: vec![Vec::new(); len],
-            link_ids: HashMap::new(),
-            sharing: Vec::new(),
-            queue: VecDeque::new(),
-            queued: vec![false; len],
+        let nodes = 0..len as NodeId;
+        let user_of = |user| graph.links_of(user).iter().map(move |link| (link.node, user));
+        let users = Groups::new(len, nodes.clone().flat_map(user_of));
+        let links = |node| {
+            let inputs = (0..).zip(graph.inputs(node));
+            let links = inputs.flat_map(|(input, links)| {
+                links.iter().map(move |link| Link { input, selector: link.selector, class: link.node })
+            });
+            links.collect()
         };
-        for node in 0..len as NodeId {
-            let next = shapes.len() as u32;
-            let key = (graph.nodes[node as usize].digest, graph.arity(node));
-            closure.shape.push(*shapes.entry(key).or_insert(next));
-            for link in graph.inputs(node).flatten() {
-                closure.users[link.node as usize].push(node);
-            }
-            let links = graph.inputs(node).map(|links| links.iter().map(|link| (link.selector, link.node)).collect());
-            closure.links.push(links.collect());
+        Closure {
+            graph,
+            parent: nodes.clone().collect(),
+            next: nodes.clone().collect(),
+            links: nodes.clone().map(links).collect(),
+            users_of_class: nodes.map(|node| users.range(node).len()).collect(),
+            users,
+            link_ids: HashMap::with_capacity(graph.links().len()),
+            sharing: Vec::with_capacity(graph.links().len()),
+            queue: VecDeque::with_capacity(len),
+            queued: vec![false; len],
         }
-        closure
     }
 
     fn unite_roots(&mut self) {
-        let mut first = HashMap::new();
+        let mut first = vec![None; self.graph.texts.len()];
         for node in 0..self.parent.len() as NodeId {
             if self.graph.arity(node) == 0 {
-                let root = *first.entry(self.shape[node as usize]).or_insert(node);
+                let root = *first[self.digest(node) as usize].get_or_insert(node);
                 if root != node {
-                    self.parent[node as usize] = root;
-                    let users = std::mem::take(&mut self.users[node as usize]);
-                    self.users[root as usize].extend(users);
+                    self.join(node, root);
                 }
             }
         }
+    }
+
+    fn digest(&self, node: NodeId) -> Symbol {
+        self.graph.nodes[node as usize].digest
     }
 
     fn enqueue(&mut self, node: NodeId) {
@@ -124,35 +174,37 @@ impl<'g, 'a> Closure<'g, 'a> {
         at
     }
 
-    /// Brings the links of a class up to date and unites it with every class it has a link of each input in common with.
+    /// Brings the links of a class up to date and unites it with every class it has a link of each input in common
+    /// with.
     fn settle(&mut self, mut class: NodeId, work: &mut Work) -> Result<(), Refused> {
         loop {
             let narrowest = self.refresh(class, work)?;
             let Some(other) = self.find_equal(class, &narrowest, work)? else { return Ok(()) };
-            let known = self.link_count(other);
+            let known = self.links[other as usize].len();
             class = self.unite(class, other, work)?;
             // Usually the other has been settled and has all the links: then all that it equals has been found.
-            if self.link_count(class) == known && class == other && !self.queued[class as usize] {
+            if self.links[class as usize].len() == known && class == other && !self.queued[class as usize] {
                 return Ok(());
             }
         }
     }
 
-    /// Brings the links of a class up to date. Returns those of the input that has them in common with the fewest classes.
+    /// Brings the links of a class up to date. Returns those of the input that has them in common with the fewest
+    /// classes.
     fn refresh(&mut self, class: NodeId, work: &mut Work) -> Result<Vec<u32>, Refused> {
-        let shape = self.shape[class as usize];
+        let digest = self.digest(class);
         let mut links = std::mem::take(&mut self.links[class as usize]);
+        work.spend(links.len())?;
+        links.iter_mut().for_each(|link| link.class = self.find(link.class));
+        links.sort_unstable();
+        links.dedup();
         let (mut narrowest, mut fewest) = (Vec::new(), usize::MAX);
-        for (input, links) in (0..).zip(&mut links) {
-            work.spend(links.len())?;
-            links.iter_mut().for_each(|(_, linked)| *linked = self.find(*linked));
-            links.sort_unstable();
-            links.dedup();
+        for links in links.chunk_by(|a, b| a.input == b.input) {
             let mut ids = Vec::with_capacity(links.len());
             let mut classes = 0;
-            for &(selector, linked) in links.iter() {
+            for &link in links {
                 let next = self.sharing.len() as u32;
-                let id = *self.link_ids.entry((shape, input, selector, linked)).or_insert(next);
+                let id = *self.link_ids.entry(link.key(digest)).or_insert(next);
                 if id == next {
                     self.sharing.push(Vec::new());
                 }
@@ -196,63 +248,75 @@ impl<'g, 'a> Closure<'g, 'a> {
         Ok(None)
     }
 
-    /// Whether the classes have a link of every input in common.
+    /// Whether two classes of one digest, and so of one number of inputs, have a link of every input in common.
     fn overlap(&self, a: NodeId, b: NodeId, work: &mut Work) -> Result<bool, Refused> {
-        for (a, b) in self.links[a as usize].iter().zip(&self.links[b as usize]) {
-            let (few, many) = if a.len() < b.len() { (a, b) } else { (b, a) };
-            work.spend(few.len())?;
-            if !few.iter().any(|link| many.binary_search(link).is_ok()) {
+        let (a, b) = (&self.links[a as usize], &self.links[b as usize]);
+        let (few, many) = if a.len() < b.len() { (a, b) } else { (b, a) };
+        let mut input = 0;
+        for link in few {
+            if link.input > input {
                 return Ok(false);
             }
+            work.spend(1)?;
+            if link.input == input && many.binary_search(link).is_ok() {
+                input += 1;
+            }
         }
-        Ok(true)
-    }
-
-    fn link_count(&self, class: NodeId) -> usize {
-        self.links[class as usize].iter().map(Vec::len).sum()
+        Ok(few.last().is_some_and(|last| input > last.input))
     }
 
     /// Makes one class of two and returns its representative.
     fn unite(&mut self, a: NodeId, b: NodeId, work: &mut Work) -> Result<NodeId, Refused> {
-        let size = |class: NodeId| self.users[class as usize].len() + self.link_count(class);
+        let size = |class: NodeId| self.users_of_class[class as usize] + self.links[class as usize].len();
         let (small, large) = if size(a) < size(b) { (a, b) } else { (b, a) };
-        self.parent[small as usize] = large;
 
-        let links = std::mem::take(&mut self.links[small as usize]);
-        for (known, new) in self.links[large as usize].iter_mut().zip(links) {
-            let before = known.len();
-            known.extend(
-                new.into_iter().filter(|link| known[..before].binary_search(link).is_err()).collect::<Vec<_>>(),
-            );
-            if known.len() > before {
-                work.spend(known.len())?;
-                known.sort_unstable();
+        let mut new = std::mem::take(&mut self.links[small as usize]);
+        let known = &mut self.links[large as usize];
+        new.retain(|link| known.binary_search(link).is_err());
+        if !new.is_empty() {
+            known.append(&mut new);
+            work.spend(known.len())?;
+            known.sort_unstable();
+        }
+
+        let mut member = small;
+        loop {
+            let users = self.users.range(member);
+            work.spend(1 + users.len())?;
+            for at in users {
+                let user = self.find(self.users.items[at]);
+                self.enqueue(user);
+            }
+            member = self.next[member as usize];
+            if member == small {
+                break;
             }
         }
-        let users = std::mem::take(&mut self.users[small as usize]);
-        work.spend(users.len())?;
-        for &user in &users {
-            let user = self.find(user);
-            self.enqueue(user);
-        }
-        self.users[large as usize].extend(users);
+        self.join(small, large);
         Ok(large)
+    }
+
+    /// Puts the nodes of a class into another.
+    fn join(&mut self, small: NodeId, large: NodeId) {
+        self.parent[small as usize] = large;
+        self.next.swap(small as usize, large as usize);
+        self.users_of_class[large as usize] += self.users_of_class[small as usize];
     }
 
     /// Numbers the classes by their first node.
     fn finish(mut self) -> Classes {
         let len = self.parent.len();
         let mut number = vec![None; len];
-        let mut classes = Classes { of: Vec::with_capacity(len), members: Vec::new() };
+        let mut classes = 0;
+        let mut of = Vec::with_capacity(len);
         for node in 0..len as NodeId {
             let representative = self.find(node) as usize;
-            let class = *number[representative].get_or_insert_with(|| {
-                classes.members.push(Vec::new());
-                classes.members.len() as ClassId - 1
-            });
-            classes.of.push(class);
-            classes.members[class as usize].push(node);
+            of.push(*number[representative].get_or_insert_with(|| {
+                classes += 1;
+                classes - 1
+            }));
         }
-        classes
+        let members = Groups::new(classes as usize, of.iter().copied().zip(0..));
+        Classes { of, members }
     }
 }

@@ -14,8 +14,8 @@ pub const FAMILY_ROOTS_MAX: usize = 64;
 
 /// What tells pushes of the same build target from those of its siblings.
 ///
-/// The digest of a record names the step and not its inputs, so a target whose sources change keeps its leaves. Where the
-/// Dockerfile's last step changes, it still has most of its roots: base images and files.
+/// The digest of a record names the step and not its inputs, so a target whose sources change keeps its leaves. Where
+/// the Dockerfile's last step changes, it still has most of its roots: base images and files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Family {
     /// Hash of the digests of all leaf records.

@@ -61,18 +61,21 @@ pub struct Dropped {
 
 impl<'a> Graph<'a> {
     pub fn load(pushes: &[(&CacheManifest, &'a CacheConfig)], layers: &mut Layers) -> Graph<'a> {
+        let records = pushes.iter().map(|(_, config)| config.records.len()).sum();
         let mut graph = Graph {
-            nodes: Vec::new(),
+            nodes: Vec::with_capacity(records),
             texts: vec![""],
             dropped: Dropped::default(),
-            links: Vec::new(),
+            links: Vec::with_capacity(records),
             inputs: vec![0],
         };
-        let mut symbols = HashMap::from([("", NO_SELECTOR)]);
-        // The importer looks for the equals of a record by digest and input, not by the number of inputs, and would unite
-        // records that differ in it. No step has inputs that come and go, but nothing keeps a push from saying so.
+        let mut symbols = HashMap::with_capacity(records);
+        symbols.insert("", NO_SELECTOR);
+        // The importer looks for the equals of a record by digest and input, not by the number of inputs, and would
+        // unite records that differ in it. No step has inputs that come and go, but nothing keeps a push from saying
+        // so.
         let mut arity: Vec<usize> = Vec::new();
-        let mut digests = Vec::with_capacity(pushes.iter().map(|(_, config)| config.records.len()).sum());
+        let mut digests = Vec::with_capacity(records);
         for record in pushes.iter().flat_map(|(_, config)| &config.records) {
             let digest = graph.symbol(&record.digest, &mut symbols);
             digests.push(digest);
@@ -101,6 +104,17 @@ impl<'a> Graph<'a> {
 
     pub fn arity(&self, node: NodeId) -> usize {
         self.nodes[node as usize].inputs.len()
+    }
+
+    /// All links of all records, in order of the records.
+    pub fn links(&self) -> &[NodeLink] {
+        &self.links
+    }
+
+    /// All links of a record.
+    pub fn links_of(&self, node: NodeId) -> &[NodeLink] {
+        let inputs = &self.nodes[node as usize].inputs;
+        &self.links[self.inputs[inputs.start as usize] as usize..self.inputs[inputs.end as usize] as usize]
     }
 
     /// The links of each input of a record.

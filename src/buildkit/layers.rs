@@ -20,9 +20,9 @@ pub struct Layers<'a> {
     /// Parents before children.
     pub chains: Vec<Chain>,
     by_digest: HashMap<Digest, u32>,
-    by_link: HashMap<(Option<ChainId>, u32), ChainId>,
+    by_link: HashMap<u64, ChainId>,
     diff_ids: HashMap<&'a str, u32>,
-    contents: HashMap<(Option<ContentId>, u32), ContentId>,
+    contents: HashMap<u64, ContentId>,
 }
 
 pub struct Blob<'a> {
@@ -51,17 +51,16 @@ impl<'a> Layers<'a> {
     /// Collects the blobs of these manifests, oldest first, and asks once for each whether it is `present`. Foreign
     /// layers are present: the client gets them elsewhere.
     pub fn collect(manifests: impl Iterator<Item = &'a CacheManifest>, present: &dyn Fn(&Digest) -> bool) -> Self {
+        let descriptors: Vec<_> = manifests.flat_map(|manifest| &manifest.layers).collect();
         let mut layers = Layers {
-            blobs: Vec::new(),
-            chains: Vec::new(),
-            by_digest: HashMap::new(),
-            by_link: HashMap::new(),
-            diff_ids: HashMap::new(),
-            contents: HashMap::new(),
+            blobs: Vec::with_capacity(descriptors.len()),
+            chains: Vec::with_capacity(descriptors.len()),
+            by_digest: HashMap::with_capacity(descriptors.len()),
+            by_link: HashMap::with_capacity(descriptors.len()),
+            diff_ids: HashMap::with_capacity(descriptors.len()),
+            contents: HashMap::with_capacity(descriptors.len()),
         };
-        for descriptor in manifests.flat_map(|manifest| &manifest.layers) {
-            layers.add(descriptor);
-        }
+        descriptors.into_iter().for_each(|descriptor| layers.add(descriptor));
         for Blob { descriptor, state, diff_id } in &mut layers.blobs {
             let next = layers.diff_ids.len() as u32;
             *state = match *diff_id {
@@ -100,17 +99,22 @@ impl<'a> Layers<'a> {
 
     fn link(&mut self, parent: Option<ChainId>, blob: u32) -> Option<ChainId> {
         let BlobState::Usable(diff_id) = self.blobs[blob as usize].state else { return None };
-        if let Some(&chain) = self.by_link.get(&(parent, blob)) {
+        if let Some(&chain) = self.by_link.get(&on_top(parent, blob)) {
             return Some(chain);
         }
         let below = parent.map(|parent| self.chains[parent as usize].content);
         let next = self.contents.len() as ContentId;
-        let content = *self.contents.entry((below, diff_id)).or_insert(next);
+        let content = *self.contents.entry(on_top(below, diff_id)).or_insert(next);
         let chain = self.chains.len() as ChainId;
         self.chains.push(Chain { parent, blob, content });
-        self.by_link.insert((parent, blob), chain);
+        self.by_link.insert(on_top(parent, blob), chain);
         Some(chain)
     }
+}
+
+/// One number for a layer and what it is on top of.
+fn on_top(below: Option<u32>, layer: u32) -> u64 {
+    below.map_or(0, |below| u64::from(below) + 1) << 32 | u64::from(layer)
 }
 
 fn is_source(annotation: &str) -> bool {
@@ -125,8 +129,8 @@ fn without_sources(descriptor: &Descriptor) -> Cow<'_, Descriptor> {
     descriptor
 }
 
-/// Merges descriptors of one blob: the newer push wins, except that the earliest creation time stays, so that a re-export
-/// which stamps an old layer anew does not change the view.
+/// Merges descriptors of one blob: the newer push wins, except that the earliest creation time stays, so that a
+/// re-export which stamps an old layer anew does not change the view.
 fn merge(known: &mut Cow<Descriptor>, newer: &Descriptor) {
     let known = known.to_mut();
     known.media_type.clone_from(&newer.media_type);
@@ -155,7 +159,8 @@ pub struct PushLayers<'l, 'a> {
     config: &'l CacheConfig,
     /// For each blob whether this push's manifest names it. What it does not name, its importer would not find.
     named: Vec<bool>,
-    /// For each layer of the config its chain once resolved; the inner `None` is a chain with a layer that cannot be used.
+    /// For each layer of the config its chain once resolved; the inner `None` is a chain with a layer that cannot be
+    /// used.
     known: Vec<Option<Option<ChainId>>>,
 }
 

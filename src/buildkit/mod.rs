@@ -2,26 +2,27 @@
 //!
 //! A client exports its cache as a *cache manifest*: a list of layer blobs and one cacheconfig, a JSON graph that says
 //! which build step, reached in which way, produced which layers. A tag holds one manifest, so of several builds that
-//! export to one tag the last would win. A [`view()`] is what the tag serves instead: one cache manifest that answers for
-//! all of them, names no layer that is gone, and stays small enough for BuildKit to import.
+//! export to one tag the last would win. A [`view()`] is what the tag serves instead: one cache manifest that answers
+//! for all of them, names no layer that is gone, and stays small enough for BuildKit to import.
 //!
 //! # Words
 //!
-//! - **record**: a build step as the cache knows it: a key digest and, for each input, the links that lead to it. Any one
-//!   link of an input will do; every input needs one. A record without inputs is a *root*, one nobody links to a *leaf*.
+//! - **record**: a build step as the cache knows it: a key digest and, for each input, the links that lead to it. Any
+//!   one link of an input will do; every input needs one. A record without inputs is a *root*, one nobody links to a
+//!   *leaf*.
 //! - **result**: the chain of layers that a record's step produced. A record without one is a mere key.
 //! - **content link**: a link from the checksum of files, next to the *definition links* from the steps that made them.
-//! - **class**: the records, of any push, that BuildKit itself would take for the same step ([`classes`]).
+//! - **class**: the records, of any push, that BuildKit itself would take for the same step.
 //! - **sink**: a synthetic record above all leaves, against a bug of the importer ([`SINK`]).
 //!
 //! # From pushes to a view
 //!
-//! [`graph`] loads the records of all pushes, [`layers`] their layers; [`classes`] finds the records that are one step;
-//! [`union`] emits each class, split where its results differ ([`split`]); [`trim`] holds the size; [`write`] numbers what
-//! is left canonically.
+//! `graph` loads the records of all pushes, `layers` their layers; `classes` finds the records that are one step;
+//! `union` emits each class, cut by `split` where its results differ; `trim` holds the size; `write` numbers what is
+//! left.
 //!
-//! Invariant: nothing here does I/O, reads a clock, or recurses to a depth that input controls. The order in which a hash
-//! map yields its entries never reaches the output.
+//! Invariant: nothing here does I/O, reads a clock, or recurses to a depth that input controls. The order in which a
+//! hash map yields its entries never reaches the output.
 //!
 //! Source of the format: moby/buildkit, `cache/remotecache/v1` (`doc.go`, `spec.go`, `parse.go`, `chains.go`).
 
@@ -45,11 +46,11 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use config::{CacheConfig, CreatedAt, Layer, Link, Record, Stack, StoredResult};
+pub use config::{CONFIG_BYTES_MAX, CacheConfig, CreatedAt, Layer, Link, Record, Stack, StoredResult};
 pub use error::{FormatError, Refused};
 pub use explain::{Explanation, InvalidPush};
-pub use family::{Family, Live, surplus};
-pub use manifest::{CacheManifest, Descriptor, Form};
+pub use family::{FAMILY_ROOTS_MAX, Family, Live, surplus};
+pub use manifest::{CacheManifest, Descriptor, Form, MANIFEST_BYTES_MAX};
 pub use push::Push;
 pub use view::{Merged, Outcome, View, view};
 

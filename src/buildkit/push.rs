@@ -4,8 +4,8 @@ use super::config::CacheConfig;
 use super::error::FormatError;
 use super::manifest::CacheManifest;
 
-/// A cache manifest and its cacheconfig. A config that cannot be read is kept as its error: the view leaves the push out
-/// and says why.
+/// A cache manifest and its cacheconfig. A config that cannot be read is kept as its error: the view leaves the push
+/// out and says why.
 #[derive(Clone, Debug)]
 pub struct Push {
     pub manifest: CacheManifest,

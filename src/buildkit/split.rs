@@ -1,10 +1,10 @@
 //! Splits a class whose results differ, so that nobody gets a result that their inputs do not lead to.
 //!
 //! Two builders run a step whose outcome varies and copy a file from it. Their copies are one step to BuildKit, reached
-//! by a definition link `x` that both have and by content links `a` and `b`, the checksums of the files that each made. One
-//! record `[x a b]` with the newer result would hand B's file to a third build whose file has the content `a`: wrong build
-//! output. So a class is cut into records each of whose links *all* come from every member that vouches for it:
-//! `[x]` of A and B, `[a]` of A, `[b]` of B, each with the result of its newest voucher.
+//! by a definition link `x` that both have and by content links `a` and `b`, the checksums of the files that each made.
+//! One record `[x a b]` with the newer result would hand B's file to a third build whose file has the content `a`:
+//! wrong build output. So a class is cut into records each of whose links *all* come from every member that vouches for
+//! it: `[x]` of A and B, `[a]` of A, `[b]` of B, each with the result of its newest voucher.
 //!
 //! Invariants of both cuts:
 //! - a voucher of a record has all its links, so its result is right for each way of reaching the record;
@@ -22,7 +22,9 @@ pub type Link = (Symbol, u32);
 /// The links of each input, sorted.
 pub type Links = Vec<Vec<Link>>;
 
-/// A record to be: its links, and the members of the class that have them all, by position.
+/// A record to be: its links, and who has them all.
+///
+/// Members that have the same links are one here, a *way* in which the step is reached; vouchers are indices of ways.
 pub struct Part {
     pub links: Links,
     pub vouchers: Vec<usize>,
@@ -30,17 +32,16 @@ pub struct Part {
 
 /// How many parts there may be for each member. It makes a union linear in its input, and is enough for any number of
 /// builders that differ in one input: one part for what they share and one for each.
-const PARTS_PER_MEMBER_MAX: usize = 2;
+pub const PARTS_PER_MEMBER_MAX: usize = 2;
 
 /// Every combination of links that some member has, cut as coarsely as the invariants allow. `None` if that takes more
-/// than [`PARTS_PER_MEMBER_MAX`]: two builds that differ in n inputs make up to 2ⁿ⁺¹ parts.
-pub fn exact(members: &[Links], work: &mut Work) -> Result<Option<Vec<Part>>, Refused> {
-    let max = members.len() * PARTS_PER_MEMBER_MAX;
-    let arity = members.first().map_or(0, Vec::len);
-    let mut parts = vec![Part { links: Vec::new(), vouchers: (0..members.len()).collect() }];
+/// than `max` parts: two builds that differ in n inputs make up to 2ⁿ⁺¹.
+pub fn exact(ways: &[Links], max: usize, work: &mut Work) -> Result<Option<Vec<Part>>, Refused> {
+    let arity = ways.first().map_or(0, Vec::len);
+    let mut parts = vec![Part { links: Vec::new(), vouchers: (0..ways.len()).collect() }];
     for input in 0..arity {
         let mut longer = Vec::new();
-        let groups = by_vouchers(members, input, work)?;
+        let groups = by_vouchers(ways, input, work)?;
         for part in &parts {
             for (vouchers, links) in &groups {
                 work.spend(part.vouchers.len() + vouchers.len())?;
@@ -61,13 +62,15 @@ pub fn exact(members: &[Links], work: &mut Work) -> Result<Option<Vec<Part>>, Re
     Ok(Some(parts))
 }
 
-/// The links of one input, grouped by who has them.
-fn by_vouchers(members: &[Links], input: usize, work: &mut Work) -> Result<Vec<(Vec<usize>, Vec<Link>)>, Refused> {
+/// Ways, and the links of one input that these have and no others.
+type Group = (Vec<usize>, Vec<Link>);
+
+fn by_vouchers(ways: &[Links], input: usize, work: &mut Work) -> Result<Vec<Group>, Refused> {
     let mut vouchers: BTreeMap<Link, Vec<usize>> = BTreeMap::new();
-    for (member, links) in members.iter().enumerate() {
+    for (way, links) in ways.iter().enumerate() {
         work.spend(links[input].len())?;
         for &link in &links[input] {
-            vouchers.entry(link).or_default().push(member);
+            vouchers.entry(link).or_default().push(way);
         }
     }
     let mut groups: BTreeMap<Vec<usize>, Vec<Link>> = BTreeMap::new();
@@ -77,18 +80,18 @@ fn by_vouchers(members: &[Links], input: usize, work: &mut Work) -> Result<Vec<(
     Ok(groups.into_iter().collect())
 }
 
-/// What all members share, then for each member, newest first, its own links less those already taken: at most one part
-/// more than there are members. Some mixed combinations are lost, which costs a step that a client could have had cached.
-pub fn bounded(members: &[Links], work: &mut Work) -> Result<Vec<Part>, Refused> {
+/// What all ways share, then for each, newest first, its own links less those already taken: at most one part more than
+/// there are ways. Some mixed combinations are lost, which costs a step that a client could have had cached.
+pub fn bounded(ways: &[Links], work: &mut Work) -> Result<Vec<Part>, Refused> {
     let mut cut: Vec<Links> = Vec::new();
-    let shared = members.iter().skip(1).try_fold(members.first().cloned().unwrap_or_default(), |shared, links| {
+    let shared = ways.iter().skip(1).try_fold(ways.first().cloned().unwrap_or_default(), |shared, links| {
         work.spend(shared.iter().map(Vec::len).sum())?;
         Ok(shared.iter().zip(links).map(|(a, b)| intersection(a, b)).collect::<Links>())
     })?;
     if shared.iter().all(|links| !links.is_empty()) {
         cut.push(shared);
     }
-    for links in members.iter().rev() {
+    for links in ways.iter().rev() {
         let mut rest = links.clone();
         let mut is_left = true;
         for taken in &cut {
@@ -103,14 +106,14 @@ pub fn bounded(members: &[Links], work: &mut Work) -> Result<Vec<Part>, Refused>
     let mut parts = Vec::with_capacity(cut.len());
     for links in cut {
         let mut vouchers = Vec::new();
-        for (member, theirs) in members.iter().enumerate() {
+        for (way, theirs) in ways.iter().enumerate() {
             work.spend(links.iter().map(Vec::len).sum())?;
             if links
                 .iter()
                 .zip(theirs)
                 .all(|(links, theirs)| links.iter().all(|link| theirs.binary_search(link).is_ok()))
             {
-                vouchers.push(member);
+                vouchers.push(way);
             }
         }
         parts.push(Part { links, vouchers });

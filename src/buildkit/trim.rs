@@ -1,9 +1,9 @@
 //! Holds a union under the size that BuildKit imports.
 //!
-//! What goes first: whole pushes, the oldest first, never the newest. If the newest alone is too large: leaves without a
-//! result, which nobody can use; then the oldest results of other records than the newest push's leaves, whose records
-//! stay as the keys that lead there, until nothing needs them. If the keys alone are too large: all but a beginning of the
-//! union, whose order keeps together what leads to a leaf.
+//! What goes first: whole pushes, the oldest first, never the newest. If the newest alone is too large: leaves without
+//! a result, which nobody can use; then the oldest results of other records than the newest push's leaves, whose
+//! records stay as the keys that lead there, until nothing needs them. If the keys alone are too large: all but a
+//! beginning of the union, whose order keeps together what leads to a leaf.
 //!
 //! Nothing is ever wrong in a trimmed union: a record that is gone is only a step not cached.
 

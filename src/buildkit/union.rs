@@ -2,16 +2,19 @@
 //!
 //! Roots become one record. So do members of a class whose results are the same content, with all their links, if their
 //! links differ in one input at most: a build that matches a link of A there and links that A and B share elsewhere
-//! matches A. If they differ in two, that A made R of (a, a') and B made R of (b, b') does not say what (a, b') makes, so
-//! that class is [split](super::split) like those whose results differ. A record of push P links to those records of a parent's class that P's
-//! own parent vouches for. That the result of a parent may come from a newer push than the child's is BuildKit's own
-//! way when it imports from several caches: definition links say that the step is the same, whatever came out of it.
+//! matches A. If they differ in two, that A made R of (a, a') and B made R of (b, b') does not say what (a, b') makes:
+//! the class is [`split`] like those whose results differ.
+//!
+//! A record of push P links to those records of a parent's class that P's own parent vouches for. The parent's result
+//! may come from a newer push than the child's, as it may when BuildKit imports from several caches: a definition link
+//! says that the step is the same, whatever came out of it.
+
+use std::ops::Range;
 
 use super::classes::{ClassId, Classes};
-use super::config::CreatedAt;
 use super::error::Refused;
-use super::graph::{Graph, NodeId, Symbol};
-use super::layers::{ChainId, Layers};
+use super::graph::{Graph, NodeId, NodeResult, Symbol};
+use super::layers::Layers;
 use super::split::{self, Link, Links, Part};
 use super::view::Work;
 
@@ -22,8 +25,8 @@ pub type RecordId = u32;
 pub struct Union {
     /// Parents before children, and chains of records mostly together: any beginning is a cache in itself.
     pub records: Vec<UnionRecord>,
-    /// Classes that are several records, and of those: the ones cut by [`split::bounded`], and the ones whose members have
-    /// the same content.
+    /// Classes that are several records, and of those: the ones cut by [`split::bounded`], and the ones whose members
+    /// have the same content.
     pub splits: usize,
     pub bounded_splits: usize,
     pub uniform_splits: usize,
@@ -36,15 +39,9 @@ pub struct Union {
 pub struct UnionRecord {
     pub digest: Symbol,
     pub links: Links,
-    pub result: Option<UnionResult>,
+    pub result: Option<NodeResult>,
     /// The newest push that vouches for the record.
     pub push: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct UnionResult {
-    pub chain: ChainId,
-    pub created_at: CreatedAt,
 }
 
 impl Union {
@@ -54,13 +51,13 @@ impl Union {
             classes,
             layers,
             union: Union::default(),
-            emitted: vec![false; classes.members.len()],
-            records_of: vec![Vec::new(); graph.nodes.len()],
+            emitted: vec![false; classes.len()],
+            vouched: Vouched { records: Vec::new(), of_node: vec![0..0; graph.nodes.len()] },
         };
         for class in parents_first(graph, classes) {
             emitter.emit(class, work)?;
         }
-        emitter.union.uncovered_nodes = emitter.records_of.iter().filter(|records| records.is_empty()).count();
+        emitter.union.uncovered_nodes = emitter.vouched.of_node.iter().filter(|records| records.is_empty()).count();
         Ok(emitter.union)
     }
 }
@@ -68,36 +65,58 @@ impl Union {
 /// Orders classes so that each comes after those it links to, except for links that close a loop. It starts from the
 /// leaves, so that what leads to a leaf stays together.
 fn parents_first(graph: &Graph, classes: &Classes) -> Vec<ClassId> {
-    let links_to = |class: ClassId| -> Vec<ClassId> {
-        let nodes = &classes.members[class as usize];
-        let links = nodes.iter().flat_map(|&node| graph.inputs(node).flatten());
-        links.map(|link| classes.of[link.node as usize]).collect()
-    };
-    let all = 0..classes.members.len() as ClassId;
-    let mut is_leaf = vec![true; classes.members.len()];
-    for class in all.clone() {
-        links_to(class).into_iter().for_each(|parent| is_leaf[parent as usize] = false);
-    }
+    let mut is_leaf = vec![true; classes.len()];
+    graph.links().iter().for_each(|link| is_leaf[classes.of[link.node as usize] as usize] = false);
 
-    let mut order = Vec::with_capacity(classes.members.len());
-    let mut entered = vec![false; classes.members.len()];
-    let mut path: Vec<(ClassId, std::vec::IntoIter<ClassId>)> = Vec::new();
+    let mut order = Vec::with_capacity(classes.len());
+    let mut entered = vec![false; classes.len()];
+    // A class, the member of it and the link of that to look at next.
+    let mut path: Vec<(ClassId, usize, usize)> = Vec::new();
+    let all = 0..classes.len() as ClassId;
     // Where all links are loops there is no leaf, so the rest follows.
     for start in all.clone().filter(|&class| is_leaf[class as usize]).chain(all) {
         if !std::mem::replace(&mut entered[start as usize], true) {
-            path.push((start, links_to(start).into_iter()));
+            path.push((start, 0, 0));
         }
-        while let Some((class, parents)) = path.last_mut() {
-            match parents.find(|&parent| !std::mem::replace(&mut entered[parent as usize], true)) {
-                Some(parent) => path.push((parent, links_to(parent).into_iter())),
-                None => {
-                    order.push(*class);
-                    path.pop();
-                }
+        while let Some((class, member, link)) = path.last_mut() {
+            let Some(&node) = classes.members(*class).get(*member) else {
+                order.push(*class);
+                path.pop();
+                continue;
+            };
+            let Some(parent) = graph.links_of(node).get(*link) else {
+                (*member, *link) = (*member + 1, 0);
+                continue;
+            };
+            *link += 1;
+            let parent = classes.of[parent.node as usize];
+            if !std::mem::replace(&mut entered[parent as usize], true) {
+                path.push((parent, 0, 0));
             }
         }
     }
     order
+}
+
+/// For each node the records that it vouches for.
+struct Vouched {
+    records: Vec<RecordId>,
+    of_node: Vec<Range<u32>>,
+}
+
+impl Vouched {
+    fn by(&self, node: NodeId) -> &[RecordId] {
+        let range = &self.of_node[node as usize];
+        &self.records[range.start as usize..range.end as usize]
+    }
+
+    /// Notes the records that each of these nodes vouches for, once.
+    fn set(&mut self, nodes: &[NodeId], records: impl Iterator<Item = RecordId>) {
+        let start = self.records.len() as u32;
+        self.records.extend(records);
+        let end = self.records.len() as u32;
+        nodes.iter().for_each(|&node| self.of_node[node as usize] = start..end);
+    }
 }
 
 struct Emitter<'g, 'a> {
@@ -106,50 +125,67 @@ struct Emitter<'g, 'a> {
     layers: &'g Layers<'g>,
     union: Union,
     emitted: Vec<bool>,
-    /// For each node the records that it vouches for.
-    records_of: Vec<Vec<RecordId>>,
+    vouched: Vouched,
 }
 
 impl Emitter<'_, '_> {
     fn emit(&mut self, class: ClassId, work: &mut Work) -> Result<(), Refused> {
-        let mut members: Vec<NodeId> = Vec::new();
-        let mut links: Vec<Links> = Vec::new();
-        for &node in &self.classes.members[class as usize] {
-            let theirs = self.links(node, work)?;
-            if theirs.iter().all(|links| !links.is_empty()) {
-                members.push(node);
-                links.push(theirs);
-            }
-        }
+        let (mut ways, nodes) = self.ways(class, work)?;
         self.emitted[class as usize] = true;
 
-        let all = || (0..members.len()).collect::<Vec<_>>();
-        let parts = match &mut links[..] {
+        let all = (0..ways.len()).collect();
+        let parts = match &mut ways[..] {
             [] => return Ok(()),
-            [only] => vec![Part { links: std::mem::take(only), vouchers: all() }],
-            [first, ..] if first.is_empty() => vec![Part { links: Vec::new(), vouchers: all() }],
-            several if self.same_content(&members) && differ_in_one_input(several) => {
-                vec![Part { links: united(several), vouchers: all() }]
+            [only] => vec![Part { links: std::mem::take(only), vouchers: all }],
+            several if self.same_content(nodes.iter().flatten()) && differ_in_one_input(several) => {
+                vec![Part { links: united(several), vouchers: all }]
             }
             several => {
-                let exact = split::exact(several, work)?;
+                let max = nodes.iter().map(Vec::len).sum::<usize>() * split::PARTS_PER_MEMBER_MAX;
+                let exact = split::exact(several, max, work)?;
                 self.union.bounded_splits += usize::from(exact.is_none());
                 let parts = exact.map_or_else(|| split::bounded(several, work), Ok)?;
                 self.union.splits += usize::from(parts.len() > 1);
-                self.union.uniform_splits += usize::from(parts.len() > 1 && self.same_content(&members));
+                self.union.uniform_splits += usize::from(parts.len() > 1 && self.same_content(nodes.iter().flatten()));
                 parts
             }
         };
-        let digest = self.graph.nodes[members[0] as usize].digest;
+        let first = self.union.records.len() as RecordId;
+        for (way, nodes) in nodes.iter().enumerate() {
+            work.spend(parts.len())?;
+            let vouched = (first..).zip(&parts).filter(|(_, part)| part.vouchers.binary_search(&way).is_ok());
+            self.vouched.set(nodes, vouched.map(|(id, _)| id));
+        }
         for Part { links, vouchers } in parts {
-            let id = self.union.records.len() as RecordId;
-            let vouchers = || vouchers.iter().map(|&member| members[member]);
-            let push = vouchers().map(|node| self.graph.nodes[node as usize].push).max().unwrap_or_default();
-            let result = self.newest_result(vouchers());
-            vouchers().for_each(|node| self.records_of[node as usize].push(id));
-            self.union.records.push(UnionRecord { digest, links, result, push });
+            let vouchers =
+                || vouchers.iter().flat_map(|&way| &nodes[way]).map(|&node| &self.graph.nodes[node as usize]);
+            let Some(newest) = vouchers().max_by_key(|node| node.push) else { continue };
+            // Its time of creation does not make a result newer, so that what one push made stays together.
+            let result = vouchers().filter_map(|node| Some((node.push, node.result?))).max().map(|(_, result)| result);
+            self.union.records.push(UnionRecord { digest: newest.digest, links, result, push: newest.push });
         }
         Ok(())
+    }
+
+    /// The different ways in which the pushes reach a step, and the nodes that know each: those of the newest node
+    /// last. Nodes that loops have left without a link are left out.
+    fn ways(&mut self, class: ClassId, work: &mut Work) -> Result<(Vec<Links>, Vec<Vec<NodeId>>), Refused> {
+        let classes = self.classes;
+        let mut ways: Vec<(Links, Vec<NodeId>)> = Vec::new();
+        for &node in classes.members(class) {
+            let links = self.links(node, work)?;
+            if links.iter().any(Vec::is_empty) {
+                continue;
+            }
+            // There are few ways, and pushes that follow each other mostly have the same.
+            work.spend(ways.len())?;
+            match ways.iter_mut().rfind(|(known, _)| *known == links) {
+                Some((_, nodes)) => nodes.push(node),
+                None => ways.push((links, vec![node])),
+            }
+        }
+        ways.sort_by_key(|(_, nodes)| nodes.last().copied());
+        Ok(ways.into_iter().unzip())
     }
 
     /// The links of a node to the records of the union that its parents vouch for.
@@ -163,7 +199,7 @@ impl Emitter<'_, '_> {
                     self.union.loop_links += 1;
                     continue;
                 }
-                let parents = &self.records_of[link.node as usize];
+                let parents = self.vouched.by(link.node);
                 work.spend(parents.len())?;
                 records.extend(parents.iter().map(|&record| (link.selector, record)));
             }
@@ -175,34 +211,27 @@ impl Emitter<'_, '_> {
     }
 
     /// Whether all have a result, and the same whatever its compression.
-    fn same_content(&self, members: &[NodeId]) -> bool {
+    fn same_content<'n>(&self, mut nodes: impl Iterator<Item = &'n NodeId>) -> bool {
         let content = |&node: &NodeId| {
             let result = self.graph.nodes[node as usize].result?;
             Some(self.layers.chains[result.chain as usize].content)
         };
-        let first = members.first().and_then(content);
-        first.is_some() && members.iter().all(|node| content(node) == first)
-    }
-
-    /// The result of the newest push: its time of creation does not matter, so that what one push made stays together.
-    fn newest_result(&self, nodes: impl Iterator<Item = NodeId>) -> Option<UnionResult> {
-        let node = nodes.map(|node| &self.graph.nodes[node as usize]);
-        let newest = node.filter_map(|node| Some((node.push, node.result?))).max()?.1;
-        Some(UnionResult { chain: newest.chain, created_at: newest.created_at })
+        let first = nodes.next().and_then(content);
+        first.is_some() && nodes.all(|node| content(node) == first)
     }
 }
 
-/// Whether the members have the same links of every input but one.
-fn differ_in_one_input(members: &[Links]) -> bool {
-    let [first, others @ ..] = members else { return true };
+/// Whether all have the same links of every input but one.
+fn differ_in_one_input(ways: &[Links]) -> bool {
+    let [first, others @ ..] = ways else { return true };
     let differs = |&input: &usize| others.iter().any(|links| links[input] != first[input]);
     (0..first.len()).filter(differs).count() <= 1
 }
 
 /// All links of each input.
-fn united(members: &[Links]) -> Links {
-    let mut united = vec![Vec::new(); members.first().map_or(0, Vec::len)];
-    for links in members {
+fn united(ways: &[Links]) -> Links {
+    let mut united = vec![Vec::new(); ways.first().map_or(0, Vec::len)];
+    for links in ways {
         united.iter_mut().zip(links).for_each(|(all, links)| all.extend_from_slice(links));
     }
     for links in &mut united {

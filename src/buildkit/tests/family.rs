@@ -56,7 +56,7 @@ fn a_family_is_its_leaves_whatever_the_sources() {
 
     // The sink of a view that was pushed back is no leaf.
     let (view, _) = union(&read_all(&[fixtures::fixture("t1"), fixtures::fixture("t2")]));
-    assert_eq!(view.family(), union(&[view.clone()]).0.family());
+    assert_eq!(view.family(), union(std::slice::from_ref(&view)).0.family());
 }
 
 fn live(pushes: impl IntoIterator<Item = Push>) -> Vec<Live<usize, usize>> {

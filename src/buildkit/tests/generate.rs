@@ -1,5 +1,5 @@
-//! Pushes made up from a seed, the same on every machine: for the tests, for the reference that is asked about them, and
-//! for the benchmarks, which include this file by its path.
+//! Pushes made up from a seed, the same on every machine: for the tests, for the reference that is asked about them,
+//! and for the benchmarks, which include this file by its path.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -125,7 +125,9 @@ impl Builder {
         });
         let mut descriptors: Vec<Value> = descriptors.collect();
         let config_descriptor = json!({
-            "mediaType": "application/vnd.buildkit.cacheconfig.v0", "digest": digest(&[&config.len()]), "size": config.len(),
+            "mediaType": "application/vnd.buildkit.cacheconfig.v0",
+            "digest": digest(&[&config.len()]),
+            "size": config.len(),
         });
         let manifest = if random.percent(80) {
             json!({
@@ -156,6 +158,17 @@ pub struct World {
     pub edited_percent: usize,
     /// Steps that a push has.
     pub built_percent: usize,
+}
+
+impl World {
+    pub fn any(random: &mut Random) -> World {
+        World {
+            steps: 4 + random.below(24),
+            varying_percent: random.below(50),
+            edited_percent: random.below(60),
+            built_percent: 60 + random.below(41),
+        }
+    }
 }
 
 /// Builds of one graph of steps: some outcomes vary, sources change, files copied from other steps have content links.

@@ -1,5 +1,5 @@
-//! The union against the reference, an independent program in Python (`tests/fixtures/union`): the same records with the
-//! same links and results, on recorded pushes and on made up ones.
+//! The union against the reference, an independent program in Python (`tests/fixtures/union`): the same records with
+//! the same links and results, on recorded pushes and on made up ones.
 //!
 //! What the reference says is kept in `expected.txt`, so that the tests do not need Python. After a change to the
 //! reference or to [`generate`](super::generate):
@@ -22,13 +22,7 @@ fn graph(seed: u64) -> Vec<Source> {
     if seed.is_multiple_of(3) {
         return tangles(seed, pushes, 3 + random.below(10));
     }
-    let world = World {
-        steps: 4 + random.below(24),
-        varying_percent: random.below(50),
-        edited_percent: random.below(60),
-        built_percent: 60 + random.below(41),
-    };
-    builds(seed, pushes, world)
+    builds(seed, pushes, World::any(&mut random))
 }
 
 fn cases(seeds: impl Iterator<Item = u64>) -> impl Iterator<Item = (String, Vec<Source>)> {

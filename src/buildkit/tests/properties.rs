@@ -18,13 +18,7 @@ fn sources(seed: u64, most: usize) -> Vec<Source> {
     if random.percent(30) {
         return tangles(seed, pushes, 3 + random.below(10));
     }
-    let world = World {
-        steps: 4 + random.below(20),
-        varying_percent: random.below(60),
-        edited_percent: random.below(60),
-        built_percent: 70 + random.below(31),
-    };
-    builds(seed, pushes, world)
+    builds(seed, pushes, World::any(&mut random))
 }
 
 /// The items of an import that stand for each record of a push: same digest, and a link of each input in common.
@@ -101,7 +95,8 @@ proptest! {
         let mut uncovered = 0;
         for push in &pushes {
             let model = Model::of(std::slice::from_ref(push), &|_| true);
-            let usable: BTreeSet<_> = model.nodes.iter().map(|node| (node.digest.as_str(), node.content.is_some())).collect();
+            let usable = model.nodes.iter().map(|node| (node.digest.as_str(), node.content.is_some()));
+            let usable: BTreeSet<_> = usable.collect();
             for (record, items) in push.config.as_ref().unwrap().records.iter().zip(standing_for(&imported, push)) {
                 let results = usable.contains(&(&record.digest, true)) && !usable.contains(&(&record.digest, false));
                 let covered = items.iter().any(|item| !results || imported.items[*item].content.is_some());
@@ -149,7 +144,8 @@ proptest! {
     }
 }
 
-/// Two builders run a step whose outcome varies, and copy a file from it. A third has a file with the first one's content.
+/// Two builders run a step whose outcome varies, and copy a file from it. A third has a file with the first one's
+/// content.
 fn hazard() -> Vec<Source> {
     let push = |at: usize| {
         let mut builder = generate::Builder::default();
@@ -230,8 +226,8 @@ fn the_naive_union_gives_a_build_what_no_push_vouches_for() {
     assert!(found >= 20);
 }
 
-/// A test of the test: one record for each push, with its own links and result, is not sound either. The importer unites
-/// them, as they share links.
+/// A test of the test: one record for each push, with its own links and result, is not sound either. The importer
+/// unites them, as they share links.
 #[test]
 fn records_that_share_links_would_be_united_by_the_importer() {
     let source = |results: [&str; 2]| {
