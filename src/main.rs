@@ -1,5 +1,7 @@
 //! The command line.
 
+mod cli;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,6 +23,8 @@ struct Cli {
 enum Command {
     /// Run the server. Needs no configuration: it keeps its store in ./larder-data and listens on 127.0.0.1:5000.
     Serve(Serve),
+    /// Say what a tag on a running server is made of.
+    Inspect(cli::inspect::Inspect),
     /// Work with the configuration.
     Config {
         #[command(subcommand)]
@@ -65,6 +69,7 @@ impl Source {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(serve) => run(serve),
+        Command::Inspect(inspect) => block_on(inspect.run()),
         Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|_| println!("valid")),
     };
     match done {
@@ -86,7 +91,11 @@ fn run(serve: Serve) -> anyhow::Result<()> {
     }
     log(&config.log)?;
     raise_file_limit();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(start(config))
+    block_on(start(config))
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 
 async fn start(config: Config) -> anyhow::Result<()> {

@@ -17,6 +17,13 @@ pub struct Metrics {
     pub blobs_stored: IntCounter,
     pub blobs_mounted: IntCounter,
     pub corrupt_objects: IntCounter,
+    pub views_made: IntCounter,
+    pub view_seconds: Histogram,
+    pub view_pushes: IntCounter,
+    pub view_records: IntCounter,
+    pub view_layers: IntCounter,
+    pub view_layers_missing: IntCounter,
+    pub views_trimmed: IntCounter,
 }
 
 impl Default for Metrics {
@@ -40,6 +47,18 @@ impl Default for Metrics {
             blobs_stored: m.counter("larder_blobs_stored_total", "Blobs received and stored."),
             blobs_mounted: m.counter("larder_blobs_mounted_total", "Blobs mounted from where they were already."),
             corrupt_objects: m.counter("larder_corrupt_objects_total", "Objects whose bytes did not fit their digest."),
+            views_made: m.counter(
+                "larder_views_made_total",
+                "Views made from more than one push, or from less than all of one.",
+            ),
+            view_seconds: m.histogram("larder_view_seconds", "Time to load the pushes of a tag and make their view."),
+            view_pushes: m.counter("larder_view_pushes_total", "Pushes merged, summed over the views made."),
+            view_records: m.counter("larder_view_records_total", "Records, summed over the views made."),
+            view_layers: m.counter("larder_view_layers_total", "Layers, summed over the views made."),
+            view_layers_missing: m
+                .counter("larder_view_layers_missing_total", "Layers left out of views because the store lacks them."),
+            views_trimmed: m
+                .counter("larder_views_trimmed_total", "Views that had to leave something out to be imported."),
             registry,
         }
     }
@@ -88,7 +107,6 @@ impl Maker<'_> {
         self.keep(HistogramVec::new(HistogramOpts::new(name, help).buckets(seconds()), labels))
     }
 
-    #[allow(dead_code)]
     fn histogram(&self, name: &str, help: &str) -> Histogram {
         self.keep(Histogram::with_opts(HistogramOpts::new(name, help).buckets(seconds())))
     }
@@ -109,6 +127,6 @@ mod tests {
         metrics.requests.with_label_values(&["blob", "GET", "200"]).inc();
         metrics.request_seconds.with_label_values(&["blob"]).observe(0.1);
         let text = metrics.render();
-        assert_eq!(text.matches("# HELP larder_").count(), 12, "{text}");
+        assert_eq!(text.matches("# HELP larder_").count(), 20, "{text}");
     }
 }

@@ -59,7 +59,9 @@ struct Closure<'g, 'a> {
     links: Vec<Vec<Vec<Link>>>,
     /// Of each representative, the nodes that link to its class.
     users: Vec<Vec<NodeId>>,
-    by_link: HashMap<Key, Vec<NodeId>>,
+    /// The number of each link that some class has; `sharing` has its classes, some of them by former representatives.
+    link_ids: HashMap<Key, u32>,
+    sharing: Vec<Vec<NodeId>>,
     queue: VecDeque<NodeId>,
     queued: Vec<bool>,
 }
@@ -74,7 +76,8 @@ impl<'g, 'a> Closure<'g, 'a> {
             shape: Vec::with_capacity(len),
             links: Vec::with_capacity(len),
             users: vec![Vec::new(); len],
-            by_link: HashMap::new(),
+            link_ids: HashMap::new(),
+            sharing: Vec::new(),
             queue: VecDeque::new(),
             queued: vec![false; len],
         };
@@ -124,8 +127,8 @@ impl<'g, 'a> Closure<'g, 'a> {
     /// Brings the links of a class up to date and unites it with every class it has a link of each input in common with.
     fn settle(&mut self, mut class: NodeId, work: &mut Work) -> Result<(), Refused> {
         loop {
-            self.refresh(class, work)?;
-            let Some(other) = self.find_equal(class, work)? else { return Ok(()) };
+            let narrowest = self.refresh(class, work)?;
+            let Some(other) = self.find_equal(class, &narrowest, work)? else { return Ok(()) };
             let known = self.link_count(other);
             class = self.unite(class, other, work)?;
             // Usually the other has been settled and has all the links: then all that it equals has been found.
@@ -135,48 +138,57 @@ impl<'g, 'a> Closure<'g, 'a> {
         }
     }
 
-    fn refresh(&mut self, class: NodeId, work: &mut Work) -> Result<(), Refused> {
+    /// Brings the links of a class up to date. Returns those of the input that has them in common with the fewest classes.
+    fn refresh(&mut self, class: NodeId, work: &mut Work) -> Result<Vec<u32>, Refused> {
         let shape = self.shape[class as usize];
         let mut links = std::mem::take(&mut self.links[class as usize]);
+        let (mut narrowest, mut fewest) = (Vec::new(), usize::MAX);
         for (input, links) in (0..).zip(&mut links) {
             work.spend(links.len())?;
             links.iter_mut().for_each(|(_, linked)| *linked = self.find(*linked));
             links.sort_unstable();
             links.dedup();
+            let mut ids = Vec::with_capacity(links.len());
+            let mut classes = 0;
             for &(selector, linked) in links.iter() {
-                let classes = self.by_link.entry((shape, input, selector, linked)).or_default();
-                if classes.last() != Some(&class) {
-                    classes.push(class);
+                let next = self.sharing.len() as u32;
+                let id = *self.link_ids.entry((shape, input, selector, linked)).or_insert(next);
+                if id == next {
+                    self.sharing.push(Vec::new());
                 }
+                let sharing = &mut self.sharing[id as usize];
+                if sharing.last() != Some(&class) {
+                    sharing.push(class);
+                }
+                classes += sharing.len();
+                ids.push(id);
+            }
+            if classes < fewest {
+                (narrowest, fewest) = (ids, classes);
             }
         }
         self.links[class as usize] = links;
-        Ok(())
+        Ok(narrowest)
     }
 
-    /// Looks among the classes that share a link of the input where the fewest do.
-    fn find_equal(&mut self, class: NodeId, work: &mut Work) -> Result<Option<NodeId>, Refused> {
-        let shape = self.shape[class as usize];
-        let keys = |input: u32, links: &[Link]| -> Vec<Key> {
-            links.iter().map(|&(selector, linked)| (shape, input, selector, linked)).collect()
-        };
-        let sharing = |keys: &Vec<Key>| keys.iter().map(|key| self.by_link.get(key).map_or(0, Vec::len)).sum::<usize>();
-        let inputs = (0..).zip(&self.links[class as usize]).map(|(input, links)| keys(input, links));
-        let Some(narrowest) = inputs.min_by_key(sharing) else { return Ok(None) };
-        for key in narrowest {
-            let mut sharing = std::mem::take(self.by_link.entry(key).or_default());
-            work.spend(sharing.len())?;
-            sharing.iter_mut().for_each(|other| *other = self.find(*other));
-            sharing.sort_unstable();
-            sharing.dedup();
+    /// Looks for a class that is the same step among those that share one of these links.
+    fn find_equal(&mut self, class: NodeId, links: &[u32], work: &mut Work) -> Result<Option<NodeId>, Refused> {
+        for &link in links {
+            let mut sharing = std::mem::take(&mut self.sharing[link as usize]);
             let mut equal = None;
-            for &other in sharing.iter().filter(|&&other| other != class) {
-                if self.overlap(class, other, work)? {
-                    equal = Some(other);
-                    break;
+            if sharing.len() > 1 {
+                work.spend(sharing.len())?;
+                sharing.iter_mut().for_each(|other| *other = self.find(*other));
+                sharing.sort_unstable();
+                sharing.dedup();
+                for &other in sharing.iter().filter(|&&other| other != class) {
+                    if self.overlap(class, other, work)? {
+                        equal = Some(other);
+                        break;
+                    }
                 }
             }
-            self.by_link.insert(key, sharing);
+            self.sharing[link as usize] = sharing;
             if equal.is_some() {
                 return Ok(equal);
             }

@@ -22,15 +22,20 @@ pub struct Explanation {
     pub ephemeral_records: usize,
     /// Records that only such records led to.
     pub unlinked_records: usize,
+    /// Records whose digest a newer one has with another number of inputs.
+    pub ambiguous_records: usize,
     /// Records that no record of the view stands for, since a loop or a bounded split took their links.
     pub uncovered_records: usize,
     /// Records left out to stay under the limits.
     pub trimmed_records: usize,
     /// Sets of records that are one step.
     pub classes: usize,
-    /// Classes cut because their results differ; `bounded_splits` of them more coarsely than could be.
+    /// Classes that are several records, since nobody vouches for all combinations of their links.
     pub splits: usize,
+    /// Of the splits, those cut more coarsely than they could be.
     pub bounded_splits: usize,
+    /// Of the splits, those whose results are the same for all that vouch for some.
+    pub uniform_splits: usize,
     /// Links left out because they would have closed a loop.
     pub loop_links: usize,
     /// Records of the view that no other links to. More than one have a sink above them.

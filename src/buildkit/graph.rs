@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::SINK;
-use super::config::{CacheConfig, CreatedAt};
-use super::layers::{ChainId, Layers};
+use super::config::{CacheConfig, CreatedAt, Record};
+use super::layers::{ChainId, Layers, PushLayers};
 use super::manifest::CacheManifest;
 
 /// A record of one push: an index into [`Graph::nodes`].
 pub type NodeId = u32;
 /// A text that occurs often, numbered: a record's digest or a link's selector.
 pub type Symbol = u32;
+/// The selector of a link to the whole result.
+pub const NO_SELECTOR: Symbol = 0;
 
 pub struct Graph<'a> {
     /// Oldest push first; within a push, parents before children.
@@ -51,6 +53,8 @@ pub struct Dropped {
     pub ephemeral_records: usize,
     /// Records with an input all of whose links led to dropped records.
     pub unlinked_records: usize,
+    /// Records whose digest another record has with another number of inputs, which the importer does not tell apart.
+    pub ambiguous_records: usize,
     /// Results with a layer that is missing, cannot be loaded, or is not in their manifest.
     pub results: usize,
 }
@@ -59,66 +63,33 @@ impl<'a> Graph<'a> {
     pub fn load(pushes: &[(&CacheManifest, &'a CacheConfig)], layers: &mut Layers) -> Graph<'a> {
         let mut graph = Graph {
             nodes: Vec::new(),
-            texts: Vec::new(),
+            texts: vec![""],
             dropped: Dropped::default(),
             links: Vec::new(),
             inputs: vec![0],
         };
-        let mut symbols = HashMap::new();
+        let mut symbols = HashMap::from([("", NO_SELECTOR)]);
+        // The importer looks for the equals of a record by digest and input, not by the number of inputs, and would unite
+        // records that differ in it. No step has inputs that come and go, but nothing keeps a push from saying so.
+        let mut arity: Vec<usize> = Vec::new();
+        let mut digests = Vec::with_capacity(pushes.iter().map(|(_, config)| config.records.len()).sum());
+        for record in pushes.iter().flat_map(|(_, config)| &config.records) {
+            let digest = graph.symbol(&record.digest, &mut symbols);
+            digests.push(digest);
+            arity.resize(graph.texts.len(), 0);
+            if !record.inputs.is_empty() {
+                arity[digest as usize] = record.inputs.len();
+            }
+        }
+        let mut digests = &digests[..];
         for (push, (manifest, config)) in (0..).zip(pushes) {
-            graph.load_push(push, manifest, config, layers, &mut symbols);
+            let (digests_of_push, others) = digests.split_at(config.records.len());
+            digests = others;
+            let mut loader =
+                Loader { graph: &mut graph, symbols: &mut symbols, push, digests: digests_of_push, arity: &arity };
+            loader.load(config, &mut layers.of_push(manifest, config));
         }
         graph
-    }
-
-    fn load_push(
-        &mut self,
-        push: u32,
-        manifest: &CacheManifest,
-        config: &'a CacheConfig,
-        layers: &mut Layers,
-        symbols: &mut HashMap<&'a str, Symbol>,
-    ) {
-        let mut push_layers = layers.of_push(manifest, config);
-        let mut node_of: Vec<Option<NodeId>> = vec![None; config.records.len()];
-        for index in config.parents_first() {
-            let record = &config.records[index];
-            if record.digest.starts_with("random:") || &*record.digest == SINK {
-                self.dropped.ephemeral_records += 1;
-                continue;
-            }
-            let first_input = self.inputs.len() - 1;
-            let mut depth = 0;
-            let linked = record.inputs.iter().all(|links| {
-                let before = self.links.len();
-                for link in links {
-                    let Some(node) = node_of[link.record as usize] else { continue };
-                    depth = depth.max(self.nodes[node as usize].depth + 1);
-                    let selector = self.symbol(&link.selector, symbols);
-                    self.links.push(NodeLink { selector, node });
-                }
-                self.inputs.push(self.links.len() as u32);
-                self.links.len() > before
-            });
-            if !linked {
-                self.inputs.truncate(first_input + 1);
-                self.links.truncate(self.inputs[first_input] as usize);
-                self.dropped.unlinked_records += 1;
-                continue;
-            }
-
-            let mut result = None;
-            for stored in &record.results {
-                match push_layers.chain(&stored.stack) {
-                    Some(chain) => result = result.max(Some(NodeResult { created_at: stored.created_at, chain })),
-                    None => self.dropped.results += 1,
-                }
-            }
-            let digest = self.symbol(&record.digest, symbols);
-            node_of[index] = Some(self.nodes.len() as NodeId);
-            let inputs = first_input as u32..self.inputs.len() as u32 - 1;
-            self.nodes.push(Node { push, digest, depth, result, inputs });
-        }
     }
 
     fn symbol(&mut self, text: &'a str, symbols: &mut HashMap<&'a str, Symbol>) -> Symbol {
@@ -137,4 +108,73 @@ impl<'a> Graph<'a> {
         let inputs = self.nodes[node as usize].inputs.clone();
         inputs.map(|input| &self.links[self.inputs[input as usize] as usize..self.inputs[input as usize + 1] as usize])
     }
+}
+
+/// Loads one push.
+struct Loader<'g, 'a> {
+    graph: &'g mut Graph<'a>,
+    symbols: &'g mut HashMap<&'a str, Symbol>,
+    push: u32,
+    /// The digest of each record.
+    digests: &'g [Symbol],
+    /// For each digest the number of inputs of the newest record that has it and is not a root.
+    arity: &'g [usize],
+}
+
+impl<'a> Loader<'_, 'a> {
+    fn load(&mut self, config: &'a CacheConfig, layers: &mut PushLayers) {
+        let mut node_of: Vec<Option<NodeId>> = vec![None; config.records.len()];
+        for index in config.parents_first() {
+            let record = &config.records[index];
+            let digest = self.digests[index];
+            if record.digest.starts_with("random:") || &*record.digest == SINK {
+                self.graph.dropped.ephemeral_records += 1;
+            } else if !record.inputs.is_empty() && record.inputs.len() != self.arity[digest as usize] {
+                self.graph.dropped.ambiguous_records += 1;
+            } else if let Some((inputs, depth)) = self.link(record, &node_of) {
+                let result = best_result(record, layers, &mut self.graph.dropped);
+                node_of[index] = Some(self.graph.nodes.len() as NodeId);
+                self.graph.nodes.push(Node { push: self.push, digest, depth, result, inputs });
+            } else {
+                self.graph.dropped.unlinked_records += 1;
+            }
+        }
+    }
+
+    /// Adds the links of a record to loaded ones. `None` if that leaves an input without any.
+    fn link(&mut self, record: &'a Record, node_of: &[Option<NodeId>]) -> Option<(Range<u32>, u32)> {
+        let (first_input, first_link) = (self.graph.inputs.len(), self.graph.links.len());
+        let mut depth = 0;
+        for alternatives in &record.inputs {
+            let before = self.graph.links.len();
+            for link in alternatives {
+                let Some(node) = node_of[link.record as usize] else { continue };
+                depth = depth.max(self.graph.nodes[node as usize].depth + 1);
+                let selector = match &*link.selector {
+                    "" => NO_SELECTOR,
+                    selector => self.graph.symbol(selector, self.symbols),
+                };
+                self.graph.links.push(NodeLink { selector, node });
+            }
+            if self.graph.links.len() == before {
+                self.graph.inputs.truncate(first_input);
+                self.graph.links.truncate(first_link);
+                return None;
+            }
+            self.graph.inputs.push(self.graph.links.len() as u32);
+        }
+        Some((first_input as u32 - 1..self.graph.inputs.len() as u32 - 1, depth))
+    }
+}
+
+/// The newest result whose layers can all be served and loaded. BuildKit, too, uses one only.
+fn best_result(record: &Record, layers: &mut PushLayers, dropped: &mut Dropped) -> Option<NodeResult> {
+    let mut best = None;
+    for stored in &record.results {
+        match layers.chain(&stored.stack) {
+            Some(chain) => best = best.max(Some(NodeResult { created_at: stored.created_at, chain })),
+            None => dropped.results += 1,
+        }
+    }
+    best
 }

@@ -1,5 +1,6 @@
 //! The layers of all pushes: every blob once, every chain of blobs once.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use jiff::Timestamp;
@@ -14,19 +15,20 @@ pub type ChainId = u32;
 /// What a chain unpacks to, whatever its compression: equal for chains of equal diff IDs.
 pub type ContentId = u32;
 
-pub struct Layers {
-    pub blobs: Vec<Blob>,
+pub struct Layers<'a> {
+    pub blobs: Vec<Blob<'a>>,
     /// Parents before children.
     pub chains: Vec<Chain>,
     by_digest: HashMap<Digest, u32>,
     by_link: HashMap<(Option<ChainId>, u32), ChainId>,
-    diff_ids: HashMap<String, u32>,
+    diff_ids: HashMap<&'a str, u32>,
     contents: HashMap<(Option<ContentId>, u32), ContentId>,
 }
 
-pub struct Blob {
-    pub descriptor: Descriptor,
+pub struct Blob<'a> {
+    pub descriptor: Cow<'a, Descriptor>,
     pub state: BlobState,
+    diff_id: Option<&'a str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +47,10 @@ pub struct Chain {
     pub content: ContentId,
 }
 
-impl Layers {
+impl<'a> Layers<'a> {
     /// Collects the blobs of these manifests, oldest first, and asks once for each whether it is `present`. Foreign
     /// layers are present: the client gets them elsewhere.
-    pub fn collect<'a>(
-        manifests: impl Iterator<Item = &'a CacheManifest>,
-        present: &dyn Fn(&Digest) -> bool,
-    ) -> Layers {
+    pub fn collect(manifests: impl Iterator<Item = &'a CacheManifest>, present: &dyn Fn(&Digest) -> bool) -> Self {
         let mut layers = Layers {
             blobs: Vec::new(),
             chains: Vec::new(),
@@ -63,44 +62,33 @@ impl Layers {
         for descriptor in manifests.flat_map(|manifest| &manifest.layers) {
             layers.add(descriptor);
         }
-        for Blob { descriptor, state } in &mut layers.blobs {
+        for Blob { descriptor, state, diff_id } in &mut layers.blobs {
             let next = layers.diff_ids.len() as u32;
-            *state = match descriptor.annotations.get(DIFF_ID) {
+            *state = match *diff_id {
                 _ if descriptor.urls.is_empty() && !present(&descriptor.digest) => BlobState::Missing,
-                Some(diff_id) => BlobState::Usable(*layers.diff_ids.entry(diff_id.clone()).or_insert(next)),
+                Some(diff_id) => BlobState::Usable(*layers.diff_ids.entry(diff_id).or_insert(next)),
                 None => BlobState::NoDiffId,
             };
         }
         layers
     }
 
-    /// Merges descriptors of one blob: the newer push wins, except that the earliest creation time stays, so that a
-    /// re-export which stamps an old layer anew does not change the view.
-    fn add(&mut self, descriptor: &Descriptor) {
+    fn add(&mut self, descriptor: &'a Descriptor) {
         let next = self.blobs.len() as u32;
         let index = *self.by_digest.entry(descriptor.digest).or_insert(next);
         if index == next {
-            let mut descriptor = descriptor.clone();
-            descriptor.annotations.retain(|key, _| !key.starts_with(DISTRIBUTION_SOURCE));
-            self.blobs.push(Blob { descriptor, state: BlobState::Missing });
-            return;
+            let descriptor = without_sources(descriptor);
+            self.blobs.push(Blob { descriptor, state: BlobState::Missing, diff_id: None });
         }
-        let known = &mut self.blobs[index as usize].descriptor;
-        known.media_type.clone_from(&descriptor.media_type);
-        known.size = descriptor.size;
-        known.urls.clone_from(&descriptor.urls);
-        for (key, value) in &descriptor.annotations {
-            match known.annotations.get_mut(key) {
-                _ if key.starts_with(DISTRIBUTION_SOURCE) => {}
-                Some(old) if key == CREATED_AT && age(old) <= age(value) => {}
-                Some(old) => old.clone_from(value),
-                None => drop(known.annotations.insert(key.clone(), value.clone())),
-            }
+        let blob = &mut self.blobs[index as usize];
+        if *blob.descriptor != *descriptor {
+            merge(&mut blob.descriptor, descriptor);
         }
+        blob.diff_id = descriptor.annotations.get(DIFF_ID).map(String::as_str).or(blob.diff_id);
     }
 
     /// The chains of one push's results, to be asked for by [`PushLayers::chain`].
-    pub fn of_push<'a>(&'a mut self, manifest: &CacheManifest, config: &'a CacheConfig) -> PushLayers<'a> {
+    pub fn of_push<'l>(&'l mut self, manifest: &CacheManifest, config: &'l CacheConfig) -> PushLayers<'l, 'a> {
         let mut named = vec![false; self.blobs.len()];
         for descriptor in &manifest.layers {
             if let Some(&blob) = self.by_digest.get(&descriptor.digest) {
@@ -125,6 +113,34 @@ impl Layers {
     }
 }
 
+fn is_source(annotation: &str) -> bool {
+    annotation.starts_with(DISTRIBUTION_SOURCE)
+}
+
+fn without_sources(descriptor: &Descriptor) -> Cow<'_, Descriptor> {
+    let mut descriptor = Cow::Borrowed(descriptor);
+    if descriptor.annotations.keys().any(|key| is_source(key)) {
+        descriptor.to_mut().annotations.retain(|key, _| !is_source(key));
+    }
+    descriptor
+}
+
+/// Merges descriptors of one blob: the newer push wins, except that the earliest creation time stays, so that a re-export
+/// which stamps an old layer anew does not change the view.
+fn merge(known: &mut Cow<Descriptor>, newer: &Descriptor) {
+    let known = known.to_mut();
+    known.media_type.clone_from(&newer.media_type);
+    known.size = newer.size;
+    known.urls.clone_from(&newer.urls);
+    for (key, value) in newer.annotations.iter().filter(|(key, _)| !is_source(key)) {
+        match known.annotations.get_mut(key) {
+            Some(old) if key == CREATED_AT && age(old) <= age(value) => {}
+            Some(old) => old.clone_from(value),
+            None => drop(known.annotations.insert(key.clone(), value.clone())),
+        }
+    }
+}
+
 /// Orders creation times; those that cannot be read come last, as text.
 fn age(text: &str) -> (Timestamp, &str) {
     match text.parse() {
@@ -134,16 +150,16 @@ fn age(text: &str) -> (Timestamp, &str) {
 }
 
 /// The layers of one push, resolved to chains.
-pub struct PushLayers<'a> {
-    layers: &'a mut Layers,
-    config: &'a CacheConfig,
+pub struct PushLayers<'l, 'a> {
+    layers: &'l mut Layers<'a>,
+    config: &'l CacheConfig,
     /// For each blob whether this push's manifest names it. What it does not name, its importer would not find.
     named: Vec<bool>,
     /// For each layer of the config its chain once resolved; the inner `None` is a chain with a layer that cannot be used.
     known: Vec<Option<Option<ChainId>>>,
 }
 
-impl PushLayers<'_> {
+impl PushLayers<'_, '_> {
     /// The chain of a result, or `None` if one of its layers cannot be served and loaded, or there are none.
     pub fn chain(&mut self, stack: &Stack) -> Option<ChainId> {
         match stack {

@@ -7,10 +7,13 @@
 //!
 //! Nothing is ever wrong in a trimmed union: a record that is gone is only a step not cached.
 
-use super::graph::Graph;
+use super::graph::{Graph, NO_SELECTOR, Symbol};
 use super::json::encoded_len;
-use super::layers::{ChainId, Layers};
+use super::layers::Layers;
+use super::manifest::Descriptor;
+use super::split::Link;
 use super::union::{RecordId, Union, UnionRecord};
+use crate::digest::Digest;
 
 /// Bounds on what is written: bytes of the cacheconfig and the manifest, and layers in the manifest.
 #[derive(Clone, Copy, Debug)]
@@ -30,8 +33,9 @@ pub struct Kept {
 }
 
 pub fn trim(graph: &Graph, layers: &Layers, union: &Union, limits: &Limits) -> Kept {
+    let lengths = Lengths::of(graph, layers, union);
     let from = |first_push: u32| {
-        let mut tally = Tally::new(graph, layers, union);
+        let mut tally = Tally::new(&lengths, layers, union);
         let records = (0..).zip(&union.records).filter(|(_, record)| record.push >= first_push);
         records.for_each(|(id, _)| tally.add(id));
         tally
@@ -56,17 +60,80 @@ pub fn trim(graph: &Graph, layers: &Layers, union: &Union, limits: &Limits) -> K
         tally.drop_oldest_results(limits);
     }
     if !tally.fits(limits) {
-        tally = Tally::new(graph, layers, union);
+        tally = Tally::new(&lengths, layers, union);
         tally.add_while_fitting(first_push, limits);
     }
     keep(tally, first_push)
 }
 
-/// A selection of records and results, and what it takes to write it: exact but for the width of indices, which is that
-/// of the largest in the whole union.
+/// `{"layers":[…],"records":[…]}`, and the sink around its links.
+const CONFIG_FRAME_BYTES: usize = 26 + 110;
+/// All of a manifest but its layers.
+const MANIFEST_FRAME_BYTES: usize = 320;
+/// The longest RFC 3339 time, quoted: nanoseconds, UTC.
+const CREATED_AT_BYTES: usize = 32;
+
+/// How many bytes the parts of a config and a manifest take: exact but for the width of indices, which is that of the
+/// largest in the whole union.
+struct Lengths {
+    /// Of each text in [`Graph::texts`], quoted.
+    texts: Vec<usize>,
+    /// Of each blob's digest in a config and of its descriptor in a manifest.
+    digests: Vec<usize>,
+    descriptors: Vec<usize>,
+    index: usize,
+}
+
+impl Lengths {
+    fn of(graph: &Graph, layers: &Layers, union: &Union) -> Lengths {
+        let descriptors = || layers.blobs.iter().map(|blob| &*blob.descriptor);
+        Lengths {
+            texts: graph.texts.iter().map(|text| encoded_len(text)).collect(),
+            digests: descriptors().map(|descriptor| digest_bytes(&descriptor.digest)).collect(),
+            descriptors: descriptors().map(descriptor_bytes).collect(),
+            index: union.records.len().max(layers.chains.len()).to_string().len(),
+        }
+    }
+
+    /// `{"selector":"…","link":1},`
+    fn link(&self, selector: Symbol) -> usize {
+        let selector = if selector == NO_SELECTOR { 0 } else { 12 + self.texts[selector as usize] };
+        selector + 10 + self.index
+    }
+
+    /// `{"digest":"…","inputs":[[…],[…]]},` with these links, without results.
+    fn record<'u>(&self, record: &UnionRecord, links: impl Iterator<Item = &'u Link>) -> usize {
+        let links = links.map(|&(selector, _)| self.link(selector));
+        24 + self.texts[record.digest as usize] + 3 * record.links.len() + links.sum::<usize>()
+    }
+
+    /// `"layers":[{"layer":1,"createdAt":"…"}],`
+    fn result(&self) -> usize {
+        35 + self.index + CREATED_AT_BYTES
+    }
+
+    /// `{"blob":"…","parent":1},`
+    fn layer(&self, blob: u32) -> usize {
+        21 + self.digests[blob as usize] + self.index.max(2)
+    }
+}
+
+fn digest_bytes(digest: &Digest) -> usize {
+    "\"sha256:\"".len() + digest.bytes().len() * 2
+}
+
+/// `{"mediaType":"…","digest":"…","size":1,"urls":["…"],"annotations":{"…":"…"}},`
+fn descriptor_bytes(descriptor: &Descriptor) -> usize {
+    let urls = descriptor.urls.iter().map(|url| encoded_len(url) + 1).sum::<usize>();
+    let annotations = descriptor.annotations.iter();
+    let annotations = annotations.map(|(key, value)| encoded_len(key) + encoded_len(value) + 2).sum::<usize>();
+    83 + encoded_len(&descriptor.media_type) + digest_bytes(&descriptor.digest) + urls + annotations
+}
+
+/// A selection of records and results, and what it takes to write it.
 struct Tally<'a> {
-    graph: &'a Graph<'a>,
-    layers: &'a Layers,
+    lengths: &'a Lengths,
+    layers: &'a Layers<'a>,
     union: &'a Union,
     records: Vec<bool>,
     results: Vec<bool>,
@@ -79,21 +146,13 @@ struct Tally<'a> {
     config_bytes: usize,
     manifest_bytes: usize,
     blobs: usize,
-    index_bytes: usize,
 }
 
-/// `{"layers":[…],"records":[…]}`, and the sink around its links.
-const CONFIG_FRAME_BYTES: usize = 26 + 110;
-/// All of a manifest but its layers.
-const MANIFEST_FRAME_BYTES: usize = 320;
-/// The longest RFC 3339 time, quoted: nanoseconds, UTC.
-const CREATED_AT_BYTES: usize = 32;
-
 impl<'a> Tally<'a> {
-    fn new(graph: &'a Graph<'a>, layers: &'a Layers, union: &'a Union) -> Self {
+    fn new(lengths: &'a Lengths, layers: &'a Layers<'a>, union: &'a Union) -> Self {
         let records = union.records.len();
         Tally {
-            graph,
+            lengths,
             layers,
             union,
             records: vec![false; records],
@@ -105,59 +164,33 @@ impl<'a> Tally<'a> {
             config_bytes: CONFIG_FRAME_BYTES,
             manifest_bytes: MANIFEST_FRAME_BYTES,
             blobs: 0,
-            index_bytes: records.max(layers.chains.len()).to_string().len(),
         }
     }
 
     fn fits(&self, limits: &Limits) -> bool {
-        let sink_bytes = self.leaves * self.link_bytes("");
+        let sink_bytes = self.leaves * self.lengths.link(NO_SELECTOR);
         self.config_bytes + sink_bytes <= limits.config_bytes
             && self.manifest_bytes <= limits.manifest_bytes
             && self.blobs <= limits.layers
     }
 
-    /// `{"selector":"…","link":1},`
-    fn link_bytes(&self, selector: &str) -> usize {
-        let selector_bytes = if selector.is_empty() { 0 } else { 12 + encoded_len(selector) };
-        selector_bytes + 10 + self.index_bytes
+    /// The links of a record to kept ones.
+    fn kept_links(&self, record: &'a UnionRecord) -> impl Iterator<Item = &'a Link> {
+        record.links.iter().flatten().filter(|&&(_, parent)| self.records[parent as usize])
     }
 
-    /// `{"digest":"…","inputs":[[…],[…]]},` without results, and with the links to kept records only.
-    fn record_bytes(&self, record: &UnionRecord) -> usize {
-        let digest = encoded_len(self.graph.texts[record.digest as usize]);
-        let kept = record.links.iter().flatten().filter(|&&(_, parent)| self.records[parent as usize]);
-        let links = kept.map(|&(selector, _)| self.link_bytes(self.graph.texts[selector as usize]));
-        12 + digest + 12 + 3 * record.links.len() + links.sum::<usize>()
-    }
-
-    /// `"layers":[{"layer":1,"createdAt":"…"}],`
-    fn result_bytes(&self) -> usize {
-        35 + self.index_bytes + CREATED_AT_BYTES
-    }
-
-    /// `{"blob":"…","parent":1},`
-    fn layer_bytes(&self, chain: ChainId) -> usize {
-        21 + self.digest_bytes(self.layers.chains[chain as usize].blob) + self.index_bytes.max(2)
-    }
-
-    fn digest_bytes(&self, blob: u32) -> usize {
-        "\"sha256:\"".len() + self.layers.blobs[blob as usize].descriptor.digest.bytes().len() * 2
-    }
-
-    /// `{"mediaType":"…","digest":"…","size":1,"urls":["…"],"annotations":{"…":"…"}},`
-    fn descriptor_bytes(&self, blob: u32) -> usize {
-        let descriptor = &self.layers.blobs[blob as usize].descriptor;
-        let urls = descriptor.urls.iter().map(|url| encoded_len(url) + 1).sum::<usize>();
-        let annotations = descriptor.annotations.iter();
-        let annotations = annotations.map(|(key, value)| encoded_len(key) + encoded_len(value) + 2).sum::<usize>();
-        83 + encoded_len(&descriptor.media_type) + self.digest_bytes(blob) + urls + annotations
+    fn record_bytes(&self, record: &'a UnionRecord) -> usize {
+        self.lengths.record(record, self.kept_links(record))
     }
 
     /// Adds a record whose kept parents have been added, and its result.
     fn add(&mut self, id: RecordId) {
         let record = &self.union.records[id as usize];
         self.config_bytes += self.record_bytes(record);
-        for &(_, parent) in record.links.iter().flatten().filter(|&&(_, parent)| self.records[parent as usize]) {
+        for &(_, parent) in record.links.iter().flatten() {
+            if !self.records[parent as usize] {
+                continue;
+            }
             self.leaves -= usize::from(self.children[parent as usize] == 0);
             self.children[parent as usize] += 1;
         }
@@ -166,7 +199,7 @@ impl<'a> Tally<'a> {
 
         let Some(result) = record.result else { return };
         self.results[id as usize] = true;
-        self.config_bytes += self.result_bytes();
+        self.config_bytes += self.lengths.result();
         let mut needed = Some(result.chain);
         while let Some(chain) = needed {
             let uses = &mut self.chain_uses[chain as usize];
@@ -174,10 +207,10 @@ impl<'a> Tally<'a> {
             if *uses > 1 {
                 break;
             }
-            self.config_bytes += self.layer_bytes(chain);
             let below = &self.layers.chains[chain as usize];
+            self.config_bytes += self.lengths.layer(below.blob);
             if self.blob_uses[below.blob as usize] == 0 {
-                self.manifest_bytes += self.descriptor_bytes(below.blob);
+                self.manifest_bytes += self.lengths.descriptors[below.blob as usize];
                 self.blobs += 1;
             }
             self.blob_uses[below.blob as usize] += 1;
@@ -190,18 +223,18 @@ impl<'a> Tally<'a> {
         if !std::mem::replace(&mut self.results[id as usize], false) {
             return;
         }
-        self.config_bytes -= self.result_bytes();
+        self.config_bytes -= self.lengths.result();
         let mut needless = Some(result.chain);
         while let Some(chain) = needless {
             self.chain_uses[chain as usize] -= 1;
             if self.chain_uses[chain as usize] > 0 {
                 break;
             }
-            self.config_bytes -= self.layer_bytes(chain);
             let below = &self.layers.chains[chain as usize];
+            self.config_bytes -= self.lengths.layer(below.blob);
             self.blob_uses[below.blob as usize] -= 1;
             if self.blob_uses[below.blob as usize] == 0 {
-                self.manifest_bytes -= self.descriptor_bytes(below.blob);
+                self.manifest_bytes -= self.lengths.descriptors[below.blob as usize];
                 self.blobs -= 1;
             }
             needless = below.parent;
@@ -219,7 +252,10 @@ impl<'a> Tally<'a> {
             self.records[id as usize] = false;
             self.config_bytes -= self.record_bytes(record);
             self.leaves -= 1;
-            for &(_, parent) in record.links.iter().flatten().filter(|&&(_, parent)| self.records[parent as usize]) {
+            for &(_, parent) in record.links.iter().flatten() {
+                if !self.records[parent as usize] {
+                    continue;
+                }
                 self.children[parent as usize] -= 1;
                 if self.children[parent as usize] == 0 {
                     self.leaves += 1;

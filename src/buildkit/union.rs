@@ -1,7 +1,9 @@
 //! The union of all pushes: the records that each class comes to, parents first.
 //!
-//! Members of a class whose results are the same content, or that are roots, become one record with all their links.
-//! Otherwise the class is [split](super::split). A record of push P links to those records of a parent's class that P's
+//! Roots become one record. So do members of a class whose results are the same content, with all their links, if their
+//! links differ in one input at most: a build that matches a link of A there and links that A and B share elsewhere
+//! matches A. If they differ in two, that A made R of (a, a') and B made R of (b, b') does not say what (a, b') makes, so
+//! that class is [split](super::split) like those whose results differ. A record of push P links to those records of a parent's class that P's
 //! own parent vouches for. That the result of a parent may come from a newer push than the child's is BuildKit's own
 //! way when it imports from several caches: definition links say that the step is the same, whatever came out of it.
 
@@ -16,11 +18,15 @@ use super::view::Work;
 /// A record of the union: an index into [`Union::records`].
 pub type RecordId = u32;
 
+#[derive(Default)]
 pub struct Union {
     /// Parents before children, and chains of records mostly together: any beginning is a cache in itself.
     pub records: Vec<UnionRecord>,
+    /// Classes that are several records, and of those: the ones cut by [`split::bounded`], and the ones whose members have
+    /// the same content.
     pub splits: usize,
     pub bounded_splits: usize,
+    pub uniform_splits: usize,
     /// Nodes that no record stands for: loops took their links, or a bounded split gave them all to others.
     pub uncovered_nodes: usize,
     /// Links that would have closed a loop: one push says A before B, another B before A.
@@ -47,7 +53,7 @@ impl Union {
             graph,
             classes,
             layers,
-            union: Union { records: Vec::new(), splits: 0, bounded_splits: 0, uncovered_nodes: 0, loop_links: 0 },
+            union: Union::default(),
             emitted: vec![false; classes.members.len()],
             records_of: vec![Vec::new(); graph.nodes.len()],
         };
@@ -97,7 +103,7 @@ fn parents_first(graph: &Graph, classes: &Classes) -> Vec<ClassId> {
 struct Emitter<'g, 'a> {
     graph: &'g Graph<'a>,
     classes: &'g Classes,
-    layers: &'g Layers,
+    layers: &'g Layers<'g>,
     union: Union,
     emitted: Vec<bool>,
     /// For each node the records that it vouches for.
@@ -122,17 +128,17 @@ impl Emitter<'_, '_> {
             [] => return Ok(()),
             [only] => vec![Part { links: std::mem::take(only), vouchers: all() }],
             [first, ..] if first.is_empty() => vec![Part { links: Vec::new(), vouchers: all() }],
-            several if self.same_content(&members) => vec![Part { links: united(several), vouchers: all() }],
-            several => match split::exact(several, work)? {
-                Some(parts) => {
-                    self.union.splits += usize::from(parts.len() > 1);
-                    parts
-                }
-                None => {
-                    self.union.bounded_splits += 1;
-                    split::bounded(several, work)?
-                }
-            },
+            several if self.same_content(&members) && differ_in_one_input(several) => {
+                vec![Part { links: united(several), vouchers: all() }]
+            }
+            several => {
+                let exact = split::exact(several, work)?;
+                self.union.bounded_splits += usize::from(exact.is_none());
+                let parts = exact.map_or_else(|| split::bounded(several, work), Ok)?;
+                self.union.splits += usize::from(parts.len() > 1);
+                self.union.uniform_splits += usize::from(parts.len() > 1 && self.same_content(&members));
+                parts
+            }
         };
         let digest = self.graph.nodes[members[0] as usize].digest;
         for Part { links, vouchers } in parts {
@@ -184,6 +190,13 @@ impl Emitter<'_, '_> {
         let newest = node.filter_map(|node| Some((node.push, node.result?))).max()?.1;
         Some(UnionResult { chain: newest.chain, created_at: newest.created_at })
     }
+}
+
+/// Whether the members have the same links of every input but one.
+fn differ_in_one_input(members: &[Links]) -> bool {
+    let [first, others @ ..] = members else { return true };
+    let differs = |&input: &usize| others.iter().any(|links| links[input] != first[input]);
+    (0..first.len()).filter(differs).count() <= 1
 }
 
 /// All links of each input.

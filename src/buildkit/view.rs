@@ -16,14 +16,23 @@ use super::write::write;
 use super::{IMPORT_LIMIT_BYTES, TARGET_BYTES, VIEW_LAYERS_MAX};
 use crate::digest::Digest;
 
-/// The most records, links and layers of all pushes together that are united; the oldest pushes beyond it are left out.
-/// 64 pushes of 2,500 records with three links and one layer each are 800,000.
-pub const VIEW_NODES_MAX: usize = 1 << 20;
-/// The most steps that a union may take: lookups and comparisons of links, a few nanoseconds each. Honest pushes take some
-/// ten for each of their links.
-const WORK_MAX: usize = 100_000_000;
+/// What a view may take and come to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// The most records, links and layers of all pushes together that are united; the oldest pushes beyond are left out.
+    pub nodes: usize,
+    /// The most steps that uniting them may take: lookups and comparisons of links, a few nanoseconds each. Honest pushes
+    /// take some ten for each of their links.
+    pub work: usize,
+    pub limits: Limits,
+}
 
-const LIMITS: Limits = Limits { config_bytes: TARGET_BYTES, manifest_bytes: TARGET_BYTES, layers: VIEW_LAYERS_MAX };
+/// 64 pushes of 2,500 records with three links and one layer each have 800,000 nodes.
+pub(super) const BOUNDS: Bounds = Bounds {
+    nodes: 1 << 20,
+    work: 100_000_000,
+    limits: Limits { config_bytes: TARGET_BYTES, manifest_bytes: TARGET_BYTES, layers: VIEW_LAYERS_MAX },
+};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct View {
@@ -55,7 +64,7 @@ pub struct Merged {
 ///
 /// When there is nothing to serve or the newest push is beyond all bounds. The caller then serves that push as it is.
 pub fn view(pushes: &[Push], present: &dyn Fn(&Digest) -> bool) -> Result<View, Refused> {
-    view_within(pushes, present, &LIMITS)
+    view_within(pushes, present, &BOUNDS)
 }
 
 /// A valid push and its place in the list.
@@ -64,7 +73,7 @@ type Valid<'a> = (usize, &'a CacheManifest, &'a CacheConfig);
 pub(super) fn view_within(
     pushes: &[Push],
     present: &dyn Fn(&Digest) -> bool,
-    limits: &Limits,
+    bounds: &Bounds,
 ) -> Result<View, Refused> {
     let mut explanation = Explanation { pushes_in: pushes.len(), ..Explanation::default() };
     let mut valid = Vec::new();
@@ -76,7 +85,7 @@ pub(super) fn view_within(
             }
         }
     }
-    let valid = newest_within_bounds(valid, &mut explanation)?;
+    let valid = newest_within(bounds.nodes, valid, &mut explanation)?;
     explanation.pushes_out = valid.len();
 
     let mut layers = Layers::collect(valid.iter().map(|&(_, manifest, _)| manifest), present);
@@ -99,10 +108,10 @@ pub(super) fn view_within(
     let indices: Vec<usize> = valid.iter().map(|&(index, _, _)| index).collect();
     let pushes: Vec<_> = valid.into_iter().map(|(_, manifest, config)| (manifest, config)).collect();
     let graph = Graph::load(&pushes, &mut layers);
-    let mut work = Work { left: WORK_MAX };
+    let mut work = Work { left: bounds.work };
     let classes = Classes::of(&graph, &mut work)?;
     let union = Union::of(&graph, &classes, &layers, &mut work)?;
-    let kept = trim(&graph, &layers, &union, limits);
+    let kept = trim(&graph, &layers, &union, &bounds.limits);
     let written = write(&graph, &layers, &union, &kept);
     let import_limit = IMPORT_LIMIT_BYTES as usize;
     if written.manifest.len() > import_limit || written.config.len() > import_limit {
@@ -114,11 +123,13 @@ pub(super) fn view_within(
     explanation.records_out = written.records;
     explanation.ephemeral_records = graph.dropped.ephemeral_records;
     explanation.unlinked_records = graph.dropped.unlinked_records;
+    explanation.ambiguous_records = graph.dropped.ambiguous_records;
     explanation.uncovered_records = union.uncovered_nodes;
     explanation.trimmed_records = union.records.len() - written.records;
     explanation.classes = classes.members.len();
     explanation.splits = union.splits;
     explanation.bounded_splits = union.bounded_splits;
+    explanation.uniform_splits = union.uniform_splits;
     explanation.loop_links = union.loop_links;
     explanation.leaves = written.leaves;
     explanation.results_out = written.results;
@@ -132,13 +143,17 @@ pub(super) fn view_within(
     Ok(View { outcome: Outcome::Merged(merged), explanation })
 }
 
-/// Leaves out the oldest pushes that would make the union larger than [`VIEW_NODES_MAX`].
-fn newest_within_bounds<'a>(valid: Vec<Valid<'a>>, explanation: &mut Explanation) -> Result<Vec<Valid<'a>>, Refused> {
+/// Leaves out the oldest pushes that would make it more than `nodes_max` records, links and layers.
+fn newest_within<'a>(
+    nodes_max: usize,
+    valid: Vec<Valid<'a>>,
+    explanation: &mut Explanation,
+) -> Result<Vec<Valid<'a>>, Refused> {
     let mut nodes = 0;
     let fits = |(_, manifest, config): &Valid| {
         let links = config.records.iter().flat_map(|record| &record.inputs).map(Vec::len).sum::<usize>();
         nodes += config.records.len() + links + config.layers.len() + manifest.layers.len();
-        nodes <= VIEW_NODES_MAX
+        nodes <= nodes_max
     };
     let fitting = valid.iter().rev().map(fits).take_while(|fits| *fits).count();
     match (valid.is_empty(), fitting) {

@@ -132,7 +132,7 @@ pub fn write(graph: &Graph, layers: &Layers, union: &Union, kept: &Kept) -> Writ
             urls: Vec::new(),
             annotations: Default::default(),
         },
-        layers: blobs.map(|blob| &layers.blobs[blob as usize].descriptor).collect(),
+        layers: blobs.map(|blob| &*layers.blobs[blob as usize].descriptor).collect(),
     };
     Written {
         layers: manifest.layers.len(),
@@ -166,18 +166,18 @@ fn order_chains(layers: &Layers, union: &Union, kept: &Kept) -> Vec<ChainId> {
             at = layers.chains[chain as usize].parent;
         }
     }
-    let mut identity: Vec<Digest> = Vec::with_capacity(layers.chains.len());
-    for chain in &layers.chains {
-        let mut hasher = Hasher::new(Algorithm::Sha256);
-        if let Some(parent) = chain.parent {
-            hasher.update(identity[parent as usize].bytes());
-        }
-        hasher.update(layers.blobs[chain.blob as usize].descriptor.digest.to_string().as_bytes());
-        identity.push(hasher.finish());
-    }
-    let blob = |chain: ChainId| layers.blobs[layers.chains[chain as usize].blob as usize].descriptor.digest;
+    let digest = |chain: ChainId| layers.blobs[layers.chains[chain as usize].blob as usize].descriptor.digest;
+    let mut identity: Vec<Option<Digest>> = vec![None; layers.chains.len()];
     let mut order: Vec<ChainId> = (0..layers.chains.len() as ChainId).filter(|&chain| needed[chain as usize]).collect();
-    order.sort_by_cached_key(|&chain| (blob(chain), identity[chain as usize]));
+    for &chain in &order {
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        if let Some(parent) = layers.chains[chain as usize].parent.and_then(|parent| identity[parent as usize]) {
+            hasher.update(parent.bytes());
+        }
+        hasher.update(digest(chain).bytes());
+        identity[chain as usize] = Some(hasher.finish());
+    }
+    order.sort_unstable_by_key(|&chain| (digest(chain), identity[chain as usize]));
     order
 }
 

@@ -1,10 +1,16 @@
-//! Health and metrics.
+//! Health, metrics, and what operators ask of a running server.
 
-use axum::extract::State;
+use axum::Json;
+use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
+use serde::Deserialize;
+use serde_json::json;
 
 use super::Doors;
+use crate::access::{Access, Verb};
+use crate::names::{InvalidName, RepoName, Tag};
+use crate::store::Error;
 
 /// The process answers.
 pub async fn healthz() -> &'static str {
@@ -22,4 +28,41 @@ pub async fn readyz(State(doors): State<Doors>) -> Response {
 pub async fn metrics(State(doors): State<Doors>) -> Response {
     let kind = [(http::header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (kind, doors.metrics.render()).into_response()
+}
+
+/// A tag, written `repository:tag`; without a tag it is `latest`.
+#[derive(Deserialize)]
+pub struct Inspected {
+    #[serde(rename = "ref")]
+    reference: String,
+}
+
+impl Inspected {
+    fn parse(&self) -> Result<(RepoName, Tag), InvalidName> {
+        let (repo, tag) = self.reference.rsplit_once(':').unwrap_or((&self.reference, "latest"));
+        Ok((repo.parse()?, tag.parse()?))
+    }
+}
+
+/// What a tag is made of.
+pub async fn inspect(State(doors): State<Doors>, Query(asked): Query<Inspected>) -> Response {
+    let (repo, tag) = match asked.parse() {
+        Ok(parsed) => parsed,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    let permit = match doors.gate.admit(Access { repo, verb: Verb::Pull }) {
+        Ok(permit) => permit,
+        Err(denied) => return refuse(StatusCode::FORBIDDEN, &denied.to_string()),
+    };
+    match doors.store.repo(permit).inspect(&tag).await {
+        Ok(inspection) => Json(inspection).into_response(),
+        Err(error @ (Error::ManifestUnknown(_) | Error::RepoUnknown(_))) => {
+            refuse(StatusCode::NOT_FOUND, &error.to_string())
+        }
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+fn refuse(status: StatusCode, message: &str) -> Response {
+    (status, Json(json!({ "errors": [{ "message": message }] }))).into_response()
 }

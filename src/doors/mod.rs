@@ -34,6 +34,7 @@ pub fn router(doors: Doors) -> Router {
         .route("/healthz", get(admin::healthz))
         .route("/readyz", get(admin::readyz))
         .route("/metrics", get(admin::metrics))
+        .route("/api/inspect", get(admin::inspect))
         .route("/v2", registry.clone())
         .route("/v2/", registry.clone())
         .route("/v2/{*path}", registry)

@@ -140,7 +140,8 @@ impl Inner {
                 // A folder on the way was empty and has just been removed: whoever removed it did not know of us.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => self.forget_durable(folder),
                 Err(error) => return Err(from_io(error)),
-                Ok(()) => return self.sync_nearest(folder).map_err(from_io),
+                // Once more: the folder may have been removed and made again since, by one who has not synced it yet.
+                Ok(()) => return self.make_durable(folder).and_then(|()| self.sync_nearest(folder)).map_err(from_io),
             }
         }
         Err(Error::Busy("folder keeps disappearing".into()))
@@ -191,8 +192,12 @@ impl Inner {
         let mut folder = path.parent().unwrap_or(&self.root);
         // Deletes keep their order over a power cut: a pointer must not come back after what it names is gone.
         self.sync_nearest(folder).map_err(from_io)?;
-        while folder != self.root && fs::remove_dir(folder).is_ok() {
+        while folder != self.root {
+            // Forgotten first: nobody may take a folder for durable because it was there before it went.
             self.durable.invalidate(folder);
+            if fs::remove_dir(folder).is_err() {
+                break;
+            }
             folder = folder.parent().unwrap_or(&self.root);
         }
         Ok(())

@@ -6,7 +6,7 @@
 //!   blobs/<algorithm>/ab/<hex>                         the bytes, write-once
 //!   repos/<name>/!/manifests/<algorithm>/<hex>         manifest bytes exactly as pushed, write-once
 //!   repos/<name>/!/tags/<tag>                          the pointer
-//!   repos/<name>/!/pushes/<tag>/<id>                   push records of a cache tag, write-once
+//!   repos/<name>/!/pushes/<tag>/<identity>-<algorithm>-<hex of manifest>      push records of a cache tag, write-once
 //!   repos/<name>/!/views/<tag>                         hint: the last view and what it was made of
 //!   repos/<name>/!/referrers/<algorithm>/<hex of subject>/<algorithm>-<hex>   descriptor of one referrer
 //!   repos/<name>/!/used/<tag>                          when the tag was last served
@@ -71,9 +71,22 @@ pub fn pushes_prefix(tenant: &Tenant, repo: &RepoName, tag: &Tag) -> String {
     format!("t/{tenant}/repos/{repo}/!/pushes/{tag}/")
 }
 
-/// `id` names the content of the push, so that pushing the same again writes the same key.
-pub fn push(tenant: &Tenant, repo: &RepoName, tag: &Tag, id: &Digest) -> Key {
-    Key::new(format!("t/{tenant}/repos/{repo}/!/pushes/{tag}/{}", flat(id)))
+/// What a push record is named by: a list of the keys is all that is needed to know what a tag is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct PushId {
+    /// SHA-256 of what the push says, whatever the form of its manifest.
+    pub identity: Digest,
+    pub manifest: Digest,
+}
+
+/// Pushing the same again writes the same key.
+pub fn push(tenant: &Tenant, repo: &RepoName, tag: &Tag, id: &PushId) -> Key {
+    Key::new(format!("t/{tenant}/repos/{repo}/!/pushes/{tag}/{}-{}", id.identity.hex(), flat(&id.manifest)))
+}
+
+/// All push records of a repository.
+pub fn all_pushes_prefix(tenant: &Tenant, repo: &RepoName) -> String {
+    format!("t/{tenant}/repos/{repo}/!/pushes/")
 }
 
 pub fn view(tenant: &Tenant, repo: &RepoName, tag: &Tag) -> Key {
@@ -143,7 +156,7 @@ pub enum Place {
 pub enum RepoItem {
     Manifest(Digest),
     Tag(Tag),
-    Push(Tag, Digest),
+    Push(Tag, PushId),
     View(Tag),
     Used(Tag),
     Referrer { subject: Digest, manifest: Digest },
@@ -193,7 +206,9 @@ fn parse_repo_item(text: &str) -> Option<RepoItem> {
         "tags" => RepoItem::Tag(rest.parse().ok()?),
         "pushes" => {
             let [tag, id] = split(rest)?;
-            RepoItem::Push(tag.parse().ok()?, unflat(id)?)
+            let (identity, manifest) = id.split_once('-')?;
+            let identity = digest("sha256", identity)?;
+            RepoItem::Push(tag.parse().ok()?, PushId { identity, manifest: unflat(manifest)? })
         }
         "views" => RepoItem::View(rest.parse().ok()?),
         "used" => RepoItem::Used(rest.parse().ok()?),
@@ -228,6 +243,10 @@ mod tests {
             .prop_map(|(wide, seed)| Digest::of(if wide { Algorithm::Sha512 } else { Algorithm::Sha256 }, &seed))
     }
 
+    fn id_of(manifest: Digest) -> PushId {
+        PushId { identity: Digest::sha256(b"identity"), manifest }
+    }
+
     prop_compose! {
         fn names()(
             tenant in "[a-z0-9]{1,8}",
@@ -249,7 +268,7 @@ mod tests {
                 (blob(&t, &a), Place::Blob { tenant: t.clone(), digest: a }),
                 (manifest(&t, &r, &a), repo(RepoItem::Manifest(a))),
                 (tag(&t, &r, &g), repo(RepoItem::Tag(g.clone()))),
-                (push(&t, &r, &g, &a), repo(RepoItem::Push(g.clone(), a))),
+                (push(&t, &r, &g, &id_of(b)), repo(RepoItem::Push(g.clone(), id_of(b)))),
                 (view(&t, &r, &g), repo(RepoItem::View(g.clone()))),
                 (used(&t, &r, &g), repo(RepoItem::Used(g.clone()))),
                 (referrer(&t, &r, &a, &b), repo(RepoItem::Referrer { subject: a, manifest: b })),

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use oci_spec::image::{Descriptor, MediaType};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::collections::{HashMap, HashSet};
 
 use super::tags::Pointer;
@@ -22,12 +23,21 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
-/// What this server needs to know of a manifest of any kind. Everything else in it is the clients' own.
+/// What a manifest is. Read by itself, it costs little, however much the manifest lists.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Shape {
+    schema_version: Option<u32>,
+    media_type: Option<String>,
+    config: Option<IgnoredAny>,
+    layers: Option<IgnoredAny>,
+    manifests: Option<IgnoredAny>,
+}
+
+/// What a manifest names. Everything else in it is the clients' own.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Document {
-    schema_version: u32,
-    media_type: Option<String>,
     artifact_type: Option<String>,
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
@@ -75,22 +85,15 @@ impl Parsed {
     /// Parses a manifest that was sent with this `Content-Type`.
     pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Parsed> {
         // JSON is UTF-8 throughout, also where nobody here looks: clients make different things of what is not.
-        let text = std::str::from_utf8(bytes).map_err(|error| invalid(error.to_string()))?;
-        let version = serde_json::from_str::<SchemaVersion>(text).map_err(|error| invalid(error.to_string()))?;
-        if version.schema_version == Some(1) {
-            return Err(invalid("schema 1 manifests are not supported: push an OCI or Docker schema 2 manifest"));
-        }
-        let document: Document = serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
-        if document.schema_version != 2 {
-            return Err(invalid("schemaVersion must be 2"));
-        }
-        let media_type = document.media_type()?;
+        std::str::from_utf8(bytes).map_err(|error| invalid(error.to_string()))?;
+        let media_type = Shape::read(bytes)?.media_type()?;
         if let Some(said) = content_type
             && [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST].contains(&said)
             && said != media_type
         {
             return Err(invalid(format!("Content-Type is {said}, but the manifest is {media_type}")));
         }
+        let document: Document = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
         document.understand(media_type)
     }
 
@@ -99,16 +102,21 @@ impl Parsed {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SchemaVersion {
-    schema_version: Option<u32>,
-}
+impl Shape {
+    fn read(bytes: &[u8]) -> Result<Shape> {
+        serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))
+    }
 
-impl Document {
     /// A document that could be read as a manifest and as an index is neither: two clients would see two contents
     /// under one digest.
     fn media_type(&self) -> Result<&'static str> {
+        match self.schema_version {
+            Some(2) => {}
+            Some(1) => {
+                return Err(invalid("schema 1 manifests are not supported: push an OCI or Docker schema 2 manifest"));
+            }
+            _ => return Err(invalid("schemaVersion must be 2")),
+        }
         let image = self.config.is_some() || self.layers.is_some();
         if image && self.manifests.is_some() {
             return Err(invalid("a manifest has either config and layers, or manifests"));
@@ -127,7 +135,9 @@ impl Document {
             (None, false) => Err(invalid("neither an image manifest nor an index")),
         }
     }
+}
 
+impl Document {
     fn understand(self, media_type: &'static str) -> Result<Parsed> {
         let config_type = self.config.as_ref().map(|config| config.media_type().to_string());
         let named = self.config.iter().chain(self.manifests.iter().flatten());
@@ -204,11 +214,16 @@ impl Repo {
         if let Some(subject) = &parsed.subject {
             self.put_referrer(subject, &actual, size, &parsed).await?;
         }
+        self.store.hot.insert(key, bytes.clone());
+        let pointer = Pointer::new(actual, parsed.media_type, size);
+        let push =
+            if parsed.cache && !tags.is_empty() && self.has_views() { self.push_of(&bytes).await? } else { None };
         for tag in tags {
-            let pointer = Pointer::new(actual, parsed.media_type, size);
-            self.put_tag(tag, pointer).await?;
+            match &push {
+                Some(push) => self.put_push(tag, pointer.clone(), push).await?,
+                None => self.put_plain(tag, pointer.clone()).await?,
+            }
         }
-        self.store.hot.insert(key, bytes);
         Ok(Pushed { digest: actual, subject: parsed.subject })
     }
 
@@ -242,18 +257,18 @@ impl Repo {
         match reference {
             Reference::Digest(digest) => {
                 let bytes = self.manifest_bytes(digest).await?.ok_or_else(unknown)?;
-                let media_type = Parsed::parse(&bytes, None)?.media_type.to_string();
+                let media_type = Shape::read(&bytes)?.media_type()?.to_string();
                 Ok(Manifest { digest: *digest, media_type, bytes })
             }
             Reference::Tag(tag) => {
-                let pointer = self.tag(tag).await?.ok_or_else(unknown)?;
-                let bytes = self.manifest_bytes(&pointer.digest).await?.ok_or_else(unknown)?;
-                Ok(Manifest { digest: pointer.digest, media_type: pointer.media_type.clone(), bytes })
+                let served = self.served(tag).await?.ok_or_else(unknown)?;
+                let bytes = self.manifest_bytes(&served.digest).await?.ok_or_else(unknown)?;
+                Ok(Manifest { digest: served.digest, media_type: served.media_type, bytes })
             }
         }
     }
 
-    async fn manifest_bytes(&self, digest: &Digest) -> Result<Option<Bytes>> {
+    pub(super) async fn manifest_bytes(&self, digest: &Digest) -> Result<Option<Bytes>> {
         match self.store.small(&self.manifest_key(digest), *digest).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(Error::BlobUnknown(_)) => Ok(None),
@@ -261,7 +276,7 @@ impl Repo {
         }
     }
 
-    /// Deletes a manifest, the tags that point to it, and its entry among the referrers of its subject.
+    /// Deletes a manifest, the tags that serve it, its pushes, and its entry among the referrers of its subject.
     pub async fn delete_manifest(&self, digest: &Digest) -> Result<()> {
         let key = self.manifest_key(digest);
         let bytes = match self.manifest_bytes(digest).await? {
@@ -270,11 +285,7 @@ impl Repo {
             None if self.store.objects.head(&key).await.is_ok() => None,
             None => return Err(Error::ManifestUnknown(digest.to_string())),
         };
-        for (tag, pointer) in self.pointers().await? {
-            if pointer.digest == *digest {
-                self.delete_tag(&tag).await?;
-            }
-        }
+        self.withdraw(digest).await?;
         let mut keys = Vec::new();
         if let Some(subject) = bytes.and_then(|bytes| Parsed::parse(&bytes, None).ok()?.subject) {
             keys.push(super::layout::referrer(self.tenant(), self.name(), &subject, digest));

@@ -8,10 +8,12 @@ pub mod check;
 pub mod format;
 pub mod layout;
 pub mod manifests;
+pub mod pushes;
 mod receive;
 pub mod referrers;
 pub mod tags;
 pub mod uploads;
+pub mod views;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -119,6 +121,9 @@ pub struct Inner {
     hot: Arc<Hot<Error>>,
     /// Pointers with the version they were read at: an answer always asks the backend whether it still is that one.
     tags: Cache<Key, (Version, Arc<tags::Pointer>)>,
+    views: views::Views,
+    /// When the last use of a tag was last written.
+    used: Cache<Key, std::time::Instant>,
     /// What this process has checked, and what came of it. A new version of a key is unchecked.
     checked: Cache<Key, (Version, blobs::Checked)>,
     cancelled: Cache<UploadId, ()>,
@@ -141,6 +146,8 @@ impl Store {
         let inner = Inner {
             hot: Arc::new(Hot::new(config.hot.size.as_u64(), metrics.clone())),
             tags: Cache::new(KNOWN_TAGS_MAX),
+            views: views::Views::default(),
+            used: Cache::new(KNOWN_TAGS_MAX),
             checked: Cache::new(VERIFIED_MAX),
             cancelled: Cache::new(CANCELLED_MAX),
             uploads: Arc::new(Semaphore::new(config.limits.uploads)),

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
+use super::layout::PushId;
 use super::{Error, FAN_OUT, Repo, Result, Store, layout, patiently};
 use crate::digest::Digest;
 use crate::names::{RepoName, Tag, Tenant};
-use crate::objects::{self, Key, Read, When};
+use crate::objects::{self, Key, Read, Version, When};
 
 /// Content of a tag.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,13 +19,18 @@ pub struct Pointer {
     pub digest: Digest,
     /// Bytes of the manifest.
     pub size: u64,
-    /// When it was pushed, by the clock of the server that took it: for people to read.
+    /// When it was pushed, by the clock of the server that took it. For people to read; and it makes two writings of a
+    /// pointer differ, so that their versions do.
     pub pushed: jiff::Timestamp,
+    /// The newest push record, where the tag is a cache tag and serves a view. Written before the pointer, so whoever
+    /// has read this pointer and then lists the records sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub push: Option<PushId>,
 }
 
 impl Pointer {
     pub fn new(digest: Digest, media_type: &str, size: u64) -> Pointer {
-        Pointer { media_type: media_type.to_string(), digest, size, pushed: jiff::Timestamp::now() }
+        Pointer { media_type: media_type.to_string(), digest, size, pushed: jiff::Timestamp::now(), push: None }
     }
 }
 
@@ -56,15 +62,19 @@ impl Repo {
 
     /// Where a tag points now.
     pub async fn tag(&self, tag: &Tag) -> Result<Option<Arc<Pointer>>> {
-        self.store.pointer(&self.tag_key(tag)).await
+        Ok(self.store.pointer(&self.tag_key(tag)).await?.map(|(_, pointer)| pointer))
     }
 
+    /// Deletes a tag and, of a cache tag, its push records: the pointer first, so that what remains after a crash is
+    /// named by nothing.
     pub async fn delete_tag(&self, tag: &Tag) -> Result<()> {
         let key = self.tag_key(tag);
-        if self.store.head(&key).await?.is_none() {
-            return Err(Error::ManifestUnknown(tag.to_string()));
+        let pointer = self.tag(tag).await?.ok_or_else(|| Error::ManifestUnknown(tag.to_string()))?;
+        let mut keys = vec![key.clone()];
+        if pointer.push.is_some() {
+            keys.extend(self.push_keys(tag).await?);
         }
-        self.store.objects.delete(std::slice::from_ref(&key)).await?;
+        self.store.objects.delete(&keys).await?;
         self.store.tags.invalidate(&key);
         Ok(())
     }
@@ -78,7 +88,7 @@ impl Repo {
             let store = store.clone();
             async move {
                 let tag = meta.key.as_str().rsplit('/').next().and_then(|tag| tag.parse::<Tag>().ok());
-                Ok(tag.zip(store.pointer(&meta.key).await?))
+                Ok(tag.zip(store.pointer(&meta.key).await?.map(|(_, pointer)| pointer)))
             }
         })
         .try_buffered(FAN_OUT)
@@ -110,19 +120,19 @@ impl Repo {
 
 impl Store {
     /// The pointer under a key. What memory holds is given only when the backend says that it still is that version.
-    async fn pointer(&self, key: &Key) -> Result<Option<Arc<Pointer>>> {
+    pub(super) async fn pointer(&self, key: &Key) -> Result<Option<(Version, Arc<Pointer>)>> {
         let known = self.tags.get(key);
         let version = known.as_ref().map(|(version, _)| version);
         match patiently(|| self.objects.read(key, version)).await {
-            Ok(Read::Same) => Ok(known.map(|(_, pointer)| pointer)),
+            Ok(Read::Same) => Ok(known),
             Ok(Read::Fresh(meta, bytes)) => {
                 let pointer: Pointer = serde_json::from_slice(&bytes).map_err(|error| {
                     tracing::error!(%key, %error, "tag cannot be read");
                     Error::Internal("tag is damaged".into())
                 })?;
                 let pointer = Arc::new(pointer);
-                self.tags.insert(key.clone(), (meta.version, pointer.clone()));
-                Ok(Some(pointer))
+                self.tags.insert(key.clone(), (meta.version.clone(), pointer.clone()));
+                Ok(Some((meta.version, pointer)))
             }
             Err(objects::Error::NotFound) => {
                 self.tags.invalidate(key);

@@ -9,3 +9,4 @@ mod objects;
 mod registry;
 mod server;
 mod shape;
+mod views;

@@ -178,7 +178,7 @@ pub fn builds(seed: u64, pushes: usize, world: World) -> Vec<Source> {
         });
         let inputs: Vec<_> = inputs.collect();
         // Few different ops, so that steps of one digest differ in their inputs only.
-        let op = digest(&[&"op", &if random.percent(30) { random.below(world.steps) } else { at }]);
+        let op = digest(&[&"op", &arity, &if random.percent(30) { random.below(world.steps) } else { at }]);
         steps.push(Step {
             op,
             varies: random.percent(world.varying_percent),

@@ -149,10 +149,18 @@ fn classes(nodes: &[Node]) -> Vec<usize> {
             }
         }
         let pairs = links.iter().flat_map(|a| links.iter().map(move |b| (a, b)));
-        let equal = pairs.filter(|((a, _), (b, _))| a < b && nodes[**a].digest == nodes[**b].digest);
-        let mut equal =
-            equal.filter(|((_, a), (_, b))| a.len() == b.len() && a.iter().zip(*b).all(|(a, b)| !a.is_disjoint(b)));
-        let Some(((&keep, _), (&gone, _))) = equal.next() else { return class };
-        class.iter_mut().filter(|class| **class == gone).for_each(|class| *class = keep);
+        let equal = pairs.filter(|((a, a_links), (b, b_links))| {
+            let same_step = a < b && nodes[**a].digest == nodes[**b].digest && a_links.len() == b_links.len();
+            same_step && a_links.iter().zip(*b_links).all(|(a, b)| !a.is_disjoint(b))
+        });
+        let equal: Vec<(usize, usize)> = equal.map(|((a, _), (b, _))| (*a, *b)).collect();
+        if equal.is_empty() {
+            return class;
+        }
+        for (a, b) in equal {
+            // Earlier pairs may have moved them.
+            let (keep, gone) = (class[a].min(class[b]), class[a].max(class[b]));
+            class.iter_mut().filter(|class| **class == gone).for_each(|class| *class = keep);
+        }
     }
 }

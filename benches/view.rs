@@ -1,0 +1,49 @@
+//! What a view costs. Criterion measures wall time; all of it is CPU time of one thread.
+//!
+//! The budget is 100 ms each, so that a push to a busy tag does not delay the import of the next build.
+
+#[path = "../src/buildkit/tests/generate.rs"]
+#[allow(dead_code)]
+mod generate;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use generate::{Source, World, builds};
+use larder::buildkit::{CacheManifest, Push, view};
+
+/// Builds of one repository, whose sources change and of whose steps some vary.
+fn related(pushes: usize, records: usize) -> Vec<Source> {
+    let world = World { steps: records * 2 / 3, varying_percent: 10, edited_percent: 20, built_percent: 100 };
+    builds(1, pushes, world)
+}
+
+/// Builds of a repository each.
+fn unrelated(pushes: usize, records: usize) -> Vec<Source> {
+    let world = World { steps: records * 2 / 3, varying_percent: 10, edited_percent: 20, built_percent: 100 };
+    (0..pushes as u64).flat_map(|seed| builds(seed, 1, world)).collect()
+}
+
+fn read(sources: &[Source]) -> Vec<Push> {
+    let manifest = |source: &Source| CacheManifest::detect(&source.manifest).unwrap().unwrap();
+    sources.iter().map(|source| Push::new(manifest(source), &source.config)).collect()
+}
+
+fn views(criterion: &mut Criterion) {
+    let cases = [
+        ("8 related pushes of 2,500 records", related(8, 2_500)),
+        ("64 related pushes of 500 records", related(64, 500)),
+        ("8 unrelated pushes of 2,500 records", unrelated(8, 2_500)),
+        ("64 unrelated pushes of 500 records", unrelated(64, 500)),
+    ];
+    for (name, sources) in cases {
+        let pushes = read(&sources);
+        println!("{}", serde_json::to_string(&view(&pushes, &|_| true).unwrap().explanation).unwrap());
+        let mut group = criterion.benchmark_group(name);
+        group.sample_size(20);
+        group.bench_function("read", |bench| bench.iter_batched(|| (), |()| read(&sources), BatchSize::LargeInput));
+        group.bench_function("view", |bench| bench.iter(|| view(&pushes, &|_| true)));
+        group.finish();
+    }
+}
+
+criterion_group!(benches, views);
+criterion_main!(benches);

@@ -1,0 +1,247 @@
+//! Pushes of cache manifests: records that are only ever added, and the pointer behind them.
+//!
+//! Two builds that push to one tag at once each write a record of their own and then the pointer; nobody reads, changes
+//! and writes back. The pointer that comes last names one of the records, and a list shows them all. A reader who finds
+//! the pointer unchanged knows that the records are: every record, and every expiry, is followed by a new pointer.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+
+use super::layout::{Place, PushId, RepoItem};
+use super::tags::Pointer;
+use super::{Error, FAN_OUT, Repo, Result, layout, patiently};
+use crate::buildkit::{CacheManifest, Family, FormatError, Live, Push, surplus};
+use crate::digest::Digest;
+use crate::names::Tag;
+use crate::objects::{self, Key, READ_BYTES_MAX, Read, When};
+
+/// Push records of one tag. Beyond, the oldest of the largest family goes first.
+pub const PUSHES_MAX: usize = 64;
+/// A push that is older than this, of a tag that was not served for as long, makes room when the next push comes.
+const UNUSED_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How often the last use of a tag is written at most.
+const USED_EVERY: Duration = Duration::from_secs(3600);
+
+/// Content of a push record: what expiry wants to know without reading the push. It follows from the manifest, so that
+/// writing a record again writes the same.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Record {
+    family: Option<Family>,
+}
+
+/// A push record, as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LivePush {
+    pub id: PushId,
+    /// When it was pushed, by the backend's clock.
+    pub at: SystemTime,
+}
+
+impl Repo {
+    /// Cache tags of this repository serve views.
+    pub(super) fn has_views(&self) -> bool {
+        self.store.config.rule(self.name()).is_none_or(|rule| rule.views)
+    }
+
+    /// The push that a cache manifest makes; nothing when it is none that BuildKit would know.
+    pub(super) async fn push_of(&self, manifest: &Bytes) -> Result<Option<Push>> {
+        let detecting = manifest.clone();
+        let detected = tokio::task::spawn_blocking(move || CacheManifest::detect(&detecting)).await?;
+        let Ok(Some(manifest)) = detected else { return Ok(None) };
+        let config = manifest.config.clone();
+        if config.size > READ_BYTES_MAX {
+            let (bytes, max) = (config.size as usize, READ_BYTES_MAX as usize);
+            let error = FormatError::TooLarge { what: "cacheconfig", bytes, max };
+            return Ok(Some(Push { manifest, config: Err(error) }));
+        }
+        match self.store.small(&self.blob_key(&config.digest), config.digest).await {
+            Ok(bytes) => Ok(Some(tokio::task::spawn_blocking(move || Push::new(manifest, &bytes)).await?)),
+            Err(Error::BlobUnknown(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Adds a push to a cache tag: the record, then what it makes expire, then the pointer.
+    pub(super) async fn put_push(&self, tag: &Tag, mut pointer: Pointer, push: &Push) -> Result<()> {
+        let id = PushId { identity: push.identity(), manifest: pointer.digest };
+        let before = self.tag(tag).await?;
+        let live = if before.is_some() { self.pushes(tag).await? } else { Vec::new() };
+        pointer.push = Some(id);
+        if let (Some(before), Some(known)) = (&before, live.iter().find(|live| live.id.identity == id.identity)) {
+            // Nothing new. Alone, the push is served as it is: then as it was sent last, so that its builder finds its
+            // own digest and sends nothing next time.
+            if live.len() == 1 && before.push == Some(known.id) && before.digest != id.manifest {
+                pointer.push = Some(known.id);
+                self.put_tag(tag, pointer).await?;
+            }
+            self.touch(tag).await;
+            return Ok(());
+        }
+        let key = layout::push(self.tenant(), self.name(), tag, &id);
+        let family = push.family();
+        let record = serde_json::to_vec(&Record { family: family.clone() });
+        let record: Bytes = record.map_err(|error| Error::Internal(error.to_string().into()))?.into();
+        patiently(|| self.store.objects.put(&key, record.clone(), When::Always)).await?;
+        self.store.hot.insert(key, record);
+        let expired = self.expired(tag, live, family).await?;
+        if !expired.is_empty() {
+            tracing::info!(repo = %self.name(), %tag, pushes = expired.len(), "old pushes made room");
+            self.store.objects.delete(&expired).await?;
+        }
+        self.put_tag(tag, pointer).await
+    }
+
+    /// Points a tag to a manifest that is no push. What was pushed to it as a cache before goes: it must not come back
+    /// with the next cache.
+    pub(super) async fn put_plain(&self, tag: &Tag, pointer: Pointer) -> Result<()> {
+        if self.tag(tag).await?.is_some_and(|before| before.push.is_some()) {
+            self.store.objects.delete(&self.push_keys(tag).await?).await?;
+        }
+        self.put_tag(tag, pointer).await
+    }
+
+    /// What a cache tag with this pointer is made of, oldest first. The pointer is a push by itself, should its record be
+    /// gone: deleted together with the tag to which it came just after.
+    pub(super) async fn pushes_behind(&self, tag: &Tag, pointer: &Pointer) -> Result<Vec<LivePush>> {
+        let mut live = self.pushes(tag).await?;
+        if let Some(push) = pointer.push
+            && !live.iter().any(|live| live.id.identity == push.identity)
+        {
+            live.push(LivePush { id: PushId { manifest: pointer.digest, ..push }, at: pointer.pushed.into() });
+        }
+        Ok(live)
+    }
+
+    /// The push records of a tag, oldest first, one for each identity.
+    pub(super) async fn pushes(&self, tag: &Tag) -> Result<Vec<LivePush>> {
+        let prefix = layout::pushes_prefix(self.tenant(), self.name(), tag);
+        let mut listed = self.store.objects.list(&prefix, None);
+        let mut live = Vec::new();
+        while let Some(meta) = listed.try_next().await? {
+            if let Some(Place::Repo { item: RepoItem::Push(_, id), .. }) = layout::parse(meta.key.as_str()) {
+                live.push(LivePush { id, at: meta.modified });
+            }
+        }
+        live.sort_by_key(|push| (push.at, push.id));
+        // Two servers may have written one push at once, from manifests that differ in their notes only.
+        let mut seen = std::collections::HashSet::new();
+        live.reverse();
+        live.retain(|push| seen.insert(push.id.identity));
+        live.reverse();
+        Ok(live)
+    }
+
+    /// All that a cache tag has beside its pointer.
+    pub(super) async fn push_keys(&self, tag: &Tag) -> Result<Vec<Key>> {
+        let prefix = layout::pushes_prefix(self.tenant(), self.name(), tag);
+        let mut keys =
+            vec![layout::view(self.tenant(), self.name(), tag), layout::used(self.tenant(), self.name(), tag)];
+        let mut listed = self.store.objects.list(&prefix, None);
+        while let Some(meta) = listed.try_next().await? {
+            keys.push(meta.key);
+        }
+        Ok(keys)
+    }
+
+    /// Which of the pushes go, when one more of `family` comes.
+    async fn expired(&self, tag: &Tag, live: Vec<LivePush>, family: Option<Family>) -> Result<Vec<Key>> {
+        let key = |push: &LivePush| layout::push(self.tenant(), self.name(), tag, &push.id);
+        let now = SystemTime::now();
+        let is_old = |at: &SystemTime| now.duration_since(*at).is_ok_and(|age| age > UNUSED_MAX);
+        let (mut old, mut live): (Vec<_>, Vec<_>) = live.into_iter().partition(|push| is_old(&push.at));
+        if !old.is_empty() {
+            let used = self.store.head(&layout::used(self.tenant(), self.name(), tag)).await?;
+            if used.is_some_and(|used| !is_old(&used.modified)) {
+                old.append(&mut live);
+                live = std::mem::take(&mut old);
+            }
+        }
+        let mut expired: Vec<Key> = old.iter().map(key).collect();
+        if live.len() < PUSHES_MAX {
+            return Ok(expired);
+        }
+        let reads = live.iter().enumerate().map(|(order, push)| {
+            let (objects, hot, record) = (self.store.objects.clone(), self.store.hot.clone(), key(push));
+            async move {
+                // Not checked against a digest: records are small, ours, and only say what goes first.
+                let owned = record.clone();
+                let read = hot.get(&record, || async move { read_whole(&*objects, &owned).await }).await?;
+                let record: Option<Record> = serde_json::from_slice(&read).ok();
+                Ok::<_, Error>((order, record.and_then(|record| record.family)))
+            }
+        });
+        let families: Vec<(usize, Option<Family>)> =
+            stream::iter(reads.collect::<Vec<_>>()).buffered(FAN_OUT).try_collect().await?;
+        // A push that cannot be read is a family of its own kind.
+        let unread = || Family { leaves: Digest::sha256(b""), roots: Default::default() };
+        let mut pushes: Vec<Live<Option<Key>, usize>> = families
+            .into_iter()
+            .map(|(order, family)| Live { id: Some(key(&live[order])), order, family: family.unwrap_or_else(unread) })
+            .collect();
+        pushes.push(Live { id: None, order: usize::MAX, family: family.unwrap_or_else(unread) });
+        expired.extend(surplus(&pushes, PUSHES_MAX).into_iter().flatten());
+        Ok(expired)
+    }
+
+    /// Notes that the tag is in use, once an hour at most. A store that takes no writes does not keep anybody from
+    /// reading: then the note is tried again with the next use.
+    pub(super) async fn touch(&self, tag: &Tag) {
+        let key = layout::used(self.tenant(), self.name(), tag);
+        if self.store.used.get(&key).is_some_and(|at| at.elapsed() < USED_EVERY) {
+            return;
+        }
+        self.store.used.insert(key.clone(), Instant::now());
+        let body = serde_json::json!({ "at": jiff::Timestamp::now() }).to_string();
+        if let Err(error) = self.store.objects.put(&key, body.into(), When::Always).await {
+            tracing::warn!(%key, %error, "last use cannot be noted");
+            self.store.used.invalidate(&key);
+        }
+    }
+
+    /// Ends all that serves a manifest which is about to be deleted: tags that point to it, pushes that are it, and
+    /// cache tags whose view it is.
+    pub(super) async fn withdraw(&self, digest: &Digest) -> Result<()> {
+        for (tag, pointer) in self.pointers().await? {
+            if pointer.push.is_none() {
+                if pointer.digest == *digest {
+                    self.delete_tag(&tag).await?;
+                }
+                continue;
+            }
+            let live = self.pushes(&tag).await?;
+            let is_view = self.known_view(&tag).await?.is_some_and(|view| view == *digest);
+            let (gone, left): (Vec<_>, Vec<_>) = live.into_iter().partition(|push| push.id.manifest == *digest);
+            let points_here = pointer.digest == *digest;
+            match left.last() {
+                _ if gone.is_empty() && !points_here && !is_view => {}
+                Some(newest) if !is_view => {
+                    let keys: Vec<Key> =
+                        gone.iter().map(|push| layout::push(self.tenant(), self.name(), &tag, &push.id)).collect();
+                    self.store.objects.delete(&keys).await?;
+                    self.point_to(&tag, newest.id).await?;
+                }
+                _ => self.delete_tag(&tag).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn point_to(&self, tag: &Tag, id: PushId) -> Result<()> {
+        let Some(bytes) = self.manifest_bytes(&id.manifest).await? else { return self.delete_tag(tag).await };
+        let parsed = super::manifests::Parsed::parse(&bytes, None)?;
+        let mut pointer = Pointer::new(id.manifest, parsed.media_type, bytes.len() as u64);
+        pointer.push = Some(id);
+        self.put_tag(tag, pointer).await
+    }
+}
+
+async fn read_whole(objects: &dyn objects::Objects, key: &Key) -> Result<Bytes> {
+    match patiently(|| objects.read(key, None)).await {
+        Ok(Read::Fresh(_, bytes)) => Ok(bytes),
+        Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(Bytes::new()),
+        Err(error) => Err(error.into()),
+    }
+}
