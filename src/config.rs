@@ -163,16 +163,40 @@ impl Config {
             table = toml::from_str(&text)?;
         }
         for (name, value) in environment {
-            if let Some(rest) = name.strip_prefix("LARDER_") {
+            if let Some(rest) = name.strip_prefix("LARDER_").filter(|rest| !is_service_link(rest)) {
                 overlay(&mut table, &name, rest, &value)?;
             }
         }
         let config: Config = table.try_into().context("the configuration with the environment is not valid")?;
-        if config.server.listen.is_empty() {
-            bail!("[server] listen names no address");
-        }
+        config.check()?;
         Ok(config)
     }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let (listen, limits) = (&self.server.listen, &self.limits);
+        if listen.is_empty() {
+            bail!("[server] listen names no address");
+        }
+        // Each listener holds a place while it waits for a connection.
+        if limits.connections < listen.len() {
+            bail!("[limits] connections must be at least one for each address of [server] listen");
+        }
+        if limits.uploads == 0 {
+            bail!("[limits] uploads must be at least 1");
+        }
+        if limits.manifest.as_u64() > READ_BYTES_MAX {
+            bail!("[limits] manifest must be at most {}", ByteSize(READ_BYTES_MAX));
+        }
+        Ok(())
+    }
+}
+
+/// Largest object that is read into memory as a whole: a manifest of the largest accepted size fits, with room.
+pub const READ_BYTES_MAX: u64 = 16 << 20;
+
+/// What Kubernetes puts into the environment of every pod beside a Service named `larder`.
+fn is_service_link(rest: &str) -> bool {
+    rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_")
 }
 
 /// Sets `section.key` from `LARDER_SECTION_KEY`. The value is read as TOML where it is TOML, as text elsewhere.
@@ -322,6 +346,28 @@ mod tests {
         assert_eq!(config.server.listen.len(), 2);
         assert_eq!(config.limits.connections, 7);
         assert_eq!(config.limits.body_idle.get(), Duration::from_secs(300));
+    }
+
+    #[test]
+    fn a_kubernetes_service_of_our_name_does_not_stop_the_server() {
+        let links = [
+            ("LARDER_PORT", "tcp://10.0.0.1:5000"),
+            ("LARDER_SERVICE_HOST", "10.0.0.1"),
+            ("LARDER_PORT_5000_TCP", "x"),
+        ];
+        load("", &links).unwrap();
+    }
+
+    #[test]
+    fn values_that_would_stall_the_server_are_refused() {
+        for text in [
+            "[limits]\nuploads = 0",
+            "[limits]\nconnections = 0",
+            "[limits]\nmanifest = \"1GiB\"",
+            "[server]\nlisten = []",
+        ] {
+            assert!(load(text, &[]).is_err(), "{text}");
+        }
     }
 
     #[test]

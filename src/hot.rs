@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -22,6 +22,7 @@ const ENTRY_BYTES: usize = 256;
 /// Flights whose waiters have all gone are swept when so many new ones have started.
 const SWEEP_EVERY: usize = 1024;
 
+type WeakFlight<E> = WeakShared<BoxFuture<'static, Result<Bytes, E>>>;
 type Flight<E> = Shared<BoxFuture<'static, Result<Bytes, E>>>;
 
 /// Bytes by key, and the fetches under way. `E` is what a fetch can fail with; every waiter gets a clone.
@@ -32,7 +33,8 @@ pub struct Hot<E> {
 }
 
 struct Flights<E> {
-    by_key: HashMap<Key, WeakShared<BoxFuture<'static, Result<Bytes, E>>>>,
+    /// Each with its number: a key may be forgotten and asked for again while its first flight is still under way.
+    by_key: HashMap<Key, (usize, WeakFlight<E>)>,
     started: usize,
 }
 
@@ -69,8 +71,15 @@ impl<E: Clone + Send + Sync + 'static> Hot<E> {
         self.metrics.hot_bytes.set(i64::try_from(self.cache.weighted_size()).unwrap_or(i64::MAX));
     }
 
+    /// Drops the bytes, and the fetch under way: what it brings is given to those who wait, but not kept.
     pub fn forget(&self, key: &Key) {
+        let mut flights = self.flights();
+        flights.by_key.remove(key);
         self.cache.invalidate(key);
+    }
+
+    fn flights(&self) -> MutexGuard<'_, Flights<E>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The bytes from memory, or from one `fetch` shared by all who ask meanwhile.
@@ -90,26 +99,32 @@ impl<E: Clone + Send + Sync + 'static> Hot<E> {
     where
         F: Future<Output = Result<Bytes, E>> + Send + 'static,
     {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = flights.by_key.get(key).and_then(WeakShared::upgrade) {
+        let mut flights = self.flights();
+        if let Some(flight) = flights.by_key.get(key).and_then(|(_, flight)| flight.upgrade()) {
             return flight;
         }
+        flights.started += 1;
+        let number = flights.started;
         let (hot, owned, fetching) = (self.clone(), key.clone(), fetch());
         let flight = async move {
             let fetched = fetching.await;
-            if let Ok(bytes) = &fetched {
-                hot.insert(owned.clone(), bytes.clone());
+            let mut flights = hot.flights();
+            // Under the lock, so that `forget` comes before or after, not in between.
+            if flights.by_key.get(&owned).is_some_and(|(registered, _)| *registered == number) {
+                flights.by_key.remove(&owned);
+                if let Ok(bytes) = &fetched {
+                    hot.insert(owned.clone(), bytes.clone());
+                }
             }
-            hot.flights.lock().unwrap_or_else(PoisonError::into_inner).by_key.remove(&owned);
+            drop(flights);
             fetched
         };
         let flight = flight.boxed().shared();
-        flights.started += 1;
-        if flights.started.is_multiple_of(SWEEP_EVERY) {
-            flights.by_key.retain(|_, flight| flight.upgrade().is_some());
+        if number.is_multiple_of(SWEEP_EVERY) {
+            flights.by_key.retain(|_, (_, flight)| flight.upgrade().is_some());
         }
         if let Some(weak) = flight.downgrade() {
-            flights.by_key.insert(key.clone(), weak);
+            flights.by_key.insert(key.clone(), (number, weak));
         }
         flight
     }
@@ -153,6 +168,18 @@ mod tests {
         let (hot, key) = (hot(1 << 20), Key::new("k"));
         assert_eq!(hot.get(&key, || async { Err("no") }).await, Err("no"));
         assert_eq!(hot.get(&key, || async { Ok("yes".into()) }).await, Ok("yes".into()));
+    }
+
+    #[tokio::test]
+    async fn what_is_forgotten_while_it_is_fetched_is_not_kept() {
+        let (hot, key) = (hot(1 << 20), Key::new("k"));
+        let (send, receive) = oneshot::channel::<Bytes>();
+        let mut reader = Box::pin(hot.get(&key, || async move { receive.await.map_err(|_| "gone") }));
+        assert!(futures::poll!(&mut reader).is_pending());
+        hot.forget(&key);
+        send.send("old".into()).unwrap();
+        assert_eq!(reader.await, Ok("old".into()));
+        assert_eq!(hot.peek(&key), None);
     }
 
     #[tokio::test]

@@ -61,7 +61,9 @@ struct Serve {
 impl Source {
     fn load(&self) -> anyhow::Result<Config> {
         // The one variable that is not part of the configuration but says where it is.
-        let environment = std::env::vars().filter(|(name, _)| name != "LARDER_CONFIG");
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let environment = environment.filter(|(name, _)| name != "LARDER_CONFIG");
         Config::load(self.config.as_deref(), environment)
     }
 }

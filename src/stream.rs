@@ -1,6 +1,6 @@
 //! Request bodies as the house sees them: pieces of bytes, or the reason why no more come.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
@@ -18,6 +18,9 @@ pub enum BodyError {
 /// A body on its way in. An error is the last item.
 pub type Incoming = BoxStream<'static, Result<Bytes, BodyError>>;
 
+/// Pieces below this are copied together: each piece costs its own bookkeeping, and a client may send single bytes.
+const PIECE_BYTES_MIN: usize = 4 << 10;
+
 /// A body, taken in portions.
 pub struct Portions {
     body: futures::stream::Fuse<Incoming>,
@@ -32,24 +35,29 @@ impl Portions {
     /// and still holds what had come before.
     pub async fn next(&mut self, bytes: usize) -> Portion {
         let mut portion = Portion::default();
-        while portion.length < bytes {
+        self.fill(&mut portion, bytes).await;
+        portion
+    }
+
+    /// Adds to a portion until it has at least `bytes` bytes or the body has ended.
+    pub async fn fill(&mut self, portion: &mut Portion, bytes: usize) {
+        let mut small = BytesMut::new();
+        while portion.length < bytes && !portion.last && portion.failed.is_none() {
             match self.body.next().await {
-                Some(Ok(piece)) if piece.is_empty() => {}
                 Some(Ok(piece)) => {
                     portion.length += piece.len();
-                    portion.pieces.push(piece);
+                    if piece.len() < PIECE_BYTES_MIN {
+                        small.extend_from_slice(&piece);
+                    } else {
+                        portion.push(small.split().freeze());
+                        portion.push(piece);
+                    }
                 }
-                Some(Err(error)) => {
-                    portion.failed = Some(error);
-                    break;
-                }
-                None => {
-                    portion.last = true;
-                    break;
-                }
+                Some(Err(error)) => portion.failed = Some(error),
+                None => portion.last = true,
             }
         }
-        portion
+        portion.push(small.freeze());
     }
 }
 
@@ -66,6 +74,12 @@ pub struct Portion {
 }
 
 impl Portion {
+    fn push(&mut self, piece: Bytes) {
+        if !piece.is_empty() {
+            self.pieces.push(piece);
+        }
+    }
+
     /// The bytes in one piece.
     pub fn join(mut self) -> Bytes {
         if self.pieces.len() == 1 {
@@ -77,7 +91,7 @@ impl Portion {
 
 /// The whole of a body of at most `limit` bytes.
 pub async fn collect(body: Incoming, limit: usize) -> Result<Bytes, BodyError> {
-    let portion = Portions::new(body).next(limit + 1).await;
+    let portion = Portions::new(body).next(limit.saturating_add(1)).await;
     match portion.failed {
         Some(error) => Err(error),
         None if portion.length > limit => Err(BodyError::TooLarge { limit: limit as u64 }),

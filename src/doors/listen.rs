@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -19,10 +19,10 @@ use crate::metrics::Metrics;
 
 /// After an error that is not of one connection, most often no file descriptors left: time for others to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// HTTP/2 streams on one connection.
-const STREAMS_MAX: u32 = 256;
-/// Bytes of a request head.
-const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Bytes read ahead on a connection, and so of a request head.
+const READ_BYTES_MAX: usize = 512 << 10;
+/// Silence after which the kernel asks whether a peer is still there.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
 /// Connections that the kernel keeps while all places are taken.
 const BACKLOG: u32 = 1024;
 
@@ -53,7 +53,8 @@ pub async fn serve(
 ) {
     let places = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
-    let server = Server { router, keep_alive: limits.keep_alive.get(), metrics, places };
+    let (keep_alive, stalled) = (limits.keep_alive.get(), limits.body_idle.get());
+    let server = Server { router, keep_alive, stalled, metrics, places };
     let accepting = listeners.into_iter().map(|listener| accept(listener, &server, &graceful, shutdown.clone()));
     futures::future::join_all(accepting).await;
     graceful.shutdown().await;
@@ -62,6 +63,7 @@ pub async fn serve(
 struct Server {
     router: Router,
     keep_alive: Duration,
+    stalled: Duration,
     metrics: Arc<Metrics>,
     places: Arc<Semaphore>,
 }
@@ -86,7 +88,9 @@ async fn accept(
         match accepted {
             None => return,
             Some((Ok((stream, _)), place)) => {
-                let _ = stream.set_nodelay(true);
+                if let Err(error) = server.prepare(&stream) {
+                    tracing::debug!(%error, "connection keeps the system's options");
+                }
                 tokio::spawn(server.connection(stream, place, graceful));
             }
             Some((Err(error), _)) if is_of_one_connection(&error) => {}
@@ -104,27 +108,29 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 impl Server {
+    /// A peer that is gone, or that has stopped reading, does not hold its place for ever.
+    fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
+        use rustix::net::sockopt;
+        stream.set_nodelay(true)?;
+        sockopt::set_socket_keepalive(stream, true)?;
+        sockopt::set_tcp_keepidle(stream, PROBE_AFTER)?;
+        let stalled = u32::try_from(self.stalled.as_millis()).unwrap_or(u32::MAX);
+        sockopt::set_tcp_user_timeout(stream, stalled)?;
+        Ok(())
+    }
+
     fn connection(
         &self,
         stream: TcpStream,
         place: OwnedSemaphorePermit,
         graceful: &GracefulShutdown,
     ) -> impl Future<Output = ()> + use<> {
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            // Runs from the end of the last answer: so it is the bound on idle connections as well as on slow heads.
-            .header_read_timeout(self.keep_alive)
-            .max_buf_size(HEAD_BYTES_MAX.max(512 << 10));
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEAD_BYTES_MAX as u32)
-            .keep_alive_interval(self.keep_alive);
+        let mut builder = http1::Builder::new();
+        // The timer runs from the end of the last answer: it bounds idle connections as well as slow heads. HTTP/2 comes
+        // with TLS, which tells the version beforehand; to find it out from the first bytes has no timer.
+        builder.timer(TokioTimer::new()).header_read_timeout(self.keep_alive).max_buf_size(READ_BYTES_MAX);
         let service = TowerToHyperService::new(self.router.clone());
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
         let metrics = self.metrics.clone();
         metrics.connections.inc();

@@ -130,8 +130,7 @@ pub trait Objects: Send + Sync + 'static {
     async fn probe(&self) -> Result<()>;
 }
 
-/// Largest object that [`Objects::read`] returns: a manifest of the largest accepted size fits, with room.
-pub const READ_BYTES_MAX: u64 = 16 << 20;
+pub use crate::config::READ_BYTES_MAX;
 
 /// An object being written. Dropped without `commit` it disappears.
 #[async_trait]

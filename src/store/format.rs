@@ -32,18 +32,22 @@ pub enum FormatError {
 
 /// Checks the format of the store, and writes it into a new one.
 pub async fn open(objects: &dyn Objects) -> Result<(), FormatError> {
+    // Read first: a store that is full takes no write, and is to be read all the same.
+    match objects.read(&layout::format(), None).await {
+        Err(objects::Error::NotFound) => {}
+        found => return check(found?),
+    }
     let ours = Format { format: FORMAT, oldest_reader: FORMAT, created: jiff::Timestamp::now() };
     let body = serde_json::to_vec(&ours).map_err(FormatError::Damaged)?;
     match objects.put(&layout::format(), body.into(), When::Absent).await {
-        Ok(_) => return Ok(()),
-        Err(objects::Error::Exists) => {}
-        Err(error) => return Err(error.into()),
+        // Another server began at the same time.
+        Err(objects::Error::Exists) => check(objects.read(&layout::format(), None).await?),
+        written => Ok(written.map(drop)?),
     }
-    match objects.read(&layout::format(), None).await? {
-        Read::Same => Ok(()),
-        Read::Fresh(_, bytes) => {
-            let found: Format = serde_json::from_slice(&bytes).map_err(FormatError::Damaged)?;
-            if found.oldest_reader > FORMAT { Err(FormatError::TooNew { found: found.format }) } else { Ok(()) }
-        }
-    }
+}
+
+fn check(found: Read) -> Result<(), FormatError> {
+    let Read::Fresh(_, bytes) = found else { return Ok(()) };
+    let found: Format = serde_json::from_slice(&bytes).map_err(FormatError::Damaged)?;
+    if found.oldest_reader > FORMAT { Err(FormatError::TooNew { found: found.format }) } else { Ok(()) }
 }

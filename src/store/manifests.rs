@@ -4,12 +4,13 @@
 //! place of its own: it is what the manifest says of itself or, where it says nothing, what its shape says, and a push
 //! whose `Content-Type` says otherwise is refused.
 
+use std::collections::{HashMap, HashSet};
+
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use oci_spec::image::{Descriptor, MediaType};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use std::collections::{HashMap, HashSet};
 
 use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result};
@@ -84,8 +85,6 @@ fn invalid(reason: impl Into<String>) -> Error {
 impl Parsed {
     /// Parses a manifest that was sent with this `Content-Type`.
     pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Parsed> {
-        // JSON is UTF-8 throughout, also where nobody here looks: clients make different things of what is not.
-        std::str::from_utf8(bytes).map_err(|error| invalid(error.to_string()))?;
         let media_type = Shape::read(bytes)?.media_type()?;
         if let Some(said) = content_type
             && [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST].contains(&said)
@@ -104,7 +103,9 @@ impl Parsed {
 
 impl Shape {
     fn read(bytes: &[u8]) -> Result<Shape> {
-        serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))
+        // JSON is UTF-8 throughout, also where nobody here looks: clients make different things of what is not.
+        let text = std::str::from_utf8(bytes).map_err(|error| invalid(error.to_string()))?;
+        serde_json::from_str(text).map_err(|error| invalid(error.to_string()))
     }
 
     /// A document that could be read as a manifest and as an index is neither: two clients would see two contents

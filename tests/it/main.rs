@@ -1,6 +1,7 @@
 //! Larder as its clients and operators meet it: the real server on real files.
 
 mod call;
+mod crash;
 mod wire;
 mod world;
 

@@ -22,7 +22,8 @@ import (
 	"time"
 )
 
-// entry is one line of the request log. Sizes are of bodies only.
+// entry is one line of the request log. Sizes are of bodies only; the digest is
+// the one the server answered with.
 type entry struct {
 	Time     string `json:"time"`
 	Method   string `json:"method"`
@@ -33,6 +34,7 @@ type entry struct {
 	Type     string `json:"type"`
 	BytesIn  int64  `json:"bytes_in"`
 	BytesOut int64  `json:"bytes_out"`
+	Digest   string `json:"digest"`
 	Cut      bool   `json:"cut"`
 }
 
@@ -188,7 +190,8 @@ func handler(target string, rec *recorder, cut *cutter) http.Handler {
 			rec.write(entry{
 				Time: time.Now().UTC().Format(time.RFC3339Nano), Method: r.Method, Path: r.URL.Path,
 				Query: r.URL.RawQuery, Status: limited.status, Range: r.Header.Get("Range"),
-				Type: r.Header.Get("Content-Type"), BytesIn: body.n.Load(), BytesOut: limited.n, Cut: limited.cut,
+				Type: r.Header.Get("Content-Type"), BytesIn: body.n.Load(), BytesOut: limited.n,
+				Digest: w.Header().Get("Docker-Content-Digest"), Cut: limited.cut,
 			})
 		}()
 		proxy.ServeHTTP(limited, r.WithContext(context.WithValue(r.Context(), limitKey{}, limited)))

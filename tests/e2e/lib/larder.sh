@@ -1,0 +1,80 @@
+# shellcheck shell=bash
+# Starts and stops the server under test. A case has one server unless it sets
+# INSTANCE, which names another one with its own store and port.
+
+# LARDER is host:port of the server started last.
+LARDER=
+
+larder_dir() { echo "$WORK/larder/${INSTANCE:-main}"; }
+larder_store() { echo "$(larder_dir)/store"; }
+larder_log() { echo "$(larder_dir)/log"; }
+
+free_port() {
+  local port
+  while :; do
+    # Below the range the kernel hands out to clients.
+    port=$((20000 + RANDOM % 12000))
+    (exec 9<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+  done
+  echo $port
+}
+
+# A fresh server on an empty store. Arguments are lines of configuration,
+# put after the ones below: whole tables only.
+larder_start() {
+  local dir attempt
+  dir=$(larder_dir)
+  mkdir -p "$dir"
+  for attempt in 1 2 3; do
+    LARDER=127.0.0.1:$(free_port)
+    {
+      printf '[server]\nlisten = ["%s"]\n' "$LARDER"
+      printf '[store]\npath = "%s"\n' "$dir/store"
+      printf '[log]\nformat = "json"\n'
+      [ $# = 0 ] || printf '%s\n' "$@"
+    } >"$dir/larder.toml"
+    echo "$LARDER" >"$dir/address"
+    if larder_launch; then return 0; fi
+    # Another process may have taken the port meanwhile.
+    grep -qi 'in use' "$dir/log" || break
+    echo "port of $LARDER was taken, attempt $attempt"
+  done
+  tail -20 "$dir/log"
+  fail "larder did not get ready"
+}
+
+# Starts the server on the configuration, port and store it had before.
+larder_launch() {
+  local dir name without=()
+  dir=$(larder_dir)
+  LARDER=$(cat "$dir/address")
+  # The server reads LARDER_… as configuration and refuses what it does not know.
+  for name in "${!LARDER_@}"; do without+=(-u "$name"); done
+  spawn "larder-${INSTANCE:-main}" "$dir/log" \
+    env "${without[@]}" "$LARDER_BIN" serve --config "$dir/larder.toml"
+  eventually 20 larder_ready_or_dead && larder_ready
+}
+
+larder_ready() { curl -fsS -m 5 -o /dev/null "http://$LARDER/readyz"; }
+larder_ready_or_dead() { not is_running "larder-${INSTANCE:-main}" || larder_ready; }
+
+larder_stop() { stop_process "larder-${INSTANCE:-main}"; }
+larder_kill9() { stop_process "larder-${INSTANCE:-main}" KILL; }
+
+larder_restart() {
+  larder_stop
+  larder_launch || fail "larder did not get ready again"
+}
+
+# The server's request log with the fields the cases use. The only place that
+# knows the server's own names.
+larder_requests() {
+  jq -cR 'fromjson? | select(.target == "larder::request")
+    | {method, path, status, bytes_in, bytes_out}' "$(larder_log)"
+}
+
+# The file in which the store keeps a blob.
+blob_file() { # digest
+  local hex=${1#*:}
+  echo "$(larder_store)/t/default/blobs/${1%%:*}/${hex:0:2}/$hex"
+}
