@@ -127,6 +127,6 @@ mod tests {
         metrics.requests.with_label_values(&["blob", "GET", "200"]).inc();
         metrics.request_seconds.with_label_values(&["blob"]).observe(0.1);
         let text = metrics.render();
-        assert_eq!(text.matches("# HELP larder_").count(), 20, "{text}");
+        assert_eq!(text.matches("# HELP larder_").count(), 19, "{text}");
     }
 }

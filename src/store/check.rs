@@ -103,8 +103,9 @@ impl Check<'_> {
                 self.named(key, |bytes| serde_json::from_slice(bytes).map_err(text).and_then(target)).await
             }
             RepoItem::Referrer { manifest: digest, .. } => self.missing(vec![manifest(&digest)]).await,
-            // Known keys, with nothing in them that could be wrong yet.
-            RepoItem::Push(..) | RepoItem::View(_) | RepoItem::Used(_) => Ok(Vec::new()),
+            RepoItem::Push(_, id) => self.missing(vec![manifest(&id.manifest)]).await,
+            // Hints: whoever reads them looks for himself whether they still hold.
+            RepoItem::View(_) | RepoItem::Used(_) => Ok(Vec::new()),
         }
     }
 

@@ -39,6 +39,7 @@ async fn half_pushed(
     let receiving = world.config().store.path.join(".larder/tmp");
     // A temporary file shows that the bytes have begun to arrive.
     while std::fs::read_dir(&receiving).unwrap().count() == 0 {
+        assert!(!push.is_finished(), "{:?}", push.await);
         tokio::task::yield_now().await;
     }
     (send, push)

@@ -72,8 +72,15 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+/// As many cases as `PROPTEST_CASES` says, or what takes a few seconds.
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").map_or(2_000, |cases| cases.parse().unwrap());
+    // The requests before a failing one belong to it, so it cannot be replayed alone.
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn no_request_is_the_servers_fault(
