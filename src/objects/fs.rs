@@ -131,7 +131,7 @@ impl Inner {
         let meta = meta(key.clone(), &file.metadata().map_err(from_io)?);
         drop(file);
         self.unsynced().insert(path.clone());
-        let placed = self.into_folder(&path, || match when {
+        let placed = self.place_in_folder(&path, || match when {
             When::Always => fs::rename(&temporary.path, &path),
             // A link fails where the name is taken; a rename would replace it.
             When::Absent => fs::hard_link(&temporary.path, &path),
@@ -156,7 +156,7 @@ impl Inner {
     }
 
     /// Runs `place`, which makes the entry `path`, and syncs all that needs it for the entry to survive a power cut.
-    fn into_folder(&self, path: &Path, place: impl Fn() -> io::Result<()>) -> Result<()> {
+    fn place_in_folder(&self, path: &Path, place: impl Fn() -> io::Result<()>) -> Result<()> {
         let folder = path.parent().unwrap_or(&self.root);
         for _ in 0..FOLDER_RACES_MAX {
             match self.make_durable(folder).and_then(|()| place()) {

@@ -258,5 +258,9 @@ impl Repo {
 }
 
 pub(super) fn fits(claimed: &Digest, actual: Digest) -> Result<()> {
-    if actual == *claimed { Ok(()) } else { Err(Error::DigestMismatch { claimed: *claimed, actual }) }
+    if actual == *claimed {
+        Ok(())
+    } else {
+        Err(Error::DigestMismatch { claimed: Box::new(*claimed), actual: Box::new(actual) })
+    }
 }

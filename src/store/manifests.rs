@@ -14,11 +14,13 @@ use serde::de::IgnoredAny;
 
 use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result};
-use crate::buildkit::CONFIG_MEDIA_TYPE;
+use crate::buildkit;
 use crate::digest::{Algorithm, Digest};
 use crate::names::{Reference, Tag};
 use crate::objects::Key;
 
+/// The config that makes a manifest a cache manifest.
+pub const CACHE_CONFIG: &str = buildkit::CONFIG_MEDIA_TYPE;
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -142,7 +144,7 @@ impl Document {
     fn understand(self, media_type: &'static str) -> Result<Parsed> {
         let config_type = self.config.as_ref().map(|config| config.media_type().to_string());
         let named = self.config.iter().chain(self.manifests.iter().flatten());
-        let cache = named.into_iter().any(|named| named.media_type().as_ref() == CONFIG_MEDIA_TYPE);
+        let cache = named.into_iter().any(|named| named.media_type().as_ref() == CACHE_CONFIG);
         let (mut blobs, mut children) = (Vec::new(), Vec::new());
         if matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST) {
             let config = self.config.ok_or_else(|| invalid("config is missing"))?;

@@ -60,7 +60,7 @@ pub enum Error {
     #[error("upload is unknown")]
     UploadUnknown,
     #[error("content has the digest {actual}, not {claimed}")]
-    DigestMismatch { claimed: Digest, actual: Digest },
+    DigestMismatch { claimed: Box<Digest>, actual: Box<Digest> },
     /// The bytes do not continue the upload, which has `offset` bytes.
     #[error("upload goes on at byte {offset}")]
     OffsetMismatch { offset: u64 },

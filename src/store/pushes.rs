@@ -180,8 +180,19 @@ impl Repo {
         Ok(live)
     }
 
-    /// The push records of a tag, oldest first, one for each identity.
+    /// The pushes of a tag, oldest first, one for each identity.
     pub(super) async fn pushes(&self, tag: &Tag) -> Result<Vec<LivePush>> {
+        let mut live = self.push_records(tag).await?;
+        // Two servers may have written one push at once, from manifests that differ in their notes only.
+        let mut seen = std::collections::HashSet::new();
+        live.reverse();
+        live.retain(|push| seen.insert(push.id.identity));
+        live.reverse();
+        Ok(live)
+    }
+
+    /// The push records of a tag, oldest first.
+    async fn push_records(&self, tag: &Tag) -> Result<Vec<LivePush>> {
         let prefix = layout::pushes_prefix(self.tenant(), self.name(), tag);
         let mut live = Vec::new();
         for meta in self.store.list(&prefix).await? {
@@ -190,11 +201,6 @@ impl Repo {
             }
         }
         live.sort_by_key(|push| (push.at, push.id));
-        // Two servers may have written one push at once, from manifests that differ in their notes only.
-        let mut seen = std::collections::HashSet::new();
-        live.reverse();
-        live.retain(|push| seen.insert(push.id.identity));
-        live.reverse();
         Ok(live)
     }
 
@@ -274,7 +280,7 @@ impl Repo {
             }
             let in_view = self.pushes_in_view(&tag, digest).await?;
             let goes = |push: &LivePush| push.id.manifest == *digest || in_view.contains(&push.id);
-            let (gone, left): (Vec<_>, Vec<_>) = self.pushes(&tag).await?.into_iter().partition(goes);
+            let (gone, left): (Vec<_>, Vec<_>) = self.push_records(&tag).await?.into_iter().partition(goes);
             if gone.is_empty() && pointer.digest != *digest {
                 continue;
             }

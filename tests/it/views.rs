@@ -290,6 +290,64 @@ async fn a_cache_that_builders_could_not_read_is_served_as_it_is_and_spoils_no_o
 }
 
 #[tokio::test]
+async fn a_push_whose_records_were_damaged_is_asked_for_again_and_its_siblings_stay() {
+    let mut world = World::new().await;
+    let (api, web) = (Cache::of(&world, "api", "v1").await, Cache::of(&world, "web", "v1").await);
+    api.push(&world, "main").await;
+    web.push(&world, "main").await;
+    let config = Digest::sha256(api.config.as_bytes());
+    std::fs::write(world.blob_file(&config), "x".repeat(api.config.len())).unwrap();
+    world.restart().await;
+    // The builder exports again: it is told that its config is not there, and sends it.
+    let manifest = api.manifest().to_string();
+    world.put(TAG).body(manifest).await.expect(404);
+    world.head(format!("/v2/shop/cache/blobs/{config}")).await.expect(404);
+    assert_eq!(steps(&world).await, the(&["shared", "web"]));
+    Cache::of(&world, "api", "v1").await.push(&world, "main").await;
+    assert_eq!(steps(&world).await, the(&["shared", "api", "web"]));
+    assert_eq!(records(&world).await, 2);
+}
+
+#[tokio::test]
+async fn when_the_newest_push_is_lost_the_one_before_is_served() {
+    let mut world = World::new().await;
+    let (api, web) = (Cache::of(&world, "api", "v1").await, Cache::of(&world, "web", "v1").await);
+    let older = api.push(&world, "main").await;
+    web.push(&world, "main").await;
+    std::fs::remove_file(world.blob_file(&Digest::sha256(web.config.as_bytes()))).unwrap();
+    world.restart().await;
+    assert_eq!(announced(&world).await, older.to_string());
+    world.damaged_on_purpose();
+}
+
+#[tokio::test]
+async fn a_push_that_came_after_the_view_outlives_it() {
+    let world = World::new().await;
+    Cache::of(&world, "api", "v1").await.push(&world, "main").await;
+    Cache::of(&world, "web", "v1").await.push(&world, "main").await;
+    let view = announced(&world).await;
+    let later = Cache::of(&world, "job", "v1").await.push(&world, "main").await;
+    world.delete(format!("/v2/shop/cache/manifests/{view}")).await.expect(202);
+    assert_eq!(announced(&world).await, later.to_string());
+}
+
+#[tokio::test]
+async fn a_tag_that_cannot_be_read_is_replaced_by_the_next_push_and_can_be_deleted() {
+    let mut world = World::new().await;
+    let tag = world.config().store.path.join("t/default/repos/shop/cache/!/tags/main");
+    let web = Cache::of(&world, "web", "v1").await;
+    web.push(&world, "main").await;
+    std::fs::write(&tag, "not a pointer").unwrap();
+    world.restart().await;
+    world.get(TAG).await.expect(404);
+    web.push(&world, "main").await;
+    assert_eq!(steps(&world).await, the(&["shared", "web"]));
+    std::fs::write(&tag, "not a pointer").unwrap();
+    world.delete(TAG).await.expect(202);
+    assert!(!tag.exists());
+}
+
+#[tokio::test]
 async fn inspect_says_what_a_tag_is_made_of() {
     let mut world = World::new().await;
     let api = Cache::of(&world, "api", "v1").await;

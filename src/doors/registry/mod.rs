@@ -23,7 +23,7 @@ use http::{HeaderValue, Method, StatusCode};
 use super::Doors;
 use super::observe::Label;
 use crate::access::{Access, Verb};
-use crate::buildkit::CONFIG_MEDIA_TYPE;
+use crate::store::manifests::CACHE_CONFIG;
 use crate::store::{Repo, patience};
 use crate::stream::{BodyError, Incoming};
 use error::{Code, OciError};
@@ -68,7 +68,7 @@ async fn handle(doors: Doors, route: Route, request: Request) -> Result<Response
 /// How long a busy store is waited for. Builders ask for layers again by themselves, and for nothing else; what they say
 /// they accept tells the config of a cache from a layer.
 fn patience_of(route: &Route, headers: &HeaderMap) -> Duration {
-    let layer = !header(headers, ACCEPT).is_some_and(|accept| accept.contains(CONFIG_MEDIA_TYPE));
+    let layer = !header(headers, ACCEPT).is_some_and(|accept| accept.contains(CACHE_CONFIG));
     match route {
         Route::ReadBlob { .. } if layer => patience::SHORT,
         _ => patience::LONG,
