@@ -30,7 +30,7 @@ pub struct Part {
     pub vouchers: Vec<usize>,
 }
 
-/// How many parts there may be for each member. It makes a union linear in its input, and is enough for any number of
+/// How many parts there may be for each record of the class. It makes a union linear in its input, and is enough for any number of
 /// builders that differ in one input: one part for what they share and one for each.
 pub const PARTS_PER_MEMBER_MAX: usize = 2;
 
