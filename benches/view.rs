@@ -7,19 +7,21 @@
 mod generate;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use generate::{Source, World, builds};
+use generate::{Links, Source, World, builds};
 use larder::buildkit::{CacheManifest, Push, view};
+
+fn world(records: usize) -> World {
+    World { steps: records * 2 / 3, varying_percent: 10, edited_percent: 20, built_percent: 100, links: Links::Alike }
+}
 
 /// Builds of one repository, whose sources change and of whose steps some vary.
 fn related(pushes: usize, records: usize) -> Vec<Source> {
-    let world = World { steps: records * 2 / 3, varying_percent: 10, edited_percent: 20, built_percent: 100 };
-    builds(1, pushes, world)
+    builds(1, pushes, world(records))
 }
 
 /// Builds of a repository each.
 fn unrelated(pushes: usize, records: usize) -> Vec<Source> {
-    let world = World { steps: records * 2 / 3, varying_percent: 10, edited_percent: 20, built_percent: 100 };
-    (0..pushes as u64).flat_map(|seed| builds(seed, 1, world)).collect()
+    (0..pushes as u64).flat_map(|seed| builds(seed, 1, world(records))).collect()
 }
 
 fn read(sources: &[Source]) -> Vec<Push> {

@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use super::SINK;
 use super::config::{CacheConfig, CreatedAt, Record};
-use super::layers::{ChainId, Layers, PushLayers};
+use super::layers::{ChainId, ContentId, Layers, PushLayers};
 use super::manifest::CacheManifest;
 
-/// A record of one push: an index into [`Graph::nodes`].
+/// A record: an index into [`Graph::nodes`]. What several pushes say in the same words is one node: same digest, same
+/// links, same content of the result. Most of a push is what the one before it said.
 pub type NodeId = u32;
 /// A text that occurs often, numbered: a record's digest or a link's selector.
 pub type Symbol = u32;
@@ -26,7 +27,10 @@ pub struct Graph<'a> {
 }
 
 pub struct Node {
+    /// The newest push that has the record. The result is that push's.
     pub push: u32,
+    /// How many records of all pushes this is.
+    pub copies: usize,
     pub digest: Symbol,
     /// How deep below the roots of its push.
     pub depth: u32,
@@ -38,6 +42,7 @@ pub struct Node {
 pub struct NodeResult {
     pub created_at: CreatedAt,
     pub chain: ChainId,
+    pub content: ContentId,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,11 +90,19 @@ impl<'a> Graph<'a> {
             }
         }
         let mut digests = &digests[..];
+        let mut known = HashMap::with_capacity(records);
         for (push, (manifest, config)) in (0..).zip(pushes) {
             let (digests_of_push, others) = digests.split_at(config.records.len());
             digests = others;
-            let mut loader =
-                Loader { graph: &mut graph, symbols: &mut symbols, push, digests: digests_of_push, arity: &arity };
+            let mut loader = Loader {
+                graph: &mut graph,
+                symbols: &mut symbols,
+                known: &mut known,
+                words: Vec::new(),
+                push,
+                digests: digests_of_push,
+                arity: &arity,
+            };
             loader.load(config, &mut layers.of_push(manifest, config));
         }
         graph
@@ -128,6 +141,10 @@ impl<'a> Graph<'a> {
 struct Loader<'g, 'a> {
     graph: &'g mut Graph<'a>,
     symbols: &'g mut HashMap<&'a str, Symbol>,
+    /// The nodes by what makes records one: digest, content and links.
+    known: &'g mut HashMap<Box<[u32]>, NodeId>,
+    /// Room for a key of `known`.
+    words: Vec<u32>,
     push: u32,
     /// The digest of each record.
     digests: &'g [Symbol],
@@ -147,12 +164,36 @@ impl<'a> Loader<'_, 'a> {
                 self.graph.dropped.ambiguous_records += 1;
             } else if let Some((inputs, depth)) = self.link(record, &node_of) {
                 let result = best_result(record, layers, &mut self.graph.dropped);
-                node_of[index] = Some(self.graph.nodes.len() as NodeId);
-                self.graph.nodes.push(Node { push: self.push, digest, depth, result, inputs });
+                node_of[index] = Some(self.add(Node { push: self.push, copies: 1, digest, depth, result, inputs }));
             } else {
                 self.graph.dropped.unlinked_records += 1;
             }
         }
+    }
+
+    /// Adds a node, whose links are the last ones, or makes it a copy of an equal one.
+    fn add(&mut self, node: Node) -> NodeId {
+        let next = self.graph.nodes.len() as NodeId;
+        self.graph.nodes.push(node);
+        let node = &self.graph.nodes[next as usize];
+        self.words.clear();
+        self.words.extend([node.digest, node.result.map_or(0, |result| result.content + 1)]);
+        for links in self.graph.inputs(next) {
+            self.words.push(links.len() as u32);
+            self.words.extend(links.iter().flat_map(|link| [link.selector, link.node]));
+        }
+        let Some(&known) = self.known.get(&self.words[..]) else {
+            self.known.insert(self.words.as_slice().into(), next);
+            return next;
+        };
+        if let Some(node) = self.graph.nodes.pop() {
+            self.graph.links.truncate(self.graph.inputs[node.inputs.start as usize] as usize);
+            self.graph.inputs.truncate(node.inputs.start as usize + 1);
+            let known = &mut self.graph.nodes[known as usize];
+            known.copies += 1;
+            (known.push, known.result) = (known.push, known.result).max((node.push, node.result));
+        }
+        known
     }
 
     /// Adds the links of a record to loaded ones. `None` if that leaves an input without any.
@@ -175,6 +216,7 @@ impl<'a> Loader<'_, 'a> {
                 self.graph.links.truncate(first_link);
                 return None;
             }
+            self.graph.links[before..].sort_unstable();
             self.graph.inputs.push(self.graph.links.len() as u32);
         }
         Some((first_input as u32 - 1..self.graph.inputs.len() as u32 - 1, depth))
@@ -186,7 +228,9 @@ fn best_result(record: &Record, layers: &mut PushLayers, dropped: &mut Dropped) 
     let mut best = None;
     for stored in &record.results {
         match layers.chain(&stored.stack) {
-            Some(chain) => best = best.max(Some(NodeResult { created_at: stored.created_at, chain })),
+            Some((chain, content)) => {
+                best = best.max(Some(NodeResult { created_at: stored.created_at, chain, content }));
+            }
             None => dropped.results += 1,
         }
     }

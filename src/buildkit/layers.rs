@@ -166,13 +166,14 @@ pub struct PushLayers<'l, 'a> {
 
 impl PushLayers<'_, '_> {
     /// The chain of a result, or `None` if one of its layers cannot be served and loaded, or there are none.
-    pub fn chain(&mut self, stack: &Stack) -> Option<ChainId> {
-        match stack {
+    pub fn chain(&mut self, stack: &Stack) -> Option<(ChainId, ContentId)> {
+        let chain = match stack {
             Stack::Top(top) => self.resolve(*top),
             Stack::Listed(listed) => {
                 listed.iter().try_fold(None, |below, &layer| Some(Some(self.link(below, layer)?))).flatten()
             }
-        }
+        }?;
+        Some((chain, self.layers.chains[chain as usize].content))
     }
 
     fn resolve(&mut self, top: u32) -> Option<ChainId> {

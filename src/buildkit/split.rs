@@ -30,8 +30,8 @@ pub struct Part {
     pub vouchers: Vec<usize>,
 }
 
-/// How many parts there may be for each member. It makes a union linear in its input, and is enough for any number of
-/// builders that differ in one input: one part for what they share and one for each.
+/// How many parts there may be for each record of the class. It makes a union linear in its input, and is enough for any
+/// number of builders that differ in one input: one part for what they share and one for each.
 pub const PARTS_PER_MEMBER_MAX: usize = 2;
 
 /// Every combination of links that some member has, cut as coarsely as the invariants allow. `None` if that takes more

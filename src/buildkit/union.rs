@@ -14,7 +14,6 @@ use std::ops::Range;
 use super::classes::{ClassId, Classes};
 use super::error::Refused;
 use super::graph::{Graph, NodeId, NodeResult, Symbol};
-use super::layers::Layers;
 use super::split::{self, Link, Links, Part};
 use super::view::Work;
 
@@ -30,8 +29,8 @@ pub struct Union {
     pub splits: usize,
     pub bounded_splits: usize,
     pub uniform_splits: usize,
-    /// Nodes that no record stands for: loops took their links, or a bounded split gave them all to others.
-    pub uncovered_nodes: usize,
+    /// Records of pushes that no record stands for: loops took their links, or a bounded split gave them all to others.
+    pub uncovered_records: usize,
     /// Links that would have closed a loop: one push says A before B, another B before A.
     pub loop_links: usize,
 }
@@ -45,11 +44,10 @@ pub struct UnionRecord {
 }
 
 impl Union {
-    pub fn of(graph: &Graph, classes: &Classes, layers: &Layers, work: &mut Work) -> Result<Union, Refused> {
+    pub fn of(graph: &Graph, classes: &Classes, work: &mut Work) -> Result<Union, Refused> {
         let mut emitter = Emitter {
             graph,
             classes,
-            layers,
             union: Union::default(),
             emitted: vec![false; classes.len()],
             vouched: Vouched { records: Vec::new(), of_node: vec![0..0; graph.nodes.len()] },
@@ -57,7 +55,8 @@ impl Union {
         for class in parents_first(graph, classes) {
             emitter.emit(class, work)?;
         }
-        emitter.union.uncovered_nodes = emitter.vouched.of_node.iter().filter(|records| records.is_empty()).count();
+        let uncovered = graph.nodes.iter().zip(&emitter.vouched.of_node).filter(|(_, records)| records.is_empty());
+        emitter.union.uncovered_records = uncovered.map(|(node, _)| node.copies).sum();
         Ok(emitter.union)
     }
 }
@@ -122,7 +121,6 @@ impl Vouched {
 struct Emitter<'g, 'a> {
     graph: &'g Graph<'a>,
     classes: &'g Classes,
-    layers: &'g Layers<'g>,
     union: Union,
     emitted: Vec<bool>,
     vouched: Vouched,
@@ -141,7 +139,8 @@ impl Emitter<'_, '_> {
                 vec![Part { links: united(several), vouchers: all }]
             }
             several => {
-                let max = nodes.iter().map(Vec::len).sum::<usize>() * split::PARTS_PER_MEMBER_MAX;
+                let copies = nodes.iter().flatten().map(|&node| self.graph.nodes[node as usize].copies);
+                let max = copies.sum::<usize>() * split::PARTS_PER_MEMBER_MAX;
                 let exact = split::exact(several, max, work)?;
                 self.union.bounded_splits += usize::from(exact.is_none());
                 let parts = exact.map_or_else(|| split::bounded(several, work), Ok)?;
@@ -184,7 +183,8 @@ impl Emitter<'_, '_> {
                 None => ways.push((links, vec![node])),
             }
         }
-        ways.sort_by_key(|(_, nodes)| nodes.last().copied());
+        let push = |node: &NodeId| self.graph.nodes[*node as usize].push;
+        ways.sort_by_key(|(_, nodes)| nodes.iter().map(push).max());
         Ok(ways.into_iter().unzip())
     }
 
@@ -212,10 +212,7 @@ impl Emitter<'_, '_> {
 
     /// Whether all have a result, and the same whatever its compression.
     fn same_content<'n>(&self, mut nodes: impl Iterator<Item = &'n NodeId>) -> bool {
-        let content = |&node: &NodeId| {
-            let result = self.graph.nodes[node as usize].result?;
-            Some(self.layers.chains[result.chain as usize].content)
-        };
+        let content = |&node: &NodeId| self.graph.nodes[node as usize].result.map(|result| result.content);
         let first = nodes.next().and_then(content);
         first.is_some() && nodes.all(|node| content(node) == first)
     }

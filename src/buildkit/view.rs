@@ -112,7 +112,7 @@ pub(super) fn view_within(
     let graph = Graph::load(&pushes, &mut layers);
     let mut work = Work { left: bounds.work };
     let classes = Classes::of(&graph, &mut work)?;
-    let union = Union::of(&graph, &classes, &layers, &mut work)?;
+    let union = Union::of(&graph, &classes, &mut work)?;
     let kept = trim(&graph, &layers, &union, &bounds.limits);
     let written = write(&graph, &layers, &union, &kept);
     let import_limit = IMPORT_LIMIT_BYTES as usize;
@@ -126,7 +126,7 @@ pub(super) fn view_within(
     explanation.ephemeral_records = graph.dropped.ephemeral_records;
     explanation.unlinked_records = graph.dropped.unlinked_records;
     explanation.ambiguous_records = graph.dropped.ambiguous_records;
-    explanation.uncovered_records = union.uncovered_nodes;
+    explanation.uncovered_records = union.uncovered_records;
     explanation.trimmed_records = union.records.len() - written.records;
     explanation.classes = classes.len();
     explanation.splits = union.splits;

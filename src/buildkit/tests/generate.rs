@@ -158,6 +158,16 @@ pub struct World {
     pub edited_percent: usize,
     /// Steps that a push has.
     pub built_percent: usize,
+    pub links: Links,
+}
+
+/// Which of the links that lead to a step a push knows.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Links {
+    /// The same in each push, as where one builder follows another.
+    Alike,
+    /// Any of them, to try what a union makes of it.
+    Any,
 }
 
 impl World {
@@ -167,6 +177,7 @@ impl World {
             varying_percent: random.below(50),
             edited_percent: random.below(60),
             built_percent: 60 + random.below(41),
+            links: Links::Any,
         }
     }
 }
@@ -223,6 +234,8 @@ pub fn builds(seed: u64, pushes: usize, world: World) -> Vec<Source> {
             let mut inputs = Vec::new();
             for ((parent, parent_content, _), (_, selector)) in parents.iter().zip(&step.inputs) {
                 let mut links = vec![(selector.clone(), *parent)];
+                let mut of_step = Random((at * 16 + inputs.len()) as u64);
+                let random = if world.links == Links::Alike { &mut of_step } else { &mut random };
                 if random.percent(50) {
                     links.push((String::new(), builder.root(&digest(&[&"checksum", parent_content, selector]))));
                     if random.percent(20) {

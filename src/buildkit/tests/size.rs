@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::generate::{Builder, Random, World, builds, digest};
+use super::generate::{Builder, Links, Random, World, builds, digest};
 use super::importer::{Imported, import};
 use super::*;
 
@@ -94,7 +94,7 @@ proptest! {
 
     #[test]
     fn limits_hold_and_no_index_dangles(seed: u64, share in 1usize..100, dimension in 0..3) {
-        let world = World { steps: 20, varying_percent: 20, edited_percent: 40, built_percent: 90 };
+        let world = World { steps: 20, varying_percent: 20, edited_percent: 40, built_percent: 90, links: Links::Any };
         let pushes = read_all(&builds(seed, 1 + seed as usize % 5, world));
         let (all, all_explained) = merge(&pushes, &|_| true, &UNLIMITED);
         let mut limits = UNLIMITED;
@@ -124,7 +124,7 @@ proptest! {
 
     #[test]
     fn sizes_are_estimated_closely(seed: u64) {
-        let world = World { steps: 30, varying_percent: 20, edited_percent: 40, built_percent: 90 };
+        let world = World { steps: 30, varying_percent: 20, edited_percent: 40, built_percent: 90, links: Links::Any };
         let pushes = read_all(&builds(seed, 4, world));
         let (all, _) = merge(&pushes, &|_| true, &UNLIMITED);
         let room = |bytes: usize| bytes + bytes / 10 + 250;
