@@ -8,8 +8,8 @@ pub mod check;
 pub mod format;
 pub mod layout;
 pub mod manifests;
-pub mod pushes;
 pub mod patience;
+pub mod pushes;
 mod receive;
 pub mod referrers;
 pub mod tags;
@@ -20,7 +20,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::TryStreamExt;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use patience::patiently;
 use tokio::sync::Semaphore;
 
 use crate::access::Permit;
@@ -31,9 +34,6 @@ use crate::metrics::Metrics;
 use crate::names::{RepoName, Tag, Tenant, UploadId};
 use crate::objects::{self, Key, Meta, Objects, Read, Version, When};
 use crate::stream::BodyError;
-use futures::TryStreamExt;
-use moka::policy::EvictionPolicy;
-use patience::patiently;
 
 /// Tags whose pointer is kept beside the version that proves it fresh.
 const KNOWN_TAGS_MAX: u64 = 100_000;

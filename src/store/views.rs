@@ -34,8 +34,8 @@ use crate::objects::{self, Key, Read, Version};
 const VIEWS_BYTES_MAX: u64 = 64 << 20;
 /// Views made at once: each loads all pushes of its tag.
 const MAKERS: usize = 2;
-/// Manifests and configs of the pushes that one view is made from, in bytes. Parsed they take several times as much. It
-/// holds 64 pushes that BuildKit could import; of larger ones the newest.
+/// Manifests and configs of the pushes that one view is made from, in bytes. Parsed they take several times as much. Of
+/// pushes that come to more, the newest are united.
 const LOADED_BYTES_MAX: u64 = 64 << 20;
 /// Pushes loaded at once for one view.
 const LOADS: usize = 4;
