@@ -4,7 +4,10 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use larder::digest::Digest;
 use tempfile::tempdir;
+
+use crate::world::{CONFIG, descriptor, image};
 
 /// The program in a folder, with nothing from outside that would configure it.
 fn larder(folder: &Path, arguments: &[&str]) -> Command {
@@ -161,4 +164,32 @@ fn a_store_of_a_newer_version_is_left_alone() {
 fn it_tells_its_version() {
     let (output, _) = run(Path::new("."), &["--version"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout), format!("larder {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[tokio::test]
+async fn inspect_asks_a_running_server_for_people_and_for_programs() {
+    let folder = tempdir().unwrap();
+    let mut larder = Process::start(folder.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    let client = reqwest::Client::new();
+    let config = Digest::sha256(b"{}");
+    let upload = format!("{}/v2/app/blobs/uploads/?digest={config}", larder.url);
+    assert_eq!(client.post(upload).body("{}").send().await.unwrap().status(), 201);
+    let manifest = image(descriptor(CONFIG, b"{}"), vec![]).to_string();
+    let digest = Digest::sha256(manifest.as_bytes()).to_string();
+    let put = client.put(format!("{}/v2/app/manifests/v1", larder.url)).body(manifest);
+    assert_eq!(put.send().await.unwrap().status(), 201);
+
+    let host = larder.url.trim_start_matches("http://").to_string();
+    let (shown, _) = run(folder.path(), &["inspect", &format!("{host}/app:v1")]);
+    let text = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.status.success() && text.contains("app:v1") && text.contains(&digest), "{text}");
+    let (json, _) = run(folder.path(), &["inspect", "--json", &format!("{host}/app:v1")]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["served"]["digest"], digest);
+
+    let (unknown, errors) = run(folder.path(), &["inspect", &format!("{host}/app:v2")]);
+    assert!(!unknown.status.success() && errors.contains("v2 is unknown"), "{errors}");
+    assert!(larder.terminate().success());
+    let (silent, errors) = run(folder.path(), &["inspect", &format!("{host}/app:v1")]);
+    assert!(!silent.status.success() && errors.contains("no larder answers"), "{errors}");
 }
