@@ -15,6 +15,7 @@ use crate::metrics::Metrics;
 use crate::names::Tenant;
 use crate::objects::Objects;
 use crate::objects::fs::FsObjects;
+use crate::objects::s3::S3Objects;
 use crate::store::{Store, format};
 
 /// How often idle uploads are looked for.
@@ -35,8 +36,11 @@ pub struct App {
 impl App {
     /// Opens the store that the configuration names.
     pub async fn open(config: Config) -> anyhow::Result<App> {
-        let objects = FsObjects::open(&config.store.path)?;
-        App::over(Arc::new(objects), config).await
+        let objects: Arc<dyn Objects> = match &config.store.s3 {
+            Some(s3) => Arc::new(S3Objects::open(s3).await?),
+            None => Arc::new(FsObjects::open(&config.store.path)?),
+        };
+        App::over(objects, config).await
     }
 
     /// Builds the server over any objects.

@@ -3,8 +3,10 @@
 //! Every key has a default, so no configuration at all works. Unknown keys are errors: a misspelt limit must not pass
 //! for a set one. What has been parsed is valid; the rest of the code checks nothing again.
 
+mod store;
+
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -12,6 +14,8 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 
 use crate::names::RepoName;
+
+pub use store::{Checksum, S3Config, Secret, StoreConfig};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -39,20 +43,6 @@ pub struct ServerConfig {
 impl Default for ServerConfig {
     fn default() -> Self {
         ServerConfig { listen: vec![SocketAddr::from(([127, 0, 0, 1], 5000))], drain: Span::seconds(60) }
-    }
-}
-
-/// Where the bytes are kept.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StoreConfig {
-    /// Folder of the filesystem store.
-    pub path: PathBuf,
-}
-
-impl Default for StoreConfig {
-    fn default() -> Self {
-        StoreConfig { path: "larder-data".into() }
     }
 }
 
@@ -187,6 +177,9 @@ impl Config {
         if limits.manifest.as_u64() > READ_BYTES_MAX {
             bail!("[limits] manifest must be at most {}", ByteSize(READ_BYTES_MAX));
         }
+        if let Some(s3) = &self.store.s3 {
+            s3.check()?;
+        }
         Ok(())
     }
 }
@@ -199,21 +192,52 @@ fn is_service_link(rest: &str) -> bool {
     rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_")
 }
 
-/// Sets `section.key` from `LARDER_SECTION_KEY`. The value is read as TOML where it is TOML, as text elsewhere.
+/// Sections within a section. `LARDER_STORE_S3_BUCKET` is `bucket` in `[store.s3]`.
+const NESTED: [(&str, &str); 1] = [("store", "s3")];
+
+/// Sets `section.key` from `LARDER_SECTION_KEY`. The value is read as TOML where that fits the key, as text elsewhere.
 fn overlay(table: &mut toml::Table, name: &str, rest: &str, value: &str) -> anyhow::Result<()> {
     let lower = rest.to_lowercase();
     let Some((section, key)) = lower.split_once('_') else { bail!("{name}: expected LARDER_<SECTION>_<KEY>") };
     let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut parsed| parsed.remove("v"));
-    let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_string()));
-    let entry = table.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-    let Some(section) = entry.as_table_mut() else {
-        bail!("{name}: only plain sections can be set from the environment")
+    let text = toml::Value::String(value.to_string());
+    // A bucket may be called `2026`, which is a number in TOML.
+    let attempts = parsed.into_iter().chain([text]);
+    let mut refused = None;
+    for value in attempts {
+        let mut changed = table.get(section).cloned().unwrap_or_else(|| toml::Value::Table(toml::Table::new()));
+        let Some(place) = place(&mut changed, section, key) else {
+            bail!("{name}: only plain sections can be set from the environment")
+        };
+        *place = value;
+        // One by one, so that the message names the variable.
+        let alone = toml::Table::from_iter([(section.to_string(), changed.clone())]);
+        match Config::deserialize(alone) {
+            Ok(_) => {
+                table.insert(section.to_string(), changed);
+                return Ok(());
+            }
+            Err(error) => refused = Some(error),
+        }
+    }
+    match refused {
+        Some(error) => Err(error).with_context(|| format!("{name} is not valid")),
+        None => Ok(()),
+    }
+}
+
+/// Where the value of a key is kept, within its section or one nested in that.
+fn place<'a>(within: &'a mut toml::Value, section: &str, key: &str) -> Option<&'a mut toml::Value> {
+    let nested = NESTED.iter().filter(|(outer, _)| *outer == section);
+    let mut nested = nested.filter_map(|(_, inner)| Some((*inner, key.strip_prefix(inner)?.strip_prefix('_')?)));
+    let (table, key) = match nested.next() {
+        None => (within.as_table_mut()?, key),
+        Some((inner, key)) => {
+            let entry = within.as_table_mut()?.entry(inner).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            (entry.as_table_mut()?, key)
+        }
     };
-    section.insert(key.to_string(), value);
-    let mut alone = toml::Table::new();
-    alone.insert(lower.split('_').next().unwrap_or_default().to_string(), toml::Value::Table(section.clone()));
-    // One by one, so that the message names the variable.
-    Config::deserialize(alone).map(drop).with_context(|| format!("{name} is not valid"))
+    Some(table.entry(key).or_insert(toml::Value::Boolean(false)))
 }
 
 /// A time span, written like `90s`, `10m` or `24h`.
@@ -376,6 +400,41 @@ mod tests {
             let error = format!("{:#}", load("", &[(name, value)]).unwrap_err());
             assert!(error.contains(name), "{error}");
         }
+    }
+
+    #[test]
+    fn a_store_is_in_a_folder_or_in_a_bucket() {
+        let config = load("[store.s3]\nbucket = \"b\"\nprefix = \"a/b/\"\n", &[]).unwrap();
+        assert_eq!(config.store.s3.unwrap().address(), "s3://b/a/b");
+        for (file, expected) in [
+            ("[store]\npath = \"x\"\ns3.bucket = \"b\"", "not in both"),
+            ("[store.s3]\nbuckett = \"b\"", "buckett"),
+            ("[store.s3]\nregion = \"r\"", "bucket is missing"),
+            ("[store.s3]\nbucket = \"b\"\naccess_key_id = \"a\"", "or neither"),
+            ("[store.s3]\nbucket = \"b\"\npart_size = \"1MiB\"", "part_size"),
+            ("[store.s3]\nbucket = \"b\"\nprefix = \"/a\"", "prefix"),
+            ("[store.s3]\nbucket = \"b\"\nupload_memory = \"7MiB\"", "upload_memory"),
+        ] {
+            let error = format!("{:#}", load(file, &[]).unwrap_err());
+            assert!(error.contains(expected), "{file}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_environment_reaches_a_section_within_a_section() {
+        let environment = [
+            // In this order: what is not complete yet is no error.
+            ("LARDER_STORE_S3_SECRET_ACCESS_KEY", "12345"),
+            ("LARDER_STORE_S3_ACCESS_KEY_ID", "id"),
+            ("LARDER_STORE_S3_BUCKET", "2026"),
+            ("LARDER_STORE_S3_PART_SIZE", "16MiB"),
+            ("LARDER_STORE_S3_PATH_STYLE", "true"),
+        ];
+        let s3 = load("[store.s3]\nbucket = \"b\"", &environment).unwrap().store.s3.unwrap();
+        assert_eq!((s3.bucket.as_str(), s3.part_size, s3.path_style), ("2026", ByteSize::mib(16), Some(true)));
+        assert!(!format!("{s3:?}").contains("12345"));
+        let error = format!("{:#}", load("", &[("LARDER_STORE_S3_BUCKETT", "b")]).unwrap_err());
+        assert!(error.contains("LARDER_STORE_S3_BUCKETT"), "{error}");
     }
 
     #[test]

@@ -89,6 +89,9 @@ fn run(serve: Serve) -> anyhow::Result<()> {
         config.server.listen = serve.listen;
     }
     if let Some(path) = serve.store {
+        if config.store.s3.is_some() {
+            anyhow::bail!("--store names a folder, but the configuration has [store.s3]: use one of them");
+        }
         config.store.path = path;
     }
     log(&config.log)?;
@@ -149,13 +152,16 @@ fn raise_file_limit() {
 /// What somebody who has just started a server wants to know next.
 fn announce(config: &Config, addresses: &[SocketAddr]) {
     let shown = addresses.iter().map(|address| format!("http://{address}")).collect::<Vec<_>>().join(" ");
-    let store = config.store.path.display();
+    let store = match &config.store.s3 {
+        Some(s3) => s3.address(),
+        None => format!("files in {}", config.store.path.display()),
+    };
     let port = addresses.first().map_or(5000, SocketAddr::port);
     let here = format!("127.0.0.1:{port}");
     println!(
         "larder {version}
   address    {shown}
-  store      files in {store}
+  store      {store}
   hot layer  {hot} of memory
 
 A builder on this host:

@@ -5,6 +5,7 @@
 //! Invariant: nothing above this module knows which backend it has.
 
 pub mod fs;
+pub mod s3;
 
 use std::fmt;
 use std::ops::Range;
@@ -54,7 +55,7 @@ pub struct Meta {
     pub key: Key,
     /// Bytes.
     pub size: u64,
-    /// When it was written, by the backend's clock.
+    /// When it was written, by the backend's clock. What a write itself returns may be this host's time of its end.
     pub modified: SystemTime,
     pub version: Version,
 }
@@ -110,7 +111,8 @@ pub trait Objects: Send + Sync + 'static {
     /// The bytes of `range`, clipped to the object; nothing when it begins past the end. `Meta` tells the whole size.
     async fn get(&self, key: &Key, range: Range<u64>) -> Result<(Meta, ByteStream)>;
 
-    /// All objects whose key begins with `prefix` and is greater than `after`, in byte order of whole keys.
+    /// All objects whose key begins with `prefix` and is greater than `after`, in byte order of whole keys. Their versions
+    /// are for nobody to rely on: a bucket does not list all that makes a version.
     fn list(&self, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<Meta>>;
 
     async fn put(&self, key: &Key, body: Bytes, when: When) -> Result<Meta>;

@@ -1,0 +1,328 @@
+//! Objects in a bucket.
+//!
+//! A key is an S3 key behind the configured prefix. Small objects are written by one PUT, larger ones by a multipart
+//! upload on their final key ([`draft`]): S3 shows an object whole or not at all, and acknowledges it when it is durable.
+//!
+//! S3 names a writing by its ETag, and equal bytes have equal ETags. So each object is written with a random mark in its
+//! metadata, and a [`Version`] is both: two writings never share one, and a write whose answer was lost finds out by its
+//! mark whether it was done. What comes to the bucket by other means has no mark; its version is the ETag alone.
+//! Lists do not show metadata: what they tell of an object has the ETag alone, too.
+//!
+//! The modification time is S3's. For a multipart upload that may be the time of its beginning.
+//!
+//! Invariant: types of the SDK stop here.
+
+mod client;
+mod concat;
+mod draft;
+mod error;
+mod list;
+mod multipart;
+mod pool;
+mod probe;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::primitives::{ByteStream as SdkStream, DateTime};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ServerSideEncryption};
+use bytes::Bytes;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+
+use super::{ByteStream, Draft, Error, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Version, When};
+use crate::config::{Checksum, S3Config};
+use pool::Pool;
+
+pub use probe::OpenError;
+
+/// Our own corner of the bucket, outside the key space: no key component begins with a dot at the top.
+const PRIVATE: &str = ".larder/";
+/// Name of the metadata that tells two writings of the same bytes apart.
+const MARK: &str = "larder-write";
+
+/// The S3 backend. Cheap to clone.
+#[derive(Clone)]
+pub struct S3Objects {
+    inner: Arc<Inner>,
+}
+
+#[derive(Clone)]
+struct Inner {
+    client: Client,
+    bucket: String,
+    /// Empty, or with a slash at its end.
+    prefix: String,
+    /// Smallest part of a multipart upload, in bytes.
+    part_bytes: u64,
+    /// Buffers of parts on their way.
+    pool: Pool,
+    checksum: Option<ChecksumAlgorithm>,
+    sse_kms_key: Option<String>,
+    /// Parts are sent without a hash of theirs in the signature: TLS protects them, and their checksum.
+    unsigned_payload: bool,
+    /// Whether the endpoint refuses a conditional create when the object is there.
+    conditional_create: bool,
+}
+
+impl S3Objects {
+    /// Opens the store in a bucket, having proved that the bucket does what is needed of it.
+    pub async fn open(config: &S3Config) -> std::result::Result<S3Objects, OpenError> {
+        let client = client::connect(config).await?;
+        let prefix = config.prefix.trim_end_matches('/');
+        let mut inner = Inner {
+            client,
+            bucket: config.bucket.clone(),
+            prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
+            part_bytes: config.part_size.as_u64(),
+            pool: Pool::new(config.upload_memory.as_u64()),
+            checksum: (config.checksum == Checksum::Crc32c).then_some(ChecksumAlgorithm::Crc32C),
+            sse_kms_key: config.sse_kms_key.clone(),
+            unsigned_payload: config.checksum == Checksum::Crc32c
+                && config.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https:")),
+            conditional_create: true,
+        };
+        let probing = S3Objects { inner: Arc::new(inner.clone()) };
+        inner.conditional_create = probe::bucket(&probing, config).await?;
+        Ok(S3Objects { inner: Arc::new(inner) })
+    }
+}
+
+/// What tells a writing from every other.
+fn mark() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
+
+fn version(etag: Option<String>, mark: Option<&str>) -> Result<Version> {
+    let mut text = etag.ok_or_else(|| Error::Backend("endpoint tells no ETag".into()))?;
+    if let Some(mark) = mark {
+        text.push(' ');
+        text.push_str(mark);
+    }
+    Ok(Version(text.into()))
+}
+
+/// The ETag in a version.
+fn etag(version: &Version) -> &str {
+    version.0.split_once(' ').map_or(&version.0, |(etag, _)| etag)
+}
+
+fn time(at: Option<DateTime>) -> SystemTime {
+    at.and_then(|at| SystemTime::try_from(at).ok()).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+impl Inner {
+    fn full(&self, key: &Key) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    /// How new objects are encrypted.
+    fn encryption(&self) -> Option<ServerSideEncryption> {
+        self.sse_kms_key.as_ref().map(|_| ServerSideEncryption::AwsKms)
+    }
+
+    /// What is known of an object that has just been written with `mark`. The bucket does not say when: its clock and ours
+    /// are taken for the same here, and only here.
+    fn written(&self, key: &Key, size: u64, etag: Option<String>, mark: &str) -> Result<Meta> {
+        let version = version(etag, Some(mark))?;
+        Ok(Meta { key: key.clone(), size, modified: SystemTime::now(), version })
+    }
+
+    /// After a write that may or may not have been done: its object when it is there, otherwise the given error.
+    async fn settle(&self, key: &Key, mark: &str, error: Error) -> Result<Meta> {
+        let found = self.head(key).await?;
+        if found.version.0.ends_with(mark) { Ok(found) } else { Err(error) }
+    }
+
+    async fn head(&self, key: &Key) -> Result<Meta> {
+        let sent = self.client.head_object().bucket(&self.bucket).key(self.full(key)).send().await;
+        let found = sent.map_err(|error| error::from_sdk("HEAD", key, error))?;
+        let mark = found.metadata.as_ref().and_then(|metadata| metadata.get(MARK));
+        Ok(Meta {
+            key: key.clone(),
+            size: size(found.content_length)?,
+            modified: time(found.last_modified),
+            version: version(found.e_tag, mark.map(String::as_str))?,
+        })
+    }
+
+    async fn put(&self, key: &Key, body: Bytes, when: When) -> Result<Meta> {
+        if when == When::Absent && !self.conditional_create {
+            // As good as it gets there: two at once may both find nothing.
+            match self.head(key).await {
+                Ok(_) => return Err(Error::Exists),
+                Err(Error::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let (mark, bytes) = (mark(), body.len() as u64);
+        let request = self.client.put_object().bucket(&self.bucket).key(self.full(key)).metadata(MARK, &mark);
+        let request = request.set_checksum_algorithm(self.checksum.clone());
+        let request = request.set_server_side_encryption(self.encryption());
+        let request = request.set_ssekms_key_id(self.sse_kms_key.clone());
+        let request = request.set_if_none_match((when == When::Absent).then(|| "*".to_string()));
+        let mut request = request.body(body.into()).customize().config_override(client::patience(bytes));
+        if self.unsigned_payload {
+            request = request.disable_payload_signing();
+        }
+        match request.send().await.map_err(|error| error::from_sdk("PUT", key, error)) {
+            Ok(written) => self.written(key, bytes, written.e_tag, &mark),
+            // Of an earlier attempt of ours, perhaps, whose answer was lost.
+            Err(Error::Exists) => match self.settle(key, &mark, Error::Exists).await {
+                // Refused because of a delete at the same moment.
+                Err(Error::NotFound) => Err(Error::Busy("object came and went".into())),
+                settled => settled,
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A GET that was answered.
+    fn opened(&self, key: &Key, range: &Range<u64>, found: &GetObjectOutput) -> Result<(Meta, u64)> {
+        let length = size(found.content_length)?;
+        let total = match &found.content_range {
+            // `bytes 0-99/1234`
+            Some(text) => text.rsplit('/').next().and_then(|total| total.parse().ok()),
+            // The whole: either that was asked for, or the endpoint knows no ranges.
+            None => Some(length),
+        };
+        let total = total.ok_or_else(|| Error::Backend("endpoint's Content-Range cannot be read".into()))?;
+        if length != range.end.min(total).saturating_sub(range.start) {
+            return Err(Error::Backend(format!("GET {key}: {length} bytes are not what was asked for").into()));
+        }
+        let mark = found.metadata.as_ref().and_then(|metadata| metadata.get(MARK));
+        let version = version(found.e_tag.clone(), mark.map(String::as_str))?;
+        let meta = Meta { key: key.clone(), size: total, modified: time(found.last_modified), version };
+        Ok((meta, length))
+    }
+}
+
+/// A length as the SDK tells it.
+fn size(length: Option<i64>) -> Result<u64> {
+    let length = length.and_then(|length| u64::try_from(length).ok());
+    length.ok_or_else(|| Error::Backend("endpoint tells no size".into()))
+}
+
+/// What a server says to a GET when the known version still is the newest.
+const NOT_MODIFIED: u16 = 304;
+const RANGE_NOT_SATISFIABLE: u16 = 416;
+
+fn status<E>(error: &SdkError<E>) -> Option<u16> {
+    error.raw_response().map(|response| response.status().as_u16())
+}
+
+/// `length` bytes of a body, in the pieces in which they come.
+fn pieces(body: SdkStream, length: u64) -> ByteStream {
+    let cut = |reason: String| Error::Busy(format!("body was cut short: {reason}").into());
+    let pieces = stream::try_unfold((body, length), move |(mut body, left)| async move {
+        match body.try_next().await {
+            Ok(Some(piece)) => match left.checked_sub(piece.len() as u64) {
+                Some(left) => Ok(Some((piece, (body, left)))),
+                None => Err(Error::Backend("body is longer than it was said to be".into())),
+            },
+            Ok(None) if left == 0 => Ok(None),
+            Ok(None) => Err(cut(format!("{left} bytes are missing"))),
+            Err(error) => Err(cut(error.to_string())),
+        }
+    });
+    pieces.boxed()
+}
+
+#[async_trait]
+impl Objects for S3Objects {
+    async fn head(&self, key: &Key) -> Result<Meta> {
+        self.inner.head(key).await
+    }
+
+    async fn read(&self, key: &Key, known: Option<&Version>) -> Result<Read> {
+        let inner = &*self.inner;
+        let request = inner.client.get_object().bucket(&inner.bucket).key(inner.full(key));
+        let request = request.set_if_none_match(known.map(|known| etag(known).to_string()));
+        // Pointers have no digest that would tell a flipped bit.
+        let request = request.set_checksum_mode(inner.checksum.as_ref().map(|_| ChecksumMode::Enabled));
+        let found = match request.send().await {
+            Ok(found) => found,
+            Err(error) if known.is_some() && status(&error) == Some(NOT_MODIFIED) => return Ok(Read::Same),
+            Err(error) => return Err(error::from_sdk("GET", key, error)),
+        };
+        let (meta, length) = inner.opened(key, &(0..u64::MAX), &found)?;
+        // An endpoint without conditions on GET sends it all again.
+        if known == Some(&meta.version) {
+            return Ok(Read::Same);
+        }
+        if length > READ_BYTES_MAX {
+            return Err(Error::Backend(format!("{key} has {length} bytes, too many to read whole").into()));
+        }
+        let mut pieces = pieces(found.body, length);
+        let mut bytes = Vec::with_capacity(length as usize);
+        while let Some(piece) = pieces.try_next().await? {
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(Read::Fresh(meta, bytes.into()))
+    }
+
+    async fn get(&self, key: &Key, range: Range<u64>) -> Result<(Meta, ByteStream)> {
+        let inner = &*self.inner;
+        if range.is_empty() {
+            return Ok((inner.head(key).await?, stream::empty().boxed()));
+        }
+        let wanted = match (range.start, range.end) {
+            (0, u64::MAX) => None,
+            (start, u64::MAX) => Some(format!("bytes={start}-")),
+            (start, end) => Some(format!("bytes={start}-{}", end - 1)),
+        };
+        let request = inner.client.get_object().bucket(&inner.bucket).key(inner.full(key)).set_range(wanted);
+        match request.send().await {
+            Ok(found) => {
+                let (meta, length) = inner.opened(key, &range, &found)?;
+                Ok((meta, pieces(found.body, length)))
+            }
+            // Behind the end, or of nothing.
+            Err(error) if status(&error) == Some(RANGE_NOT_SATISFIABLE) => {
+                Ok((inner.head(key).await?, stream::empty().boxed()))
+            }
+            Err(error) => Err(error::from_sdk("GET", key, error)),
+        }
+    }
+
+    fn list(&self, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<Meta>> {
+        // What is ours sorts among the keys: leave it out wherever the list begins.
+        let listed = list::list(self.clone(), prefix, after);
+        listed.try_filter(|meta| std::future::ready(!meta.key.as_str().starts_with(PRIVATE))).boxed()
+    }
+
+    async fn put(&self, key: &Key, body: Bytes, when: When) -> Result<Meta> {
+        self.inner.put(key, body, when).await
+    }
+
+    async fn begin(&self, key: &Key, size: Option<u64>) -> Result<Box<dyn Draft>> {
+        Ok(Box::new(draft::S3Draft::new(self.clone(), key.clone(), size)?))
+    }
+
+    async fn concat(&self, from: &[Key], to: &Key) -> Result<Meta> {
+        concat::concat(self, from, to).await
+    }
+
+    /// One call for each key: the deletes of one DeleteObjects call have no order.
+    async fn delete(&self, keys: &[Key]) -> Result<()> {
+        let inner = &*self.inner;
+        for key in keys {
+            let sent = inner.client.delete_object().bucket(&inner.bucket).key(inner.full(key)).send().await;
+            match sent.map_err(|error| error::from_sdk("DELETE", key, error)) {
+                // S3 does not tell a missing key; others do.
+                Ok(_) | Err(Error::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn probe(&self) -> Result<()> {
+        self.inner.put(&probe::key(), "probe".into(), When::Always).await.map(drop)
+    }
+}

@@ -1,0 +1,88 @@
+//! One object out of several, inside the bucket where that can be.
+
+use aws_sdk_s3::types::MetadataDirective;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::multipart::{PARTS_MAX, Upload};
+use super::{Error, Key, MARK, Meta, Result, S3Objects, When, client, error, mark};
+use crate::objects::Objects;
+
+/// Smallest part of a multipart upload, but for the last. Bytes.
+const COPIED_PART_MIN: u64 = 5 << 20;
+/// Largest copy of one call. Bytes.
+const COPY_MAX: u64 = 5 << 30;
+/// Sources looked at together.
+const HEADS_AT_ONCE: usize = 8;
+/// Inside S3 bytes move faster than to it: a copy is waited for as if it had so many times fewer.
+const COPY_SPEED: u64 = 64;
+/// What stays as it is in a copy source.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+
+pub(super) async fn concat(objects: &S3Objects, from: &[Key], to: &Key) -> Result<Meta> {
+    let heads = from.iter().map(|key| objects.head(key)).collect::<Vec<_>>();
+    let mut sources: Vec<Meta> = stream::iter(heads).buffered(HEADS_AT_ONCE).try_collect().await?;
+    sources.retain(|source| source.size > 0);
+    let parts: u64 = sources.iter().map(|source| source.size.div_ceil(COPY_MAX)).sum();
+    match &sources[..] {
+        [] => objects.put(to, Bytes::new(), When::Always).await,
+        [only] if only.size <= COPY_MAX => copy(objects, only, to).await,
+        [most @ .., _] if most.iter().all(|source| source.size >= COPIED_PART_MIN) && parts <= PARTS_MAX => {
+            assemble(objects, &sources, to).await
+        }
+        _ => through(objects, &sources, to).await,
+    }
+}
+
+/// What S3 calls the source of a copy.
+fn source(objects: &S3Objects, key: &Key) -> String {
+    let full = format!("{}/{}", objects.inner.bucket, objects.inner.full(key));
+    utf8_percent_encode(&full, PLAIN).to_string()
+}
+
+async fn copy(objects: &S3Objects, from: &Meta, to: &Key) -> Result<Meta> {
+    let (inner, mark) = (&*objects.inner, mark());
+    let request = inner.client.copy_object().bucket(&inner.bucket).key(inner.full(to));
+    let request = request.copy_source(source(objects, &from.key));
+    let request = request.metadata_directive(MetadataDirective::Replace).metadata(MARK, &mark);
+    let request = request.set_server_side_encryption(inner.encryption()).set_ssekms_key_id(inner.sse_kms_key.clone());
+    let sent = request.customize().config_override(client::patience(from.size / COPY_SPEED)).send().await;
+    let copied = sent.map_err(|error| error::from_sdk("copy to", to, error))?;
+    inner.written(to, from.size, copied.copy_object_result.and_then(|copied| copied.e_tag), &mark)
+}
+
+/// Each source is a part; one that is too large for a part is several.
+async fn assemble(objects: &S3Objects, sources: &[Meta], to: &Key) -> Result<Meta> {
+    let mut upload = Upload::begin(objects, to).await?;
+    for from in sources {
+        // Parts of about the same size: none may be below the smallest.
+        let step = from.size.div_ceil(from.size.div_ceil(COPY_MAX));
+        let mut start = 0;
+        while start < from.size {
+            let end = from.size.min(start + step);
+            if let Err(error) = upload.copy(source(objects, &from.key), start..end).await {
+                upload.abort().await;
+                return Err(error);
+            }
+            start = end;
+        }
+    }
+    upload.complete().await
+}
+
+/// Sources that are too small for parts: their bytes come here and go back.
+async fn through(objects: &S3Objects, sources: &[Meta], to: &Key) -> Result<Meta> {
+    let size = sources.iter().map(|source| source.size).sum();
+    let mut draft = objects.begin(to, Some(size)).await?;
+    for from in sources {
+        let (meta, mut bytes) = objects.get(&from.key, 0..u64::MAX).await?;
+        if meta.version != from.version {
+            return Err(Error::Busy("object changed while it was copied".into()));
+        }
+        while let Some(piece) = bytes.try_next().await? {
+            draft.write(vec![piece]).await?;
+        }
+    }
+    draft.commit().await
+}

@@ -1,0 +1,151 @@
+//! Drafts: bytes are gathered into parts, and parts go up while the next one is gathered.
+//!
+//! What fits into one part is written by a single PUT. Otherwise the multipart upload is on the final key, so nothing is
+//! copied, and nothing shows before it is completed.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::multipart::{PARTS_MAX, Upload};
+use super::pool::{Buffer, Pool};
+use super::{Error, Key, Meta, Result, S3Objects, When};
+use crate::objects::Draft;
+
+/// Parts of a draft of unknown size double whenever so many have been sent.
+const PARTS_OF_ONE_SIZE: u64 = 1_000;
+
+pub(super) struct S3Draft {
+    objects: S3Objects,
+    key: Key,
+    /// Bytes, when they were told.
+    size: Option<u64>,
+    written: u64,
+    part_bytes: u64,
+    /// The part that is being gathered.
+    buffer: Option<Buffer>,
+    upload: Option<Upload>,
+}
+
+impl S3Draft {
+    pub(super) fn new(objects: S3Objects, key: Key, size: Option<u64>) -> Result<S3Draft> {
+        let part_bytes = part_bytes(objects.inner.part_bytes, size, &objects.inner.pool)?;
+        Ok(S3Draft { objects, key, size, written: 0, part_bytes, buffer: None, upload: None })
+    }
+
+    /// Memory for the next part.
+    async fn next_buffer(&self) -> Result<Buffer> {
+        let pool = &self.objects.inner.pool;
+        let parts = self.upload.as_ref().map_or(0, Upload::parts);
+        let bytes = match self.size.map(|size| size.saturating_sub(self.written)) {
+            // More than was announced: the one who announced it will refuse it.
+            None | Some(0) => self.part_bytes.saturating_mul(1 << (parts / PARTS_OF_ONE_SIZE)).min(pool.bytes()),
+            Some(left) => self.part_bytes.min(left),
+        };
+        pool.take(bytes).await
+    }
+
+    async fn send(&mut self, buffer: Buffer) -> Result<()> {
+        let (bytes, held) = buffer.freeze();
+        let mut upload = match self.upload.take() {
+            Some(upload) => upload,
+            None => Upload::begin(&self.objects, &self.key).await?,
+        };
+        let sent = upload.send(bytes, held).await;
+        self.upload = Some(upload);
+        sent
+    }
+
+    async fn append(&mut self, mut piece: Bytes) -> Result<()> {
+        while !piece.is_empty() {
+            let mut buffer = match self.buffer.take() {
+                // Sent only now that there is more: the last part of all may be all there is.
+                Some(buffer) if buffer.is_full() => {
+                    self.send(buffer).await?;
+                    continue;
+                }
+                Some(buffer) => buffer,
+                None => self.next_buffer().await?,
+            };
+            let before = piece.len();
+            piece = buffer.fill(piece);
+            self.written += (before - piece.len()) as u64;
+            self.buffer = Some(buffer);
+        }
+        Ok(())
+    }
+}
+
+impl S3Draft {
+    /// Bytes of a write that failed, or whose future was dropped, are missing: such a draft cannot be committed.
+    fn expect(&self, bytes: u64) -> Result<()> {
+        if bytes == self.written {
+            return Ok(());
+        }
+        Err(Error::Backend(format!("{} has {} bytes, of which {bytes} could be sent", self.key, self.written).into()))
+    }
+}
+
+/// The size of the parts of an object of `size` bytes: at least `smallest`, and large enough that [`PARTS_MAX`] suffice.
+fn part_bytes(smallest: u64, size: Option<u64>, pool: &Pool) -> Result<u64> {
+    let needed = size.unwrap_or(0).div_ceil(PARTS_MAX).next_multiple_of(1 << 20);
+    let bytes = smallest.max(needed);
+    if bytes > pool.bytes() {
+        let text = format!("an object of this size is sent in parts of {bytes} bytes: raise [store.s3] upload_memory");
+        return Err(Error::Backend(text.into()));
+    }
+    Ok(bytes)
+}
+
+#[async_trait]
+impl Draft for S3Draft {
+    async fn write(&mut self, pieces: Vec<Bytes>) -> Result<()> {
+        for piece in pieces {
+            self.append(piece).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(mut self: Box<Self>) -> Result<Meta> {
+        let last = self.buffer.take();
+        if self.upload.is_none() {
+            // The memory is given back when the answer is there.
+            let (bytes, _held) = last.map(Buffer::freeze).unzip();
+            let bytes = bytes.unwrap_or_default();
+            self.expect(bytes.len() as u64)?;
+            return self.objects.inner.put(&self.key, bytes, When::Always).await;
+        }
+        if let Some(last) = last {
+            self.send(last).await?;
+        }
+        match self.upload.take() {
+            Some(upload) => {
+                self.expect(upload.bytes())?;
+                upload.complete().await
+            }
+            None => Err(Error::Backend("upload is gone".into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_thousand_parts_suffice() {
+        let pool = Pool::new(1 << 30);
+        let least = 8 << 20;
+        for (size, expected) in [
+            (None, least),
+            (Some(0), least),
+            (Some(10_000 * least), least),
+            (Some(10_000 * least + 1), least + (1 << 20)),
+            (Some(5 << 40), 525 << 20),
+        ] {
+            let bytes = part_bytes(least, size, &pool).unwrap();
+            assert_eq!(bytes, expected, "{size:?}");
+            assert!(size.unwrap_or(0).div_ceil(bytes) <= PARTS_MAX);
+        }
+        assert!(part_bytes(least, Some(5 << 40), &Pool::new(128 << 20)).is_err());
+    }
+}

@@ -1,0 +1,93 @@
+//! What an answer of S3 means.
+//!
+//! Overload, time-outs and trouble with connections are [`Error::Busy`]: the SDK has asked again for a while by then, and
+//! the same call may succeed later. What only an operator can mend is [`Error::Backend`], with a hint what to do.
+
+use std::error::Error as StdError;
+use std::fmt::Display;
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+
+use super::status;
+use crate::objects::Error;
+
+/// How many causes of an error are written out.
+const CAUSES_MAX: usize = 8;
+
+/// The error of `call` on `key`.
+pub(super) fn from_sdk<E>(call: &str, key: impl Display, error: SdkError<E>) -> Error
+where
+    E: ProvideErrorMetadata + StdError + 'static,
+{
+    let (code, status) = (error.code(), status(&error));
+    let text = || {
+        let mut text = format!("{call} {key}: ");
+        match (status, code.or(error.message())) {
+            (Some(status), Some(_)) => {
+                let said = [code, error.message()].into_iter().flatten().collect::<Vec<_>>().join(": ");
+                text.push_str(&format!("{status} {said}"));
+            }
+            (Some(status), None) => text.push_str(&format!("{status}")),
+            (None, _) => text.push_str(&causes(&error)),
+        }
+        if let Some(hint) = hint(status, code) {
+            text.push_str(&format!(" ({hint})"));
+        }
+        text.into()
+    };
+    match &error {
+        SdkError::ServiceError(_) | SdkError::ResponseError(_) => match (status, code) {
+            (_, Some("NoSuchBucket")) => Error::Backend(text()),
+            // Somebody aborted it: the next attempt begins another.
+            (_, Some("NoSuchUpload")) => Error::Busy(text()),
+            (Some(404), _) => Error::NotFound,
+            (Some(412), _) | (Some(409), Some("ConditionalRequestConflict")) => Error::Exists,
+            (Some(507), _) | (_, Some("QuotaExceeded" | "XMinioStorageFull" | "InsufficientStorage")) => Error::Full,
+            // Bytes that were damaged on their way.
+            (_, Some("BadDigest" | "XAmzContentChecksumMismatch" | "RequestTimeout" | "IncompleteBody")) => {
+                Error::Busy(text())
+            }
+            (Some(501), _) => Error::Backend(text()),
+            (Some(409 | 429 | 500..), _) => Error::Busy(text()),
+            // A proxy's answer, or half of one.
+            (Some(200..300), _) | (None, _) => Error::Busy(text()),
+            _ => Error::Backend(text()),
+        },
+        SdkError::TimeoutError(_) => Error::Busy(text()),
+        SdkError::DispatchFailure(failure) if !failure.is_user() => Error::Busy(text()),
+        _ => Error::Backend(text()),
+    }
+}
+
+/// What an operator can do about it.
+fn hint(status: Option<u16>, code: Option<&str>) -> Option<&'static str> {
+    Some(match (status, code?) {
+        (_, "NoSuchBucket") => "create the bucket, or correct [store.s3] bucket, region or endpoint",
+        (_, "RequestTimeTooSkewed") => "the clock of this host is wrong",
+        (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken" | "NotSignedUp") => {
+            "the endpoint does not accept these credentials"
+        }
+        (_, "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException") => {
+            "the bucket is in another region: set [store.s3] region"
+        }
+        (Some(403), _) => {
+            "the credentials need s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload on the objects and \
+             s3:ListBucket on the bucket"
+        }
+        _ => return None,
+    })
+}
+
+/// An error with its causes, in one line. The SDK's own texts say next to nothing.
+pub(super) fn causes(error: &dyn StdError) -> String {
+    let mut said = Vec::<String>::new();
+    let mut next = Some(error);
+    while let Some(cause) = next.filter(|_| said.len() < CAUSES_MAX) {
+        let text = cause.to_string();
+        if said.last().is_none_or(|last| !last.contains(&text)) {
+            said.push(text);
+        }
+        next = cause.source();
+    }
+    said.join(": ")
+}

@@ -1,0 +1,57 @@
+//! Lists, a page at a time.
+
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+
+use super::{S3Objects, error, size, time};
+use crate::objects::{Error, Key, Meta, Result, Version};
+
+/// Where a list goes on.
+enum Next {
+    Begin(Option<String>),
+    Page(String),
+    End,
+}
+
+/// All objects whose key begins with `prefix` and is greater than `after`, our own included.
+pub(super) fn list(objects: S3Objects, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<Meta>> {
+    let prefix = format!("{}{prefix}", objects.inner.prefix);
+    let after = after.filter(|after| !after.is_empty()).map(|after| format!("{}{after}", objects.inner.prefix));
+    let pages = stream::try_unfold(Next::Begin(after), move |next| {
+        let (objects, prefix) = (objects.clone(), prefix.clone());
+        async move { page(&objects, &prefix, next).await }
+    });
+    pages.map_ok(|page| stream::iter(page).map(Ok)).try_flatten().boxed()
+}
+
+async fn page(objects: &S3Objects, prefix: &str, next: Next) -> Result<Option<(Vec<Meta>, Next)>> {
+    let inner = &*objects.inner;
+    let request = inner.client.list_objects_v2().bucket(&inner.bucket).prefix(prefix);
+    let request = match next {
+        Next::Begin(after) => request.set_start_after(after),
+        Next::Page(token) => request.continuation_token(token),
+        Next::End => return Ok(None),
+    };
+    let listed = request.send().await.map_err(|error| error::from_sdk("LIST", prefix, error))?;
+    let next = match (listed.is_truncated, listed.next_continuation_token) {
+        (Some(true), Some(token)) => Next::Page(token),
+        (Some(true), None) => return Err(Error::Backend("endpoint tells no place where a list goes on".into())),
+        _ => Next::End,
+    };
+    let mut page = Vec::new();
+    for object in listed.contents.into_iter().flatten() {
+        let Some(key) = object.key.as_deref().and_then(|key| key.strip_prefix(&inner.prefix)) else { continue };
+        // Not ours: consoles write `a/b/` where they show a folder.
+        if key.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            continue;
+        }
+        page.push(Meta {
+            key: Key::new(key),
+            size: size(object.size)?,
+            modified: time(object.last_modified),
+            // Not all servers tell the ETag here, and nobody should rely on it: see the head of this module's parent.
+            version: Version(object.e_tag.unwrap_or_default().into()),
+        });
+    }
+    Ok(Some((page, next)))
+}

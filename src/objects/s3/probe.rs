@@ -1,0 +1,87 @@
+//! What is needed of a bucket, proved at start.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+
+use super::{Error, Key, PRIVATE, S3Objects, list, mark};
+use crate::config::S3Config;
+use crate::objects::{Objects, Read, When};
+
+/// Why a bucket cannot be used as a store.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot use {0}: {1}")]
+    CaFile(PathBuf, String),
+    #[error("cannot use TLS: {0}")]
+    Tls(String),
+    #[error("cannot read the credentials: {0}")]
+    Credentials(String),
+    #[error("no region is configured: set [store.s3] region, or AWS_REGION")]
+    Region,
+    #[error("cannot {wish} in {store} at {endpoint}: {source}")]
+    Refused {
+        /// What was tried, in words.
+        wish: &'static str,
+        store: String,
+        endpoint: String,
+        #[source]
+        source: Error,
+    },
+    #[error("{store} at {endpoint} cannot be used: {lack}")]
+    Lacking { store: String, endpoint: String, lack: &'static str },
+}
+
+/// What [`Objects::probe`] writes, always the same.
+pub(super) fn key() -> Key {
+    Key::new(format!("{PRIVATE}probe"))
+}
+
+/// Proves that objects can be written, read back, listed and deleted, each seen at once. Returns whether a conditional
+/// create is refused when the object is there.
+pub(super) async fn bucket(objects: &S3Objects, config: &S3Config) -> Result<bool, OpenError> {
+    let (store, endpoint) = (config.address(), config.endpoint.clone().unwrap_or_else(|| "Amazon S3".to_string()));
+    let refused = |wish: &'static str| {
+        let (store, endpoint) = (store.clone(), endpoint.clone());
+        move |source: Error| OpenError::Refused { wish, store, endpoint, source }
+    };
+    let lacking = |lack| OpenError::Lacking { store: store.clone(), endpoint: endpoint.clone(), lack };
+    let mark = mark();
+    // Several servers may start at once.
+    let key = Key::new(format!("{PRIVATE}probes/{mark}"));
+    let body = Bytes::from(mark);
+    let written = match objects.put(&key, body.clone(), When::Absent).await {
+        Err(Error::Backend(reason)) if reason.contains("NotImplemented") || reason.contains(": 501") => {
+            objects.put(&key, body.clone(), When::Always).await
+        }
+        written => written,
+    };
+    let written = written.map_err(refused("write an object"))?;
+    match objects.read(&key, None).await.map_err(refused("read an object"))? {
+        Read::Fresh(meta, bytes) if bytes == body && meta.version == written.version => {}
+        Read::Fresh(_, bytes) if bytes == body => return Err(lacking("it does not keep the metadata of objects")),
+        _ => return Err(lacking("what was just written is not what is read")),
+    }
+    let conditional = match objects.put(&key, body, When::Absent).await {
+        Err(Error::Exists) => true,
+        Ok(_) => false,
+        Err(Error::Backend(_)) => false,
+        Err(error) => return Err(refused("write an object")(error)),
+    };
+    if !conditional {
+        tracing::warn!(
+            "the bucket does not honour If-None-Match on writes: two first starts at once are not told apart"
+        );
+    }
+    let listed = list::list(objects.clone(), key.as_str(), None).try_next().await;
+    if listed.map_err(refused("list objects"))?.is_none_or(|found| found.key != key) {
+        return Err(lacking("what was just written is not in a list"));
+    }
+    objects.delete(std::slice::from_ref(&key)).await.map_err(refused("delete an object"))?;
+    match objects.head(&key).await {
+        Err(Error::NotFound) => Ok(conditional),
+        Ok(_) => Err(lacking("what was just deleted is still there")),
+        Err(error) => Err(refused("look for an object")(error)),
+    }
+}

@@ -1,0 +1,183 @@
+//! A bucket: of a server in this process, or of a real one.
+//!
+//! The server in process (s3s-fs) does little of what S3 does for two clients at once. It looks whether an object is there and
+//! then writes, it knows neither conditional reads nor a list of uploads, it takes a folder for an object, and writes into
+//! buckets that do not exist. It keeps the metadata of an object in a file that is named by the whole key, in base64: a key
+//! of more than 165 bytes fails, bucket and prefix being as short as here. What needs more runs against the server that
+//! `IT_S3_ENDPOINT` and `IT_S3_BUCKET` name, with credentials from the environment.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
+use larder::config::{S3Config, Secret};
+use larder::objects::s3::S3Objects;
+use s3s::Body;
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+const BUCKET: &str = "it0";
+
+/// A server in this process with one bucket. It ends when dropped.
+pub struct Bucket {
+    pub config: S3Config,
+    seen: Arc<Mutex<Seen>>,
+    _folder: TempDir,
+    running: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Seen {
+    calls: BTreeMap<&'static str, usize>,
+    /// What goes wrong with the next call of a name.
+    faults: Vec<(&'static str, Fault)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// 503 SlowDown; nothing is done.
+    SlowDown,
+    /// It is done, and the answer is a 500.
+    AnswerLost,
+    /// The answer ends after half of its body.
+    Cut,
+}
+
+impl Bucket {
+    pub async fn in_process() -> Bucket {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join(BUCKET)).unwrap();
+        let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(folder.path()).unwrap());
+        builder.set_auth(SimpleAuth::from_single("key", "secret"));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let config = config(listener.local_addr().unwrap());
+        let seen = Arc::<Mutex<Seen>>::default();
+        let running = tokio::spawn(serve(listener, builder.build(), seen.clone()));
+        Bucket { config, seen, _folder: folder, running }
+    }
+
+    pub async fn open(&self) -> S3Objects {
+        S3Objects::open(&self.config).await.unwrap()
+    }
+
+    /// What has been asked for since the last time, and how often.
+    pub fn calls(&self) -> BTreeMap<&'static str, usize> {
+        std::mem::take(&mut self.seen.lock().unwrap().calls)
+    }
+
+    /// Makes the next call of a name go wrong, `times` times.
+    pub fn fail(&self, call: &'static str, fault: Fault, times: usize) {
+        self.seen.lock().unwrap().faults.extend((0..times).map(|_| (call, fault)));
+    }
+}
+
+impl Drop for Bucket {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+fn config(at: SocketAddr) -> S3Config {
+    S3Config {
+        bucket: BUCKET.into(),
+        prefix: "a/store".into(),
+        endpoint: Some(format!("http://{at}")),
+        access_key_id: Some("key".into()),
+        secret_access_key: Some(Secret::new("secret")),
+        ..S3Config::default()
+    }
+}
+
+/// A corner of the bucket of a real server, when there is one.
+pub fn real() -> Option<S3Config> {
+    let endpoint = std::env::var("IT_S3_ENDPOINT").ok()?;
+    let bucket = std::env::var("IT_S3_BUCKET").ok()?;
+    let prefix = format!("it/{:016x}", rand::random::<u64>());
+    Some(S3Config { bucket, prefix, endpoint: Some(endpoint), ..S3Config::default() })
+}
+
+async fn serve(listener: TcpListener, service: S3Service, seen: Arc<Mutex<Seen>>) {
+    loop {
+        let (socket, _) = listener.accept().await.unwrap();
+        let (service, seen) = (service.clone(), seen.clone());
+        let watched = service_fn(move |request: Request<Incoming>| {
+            let fault = seen.lock().unwrap().note(name(&request));
+            let service = service.clone();
+            async move { Ok::<_, io::Error>(answer(&service, request, fault).await) }
+        });
+        tokio::spawn(async move {
+            // A client that goes away in the middle is what some tests do.
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(socket), watched).await;
+        });
+    }
+}
+
+impl Seen {
+    fn note(&mut self, name: &'static str) -> Option<Fault> {
+        *self.calls.entry(name).or_default() += 1;
+        let at = self.faults.iter().position(|(call, _)| *call == name)?;
+        Some(self.faults.remove(at).1)
+    }
+}
+
+async fn answer(service: &S3Service, request: Request<Incoming>, fault: Option<Fault>) -> Response<Body> {
+    if fault == Some(Fault::SlowDown) {
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, "SlowDown");
+    }
+    let answer = Service::call(service, request).await.unwrap();
+    match fault {
+        Some(Fault::AnswerLost) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
+        Some(Fault::Cut) => {
+            let (head, body) = answer.into_parts();
+            let bytes = BodyExt::collect(body).await.unwrap().to_bytes();
+            let half = Ok(Frame::data(bytes.slice(..bytes.len() / 2)));
+            // Later, so that the first half is on its way: an answer of which nothing has come is asked for again.
+            let cut = stream::once(async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Err(io::Error::other("cut"))
+            });
+            let body = StreamBody::new(stream::iter([half]).chain(cut));
+            Response::from_parts(head, Body::http_body_unsync(body))
+        }
+        _ => answer,
+    }
+}
+
+fn refusal(status: StatusCode, code: &str) -> Response<Body> {
+    let body = Bytes::from(format!("<Error><Code>{code}</Code><Message>on purpose</Message></Error>"));
+    Response::builder().status(status).body(Body::from(body)).unwrap()
+}
+
+/// The name of a call, as S3's price list has it.
+fn name(request: &Request<Incoming>) -> &'static str {
+    let query = request.uri().query().unwrap_or_default();
+    let has = |name: &str| form_urlencoded::parse(query.as_bytes()).any(|(key, _)| key == name);
+    let copied = request.headers().contains_key("x-amz-copy-source");
+    match *request.method() {
+        Method::GET if has("list-type") => "list",
+        Method::GET => "get",
+        Method::HEAD => "head",
+        Method::PUT if has("partNumber") && copied => "copy part",
+        Method::PUT if has("partNumber") => "put part",
+        Method::PUT if copied => "copy",
+        Method::PUT => "put",
+        Method::POST if has("uploads") => "begin upload",
+        Method::POST if has("uploadId") => "complete upload",
+        Method::DELETE if has("uploadId") => "abort upload",
+        Method::DELETE => "delete",
+        _ => "other",
+    }
+}
