@@ -1,7 +1,7 @@
 //! Objects in a bucket.
 //!
 //! A key is an S3 key behind the configured prefix. Small objects are written by one PUT, larger ones by a multipart
-//! upload on their final key ([`draft`]): S3 shows an object whole or not at all, and acknowledges it when it is durable.
+//! upload on their final key (`draft`): S3 shows an object whole or not at all, and acknowledges it when it is durable.
 //!
 //! S3 names a writing by its ETag, and equal bytes have equal ETags. So each object is written with a random mark in its
 //! metadata, and a [`Version`] is both: two writings never share one, and a write whose answer was lost finds out by its
