@@ -217,6 +217,7 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
         if let Some(piece) = self.peek(slot) {
             return Either::Left(ready(Ok(piece)));
         }
+        let here = || self.read.get(slot).or_else(|| self.pushed.get(slot));
         let (hot, owned) = (self.clone(), slot.clone());
         let land = move |piece: &Piece| hot.keep(owned, piece.clone());
         let is_chunk = matches!(slot, Slot::Chunk(..));
@@ -227,7 +228,7 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
                 fetching.await
             }
         };
-        Either::Right(self.flights.join(slot, work, land))
+        Either::Right(self.flights.join(slot, here, work, land))
     }
 
     /// Begins to keep an object of `bytes` bytes while it is pushed; nothing when it is too large, or too many are.

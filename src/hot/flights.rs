@@ -9,7 +9,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared, WeakShared};
+use futures::future::{BoxFuture, Shared, WeakShared, ready};
 use tokio::task::{JoinError, JoinHandle};
 
 /// Flights whose waiters have all gone are swept when so many new ones have started.
@@ -64,14 +64,16 @@ where
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins the flight for `key`, or starts it with `work`. What it brings is handed to `land`, unless the key was
-    /// forgotten meanwhile.
+    /// Joins the flight for `key`, or starts it with `work`, unless what it would bring is `here`. What it brings is handed
+    /// to `land`, unless the key was forgotten meanwhile.
     ///
     /// # Hidden contract
-    /// `work` and `land` are called under the lock: the first must only make its future, the second must not come back here.
+    /// All three are called under the lock, so that whoever finds neither flight nor bytes is the only one. `work` must only
+    /// make its future, the others must not come back here.
     pub fn join<F>(
         self: &Arc<Self>,
         key: &K,
+        here: impl FnOnce() -> Option<V>,
         work: impl FnOnce() -> F,
         land: impl FnOnce(&V) + Send + 'static,
     ) -> Flight<V, E>
@@ -81,6 +83,9 @@ where
         let mut under_way = self.under_way();
         if let Some(flight) = under_way.by_key.get(key).and_then(|(_, flight)| flight.upgrade()) {
             return flight;
+        }
+        if let Some(here) = here() {
+            return ready(Ok(here)).boxed().shared();
         }
         under_way.started += 1;
         let number = under_way.started;

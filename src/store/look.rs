@@ -8,7 +8,10 @@ use super::patience::{in_time, patiently};
 use super::{Error, Result, Store, hash};
 use crate::digest::Digest;
 use crate::hot::Slot;
-use crate::objects::{self, Key, Meta, Read};
+use crate::objects::{self, Distance, Key, Meta, Read};
+
+/// Reads of one object of which no two agree and none is right, before the store counts as busy.
+const READS_MAX: usize = 4;
 
 impl Store {
     /// What is known of an object, unless its bytes were found wrong: then it is as good as gone, and whoever asks whether
@@ -28,6 +31,7 @@ impl Store {
         let mut mine = false;
         let asking = self.looks.join(
             key,
+            || None,
             || {
                 mine = true;
                 let (store, key) = (self.clone(), key.clone());
@@ -98,9 +102,9 @@ impl Store {
     }
 
     async fn fetch_small(&self, key: &Key, digest: Digest) -> Result<Bytes> {
-        // A line may flip bits: what is far is read again before it is condemned.
-        let mut again = self.presence.is_kept();
-        loop {
+        let far = self.objects.distance() == Distance::Far;
+        let mut before = None;
+        for _ in 0..READS_MAX {
             let ticket = self.presence.ticket(key);
             let (meta, bytes) = match patiently(|| self.objects.read(key, None)).await {
                 Ok(Read::Fresh(meta, bytes)) => (meta, bytes),
@@ -110,17 +114,20 @@ impl Store {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let right = hash(digest.algorithm(), bytes.clone()).await? == digest;
-            if !right && std::mem::take(&mut again) {
-                continue;
-            }
-            self.record(&meta, right);
-            if right {
+            let actual = hash(digest.algorithm(), bytes.clone()).await?;
+            if actual == digest {
+                self.record(&meta, true);
                 self.presence.insert(ticket, &meta);
                 return Ok(bytes);
             }
-            return Err(Error::BlobUnknown(digest));
+            // A line may flip bits. What is wrong in the bucket is wrong in the same way again.
+            if !far || before == Some(actual) {
+                self.record(&meta, false);
+                return Err(Error::BlobUnknown(digest));
+            }
+            before = Some(actual);
         }
+        Err(Error::Busy)
     }
 
     /// Writes a small object that never changes under its key.

@@ -119,6 +119,7 @@ impl Repo {
             None => (None, Vec::new()),
         };
         pointer.push = Some(id);
+        let is_new = before.is_none();
         let known = live.iter().find(|live| live.id.identity == id.identity);
         if let (Some(before), Some(known)) = (before.filter(|before| before.push.is_some()), known) {
             return self.push_again(tag, &before, pointer, known, live.len()).await;
@@ -127,7 +128,7 @@ impl Repo {
         let family = push.family();
         let record = serde_json::to_vec(&Record { family: family.clone() });
         let record: Bytes = record.map_err(|error| Error::Internal(error.to_string().into()))?.into();
-        self.store.put(&key, record.clone()).await?;
+        let at = self.store.put(&key, record.clone()).await?.modified;
         self.store.hot.keep_pushed(Slot::Whole(key), &record);
         let expired = self.expired(tag, live, family).await?;
         if !expired.is_empty() {
@@ -136,6 +137,12 @@ impl Repo {
         }
         // The record tells by its own time that the tag is in use.
         self.store.used.insert(layout::used(self.tenant(), self.name(), tag), Instant::now());
+        // The first push of a tag is all that there is, as long as nobody else was first: its view is made from what is at
+        // hand, so that the next look at the tag costs one call.
+        if is_new && let Some(version) = self.put_new_tag(tag, &pointer).await? {
+            self.know_first(tag, version, &pointer, LivePush { id, at }).await;
+            return Ok(());
+        }
         self.put_tag(tag, pointer).await
     }
 

@@ -4,8 +4,9 @@
 //! the same time share the work: each byte is hashed once, by whoever comes to it first, and the last chunk is held back
 //! from all of them until the digest fits. What has been verified is remembered by version.
 //!
-//! A disk that gives wrong bytes is believed at once. Between us and a bucket lies a line: there an object is read once more
-//! before it is condemned, and chunks that are fetched again later must have the sums of those that were verified.
+//! A disk that gives wrong bytes is believed at once. Between us and a bucket lies a line that may flip bits: an object
+//! there is wrong when two reads of it agree on wrong bytes, and chunks that are fetched again later must have the sums of
+//! those that were verified.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -91,9 +92,10 @@ impl Checks {
 struct Hashed {
     /// Gone when it is finished.
     hasher: Option<Hasher>,
+    /// What it came to.
+    actual: Option<Digest>,
     /// Of the chunks that were hashed, in order.
     sums: Vec<u64>,
-    right: bool,
 }
 
 /// One reader's part in the verification of an object.
@@ -113,14 +115,14 @@ impl Progress {
         let last = index + 1 == self.chunks;
         if hashed.sums.len() as u64 == index {
             // The lock goes along: a reader that goes away loses nothing for the others.
-            let (piece, digest) = (piece.clone(), self.digest);
+            let piece = piece.clone();
             let hashing = tokio::task::spawn_blocking(move || {
                 if let Some(hasher) = &mut hashed.hasher {
                     hasher.update(&piece.bytes);
                     hashed.sums.push(piece.sum);
                 }
                 if last {
-                    hashed.right = hashed.hasher.take().is_some_and(|hasher| hasher.finish() == digest);
+                    hashed.actual = hashed.hasher.take().map(Hasher::finish);
                 }
                 hashed
             });
@@ -131,12 +133,14 @@ impl Progress {
         }
         // A chunk that came twice may have come wrong the second time.
         let is_hashed = hashed.sums.get(index as usize) == Some(&piece.sum);
-        if is_hashed && (!last || hashed.right) { Ok(()) } else { Err(Error::BlobUnknown(self.digest)) }
+        let fits = !last || hashed.actual == Some(self.digest);
+        if is_hashed && fits { Ok(()) } else { Err(Error::BlobUnknown(self.digest)) }
     }
 
     async fn conclude(&self, hashed: &Hashed) -> Result<()> {
         let store = &self.store;
-        if hashed.right {
+        let Some(actual) = hashed.actual else { return Ok(()) };
+        if actual == self.digest {
             store.checks.sums.insert(named(&self.meta), hashed.sums.as_slice().into());
             store.record(&self.meta, true);
             return Ok(());
@@ -144,10 +148,7 @@ impl Progress {
         for index in 0..self.chunks {
             store.hot.forget(&Slot::Chunk(self.meta.key.clone(), self.meta.version.clone(), index));
         }
-        if let Some(right) = store.fits(&self.meta, &self.digest).await? {
-            store.record(&self.meta, right);
-        }
-        Ok(())
+        store.confirm(&self.meta, &self.digest, actual).await
     }
 }
 
@@ -169,7 +170,7 @@ impl Store {
         let name = named(meta);
         let hashed = all.get(&name).and_then(Weak::upgrade).unwrap_or_else(|| {
             let hasher = Some(Hasher::new(digest.algorithm()));
-            Arc::new(tokio::sync::Mutex::new(Hashed { hasher, sums: Vec::new(), right: false }))
+            Arc::new(tokio::sync::Mutex::new(Hashed { hasher, actual: None, sums: Vec::new() }))
         });
         if all.len() >= PROGRESS_SWEEP {
             all.retain(|_, hashed| hashed.strong_count() > 0);
@@ -178,10 +179,27 @@ impl Store {
         Progress { store: self.clone(), meta: meta.clone(), digest: *digest, chunks, hashed }
     }
 
-    /// Reads an object past the hot layer: whether it fits its digest, when it still is that version.
-    async fn fits(&self, meta: &Meta, digest: &Digest) -> Result<Option<bool>> {
+    /// Reads an object of a store that is far once more, past the hot layer, after a read that came to a wrong digest.
+    /// Two reads that differ prove nothing but a bad line.
+    async fn confirm(&self, meta: &Meta, digest: &Digest, first: Digest) -> Result<()> {
+        let (found, second) = digest_of(&*self.objects, &meta.key, digest.algorithm()).await?;
+        if found.version == meta.version && (second == *digest || second == first) {
+            self.record(meta, second == *digest);
+        }
+        Ok(())
+    }
+
+    /// Reads an object past the hot layer, and records whether it fits its digest.
+    async fn check(&self, meta: &Meta, digest: &Digest) -> Result<()> {
         let (found, actual) = digest_of(&*self.objects, &meta.key, digest.algorithm()).await?;
-        Ok((found.version == meta.version).then_some(actual == *digest))
+        if found.version != meta.version {
+            return Ok(());
+        }
+        if actual != *digest && self.objects.distance() == Distance::Far {
+            return self.confirm(meta, digest, actual).await;
+        }
+        self.record(meta, actual == *digest);
+        Ok(())
     }
 
     /// Checks an object of which parts are being read, unless that has been done or is under way. Two at a time: further
@@ -200,14 +218,8 @@ impl Store {
         let begun = Begun(self.checks.in_background.clone(), meta.key.clone());
         let (store, meta, digest) = (self.clone(), meta.clone(), *digest);
         tokio::spawn(async move {
-            let mut fits = store.fits(&meta, &digest).await;
-            if matches!(fits, Ok(Some(false))) && store.objects.distance() == Distance::Far {
-                fits = store.fits(&meta, &digest).await;
-            }
-            match fits {
-                Ok(Some(right)) => store.record(&meta, right),
-                Ok(None) => {}
-                Err(error) => tracing::info!(key = %meta.key, %error, "object cannot be checked now"),
+            if let Err(error) = store.check(&meta, &digest).await {
+                tracing::info!(key = %meta.key, %error, "object cannot be checked now");
             }
             drop((turn, begun));
         });

@@ -179,6 +179,15 @@ impl Repo {
         Ok(known)
     }
 
+    /// Makes the view of a tag that has just been pushed for the first time. Whatever fails here is done when somebody asks.
+    pub(super) async fn know_first(&self, tag: &Tag, version: Version, pointer: &Pointer, push: LivePush) {
+        let live = vec![push];
+        match self.make(tag, pointer, &live).await {
+            Ok(hint) => self.store.views.known.insert(self.tag_key(tag), Arc::new(Known { version, live, hint })),
+            Err(error) => tracing::info!(repo = %self.name(), %tag, %error, "view is not made yet"),
+        }
+    }
+
     async fn hint(&self, tag: &Tag) -> Result<Option<Hint>> {
         let key = layout::view(self.tenant(), self.name(), tag);
         match patiently(|| self.store.objects.read(&key, None)).await {
@@ -255,6 +264,10 @@ impl Repo {
             missing_manifests: made.missing_manifests,
             view,
         };
+        // One push that is served as it is: to find that out costs no more than to read a hint.
+        if hint.view.is_none() && live.len() <= 1 {
+            return Ok(hint);
+        }
         let body = serde_json::to_vec(&hint).map_err(|error| Error::Internal(error.to_string().into()))?;
         // Without it, another server makes the same view again.
         let key = layout::view(self.tenant(), self.name(), tag);

@@ -2,8 +2,8 @@
 
 mod bucket;
 mod call;
-mod counting;
 mod crash;
+mod tap;
 mod wire;
 mod world;
 
