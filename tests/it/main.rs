@@ -4,6 +4,7 @@ mod bucket;
 mod call;
 mod counting;
 mod crash;
+mod fault;
 mod wire;
 mod world;
 
