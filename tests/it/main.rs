@@ -3,6 +3,7 @@
 mod bucket;
 mod call;
 mod crash;
+mod fault;
 mod tap;
 mod wire;
 mod world;

@@ -16,13 +16,25 @@ proxy_start() { # target [wireproxy options]
   PROXY=127.0.0.1:$(cat "$dir/port")
 }
 
-proxy_forget() { : >"$PROXY_LOG"; }
+proxy_forget() { proxy_settle && : >"$PROXY_LOG"; }
+
+# A request is written down when its answer is through, which the client may
+# know a moment earlier.
+proxy_settle() {
+  local before='' now
+  until now=$(stat -c %s "$PROXY_LOG") && [ "$now" = "$before" ]; do
+    before=$now
+    sleep 0.2
+  done
+}
 
 # Counts the requests for which a jq expression holds.
 proxy_count() { # expression
+  proxy_settle
   jq -s "[.[] | select($1)] | length" "$PROXY_LOG"
 }
 
 proxy_sum() { # expression field
+  proxy_settle
   jq -s "[.[] | select($1) | .$2] | add // 0" "$PROXY_LOG"
 }

@@ -38,11 +38,12 @@ s3_ready_or_dead() { not is_running s3 || s3_ready; }
 # The file in which the server keeps an object.
 s3_file() { echo "$(s3_dir)/root/$S3_BUCKET/$1"; }
 
-# A signed request of one's own: curl options, then the key.
-s3_curl() {
-  local options=("${@:1:$#-1}")
-  curl -fsS --aws-sigv4 aws:amz:us-east-1:s3 --user "$S3_KEY:$S3_SECRET" "${options[@]}" \
-    "http://${S3_VIA:-$S3}/$S3_BUCKET/${*: -1}"
+# A signed request of one's own.
+s3_curl() { # key [curl options]
+  local key=$1
+  shift
+  curl -fsS --aws-sigv4 aws:amz:us-east-1:s3 --user "$S3_KEY:$S3_SECRET" \
+    -H 'x-amz-content-sha256: UNSIGNED-PAYLOAD' "http://${S3_VIA:-$S3}/$S3_BUCKET/$key" "$@"
 }
 
 # The configuration of a server whose store is below a prefix of the bucket.
@@ -56,3 +57,17 @@ access_key_id = "$S3_KEY"
 secret_access_key = "$S3_SECRET"
 TOML
 }
+
+# What crossed the proxy between Larder and the bucket, one line a kind of call,
+# with how often: "11 HEAD blob". Left out is what the server does by itself:
+# probes, and looks for leftovers of uploads.
+s3_calls() {
+  proxy_settle
+  jq -r '
+    def kind: [scan("/(blobs|manifests|tags|pushes|views|used|referrers)/")] | last // ["meta"] | .[0];
+    select((.path + .query) | test("/[.]larder|uploads%2F|[?&]?uploads=") | not)
+    | .method + (if .query | test("list-type") then " list of " + (.query | @uri "\(.)" | gsub("%252F|%2F"; "/") | kind)
+      else " " + (.path | kind) end)' "$PROXY_LOG" | sort | uniq -c | sed 's/^ *//'
+}
+
+s3_call_count() { s3_calls | awk '{ sum += $1 } END { print sum + 0 }'; }
