@@ -1,18 +1,20 @@
 //! From a configuration to a running server, and down again.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::auth::Gate;
 use crate::config::Config;
 use crate::doors::{self, Doors};
 use crate::metrics::Metrics;
-use crate::names::Tenant;
+use crate::operator::Operator;
 use crate::objects::Objects;
 use crate::objects::fs::FsObjects;
 use crate::objects::s3::S3Objects;
@@ -20,6 +22,10 @@ use crate::store::{Store, format};
 
 /// How often idle uploads are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// How often what is stored is counted anew.
+const COUNT_EVERY: Duration = Duration::from_secs(12 * 3600);
+/// How often a server asks what others have found wrong.
+const LEARN_EVERY: Duration = Duration::from_secs(60);
 
 /// A server that has not begun to listen.
 pub struct App {
@@ -48,7 +54,21 @@ impl App {
         format::open(&*objects).await.context("cannot use the store")?;
         let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
         let store = Store::new(objects, config.clone(), metrics.clone());
-        Ok(App { config, metrics, store, gate: Arc::new(Gate::default()) })
+        store.load_quarantine().await.context("cannot read what is in quarantine")?;
+        let gate = Arc::new(Gate::new(config.clone()));
+        Ok(App { config, metrics, store, gate })
+    }
+
+    /// Tells commands on this host where the server is, when the store is its own.
+    pub fn announce(&self, addresses: &[SocketAddr]) {
+        if self.config.store.s3.is_some() {
+            return;
+        }
+        let left = Operator { addresses: addresses.to_vec(), token: self.gate.operator_token().clone() };
+        // A server on a full disk has better things to do than to end here.
+        if let Err(error) = left.announce(&self.config.store.path) {
+            tracing::warn!(%error, "commands on this host cannot find this server");
+        }
     }
 
     /// All that the server answers.
@@ -66,7 +86,12 @@ impl App {
 pub async fn run(app: App, listeners: Vec<TcpListener>, shutdown: impl Future<Output = ()>) {
     let (stop, stopped) = watch::channel(false);
     let router = app.router();
-    let sweeping = tokio::spawn(sweep(app.store.clone(), app.config.clone()));
+    let mut jobs = JoinSet::new();
+    jobs.spawn(sweep(app.store.clone(), app.config.clone()));
+    jobs.spawn(count(app.store.clone()));
+    if app.config.store.s3.is_some() {
+        jobs.spawn(learn(app.store.clone()));
+    }
     let serving = doors::listen::serve(listeners, router, &app.config.limits, app.metrics.clone(), stopped);
     let stopping = async {
         shutdown.await;
@@ -78,7 +103,7 @@ pub async fn run(app: App, listeners: Vec<TcpListener>, shutdown: impl Future<Ou
         () = serving => tracing::info!("stopped"),
         () = stopping => tracing::warn!("stopped with requests under way: the time to drain has run out"),
     }
-    sweeping.abort();
+    jobs.shutdown().await;
 }
 
 async fn sweep(store: Store, config: Arc<Config>) {
@@ -86,10 +111,32 @@ async fn sweep(store: Store, config: Arc<Config>) {
     loop {
         timer.tick().await;
         let idle = config.limits.upload_idle.get();
-        match store.sweep_uploads(&Tenant::default_tenant(), idle, SystemTime::now()).await {
+        match store.sweep_all_uploads(idle, SystemTime::now()).await {
             Ok(0) => {}
             Ok(uploads) => tracing::info!(uploads, "idle uploads were removed"),
             Err(error) => tracing::warn!(%error, "idle uploads cannot be removed"),
+        }
+    }
+}
+
+/// Counts what is stored: at the start, and now and then.
+async fn count(store: Store) {
+    let mut timer = tokio::time::interval(COUNT_EVERY);
+    loop {
+        timer.tick().await;
+        if let Err(error) = store.scan_usage().await {
+            tracing::warn!(%error, "what is stored cannot be counted");
+        }
+    }
+}
+
+/// Learns which objects other servers have found wrong.
+async fn learn(store: Store) {
+    let mut timer = tokio::time::interval(LEARN_EVERY);
+    loop {
+        timer.tick().await;
+        if let Err(error) = store.load_quarantine().await {
+            tracing::warn!(%error, "what is in quarantine cannot be read");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! for a set one. What has been parsed is valid; the rest of the code checks nothing again.
 
 mod store;
+mod tenants;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use crate::names::RepoName;
 
 pub use store::{Checksum, S3Config, Secret, StoreConfig};
+pub use tenants::{Quota, TenantConfig};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -28,6 +30,8 @@ pub struct Config {
     pub log: LogConfig,
     /// Rules for repositories; of those that match a name, the first counts.
     pub repositories: Vec<RepositoryConfig>,
+    /// Tenants; of those that have a pattern for a repository, it belongs to the first.
+    pub tenants: Vec<TenantConfig>,
 }
 
 /// Where clients find the server.
@@ -180,7 +184,7 @@ impl Config {
         if let Some(s3) = &self.store.s3 {
             s3.check()?;
         }
-        Ok(())
+        self.check_tenants()
     }
 }
 

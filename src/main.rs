@@ -106,9 +106,10 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
 async fn start(config: Config) -> anyhow::Result<()> {
     let app = App::open(config).await?;
     let listeners: Vec<_> = app.config.server.listen.iter().map(|at| listen::bind(*at)).collect::<Result<_, _>>()?;
-    let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr()).collect::<Result<_, _>>()?;
+    let addresses: Vec<SocketAddr> = listeners.iter().map(|listener| listener.local_addr()).collect::<Result<_, _>>()?;
     // First: whoever has read the announcement may send a signal.
     let stop = stop_signal()?;
+    app.announce(&addresses);
     announce(&app.config, &addresses);
     app::run(app, listeners, stop).await;
     Ok(())

@@ -1,6 +1,6 @@
 //! What the server counts. One instance, passed through; names are stable.
 
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// All metrics of one server.
 pub struct Metrics {
@@ -17,6 +17,10 @@ pub struct Metrics {
     pub blobs_stored: IntCounter,
     pub blobs_mounted: IntCounter,
     pub corrupt_objects: IntCounter,
+    pub uploads_refused: IntCounter,
+    pub free_bytes: IntGauge,
+    pub stored_bytes: IntGaugeVec,
+    pub stored_blobs: IntGaugeVec,
     pub views_made: IntCounter,
     pub view_seconds: Histogram,
     pub view_pushes: IntCounter,
@@ -47,6 +51,19 @@ impl Default for Metrics {
             blobs_stored: m.counter("larder_blobs_stored_total", "Blobs received and stored."),
             blobs_mounted: m.counter("larder_blobs_mounted_total", "Blobs mounted from where they were already."),
             corrupt_objects: m.counter("larder_corrupt_objects_total", "Objects whose bytes did not fit their digest."),
+            uploads_refused: m
+                .counter("larder_uploads_refused_total", "Uploads refused for want of room: disk full, or quota."),
+            free_bytes: m.gauge("larder_free_bytes", "Free bytes of the store's filesystem, at the last upload."),
+            stored_bytes: m.gauges(
+                "larder_stored_bytes",
+                "Bytes of blobs by tenant, as this server has counted them.",
+                &["tenant"],
+            ),
+            stored_blobs: m.gauges(
+                "larder_stored_blobs",
+                "Blobs by tenant, as this server has counted them.",
+                &["tenant"],
+            ),
             views_made: m.counter(
                 "larder_views_made_total",
                 "Views made from more than one push, or from less than all of one.",
@@ -103,6 +120,10 @@ impl Maker<'_> {
         self.keep(IntGauge::new(name, help))
     }
 
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.keep(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
         self.keep(HistogramVec::new(HistogramOpts::new(name, help).buckets(seconds()), labels))
     }
@@ -126,7 +147,9 @@ mod tests {
         let metrics = Metrics::default();
         metrics.requests.with_label_values(&["blob", "GET", "200"]).inc();
         metrics.request_seconds.with_label_values(&["blob"]).observe(0.1);
+        metrics.stored_bytes.with_label_values(&["default"]).set(1);
+        metrics.stored_blobs.with_label_values(&["default"]).set(1);
         let text = metrics.render();
-        assert_eq!(text.matches("# HELP larder_").count(), 19, "{text}");
+        assert_eq!(text.matches("# HELP larder_").count(), 23, "{text}");
     }
 }

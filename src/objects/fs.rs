@@ -24,7 +24,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
-use super::{ByteStream, Draft, Error, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Version, When};
+use super::{ByteStream, Draft, Error, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Unfinished, Version, When};
 
 /// Our own folder: outside the key space, since no key component begins with a dot at the top.
 const PRIVATE: &str = ".larder";
@@ -401,6 +401,27 @@ impl Objects for FsObjects {
                 file.write_all(b"probe").map_err(from_io)?;
             }
             Ok(())
+        })
+        .await
+    }
+
+    fn space(&self) -> Option<Space> {
+        // In place, like a stat: the kernel has it in memory.
+        let found = rustix::fs::statvfs(&self.inner.root).ok()?;
+        Some(Space { free: found.f_bavail * found.f_frsize, total: found.f_blocks * found.f_frsize })
+    }
+
+    async fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        self.blocking(|inner| {
+            let mut found = Vec::new();
+            for entry in fs::read_dir(&inner.tmp).map_err(from_io)? {
+                let entry = entry.map_err(from_io)?;
+                // Finished since the folder was read, or not.
+                let Ok(meta) = entry.metadata() else { continue };
+                let name = format!("{PRIVATE}/tmp/{}", entry.file_name().display());
+                found.push(Unfinished { name, since: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH) });
+            }
+            Ok(found)
         })
         .await
     }

@@ -97,6 +97,24 @@ pub enum Error {
     Backend(Arc<str>),
 }
 
+/// The room of a backend that has a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that can still be written.
+    pub free: u64,
+    /// Bytes in all, whoever uses them.
+    pub total: u64,
+}
+
+/// Something that was begun and neither finished nor given up: a temporary file, an upload of parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// What the backend calls it.
+    pub name: String,
+    /// When it was last written to, or begun, by the backend's clock.
+    pub since: SystemTime,
+}
+
 /// A store of objects. All methods are safe to call concurrently, from any task.
 ///
 /// A write is durable and visible to every reader, `list` included, once its call has returned; before that, the key
@@ -130,6 +148,12 @@ pub trait Objects: Send + Sync + 'static {
 
     /// One round trip that proves that the store answers and takes writes.
     async fn probe(&self) -> Result<()>;
+
+    /// How much room there is, where there is a bound. Asked for every upload, so it waits for nothing.
+    fn space(&self) -> Option<Space>;
+
+    /// Writes that are under way, and those that a crash left behind.
+    async fn unfinished(&self) -> Result<Vec<Unfinished>>;
 }
 
 pub use crate::config::READ_BYTES_MAX;

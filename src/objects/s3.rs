@@ -35,7 +35,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
-use super::{ByteStream, Draft, Error, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Version, When};
+use super::{ByteStream, Draft, Error, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Unfinished, Version, When};
 use crate::config::{Checksum, S3Config};
 use pool::Pool;
 
@@ -324,5 +324,13 @@ impl Objects for S3Objects {
 
     async fn probe(&self) -> Result<()> {
         self.inner.put(&probe::key(), "probe".into(), When::Always).await.map(drop)
+    }
+
+    fn space(&self) -> Option<Space> {
+        None
+    }
+
+    async fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        list::unfinished(self).await
     }
 }

@@ -134,6 +134,9 @@ impl Repo {
                         }
                         None => {
                             let right = state.hasher.finish() == digest;
+                            if !right {
+                                store.quarantine.add(&*store.objects, &meta).await;
+                            }
                             record(&store.checked, &store.metrics, meta, right);
                             return match state.held {
                                 Some(last) if right => Ok(Some((last, None))),
@@ -155,6 +158,7 @@ impl Repo {
             return Err(Error::Body(BodyError::TooLarge { limit }));
         }
         let key = self.blob_key(digest);
+        let mut place = self.place(size)?;
         let mut body = Portions::new(body);
         let (first, _turn) = self.first_portion(&mut body).await?;
         if let Some(error) = first.failed {
@@ -163,21 +167,26 @@ impl Repo {
         if first.last {
             let bytes = first.join();
             fits(digest, super::hash(digest.algorithm(), bytes.clone()).await?)?;
-            let meta = self.store.put(&key, bytes.clone()).await?;
+            place.write(bytes.len() as u64)?;
+            let meta = self.noticing(self.store.put(&key, bytes.clone()).await)?;
+            place.stored(meta.size);
             if meta.size <= self.hot_blob_max() {
                 self.store.hot.insert(key, bytes);
             }
         } else {
             let mut draft = self.store.objects.begin(&key, size).await?;
             let hashers = vec![Hasher::new(digest.algorithm())];
-            let received = pump(first, &mut body, &mut *draft, hashers, limit).await?;
+            let received = pump(first, &mut body, &mut *draft, hashers, (limit, &mut place)).await;
+            let received = self.noticing(received)?;
             if let Some(error) = received.failed {
                 return Err(Error::Body(error));
             }
             for hasher in received.hashers {
                 fits(digest, hasher.finish())?;
             }
-            draft.commit().await?;
+            let meta = self.noticing(draft.commit().await.map_err(Error::from))?;
+            place.stored(meta.size);
+            self.store.heal(&key).await;
         }
         self.store.metrics.blobs_stored.inc();
         Ok(())
@@ -212,13 +221,12 @@ impl Repo {
         if named.is_none() {
             named = self.named_by(digest, &mut seen).await?;
         }
-        if self.store.head(&key).await?.is_none() {
-            return Err(Error::BlobUnknown(*digest));
-        }
+        let Some(meta) = self.store.head(&key).await? else { return Err(Error::BlobUnknown(*digest)) };
         if let Some(by) = named {
             return Err(Error::Referenced { digest: *digest, by });
         }
         self.store.delete(std::slice::from_ref(&key)).await?;
+        self.store.usage().account(self.tenant()).removed(meta.size);
         self.store.hot.forget(&key);
         Ok(())
     }

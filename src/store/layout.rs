@@ -12,6 +12,7 @@
 //!   repos/<name>/!/used/<tag>                          when the tag was last served
 //!   uploads/<id>/state                                 a chunked upload: what has arrived, and the hash state
 //!   uploads/<id>/parts/<offset>-<nonce>                its bytes so far, one object a request
+//! quarantine/<key>                                     note: this version of the object under the key is wrong
 //! ```
 //!
 //! `!` is outside the grammar of names: so repository `a` may have a repository `a/b` beside it on a filesystem, and no
@@ -28,6 +29,26 @@ use crate::objects::Key;
 /// The format of the store as a whole.
 pub fn format() -> Key {
     Key::new("meta/format")
+}
+
+/// All tenants.
+pub const TENANTS: &str = "t/";
+/// All notes of what is wrong.
+pub const QUARANTINE: &str = "quarantine/";
+
+/// The note that the object under a key is wrong.
+pub fn quarantine(key: &Key) -> Key {
+    Key::new(format!("{QUARANTINE}{key}"))
+}
+
+/// A text that sorts behind every key of one tenant and before every key of the next: for skipping over it.
+pub fn tenant_end(tenant: &Tenant) -> String {
+    format!("t/{tenant}/~")
+}
+
+/// Whose key it is.
+pub fn tenant_of(key: &str) -> Option<Tenant> {
+    key.strip_prefix(TENANTS)?.split_once('/')?.0.parse().ok()
 }
 
 /// All of a tenant.
@@ -149,6 +170,8 @@ pub enum Place {
     Blob { tenant: Tenant, digest: Digest },
     Repo { tenant: Tenant, repo: RepoName, item: RepoItem },
     Upload { tenant: Tenant, id: UploadId, item: UploadItem },
+    /// What is noted of the object under this key.
+    Quarantine(Key),
 }
 
 /// What in a repository.
@@ -174,7 +197,11 @@ pub fn parse(key: &str) -> Option<Place> {
     if key == "meta/format" {
         return Some(Place::Format);
     }
-    let (tenant, rest) = key.strip_prefix("t/")?.split_once('/')?;
+    if let Some(of) = key.strip_prefix(QUARANTINE) {
+        let noted = parse(of).is_some_and(|place| !matches!(place, Place::Quarantine(_)));
+        return noted.then(|| Place::Quarantine(Key::new(of)));
+    }
+    let (tenant, rest) = key.strip_prefix(TENANTS)?.split_once('/')?;
     let tenant: Tenant = tenant.parse().ok()?;
     let (kind, rest) = rest.split_once('/')?;
     match kind {
@@ -274,6 +301,7 @@ mod tests {
                 (referrer(&t, &r, &a, &b), repo(RepoItem::Referrer { subject: a, manifest: b })),
                 (upload_state(&t, &id), upload(UploadItem::State)),
                 (upload_part(&t, &id, offset, nonce), upload(UploadItem::Part { offset, nonce })),
+                (quarantine(&blob(&t, &a)), Place::Quarantine(blob(&t, &a))),
             ] {
                 prop_assert_eq!(parse(key.as_str()), Some(place));
             }

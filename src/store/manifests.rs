@@ -55,6 +55,8 @@ pub struct Parsed {
     pub media_type: &'static str,
     /// What must be in the tenant's blobs.
     pub blobs: Vec<Digest>,
+    /// How many bytes the manifest says that each of `blobs` has.
+    pub sizes: Vec<u64>,
     /// What must be among the repository's manifests.
     pub children: Vec<Digest>,
     pub subject: Option<Digest>,
@@ -145,26 +147,34 @@ impl Document {
         let config_type = self.config.as_ref().map(|config| config.media_type().to_string());
         let named = self.config.iter().chain(self.manifests.iter().flatten());
         let cache = named.into_iter().any(|named| named.media_type().as_ref() == CACHE_CONFIG);
-        let (mut blobs, mut children) = (Vec::new(), Vec::new());
+        let (mut blobs, mut sizes, mut children) = (Vec::new(), Vec::new(), Vec::new());
         if matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST) {
             let config = self.config.ok_or_else(|| invalid("config is missing"))?;
             blobs.push(digest_of(&config)?);
+            sizes.push(config.size());
             for layer in self.layers.unwrap_or_default() {
                 let digest = digest_of(&layer)?;
                 if !is_foreign(&layer) {
                     blobs.push(digest);
+                    sizes.push(layer.size());
                 }
             }
         } else {
             // Builders push caches as indexes whose children are layers: what a child is, its media type says.
             for child in self.manifests.unwrap_or_default() {
-                let kind = if is_manifest(child.media_type()) { &mut children } else { &mut blobs };
-                kind.push(digest_of(&child)?);
+                let digest = digest_of(&child)?;
+                if is_manifest(child.media_type()) {
+                    children.push(digest);
+                } else {
+                    blobs.push(digest);
+                    sizes.push(child.size());
+                }
             }
         }
         Ok(Parsed {
             media_type,
             blobs,
+            sizes,
             children,
             cache,
             subject: self.subject.as_ref().map(digest_of).transpose()?,
@@ -219,7 +229,7 @@ impl Repo {
         self.require(&parsed).await?;
         let key = self.manifest_key(&actual);
         let size = bytes.len() as u64;
-        self.store.put(&key, bytes.clone()).await?;
+        self.noticing(self.store.put(&key, bytes.clone()).await)?;
         if let Some(subject) = &parsed.subject {
             self.put_referrer(subject, &actual, size, &parsed).await?;
         }

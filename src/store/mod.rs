@@ -10,10 +10,14 @@ pub mod layout;
 pub mod manifests;
 pub mod patience;
 pub mod pushes;
+mod quarantine;
 mod receive;
 pub mod referrers;
+pub mod room;
 pub mod tags;
+mod tenants;
 pub mod uploads;
+pub mod usage;
 pub mod views;
 
 use std::ops::Deref;
@@ -77,10 +81,30 @@ pub enum Error {
     Body(#[from] BodyError),
     #[error("store is busy")]
     Busy,
-    #[error("store is full")]
+    #[error("store is full: there is no room for uploads until something is deleted")]
     Full,
+    /// What is left of the disk is kept in reserve.
+    #[error(
+        "store is full: {} are free and {} are kept in reserve{}", shown(*free), shown(*reserve), others(*coming)
+    )]
+    Short { free: u64, reserve: u64, coming: u64 },
+    #[error("tenant {tenant} has {} of the {} that it may store{}", shown(*stored), shown(*max), more(*size))]
+    OverQuota { tenant: Tenant, stored: u64, max: u64, size: u64 },
     #[error("internal error: {0}")]
     Internal(Arc<str>),
+}
+
+/// Bytes for people.
+fn shown(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).display().iec().to_string()
+}
+
+fn others(coming: u64) -> String {
+    if coming > 0 { format!("; {} are on their way", shown(coming)) } else { String::new() }
+}
+
+fn more(bytes: u64) -> String {
+    if bytes > 0 { format!(", and was sent {}", shown(bytes)) } else { String::new() }
 }
 
 impl From<objects::Error> for Error {
@@ -128,8 +152,10 @@ pub struct Inner {
     used: Cache<Key, std::time::Instant>,
     /// What this process has checked, and what came of it. A new version of a key is unchecked.
     checked: Cache<Key, (Version, blobs::Checked)>,
+    quarantine: Arc<quarantine::Quarantine>,
     cancelled: Cache<UploadId, ()>,
     uploads: Arc<Semaphore>,
+    room: Arc<room::Room>,
     /// Sessions whose state is being replaced.
     sessions: [tokio::sync::Mutex<()>; STRIPES],
     /// Held shared while a manifest is checked and written with its tags, alone while something is deleted that manifests
@@ -153,8 +179,10 @@ impl Store {
             views: views::Views::default(),
             used: newest(KNOWN_TAGS_MAX),
             checked: newest(VERIFIED_MAX),
+            quarantine: Arc::default(),
             cancelled: newest(CANCELLED_MAX),
             uploads: Arc::new(Semaphore::new(config.limits.uploads)),
+            room: Arc::new(room::Room::new(objects.clone(), config.clone(), metrics.clone())),
             sessions: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             references: tokio::sync::RwLock::new(()),
             objects,
@@ -181,11 +209,14 @@ impl Inner {
     /// [`Error::BlobUnknown`].
     async fn small(&self, key: &Key, digest: Digest) -> Result<Bytes> {
         let (objects, metrics, checked) = (self.objects.clone(), self.metrics.clone(), self.checked.clone());
-        let owned = key.clone();
+        let (owned, quarantine) = (key.clone(), self.quarantine.clone());
         let fetch = move || async move {
             match patiently(|| objects.read(&owned, None)).await {
                 Ok(Read::Fresh(meta, bytes)) => {
                     let actual = hash(digest.algorithm(), bytes.clone()).await?;
+                    if actual != digest {
+                        quarantine.add(&*objects, &meta).await;
+                    }
                     blobs::record(&checked, &metrics, meta, actual == digest);
                     if actual == digest { Ok(bytes) } else { Err(Error::BlobUnknown(digest)) }
                 }
@@ -210,7 +241,9 @@ impl Inner {
     /// Writes a small object.
     async fn put(&self, key: &Key, body: impl Into<Bytes>) -> Result<Meta> {
         let body = body.into();
-        Ok(patiently(|| self.objects.put(key, body.clone(), When::Always)).await?)
+        let meta = patiently(|| self.objects.put(key, body.clone(), When::Always)).await?;
+        self.heal(key).await;
+        Ok(meta)
     }
 
     /// Deletes in the given order.
@@ -224,7 +257,7 @@ impl Inner {
     }
 
     fn is_wrong(&self, meta: &Meta) -> bool {
-        self.checked.get(&meta.key) == Some((meta.version.clone(), blobs::Checked::Wrong))
+        self.quarantine.has(meta) || self.checked.get(&meta.key) == Some((meta.version.clone(), blobs::Checked::Wrong))
     }
 }
 

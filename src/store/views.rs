@@ -291,14 +291,16 @@ impl Repo {
 
     /// Content before pointer, here as everywhere: the config, then the manifest that names it.
     async fn store_view(&self, digest: Digest, manifest: Bytes, config: Digest, bytes: Bytes) -> Result<()> {
+        let size = bytes.len() as u64;
         for (key, bytes) in [(self.blob_key(&config), bytes), (self.manifest_key(&digest), manifest)] {
-            match self.store.put(&key, bytes.clone()).await {
+            match self.noticing(self.store.put(&key, bytes.clone()).await) {
                 // Reads go on: this server has it in memory, and makes it again when it has not.
                 Err(Error::Full) => tracing::warn!(%key, "view is not stored, the store is full"),
                 done => drop(done?),
             }
             self.store.hot.insert(key, bytes);
         }
+        self.store.usage().account(self.tenant()).added(size);
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use larder::objects::{ByteStream, Draft, Key, Meta, Objects, Read, Result, Version, When};
+use larder::objects::{ByteStream, Draft, Key, Meta, Objects, Read, Result, Space, Unfinished, Version, When};
 
 /// Counts the calls of each method. Not counted: the pages of a list, and what is written to a draft.
 pub struct Counting<O> {
@@ -68,5 +68,13 @@ impl<O: Objects> Objects for Counting<O> {
 
     async fn probe(&self) -> Result<()> {
         self.count("probe").probe().await
+    }
+
+    fn space(&self) -> Option<Space> {
+        self.objects.space()
+    }
+
+    async fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        self.count("unfinished").unfinished().await
     }
 }

@@ -14,7 +14,7 @@ use larder::buildkit::CONFIG_MEDIA_TYPE;
 use larder::config::Config;
 use larder::digest::Digest;
 use larder::objects::fs::FsObjects;
-use larder::objects::{ByteStream, Draft, Error, Key, Meta, Objects, Read, Result, Version, When};
+use larder::objects::{ByteStream, Draft, Error, Key, Meta, Objects, Read, Result, Space, Unfinished, Version, When};
 use larder::store::check::{Depth, check};
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -74,6 +74,14 @@ impl Objects for StopAfter {
 
     async fn probe(&self) -> Result<()> {
         self.objects.probe().await
+    }
+
+    fn space(&self) -> Option<Space> {
+        self.objects.space()
+    }
+
+    async fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        self.objects.unfinished().await
     }
 }
 

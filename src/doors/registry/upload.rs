@@ -7,13 +7,15 @@ use http::{HeaderValue, StatusCode};
 use super::error::OciError;
 use super::{Answer, Call, DOCKER_CONTENT_DIGEST, respond};
 use crate::digest::{Algorithm, Digest};
-use crate::store::uploads::{Closing, Session};
+use crate::store::uploads::{Chunk, Session};
 use crate::store::{self, Repo};
 
 const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
-/// Begins a session without any I/O.
+/// Begins a session without any I/O. What could not be stored is refused here already: a builder that has sent nothing
+/// yet gets to read why.
 pub fn begin(repo: &Repo, algorithm: Algorithm) -> Result<Response, OciError> {
+    repo.expect_room()?;
     Ok(progress(StatusCode::ACCEPTED, repo, &Session::begin(algorithm), 0).set(CONTENT_LENGTH, 0).done())
 }
 
@@ -30,8 +32,8 @@ pub async fn mount(repo: &Repo, digest: Digest) -> Result<Response, OciError> {
 }
 
 pub async fn append(repo: &Repo, mut session: Session, call: Call) -> Result<Response, OciError> {
-    let at = call.chunk_start()?;
-    match repo.append(&session, at, call.body).await {
+    let chunk = Chunk { at: call.chunk_start()?, size: call.size(), body: call.body };
+    match repo.append(&session, chunk).await {
         Ok(offset) => {
             session.staged = offset > 0 || session.staged;
             Ok(progress(StatusCode::ACCEPTED, repo, &session, offset).set(CONTENT_LENGTH, 0).done())
@@ -47,7 +49,7 @@ pub async fn status(repo: &Repo, mut session: Session) -> Result<Response, OciEr
 }
 
 pub async fn seal(repo: &Repo, session: Session, digest: Digest, call: Call) -> Result<Response, OciError> {
-    let closing = Closing { at: call.chunk_start()?, size: call.size(), body: call.body };
+    let closing = Chunk { at: call.chunk_start()?, size: call.size(), body: call.body };
     match repo.seal(&session, &digest, closing).await {
         Ok(()) => Ok(created(repo, &digest)),
         Err(error) => Err(refused(repo, session, error)),
