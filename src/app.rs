@@ -16,9 +16,12 @@ use crate::doors::{self, Doors};
 use crate::metrics::Metrics;
 use crate::operator::Operator;
 use crate::objects::Objects;
-use crate::objects::fs::FsObjects;
+use crate::objects::fs::{self, FsObjects};
 use crate::objects::s3::S3Objects;
-use crate::store::{Store, format};
+use crate::store::check::{Event, Summary};
+use crate::store::{self, Store, format};
+
+pub use crate::store::check::Depth;
 
 /// How often idle uploads are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
@@ -59,6 +62,20 @@ impl App {
         Ok(App { config, metrics, store, gate })
     }
 
+    /// Opens a store that there is: where there is none, nothing is made.
+    pub async fn open_existing(config: Config) -> anyhow::Result<App> {
+        let path = &config.store.path;
+        if config.store.s3.is_none() && !path.join(format::key().as_str()).exists() {
+            anyhow::bail!("there is no store in {}", path.display());
+        }
+        App::open(config).await
+    }
+
+    /// Checks the store, and tells what it finds.
+    pub async fn check(&self, depth: Depth, repair: bool, report: impl FnMut(Event) + Send) -> store::Result<Summary> {
+        self.store.check(depth, repair, report).await
+    }
+
     /// Tells commands on this host where the server is, when the store is its own.
     pub fn announce(&self, addresses: &[SocketAddr]) {
         if self.config.store.s3.is_some() {
@@ -80,6 +97,11 @@ impl App {
             metrics: self.metrics.clone(),
         })
     }
+}
+
+/// Whether a store could not be opened because another process has it open.
+pub fn is_in_use(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(fs::OpenError::InUse(_)))
 }
 
 /// Serves until `shutdown` resolves, then lets requests under way finish, for as long as the configuration grants.

@@ -23,6 +23,13 @@ struct Cli {
 enum Command {
     /// Run the server. Needs no configuration: it keeps its store in ./larder-data and listens on 127.0.0.1:5000.
     Serve(Serve),
+    /// Say whether everything in the store fits together, and mend it.
+    Check {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        check: cli::check::Check,
+    },
     /// Say what a tag on a running server is made of.
     Inspect(cli::inspect::Inspect),
     /// Work with the configuration.
@@ -46,16 +53,36 @@ struct Source {
     config: Option<PathBuf>,
 }
 
+/// Where the configuration and the store are.
 #[derive(Args)]
-struct Serve {
+struct Place {
     #[command(flatten)]
     source: Source,
-    /// Address to listen on, instead of those in the configuration. May be given several times.
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: Vec<SocketAddr>,
     /// Folder of the store, instead of the one in the configuration.
     #[arg(long, value_name = "FOLDER")]
     store: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Serve {
+    #[command(flatten)]
+    place: Place,
+    /// Address to listen on, instead of those in the configuration. May be given several times.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Vec<SocketAddr>,
+}
+
+impl Place {
+    fn load(self) -> anyhow::Result<Config> {
+        let mut config = self.source.load()?;
+        if let Some(path) = self.store {
+            if config.store.s3.is_some() {
+                anyhow::bail!("--store names a folder, but the configuration has [store.s3]: use one of them");
+            }
+            config.store.path = path;
+        }
+        Ok(config)
+    }
 }
 
 impl Source {
@@ -70,12 +97,16 @@ impl Source {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Serve(serve) => run(serve),
-        Command::Inspect(inspect) => block_on(inspect.run()),
-        Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|_| println!("valid")),
+        Command::Serve(serve) => run(serve).map(|()| ExitCode::SUCCESS),
+        Command::Check { place, check } => place.load().and_then(|config| block_on(check.run(config))),
+        Command::Inspect(inspect) => block_on(inspect.run()).map(|()| ExitCode::SUCCESS),
+        Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|_| {
+            println!("valid");
+            ExitCode::SUCCESS
+        }),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("larder: {error:#}");
             ExitCode::FAILURE
@@ -84,22 +115,16 @@ fn main() -> ExitCode {
 }
 
 fn run(serve: Serve) -> anyhow::Result<()> {
-    let mut config = serve.source.load()?;
+    let mut config = serve.place.load()?;
     if !serve.listen.is_empty() {
         config.server.listen = serve.listen;
-    }
-    if let Some(path) = serve.store {
-        if config.store.s3.is_some() {
-            anyhow::bail!("--store names a folder, but the configuration has [store.s3]: use one of them");
-        }
-        config.store.path = path;
     }
     log(&config.log)?;
     raise_file_limit();
     block_on(start(config))
 }
 
-fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 

@@ -1,3 +1,5 @@
-//! Commands that ask a running server.
+//! Commands beside `serve`.
 
+pub mod check;
 pub mod inspect;
+mod lines;

@@ -5,13 +5,14 @@
 pub mod admin;
 pub mod listen;
 pub mod observe;
+pub mod orders;
 pub mod registry;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
 
 use crate::auth::Gate;
 use crate::config::Config;
@@ -35,6 +36,8 @@ pub fn router(doors: Doors) -> Router {
         .route("/readyz", get(admin::readyz))
         .route("/metrics", get(admin::metrics))
         .route("/api/inspect", get(admin::inspect))
+        .route("/api/usage", get(admin::usage))
+        .route("/api/check", post(orders::check))
         .route("/v2", registry.clone())
         .route("/v2/", registry.clone())
         .route("/v2/{*path}", registry)

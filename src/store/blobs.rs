@@ -134,10 +134,11 @@ impl Repo {
                         }
                         None => {
                             let right = state.hasher.finish() == digest;
-                            if !right {
-                                store.quarantine.add(&*store.objects, &meta).await;
+                            if right {
+                                record(&store.checked, &store.metrics, meta, true);
+                            } else {
+                                store.suspect(meta, &digest).await;
                             }
-                            record(&store.checked, &store.metrics, meta, right);
                             return match state.held {
                                 Some(last) if right => Ok(Some((last, None))),
                                 None if right => Ok(None),

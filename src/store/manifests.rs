@@ -62,6 +62,8 @@ pub struct Parsed {
     pub subject: Option<Digest>,
     /// It is a cache manifest.
     pub cache: bool,
+    /// Of a cache manifest, the blob with its records.
+    pub config: Option<Digest>,
     /// What a list of referrers says of it.
     pub artifact_type: Option<String>,
     pub annotations: Option<HashMap<String, String>>,
@@ -146,7 +148,8 @@ impl Document {
     fn understand(self, media_type: &'static str) -> Result<Parsed> {
         let config_type = self.config.as_ref().map(|config| config.media_type().to_string());
         let named = self.config.iter().chain(self.manifests.iter().flatten());
-        let cache = named.into_iter().any(|named| named.media_type().as_ref() == CACHE_CONFIG);
+        let records = named.into_iter().find(|named| named.media_type().as_ref() == CACHE_CONFIG);
+        let records = records.map(digest_of).transpose()?;
         let (mut blobs, mut sizes, mut children) = (Vec::new(), Vec::new(), Vec::new());
         if matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST) {
             let config = self.config.ok_or_else(|| invalid("config is missing"))?;
@@ -176,7 +179,8 @@ impl Document {
             blobs,
             sizes,
             children,
-            cache,
+            cache: records.is_some(),
+            config: records,
             subject: self.subject.as_ref().map(digest_of).transpose()?,
             artifact_type: self.artifact_type.filter(|text| !text.is_empty()).or(config_type),
             annotations: self.annotations,

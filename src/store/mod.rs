@@ -213,12 +213,16 @@ impl Inner {
         let fetch = move || async move {
             match patiently(|| objects.read(&owned, None)).await {
                 Ok(Read::Fresh(meta, bytes)) => {
-                    let actual = hash(digest.algorithm(), bytes.clone()).await?;
-                    if actual != digest {
-                        quarantine.add(&*objects, &meta).await;
+                    if hash(digest.algorithm(), bytes.clone()).await? == digest {
+                        blobs::record(&checked, &metrics, meta, true);
+                        return Ok(bytes);
                     }
-                    blobs::record(&checked, &metrics, meta, actual == digest);
-                    if actual == digest { Ok(bytes) } else { Err(Error::BlobUnknown(digest)) }
+                    if !quarantine::is_wrong(&*objects, &meta, &digest).await? {
+                        return Err(Error::Busy);
+                    }
+                    quarantine.add(&*objects, &meta).await;
+                    blobs::record(&checked, &metrics, meta, false);
+                    Err(Error::BlobUnknown(digest))
                 }
                 Ok(Read::Same) | Err(objects::Error::NotFound) => Err(Error::BlobUnknown(digest)),
                 Err(error) => Err(error.into()),

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::layout::Place;
 use super::patience::patiently;
 use super::{Error, FAN_OUT, Inner, Result, layout};
+use crate::digest::{Digest, Hasher};
 use crate::objects::{self, Key, Meta, Objects, Read, Version, When};
 
 /// Notes kept in memory. A store with more wrong objects has another trouble; of those, a server knows only what it has
@@ -69,6 +70,25 @@ impl Quarantine {
     }
 }
 
+/// Whether bytes that did not fit their digest do not fit when they are read again, all of them and of this version. One
+/// reading proves nothing: a bit may flip on the way from a bucket.
+pub(super) async fn is_wrong(objects: &dyn Objects, meta: &Meta, digest: &Digest) -> Result<bool> {
+    let (found, mut bytes) = match objects.get(&meta.key, 0..u64::MAX).await {
+        Ok(opened) => opened,
+        Err(objects::Error::NotFound) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    let mut hasher = Hasher::new(digest.algorithm());
+    while let Some(piece) = bytes.try_next().await? {
+        hasher = tokio::task::spawn_blocking(move || {
+            hasher.update(&piece);
+            hasher
+        })
+        .await?;
+    }
+    Ok(found.version == meta.version && hasher.finish() != *digest)
+}
+
 /// All notes of a store, with the objects that they are about.
 pub(super) async fn notes(objects: &dyn Objects) -> Result<Vec<(Key, Note)>> {
     let listed = objects.list(layout::QUARANTINE, None).err_into::<Error>();
@@ -93,6 +113,18 @@ impl Inner {
             notes.insert(key, Version(note.version.into()));
         }
         Ok(())
+    }
+
+    /// Bytes did not fit their digest. They are read again and, when they still do not fit, go into quarantine.
+    pub(super) async fn suspect(&self, meta: Meta, digest: &Digest) {
+        match is_wrong(&*self.objects, &meta, digest).await {
+            Ok(true) => {
+                self.quarantine.add(&*self.objects, &meta).await;
+                super::blobs::record(&self.checked, &self.metrics, meta, false);
+            }
+            Ok(false) => tracing::warn!(key = %meta.key, "object was damaged on its way from the store"),
+            Err(error) => tracing::warn!(key = %meta.key, %error, "object that did not fit cannot be read again"),
+        }
     }
 
     /// An object has been written anew: what was noted of it is of the past.

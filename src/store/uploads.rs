@@ -52,7 +52,7 @@ pub struct Chunk {
 
 /// Content of `uploads/<id>/state`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct State {
+struct State {
     /// A session belongs to the repository that began it.
     repo: String,
     algorithm: Algorithm,
@@ -258,9 +258,13 @@ struct Staged {
     failed: Option<BodyError>,
 }
 
+/// The objects that hold what has been received, by the state of an upload.
+pub(super) fn parts_of(state: &[u8], tenant: &Tenant, id: &UploadId) -> serde_json::Result<Vec<Key>> {
+    Ok(serde_json::from_slice::<State>(state)?.part_keys(tenant, id))
+}
+
 impl State {
-    /// The objects that hold what has been received.
-    pub(super) fn part_keys(&self, tenant: &Tenant, id: &UploadId) -> Vec<Key> {
+    fn part_keys(&self, tenant: &Tenant, id: &UploadId) -> Vec<Key> {
         self.parts.iter().map(|part| layout::upload_part(tenant, id, part.offset, part.nonce)).collect()
     }
 

@@ -1,0 +1,81 @@
+//! What operators order of a running server: long work, told line by line in JSON as it goes on.
+//!
+//! An order ends with the connection that gave it.
+
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::stream;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
+
+use super::Doors;
+use crate::store::check::{Depth, Event};
+
+#[derive(Deserialize)]
+#[serde(default)]
+#[derive(Default)]
+pub struct CheckOrder {
+    read_data: bool,
+    repair: bool,
+}
+
+/// Checks the store: see `larder check`.
+pub async fn check(State(doors): State<Doors>, headers: HeaderMap, Query(order): Query<CheckOrder>) -> Response {
+    if let Err(refused) = admit(&doors, &headers) {
+        return refused;
+    }
+    let depth = if order.read_data { Depth::Bytes } else { Depth::Names };
+    told(|lines| async move {
+        let report = |event| tell(&lines, &event);
+        if let Err(error) = doors.store.check(depth, order.repair, report).await {
+            tell(&lines, &Event::Failed(error.to_string()));
+        }
+    })
+}
+
+/// Only who can read the files of the store may give orders.
+pub fn admit(doors: &Doors, headers: &HeaderMap) -> Result<(), Response> {
+    let field = headers.get(AUTHORIZATION).and_then(|field| field.to_str().ok());
+    let token = field.and_then(|field| field.strip_prefix("Bearer "));
+    doors.gate.admit_operator(token).map_err(|denied| super::admin::refuse(StatusCode::FORBIDDEN, &denied.to_string()))
+}
+
+/// Does the work, and answers with what it tells.
+pub fn told<F: Future<Output = ()> + Send + 'static>(work: impl FnOnce(UnboundedSender<Bytes>) -> F) -> Response {
+    let (lines, told) = unbounded_channel();
+    let work = Work { told, task: tokio::spawn(work(lines)) };
+    let lines = stream::unfold(work, |mut work| async move {
+        let line = work.told.recv().await?;
+        Some((Ok::<_, std::convert::Infallible>(line), work))
+    });
+    ([(CONTENT_TYPE, "application/jsonl")], Body::from_stream(lines)).into_response()
+}
+
+/// One line.
+pub fn tell(lines: &UnboundedSender<Bytes>, what: &impl Serialize) {
+    match serde_json::to_vec(what) {
+        Ok(mut line) => {
+            line.push(b'\n');
+            // Who does not listen any more has ended the work.
+            let _ = lines.send(line.into());
+        }
+        Err(error) => tracing::error!(%error, "line cannot be told"),
+    }
+}
+
+/// Work that ends when nobody listens.
+struct Work {
+    told: UnboundedReceiver<Bytes>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
