@@ -24,12 +24,7 @@ enum Command {
     /// Run the server. Needs no configuration: it keeps its store in ./larder-data and listens on 127.0.0.1:5000.
     Serve(Serve),
     /// Say whether everything in the store fits together, and mend it.
-    Check {
-        #[command(flatten)]
-        place: Place,
-        #[command(flatten)]
-        check: cli::check::Check,
-    },
+    Check(CheckStore),
     /// Say what a tag on a running server is made of.
     Inspect(cli::inspect::Inspect),
     /// Work with the configuration.
@@ -61,6 +56,14 @@ struct Place {
     /// Folder of the store, instead of the one in the configuration.
     #[arg(long, value_name = "FOLDER")]
     store: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct CheckStore {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    check: cli::check::Check,
 }
 
 #[derive(Args)]
@@ -98,7 +101,7 @@ impl Source {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(serve) => run(serve).map(|()| ExitCode::SUCCESS),
-        Command::Check { place, check } => place.load().and_then(|config| block_on(check.run(config))),
+        Command::Check(order) => order.place.load().and_then(|config| block_on(order.check.run(config))),
         Command::Inspect(inspect) => block_on(inspect.run()).map(|()| ExitCode::SUCCESS),
         Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|_| {
             println!("valid");

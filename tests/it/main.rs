@@ -8,9 +8,11 @@ mod wire;
 mod world;
 
 mod bad_input;
+mod check;
 mod objects;
 mod over_s3;
 mod registry;
 mod server;
 mod shape;
+mod tenants;
 mod views;

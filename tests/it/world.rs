@@ -61,6 +61,12 @@ impl World {
         self.running = Some(Running::open(&self.config).await);
     }
 
+    /// The same folder under a new server with another configuration.
+    pub async fn reconfigure(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        self.restart().await;
+    }
+
     fn running(&self) -> &Running {
         self.running.as_ref().unwrap()
     }

@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::super::layout::{self, Place, RepoItem};
+use super::super::layout::{self, Place, RepoItem, UploadItem};
 use super::super::manifests::Parsed;
 use super::super::patience::patiently;
 use super::super::referrers::Referrer;
@@ -106,7 +106,10 @@ impl Look<'_> {
             Some(Place::Blob { digest, .. }) => self.blob(key, &digest).await,
             Some(Place::Repo { tenant, repo, item }) => self.item(key, &tenant, &repo, item, &known).await,
             Some(Place::Quarantine(of)) => self.note(key, &of).await,
-            Some(Place::Upload { .. }) => Ok(Vec::new()),
+            Some(Place::Upload { tenant, id, item: UploadItem::State }) => {
+                self.upload(&tenant, &id, Some(meta), Vec::new()).await
+            }
+            Some(Place::Upload { item: UploadItem::Part { .. }, .. }) => Ok(Vec::new()),
         }
     }
 
@@ -334,14 +337,14 @@ impl At<'_> {
         }
     }
 
-    /// What a manifest is; nothing when it cannot be told.
+    /// What a manifest is; nothing when it cannot be told, or not be trusted.
     async fn fact(&self, digest: &Digest) -> Result<Option<Fact>> {
         let known = self.facts().get(digest).copied();
         if known.is_some() {
             return Ok(known);
         }
         let Some(bytes) = self.look.read(&self.manifest_key(digest)).await? else { return Ok(None) };
-        let parsed = Parsed::parse(&bytes, None).ok();
+        let parsed = (Digest::of(digest.algorithm(), &bytes) == *digest).then(|| Parsed::parse(&bytes, None).ok()).flatten();
         Ok(parsed.map(|parsed| Fact { media_type: parsed.media_type, subject: parsed.subject }))
     }
 
@@ -355,10 +358,9 @@ impl At<'_> {
         if !missing.is_empty() {
             return Ok(missing);
         }
+        let Some(fact) = self.fact(&pointer.digest).await? else { return Ok(Vec::new()) };
         let size = self.size_of_manifest(&pointer.digest).await?.unwrap_or(pointer.size);
-        let fact = self.fact(&pointer.digest).await?;
-        let media_type = fact.map_or(pointer.media_type.as_str(), |fact| fact.media_type);
-        let (said, is) = ((&*pointer.media_type, pointer.size), (media_type, size));
+        let (said, is) = ((&*pointer.media_type, pointer.size), (fact.media_type, size));
         let shown = |(media_type, size): (&str, u64)| format!("{media_type} of {size} bytes");
         if said == is { Ok(Vec::new()) } else { Ok(self.found(Problem::TagDiffers { said: shown(said), is: shown(is) })) }
     }

@@ -16,6 +16,7 @@ use super::super::tags::Pointer;
 use super::super::{Result, Store};
 use super::look::{Known, Look};
 use super::problem::{Finding, Problem};
+use crate::digest::Digest;
 use crate::objects::{self, Key, Meta, Read};
 
 /// What is younger may be of a push under way.
@@ -41,7 +42,8 @@ pub(super) async fn repair(store: &Store, look: &Look<'_>, finding: &Finding) ->
             let Some((_, bytes)) = repair.read(key).await? else { return Ok(None) };
             let Ok(mut pointer) = serde_json::from_slice::<Pointer>(&bytes) else { return Ok(None) };
             let manifest = repair.read(&layout::manifest(&tenant, &repo, &pointer.digest)).await?;
-            let Some((_, manifest)) = manifest else { return Ok(None) };
+            let fits = |bytes: &Bytes| Digest::of(pointer.digest.algorithm(), bytes) == pointer.digest;
+            let Some((_, manifest)) = manifest.filter(|(_, bytes)| fits(bytes)) else { return Ok(None) };
             pointer.media_type = Parsed::parse(&manifest, None)?.media_type.to_string();
             pointer.size = manifest.len() as u64;
             repair.write(key, &pointer).await
