@@ -14,10 +14,10 @@ use crate::auth::Gate;
 use crate::config::Config;
 use crate::doors::{self, Doors};
 use crate::metrics::Metrics;
-use crate::operator::Operator;
 use crate::objects::Objects;
 use crate::objects::fs::{self, FsObjects};
 use crate::objects::s3::S3Objects;
+use crate::operator::Operator;
 use crate::store::check::{Event, Summary};
 use crate::store::{self, Store, format};
 

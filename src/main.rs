@@ -134,7 +134,8 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
 async fn start(config: Config) -> anyhow::Result<()> {
     let app = App::open(config).await?;
     let listeners: Vec<_> = app.config.server.listen.iter().map(|at| listen::bind(*at)).collect::<Result<_, _>>()?;
-    let addresses: Vec<SocketAddr> = listeners.iter().map(|listener| listener.local_addr()).collect::<Result<_, _>>()?;
+    let addresses: Vec<SocketAddr> =
+        listeners.iter().map(|listener| listener.local_addr()).collect::<Result<_, _>>()?;
     // First: whoever has read the announcement may send a signal.
     let stop = stop_signal()?;
     app.announce(&addresses);

@@ -49,7 +49,7 @@ impl Check {
                 let flag = |set: bool| if set { "true" } else { "false" };
                 let query = [("read_data", flag(self.read_data)), ("repair", flag(self.repair))];
                 let server = Server::of(&config).await?;
-                server.order("/api/check", &query, |line| Ok(shown.value(Ok(line)))).await?;
+                server.order("/api/check", &query, |line| shown.value(Ok(line))).await?;
             }
             Err(error) => return Err(error),
         }
@@ -145,7 +145,8 @@ fn line(told: &Value) -> Option<String> {
     }
     let count = |name: &str| done[name].as_u64().unwrap_or(0);
     done.is_object().then(|| {
-        let read = if count("bytes") > 0 { format!(", {} of blobs read", bytes(count("bytes"))) } else { String::new() };
+        let read =
+            if count("bytes") > 0 { format!(", {} of blobs read", bytes(count("bytes"))) } else { String::new() };
         let (broken, notes, repaired) = (count("broken"), count("notes"), count("repaired"));
         format!("{} objects{read}: {broken} broken, {notes} notes, {repaired} repaired", count("objects"))
     })
@@ -175,7 +176,8 @@ mod tests {
             told.iter().for_each(|told| shown.value(Ok(told.clone())));
             shown.end().map(|code| format!("{code:?}"))
         };
-        let done = |broken: u64, repaired: u64| json!({ "done": { "broken": broken, "repaired": repaired, "notes": 1 } });
+        let done =
+            |broken: u64, repaired: u64| json!({ "done": { "broken": broken, "repaired": repaired, "notes": 1 } });
         let code = |code: u8| format!("{:?}", ExitCode::from(code));
         assert_eq!(end(&[done(0, 1)]).unwrap(), code(0));
         assert_eq!(end(&[done(2, 1)]).unwrap(), code(3));

@@ -30,12 +30,7 @@ impl Server {
     }
 
     /// Gives an order, and hands each line of the answer to `each`.
-    pub async fn order(
-        &self,
-        path: &str,
-        query: &[(&str, &str)],
-        mut each: impl FnMut(Value) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
+    pub async fn order(&self, path: &str, query: &[(&str, &str)], mut each: impl FnMut(Value)) -> anyhow::Result<()> {
         let request = self.client.post(format!("{}{path}", self.url)).query(query);
         let mut response = request.bearer_auth(self.operator.token.expose()).send().await?;
         if !response.status().is_success() {
@@ -47,7 +42,7 @@ impl Server {
             rest.extend_from_slice(&piece);
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = rest.drain(..=end).collect();
-                each(serde_json::from_slice(&line)?)?;
+                each(serde_json::from_slice(&line)?);
             }
         }
         Ok(())

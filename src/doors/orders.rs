@@ -26,8 +26,8 @@ pub struct CheckOrder {
 
 /// Checks the store: see `larder check`.
 pub async fn check(State(doors): State<Doors>, headers: HeaderMap, Query(order): Query<CheckOrder>) -> Response {
-    if let Err(refused) = admit(&doors, &headers) {
-        return refused;
+    if let Some(refusal) = refusal(&doors, &headers) {
+        return refusal;
     }
     let depth = if order.read_data { Depth::Bytes } else { Depth::Names };
     told(|lines| async move {
@@ -38,11 +38,12 @@ pub async fn check(State(doors): State<Doors>, headers: HeaderMap, Query(order):
     })
 }
 
-/// Only who can read the files of the store may give orders.
-pub fn admit(doors: &Doors, headers: &HeaderMap) -> Result<(), Response> {
+/// What everybody else is told: only who can read the files of the store may give orders.
+pub fn refusal(doors: &Doors, headers: &HeaderMap) -> Option<Response> {
     let field = headers.get(AUTHORIZATION).and_then(|field| field.to_str().ok());
     let token = field.and_then(|field| field.strip_prefix("Bearer "));
-    doors.gate.admit_operator(token).map_err(|denied| super::admin::refuse(StatusCode::FORBIDDEN, &denied.to_string()))
+    let denied = doors.gate.admit_operator(token).err()?;
+    Some(super::admin::refuse(StatusCode::FORBIDDEN, &denied.to_string()))
 }
 
 /// Does the work, and answers with what it tells.

@@ -24,7 +24,9 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
-use super::{ByteStream, Draft, Error, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Unfinished, Version, When};
+use super::{
+    ByteStream, Draft, Error, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Unfinished, Version, When,
+};
 
 /// Our own folder: outside the key space, since no key component begins with a dot at the top.
 const PRIVATE: &str = ".larder";

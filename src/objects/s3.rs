@@ -35,7 +35,9 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
-use super::{ByteStream, Draft, Error, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Unfinished, Version, When};
+use super::{
+    ByteStream, Draft, Error, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Unfinished, Version, When,
+};
 use crate::config::{Checksum, S3Config};
 use pool::Pool;
 

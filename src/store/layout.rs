@@ -167,9 +167,20 @@ fn digest(algorithm: &str, hex: &str) -> Option<Digest> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     Format,
-    Blob { tenant: Tenant, digest: Digest },
-    Repo { tenant: Tenant, repo: RepoName, item: RepoItem },
-    Upload { tenant: Tenant, id: UploadId, item: UploadItem },
+    Blob {
+        tenant: Tenant,
+        digest: Digest,
+    },
+    Repo {
+        tenant: Tenant,
+        repo: RepoName,
+        item: RepoItem,
+    },
+    Upload {
+        tenant: Tenant,
+        id: UploadId,
+        item: UploadItem,
+    },
     /// What is noted of the object under this key.
     Quarantine(Key),
 }

@@ -54,7 +54,9 @@ impl Quarantine {
     pub(super) async fn add(&self, objects: &dyn Objects, meta: &Meta) {
         {
             let mut notes = self.write();
-            if notes.len() >= NOTES_MAX || notes.insert(meta.key.clone(), meta.version.clone()).as_ref() == Some(&meta.version) {
+            if notes.len() >= NOTES_MAX
+                || notes.insert(meta.key.clone(), meta.version.clone()).as_ref() == Some(&meta.version)
+            {
                 return;
             }
         }

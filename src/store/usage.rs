@@ -18,6 +18,7 @@ use super::layout::{Place, RepoItem};
 use super::manifests::Parsed;
 use super::patience::patiently;
 use super::{Result, Store, layout};
+use crate::digest::Digest;
 use crate::metrics::Metrics;
 use crate::names::{RepoName, Tenant};
 use crate::objects::{self, Objects, Read};
@@ -223,7 +224,7 @@ enum Counted {
     Bytes(u64),
     Blob(u64),
     Tag(RepoName),
-    Manifest(RepoName, Option<Parsed>),
+    Manifest(RepoName, Vec<(Digest, u64)>),
     Nothing,
 }
 
@@ -237,7 +238,11 @@ async fn scan(objects: &dyn Objects, tenant: &Tenant) -> Result<Scanned> {
             Some(Place::Repo { repo, item: RepoItem::Tag(_), .. }) => Counted::Tag(repo),
             Some(Place::Repo { repo, item: RepoItem::Manifest(_), .. }) => {
                 match patiently(|| objects.read(&meta.key, None)).await {
-                    Ok(Read::Fresh(_, bytes)) => Counted::Manifest(repo, Parsed::parse(&bytes, None).ok()),
+                    Ok(Read::Fresh(_, bytes)) => {
+                        let parsed = Parsed::parse(&bytes, None);
+                        let named = parsed.map(|parsed| parsed.blobs.into_iter().zip(parsed.sizes).collect());
+                        Counted::Manifest(repo, named.unwrap_or_default())
+                    }
                     Ok(Read::Same) | Err(objects::Error::NotFound) => Counted::Nothing,
                     Err(error) => return Err(error.into()),
                 }
@@ -252,16 +257,15 @@ async fn scan(objects: &dyn Objects, tenant: &Tenant) -> Result<Scanned> {
             Counted::Bytes(bytes) => found.bytes += bytes,
             Counted::Blob(bytes) => (found.bytes, found.blobs) = (found.bytes + bytes, found.blobs + 1),
             Counted::Tag(repo) => found.repositories.entry(repo.to_string()).or_default().tags += 1,
-            Counted::Manifest(repo, parsed) => {
+            Counted::Manifest(repo, named) => {
                 let usage = found.repositories.entry(repo.to_string()).or_default();
                 usage.manifests += 1;
                 if of.as_ref() != Some(&repo) {
                     seen.clear();
                     of = Some(repo);
                 }
-                let parsed = parsed.iter().flat_map(|parsed| parsed.blobs.iter().zip(&parsed.sizes));
                 // Eight bytes of a digest: this is memory for each blob of a repository, and an estimate.
-                let new = parsed.filter(|(digest, _)| seen.insert(digest.bytes().first_chunk::<8>().copied()));
+                let new = named.iter().filter(|(digest, _)| seen.insert(digest.bytes().first_chunk::<8>().copied()));
                 usage.bytes = new.fold(usage.bytes, |sum, (_, size)| sum.saturating_add(*size));
             }
             Counted::Nothing => {}

@@ -220,7 +220,8 @@ async fn usage_is_counted_at_the_start_and_kept_by_tenant_and_repository() {
     world.patch(session).body("chunk").await.expect(202);
     let usage = async |world: &World| {
         let told = world.get("/api/usage").await.expect(200).json();
-        let shown = |tenant: &serde_json::Value| (tenant["tenant"].clone(), tenant["bytes"].clone(), tenant["blobs"].clone());
+        let shown =
+            |tenant: &serde_json::Value| (tenant["tenant"].clone(), tenant["bytes"].clone(), tenant["blobs"].clone());
         (told["tenants"].as_array().unwrap().iter().map(shown).collect::<Vec<_>>(), told)
     };
     let (followed, _) = usage(&world).await;

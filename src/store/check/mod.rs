@@ -7,6 +7,7 @@
 //! The store may be in use. What looks broken is looked at again when the walk is through, this time by asking the backend
 //! for everything: what was pushed or deleted meanwhile is not reported.
 
+mod in_repo;
 mod look;
 mod problem;
 mod repair;
@@ -106,8 +107,10 @@ impl Store {
     /// Checks the store and tells what it finds; mends what can be mended when told to.
     pub async fn check(&self, depth: Depth, repair: bool, mut report: impl FnMut(Event) + Send) -> Result<Summary> {
         let accounts = self.usage().accounts();
-        let expected = |count: fn(&super::usage::Account) -> u64| accounts.iter().map(|(_, account)| count(account)).sum();
-        let (blobs_expected, bytes_expected) = (expected(|account| account.blobs()), expected(|account| account.stored()));
+        let expected =
+            |count: fn(&super::usage::Account) -> u64| accounts.iter().map(|(_, account)| count(account)).sum();
+        let (blobs_expected, bytes_expected) =
+            (expected(|account| account.blobs()), expected(|account| account.stored()));
         let check = Check::new(&*self.objects, &self.config, depth).await?;
         let findings = check
             .run(|progress| report(Event::Progress(Progress { blobs_expected, bytes_expected, ..progress })))

@@ -28,7 +28,10 @@ pub(super) async fn repair(store: &Store, look: &Look<'_>, finding: &Finding) ->
     let repair = Repair { store, look, finding };
     match (&finding.problem, layout::parse(key.as_str())) {
         (Problem::WrongBytes, _) => repair.quarantine().await,
-        (Problem::Missing(_) | Problem::Unreadable(_), Some(Place::Repo { item: RepoItem::Tag(tag), tenant, repo })) => {
+        (
+            Problem::Missing(_) | Problem::Unreadable(_),
+            Some(Place::Repo { item: RepoItem::Tag(tag), tenant, repo }),
+        ) => {
             // What a tag serves beside its last push, it still does.
             let others = layout::pushes_prefix(&tenant, &repo, &tag);
             if store.list(&others).await?.is_empty() { repair.withdraw().await } else { Ok(None) }
@@ -129,7 +132,8 @@ impl Repair<'_> {
     }
 
     async fn write(&self, key: &Key, content: &impl serde::Serialize) -> Result<Option<&'static str>> {
-        let body = serde_json::to_vec(content).map_err(|error| super::super::Error::Internal(error.to_string().into()))?;
+        let body =
+            serde_json::to_vec(content).map_err(|error| super::super::Error::Internal(error.to_string().into()))?;
         self.store.put(key, body).await?;
         self.store.tags.invalidate(key);
         Ok(Some("written anew"))

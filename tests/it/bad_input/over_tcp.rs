@@ -50,7 +50,8 @@ async fn a_client_that_sends_all_before_it_reads_gets_to_read_why_it_was_refused
     let mut stream = server.connect().await;
     let body = vec![0; 8 << 20];
     let uri = crate::world::with_digest(&location, &larder::digest::Digest::sha256(b""));
-    let head = format!("PUT {uri} HTTP/1.1\r\nhost: larder\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head =
+        format!("PUT {uri} HTTP/1.1\r\nhost: larder\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
     tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut stream, &body).await.unwrap();
     let answer = wire::rest(&mut stream).await;
