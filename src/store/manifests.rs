@@ -281,11 +281,17 @@ impl Repo {
             Reference::Digest(digest) => {
                 let bytes = self.manifest_bytes(digest).await?.ok_or_else(unknown)?;
                 let media_type = media_type_of(&bytes)?.to_string();
+                if self.names_wrong(&bytes).await? {
+                    return Err(unknown());
+                }
                 Ok(Manifest { digest: *digest, media_type, bytes })
             }
             Reference::Tag(tag) => {
                 let served = self.served(tag).await?.ok_or_else(unknown)?;
                 let bytes = self.manifest_bytes(&served.digest).await?.ok_or_else(unknown)?;
+                if self.names_wrong(&bytes).await? {
+                    return Err(unknown());
+                }
                 Ok(Manifest { digest: served.digest, media_type: served.media_type, bytes })
             }
         }

@@ -12,8 +12,9 @@ use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::layout::Place;
+use super::manifests::Parsed;
 use super::patience::patiently;
-use super::{Error, FAN_OUT, Inner, Result, layout};
+use super::{Error, FAN_OUT, Inner, Repo, Result, layout};
 use crate::digest::{Digest, Hasher};
 use crate::objects::{self, Key, Meta, Objects, Read, Version, When};
 
@@ -104,6 +105,26 @@ pub(super) async fn notes(objects: &dyn Objects) -> Result<Vec<(Key, Note)>> {
     });
     let found = reads.try_buffered(FAN_OUT).try_filter_map(|found| async move { Ok(found) });
     found.take(NOTES_MAX).try_collect().await
+}
+
+impl Repo {
+    /// Whether a manifest names a blob that is in quarantine: to serve it would fail the build that relies on it, where
+    /// without it the build only has no cache, or asks for another image. Costs nothing when nothing is in quarantine.
+    pub(super) async fn names_wrong(&self, manifest: &[u8]) -> Result<bool> {
+        if self.store.quarantine.read().is_empty() {
+            return Ok(false);
+        }
+        let parsed = Parsed::parse(manifest, None)?;
+        let keys = parsed.blobs.iter().map(|digest| self.blob_key(digest));
+        let noted: Vec<Key> = keys.filter(|key| self.store.quarantine.read().contains_key(key)).collect();
+        for key in noted {
+            // Another server may have it anew.
+            if self.store.head(&key).await?.is_none() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 impl Inner {

@@ -1,5 +1,6 @@
 //! `larder check`: every kind of damage is found and named, and what can be mended without risk is mended.
 
+mod bucket;
 mod busy;
 mod found;
 mod repaired;

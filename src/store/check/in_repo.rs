@@ -106,10 +106,9 @@ impl At<'_> {
 
     /// Bytes of a manifest of the repository; nothing when it is not there.
     async fn size_of_manifest(&self, digest: &Digest) -> Result<Option<u64>> {
-        let key = self.manifest_key(digest);
         match self.known.manifests.as_ref().and_then(|known| known.get(digest)) {
-            Some(size) if !self.look.wrong.contains_key(&key) => Ok(Some(*size)),
-            _ => Ok(self.look.head(&key).await?.map(|meta| meta.size)),
+            Some(size) => Ok(Some(*size)),
+            None => Ok(self.look.head(&self.manifest_key(digest)).await?.map(|meta| meta.size)),
         }
     }
 

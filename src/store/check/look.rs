@@ -148,10 +148,10 @@ impl Look<'_> {
         Ok(parse(&bytes).err().map(|problem| Finding::new(key, problem)).into_iter().collect())
     }
 
-    /// What is known of an object that is there and not noted as wrong.
+    /// What is known of an object that is there. When it is in quarantine, that is said of it, and not again of all that
+    /// names it.
     pub(super) async fn head(&self, key: &Key) -> Result<Option<Meta>> {
         match patiently(|| self.objects.head(key)).await {
-            Ok(meta) if self.wrong.get(key) == Some(&meta.version) => Ok(None),
             Ok(meta) => Ok(Some(meta)),
             Err(objects::Error::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
@@ -160,9 +160,7 @@ impl Look<'_> {
 
     /// Bytes of a blob; nothing when it is not there.
     pub(super) async fn size_of(&self, key: &Key, digest: &Digest, known: &Known) -> Result<Option<u64>> {
-        if let Some(size) = known.blobs.as_ref().and_then(|blobs| blobs.size(digest))
-            && !self.wrong.contains_key(key)
-        {
+        if let Some(size) = known.blobs.as_ref().and_then(|blobs| blobs.size(digest)) {
             return Ok(Some(size));
         }
         Ok(self.head(key).await?.map(|meta| meta.size))

@@ -91,10 +91,11 @@ impl Problem {
             | Problem::Unreadable(_)
             | Problem::Missing(_)
             | Problem::TagDiffers { .. }
-            | Problem::ReferrerMissing(_)
             | Problem::ReferrerDiffers
             | Problem::NoFormat => false,
-            Problem::LayersGone(_)
+            // As a crash leaves a push that was not acknowledged.
+            Problem::ReferrerMissing(_)
+            | Problem::LayersGone(_)
             | Problem::StaleHint(_)
             | Problem::UnreadableHint
             | Problem::Orphan

@@ -42,7 +42,12 @@ async fn rot_that_a_reader_finds_is_known_to_the_next_server() {
     s.world.get(&uri).await.expect(404);
     s.world.restart().await;
     s.world.head(&uri).await.expect(404);
+    // An image that cannot be pulled to its end is not offered.
+    for image in ["v1".to_string(), s.image.digest.to_string()] {
+        s.world.get(format!("/v2/a/manifests/{image}")).await.expect(404);
+    }
     s.world.put_blob("a", "layer of one").await;
+    s.world.get("/v2/a/manifests/v1").await.expect(200);
     s.world.restart().await;
     s.world.get(&uri).await.expect(200);
     assert_eq!(s.kinds(Depth::Bytes).await, [""; 0]);
