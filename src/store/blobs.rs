@@ -159,7 +159,7 @@ impl Repo {
             return Err(Error::Body(BodyError::TooLarge { limit }));
         }
         let key = self.blob_key(digest);
-        let mut place = self.place(size)?;
+        let mut place = self.place(size).await?;
         let mut body = Portions::new(body);
         let (first, _turn) = self.first_portion(&mut body).await?;
         if let Some(error) = first.failed {

@@ -5,12 +5,14 @@
 //! through: they are small, a build fails without them after all of its layers were sent, and what makes room must be able
 //! to write too. That is what the reserve of the disk is for.
 //!
-//! Nothing is remembered of a store that was full: every upload looks anew.
+//! While somebody makes room, uploads that do not fit wait for that, for a while: a build that is late is better than one
+//! that fails. Nothing is remembered of a store that was full: every upload looks anew.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::usage::{Account, Usage};
 use super::{Error, Repo, Result, Store};
@@ -26,6 +28,13 @@ const ENOUGH_RESERVES: u64 = 3;
 /// disk is full.
 const EVICTION_PART: u64 = 100;
 
+/// How long an upload waits for room that is being made. Below the usual 60 s of proxies.
+const WAIT: Duration = Duration::from_secs(40);
+/// Rounds of eviction that it waits for: the first may have begun before the room was short.
+const ROUNDS: usize = 2;
+/// After a round that did not make enough, none is asked for and none is waited for, for so long.
+const FUTILE: Duration = Duration::from_secs(10);
+
 /// Who has how much room.
 pub struct Room {
     pub(super) usage: Usage,
@@ -35,21 +44,70 @@ pub struct Room {
     /// Bytes that uploads under way have announced and not yet written.
     coming: AtomicU64,
     pressed: Notify,
+    /// Somebody makes room when told to.
+    relieved: AtomicBool,
+    /// Tells that a round of eviction has ended, and when one did last that did not make enough room.
+    rounds: watch::Sender<Option<Instant>>,
+}
+
+/// A round of eviction. Dropped, it has ended, and those who wait for room look again.
+pub struct Round<'a>(&'a Room);
+
+impl Drop for Round<'_> {
+    fn drop(&mut self) {
+        let room = self.0;
+        let mut accounts = room.usage.accounts().into_iter();
+        let is_short = room.shortage() > 0 || accounts.any(|(tenant, _)| room.excess(&tenant) > 0);
+        room.rounds.send_replace(is_short.then(Instant::now));
+    }
 }
 
 impl Room {
     pub(super) fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>) -> Room {
         let usage = Usage::new(metrics.clone());
-        Room { usage, objects, config, metrics, coming: AtomicU64::new(0), pressed: Notify::new() }
+        let (pressed, relieved, rounds) = (Notify::new(), AtomicBool::new(false), watch::Sender::new(None));
+        Room { usage, objects, config, metrics, coming: AtomicU64::new(0), pressed, relieved, rounds }
     }
 
-    /// Resolves when room is short, now or since it was last asked: something should be evicted at once.
-    pub async fn pressed(&self) {
+    /// Resolves when room is short, now or since it was last asked: something should be evicted at once, before the round
+    /// is dropped. Whoever asks goes on asking for as long as the server runs: uploads wait for it.
+    pub async fn pressed(&self) -> Round<'_> {
+        self.relieved.store(true, Relaxed);
         self.pressed.notified().await;
+        Round(self)
+    }
+
+    /// A place for an upload, now or when it has been made.
+    async fn wait(self: &Arc<Self>, tenant: &Tenant, size: Option<u64>) -> Result<Place> {
+        // Before the look: a round that ends just behind it is not missed.
+        let mut rounds = self.rounds.subscribe();
+        let mut taken = self.take(tenant, size);
+        if taken.is_err() && self.relieved.load(Relaxed) {
+            let waiting = async {
+                for _ in 0..ROUNDS {
+                    if taken.is_ok() || self.is_futile() || rounds.changed().await.is_err() {
+                        return;
+                    }
+                    taken = self.take(tenant, size);
+                }
+            };
+            // In vain or not, what the last look found counts.
+            let _ = tokio::time::timeout(WAIT, waiting).await;
+        }
+        if taken.is_err() {
+            self.metrics.uploads_refused.inc();
+        }
+        taken
     }
 
     pub(super) fn press(&self) {
-        self.pressed.notify_one();
+        if !self.is_futile() {
+            self.pressed.notify_one();
+        }
+    }
+
+    fn is_futile(&self) -> bool {
+        self.rounds.borrow().is_some_and(|ended| ended.elapsed() < FUTILE)
     }
 
     /// Bytes of a tenant that should go for its quota.
@@ -76,7 +134,7 @@ impl Room {
     }
 
     /// A place for an upload of `size` bytes; without a size, for as long as there is room at all.
-    pub(super) fn take(self: &Arc<Self>, tenant: &Tenant, size: Option<u64>) -> Result<Place> {
+    fn take(self: &Arc<Self>, tenant: &Tenant, size: Option<u64>) -> Result<Place> {
         let (account, bytes) = (self.usage.account(tenant), size.unwrap_or(0));
         // Announced first and looked at then: of two that fit only alone, one at least sees the other.
         account.announce(bytes);
@@ -84,7 +142,7 @@ impl Room {
         let mut place = Place { room: self.clone(), account, bytes, coming: bytes };
         let fits = self.fits_quota(tenant, &place).and_then(|()| self.fits_disk());
         if fits.is_err() {
-            self.metrics.uploads_refused.inc();
+            self.press();
             place.give_back();
         }
         fits.map(|()| place)
@@ -113,7 +171,6 @@ impl Room {
             self.press();
         }
         if space.free < reserve.saturating_add(coming) {
-            self.press();
             return Err(Error::Short { free: space.free, reserve, coming });
         }
         Ok(())
@@ -171,12 +228,12 @@ impl Store {
 
 impl Repo {
     /// Refuses what could not be stored, before it is sent.
-    pub fn expect_room(&self) -> Result<()> {
-        self.place(None).map(drop)
+    pub async fn expect_room(&self) -> Result<()> {
+        self.place(None).await.map(drop)
     }
 
-    pub(super) fn place(&self, size: Option<u64>) -> Result<Place> {
-        self.store.room.take(self.tenant(), size)
+    pub(super) async fn place(&self, size: Option<u64>) -> Result<Place> {
+        self.store.room.wait(self.tenant(), size).await
     }
 
     /// Tells those who make room when the backend had none.

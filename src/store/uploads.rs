@@ -213,7 +213,7 @@ impl Repo {
     async fn stage(&self, id: &UploadId, state: &State, hashers: Vec<Hasher>, chunk: Chunk) -> Result<Staged> {
         let limit = self.store.config.limits.blob.as_u64().saturating_sub(state.offset);
         let part = Part { offset: state.offset, nonce: rand::random() };
-        let mut place = self.place(chunk.size)?;
+        let mut place = self.place(chunk.size).await?;
         let mut body = Portions::new(chunk.body);
         let (first, _turn) = self.first_portion(&mut body).await?;
         if first.length == 0 {

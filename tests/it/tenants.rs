@@ -1,5 +1,9 @@
 //! Tenants: walls between them, and how much each may store.
 
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::time::Duration;
+
 use larder::config::Config;
 use larder::digest::Digest;
 use larder::names::Tenant;
@@ -181,8 +185,44 @@ async fn above_the_high_mark_somebody_is_told_to_make_room() {
     assert!(futures::poll!(Box::pin(room.pressed())).is_pending());
     assert_eq!(room.excess(&red), 0);
     world.put_blob("red/app", noise(100_000, 2)).await;
-    room.pressed().await;
+    drop(room.pressed().await);
     assert_eq!(room.excess(&red), 950_000 - 810_000);
+}
+
+#[tokio::test]
+async fn an_upload_waits_for_room_that_is_being_made_and_no_longer() {
+    let world = configured(QUOTA).await;
+    let (room, red) = (world.app().store.room(), "red".parse::<Tenant>().unwrap());
+    let account = world.app().store.usage().account(&red);
+    let put = async |bytes: usize, seed: u64| {
+        let new = noise(bytes, seed);
+        let uri = crate::world::with_digest("/v2/red/app/blobs/uploads/", &Digest::sha256(&new));
+        let put = world.post(uri).body(new.clone()).into_future();
+        tokio::time::timeout(Duration::from_secs(30), put).await.expect("it waits for nobody").status.as_u16()
+    };
+    // Evicts whenever it is told to, until something is done.
+    let evicting = async |condemned: u64, until: Pin<Box<dyn Future<Output = u16> + '_>>| {
+        let rounds = async {
+            loop {
+                let round = room.pressed().await;
+                account.set_condemned(condemned);
+                drop(round);
+            }
+        };
+        tokio::select! {
+            () = rounds => 0,
+            status = until => status,
+        }
+    };
+    // Somebody makes room when told to.
+    assert!(futures::poll!(Box::pin(room.pressed())).is_pending());
+    assert_eq!(put(850_000, 1).await, 201);
+    assert_eq!(evicting(300_000, Box::pin(put(200_000, 2))).await, 201);
+    // There is room again, but not so much.
+    assert_eq!(evicting(300_000, Box::pin(put(300_000, 3))).await, 403);
+    // More cannot go, and it is still too much: nobody waits for another round.
+    assert_eq!(evicting(0, Box::pin(put(300_000, 4))).await, 403);
+    assert_eq!(put(300_000, 5).await, 403);
 }
 
 #[tokio::test]
@@ -198,7 +238,7 @@ async fn the_reserve_of_the_disk_is_not_for_uploads() {
     let uri = crate::world::with_digest("/v2/app/blobs/uploads/", &Digest::sha256(b"x"));
     world.post(uri).body("x").await.expect(507);
     world.patch(chunked).stream("x").await.expect(507);
-    world.app().store.room().pressed().await;
+    drop(world.app().store.room().pressed().await);
     assert!(world.app().store.room().shortage() > 0);
     // All else goes on: reads, tags, health.
     world.get("/v2/app/manifests/v1").await.expect(200);

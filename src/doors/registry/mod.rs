@@ -93,7 +93,7 @@ async fn read(repo: Repo, route: Route, request: Request) -> Result<Response, Oc
 async fn write(doors: &Doors, repo: Repo, route: Route, call: Call) -> Result<Response, OciError> {
     match route {
         Route::DeleteBlob { digest, .. } => blob::delete(&repo, &digest).await,
-        Route::BeginUpload { begin: Begin::Session(algorithm), .. } => upload::begin(&repo, algorithm),
+        Route::BeginUpload { begin: Begin::Session(algorithm), .. } => upload::begin(&repo, algorithm).await,
         Route::BeginUpload { begin: Begin::Whole(digest), .. } => upload::whole(&repo, digest, call).await,
         Route::BeginUpload { begin: Begin::Mount { digest, from }, .. } => {
             // Whoever names a source must be allowed to read it; without one, the target's own right is enough, for

@@ -14,8 +14,8 @@ const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uu
 
 /// Begins a session without any I/O. What could not be stored is refused here already: a builder that has sent nothing
 /// yet gets to read why.
-pub fn begin(repo: &Repo, algorithm: Algorithm) -> Result<Response, OciError> {
-    repo.expect_room()?;
+pub async fn begin(repo: &Repo, algorithm: Algorithm) -> Result<Response, OciError> {
+    repo.expect_room().await?;
     Ok(progress(StatusCode::ACCEPTED, repo, &Session::begin(algorithm), 0).set(CONTENT_LENGTH, 0).done())
 }
 
@@ -28,7 +28,7 @@ pub async fn whole(repo: &Repo, digest: Digest, call: Call) -> Result<Response, 
 
 /// Nothing to send when the blob is here; an ordinary session elsewhere.
 pub async fn mount(repo: &Repo, digest: Digest) -> Result<Response, OciError> {
-    if repo.mount_blob(&digest).await? { Ok(created(repo, &digest)) } else { begin(repo, digest.algorithm()) }
+    if repo.mount_blob(&digest).await? { Ok(created(repo, &digest)) } else { begin(repo, digest.algorithm()).await }
 }
 
 pub async fn append(repo: &Repo, mut session: Session, call: Call) -> Result<Response, OciError> {
