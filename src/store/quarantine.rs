@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::layout::Place;
 use super::manifests::Parsed;
 use super::patience::patiently;
-use super::{Error, FAN_OUT, Inner, Repo, Result, layout};
-use crate::digest::{Digest, Hasher};
+use super::{Error, FAN_OUT, Inner, Repo, Result, Store, layout};
+use crate::hot::Slot;
 use crate::objects::{self, Key, Meta, Objects, Read, Version, When};
 
 /// Notes kept in memory. A store with more wrong objects has another trouble; of those, a server knows only what it has
@@ -73,25 +73,6 @@ impl Quarantine {
     }
 }
 
-/// Whether bytes that did not fit their digest do not fit when they are read again, all of them and of this version. One
-/// reading proves nothing: a bit may flip on the way from a bucket.
-pub(super) async fn is_wrong(objects: &dyn Objects, meta: &Meta, digest: &Digest) -> Result<bool> {
-    let (found, mut bytes) = match objects.get(&meta.key, 0..u64::MAX).await {
-        Ok(opened) => opened,
-        Err(objects::Error::NotFound) => return Ok(false),
-        Err(error) => return Err(error.into()),
-    };
-    let mut hasher = Hasher::new(digest.algorithm());
-    while let Some(piece) = bytes.try_next().await? {
-        hasher = tokio::task::spawn_blocking(move || {
-            hasher.update(&piece);
-            hasher
-        })
-        .await?;
-    }
-    Ok(found.version == meta.version && hasher.finish() != *digest)
-}
-
 /// All notes of a store, with the objects that they are about.
 pub(super) async fn notes(objects: &dyn Objects) -> Result<Vec<(Key, Note)>> {
     let listed = objects.list(layout::QUARANTINE, None).err_into::<Error>();
@@ -111,12 +92,12 @@ impl Repo {
     /// Whether a manifest names a blob that is in quarantine: to serve it would fail the build that relies on it, where
     /// without it the build only has no cache, or asks for another image. Costs nothing when nothing is in quarantine.
     pub(super) async fn names_wrong(&self, manifest: &[u8]) -> Result<bool> {
-        if self.store.quarantine.read().is_empty() {
+        if self.store.checks.quarantine.read().is_empty() {
             return Ok(false);
         }
         let parsed = Parsed::parse(manifest, None)?;
         let keys = parsed.blobs.iter().map(|digest| self.blob_key(digest));
-        let noted: Vec<Key> = keys.filter(|key| self.store.quarantine.read().contains_key(key)).collect();
+        let noted: Vec<Key> = keys.filter(|key| self.store.checks.quarantine.read().contains_key(key)).collect();
         for key in noted {
             // Another server may have it anew.
             if self.store.head(&key).await?.is_none() {
@@ -127,32 +108,26 @@ impl Repo {
     }
 }
 
-impl Inner {
+impl Store {
     /// Learns what other servers have found, and this one before its start.
     pub async fn load_quarantine(&self) -> Result<()> {
-        let found = notes(&*self.objects).await?;
-        let mut notes = self.quarantine.write();
-        for (key, note) in found {
-            notes.insert(key, Version(note.version.into()));
+        for (key, note) in notes(&*self.objects).await? {
+            let version = Version(note.version.into());
+            let known = self.checks.quarantine.write().insert(key.clone(), version.clone());
+            if known != Some(version) {
+                self.presence.forget(&key);
+                self.hot.forget(&Slot::Whole(key));
+            }
         }
         Ok(())
     }
+}
 
-    /// Bytes did not fit their digest. They are read again and, when they still do not fit, go into quarantine.
-    pub(super) async fn suspect(&self, meta: Meta, digest: &Digest) {
-        match is_wrong(&*self.objects, &meta, digest).await {
-            Ok(true) => {
-                self.quarantine.add(&*self.objects, &meta).await;
-                super::blobs::record(&self.checked, &self.metrics, meta, false);
-            }
-            Ok(false) => tracing::warn!(key = %meta.key, "object was damaged on its way from the store"),
-            Err(error) => tracing::warn!(key = %meta.key, %error, "object that did not fit cannot be read again"),
-        }
-    }
-
+impl Inner {
     /// An object has been written anew: what was noted of it is of the past.
     pub(super) async fn heal(&self, key: &Key) {
-        if self.quarantine.read().is_empty() || self.quarantine.write().remove(key).is_none() {
+        let quarantine = &self.checks.quarantine;
+        if quarantine.read().is_empty() || quarantine.write().remove(key).is_none() {
             return;
         }
         tracing::info!(%key, "object that was wrong has been written anew");

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blobs::fits;
 use super::patience::patiently;
-use super::receive::pump;
+use super::receive::{Watch, pump};
 use super::{Error, Repo, Result, Store, layout};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::names::{Tenant, UploadId};
@@ -141,8 +141,10 @@ impl Repo {
         state.parts.extend(staged.part);
         let parts: Vec<Key> = state.parts.iter().map(|part| self.part_key(&session.id, part)).collect();
         let key = self.blob_key(digest);
-        let meta = self.noticing(self.store.objects.concat(&parts, &key).await.map_err(Error::from))?;
-        self.store.usage().account(self.tenant()).added(meta.size);
+        let ticket = self.store.presence.ticket(&key);
+        let made = self.noticing(self.store.objects.concat(&parts, &key).await.map_err(Error::from))?;
+        self.store.presence.insert(ticket, &made);
+        self.store.usage().account(self.tenant()).added(made.size);
         self.store.heal(&key).await;
         self.store.metrics.blobs_stored.inc();
         // The blob is there: whatever cannot be removed now goes when the session has been idle.
@@ -223,11 +225,13 @@ impl Repo {
             return Err(Error::TooManyParts { limit: PARTS_MAX });
         }
         let mut draft = self.store.objects.begin(&self.part_key(id, &part), None).await?;
-        let received = pump(first, &mut body, &mut *draft, hashers, (limit, &mut place)).await;
+        let watch = Watch { hashers, keep: None };
+        let received = pump(first, &mut body, &mut *draft, watch, (limit, &mut place)).await;
         let received = self.noticing(received)?;
         self.noticing(draft.commit().await.map_err(Error::from))?;
         place.staged(received.length);
-        Ok(Staged { part: Some(part), length: received.length, hashers: received.hashers, failed: received.failed })
+        let hashers = received.watch.hashers;
+        Ok(Staged { part: Some(part), length: received.length, hashers, failed: received.failed })
     }
 
     /// The hash behind what has been received. When the client names another algorithm at the end than at the start,
@@ -294,6 +298,12 @@ impl Store {
             swept += self.sweep_uploads(&tenant, idle, now).await?;
         }
         Ok(swept)
+    }
+
+    /// Removes what writes of servers that died have left behind, and to which nothing has been added for `idle`.
+    pub async fn sweep_drafts(&self, idle: Duration, now: SystemTime) -> Result<usize> {
+        let before = now.checked_sub(idle).unwrap_or(SystemTime::UNIX_EPOCH);
+        Ok(self.objects.sweep_drafts(before).await?)
     }
 
     /// Removes uploads to which nothing has been added for `idle`. Returns how many.

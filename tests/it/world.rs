@@ -207,7 +207,7 @@ impl Drop for World {
         // In a thread with a runtime of its own: this one may be inside another runtime, which must not be blocked.
         let findings = std::thread::scope(|scope| {
             let look = || {
-                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
                 runtime.block_on(check(&running.objects, &self.config, Depth::Bytes)).unwrap()
             };
             scope.spawn(look).join().unwrap()

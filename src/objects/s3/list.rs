@@ -3,8 +3,8 @@
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
-use super::{S3Objects, error, size, status, time};
-use crate::objects::{Error, Key, Meta, Result, Unfinished, Version};
+use super::{S3Objects, error, size, time};
+use crate::objects::{Error, Key, Meta, Result, Version};
 
 /// Where a list goes on.
 enum Next {
@@ -54,30 +54,4 @@ async fn page(objects: &S3Objects, prefix: &str, next: Next) -> Result<Option<(V
         });
     }
     Ok(Some((page, next)))
-}
-
-/// Multipart uploads that were begun, those that are under way included. An endpoint that does not list them has none
-/// to show.
-pub(super) async fn unfinished(objects: &S3Objects) -> Result<Vec<Unfinished>> {
-    let inner = &*objects.inner;
-    let mut found = Vec::new();
-    let mut marker = (None, None);
-    loop {
-        let request = inner.client.list_multipart_uploads().bucket(&inner.bucket).prefix(&inner.prefix);
-        let request = request.set_key_marker(marker.0.take()).set_upload_id_marker(marker.1.take());
-        let page = match request.send().await {
-            Ok(page) => page,
-            Err(error) if matches!(status(&error), Some(403 | 405 | 501)) => return Ok(found),
-            Err(error) => return Err(error::from_sdk("LIST UPLOADS", &inner.prefix, error)),
-        };
-        for upload in page.uploads.into_iter().flatten() {
-            let key = upload.key.as_deref().and_then(|key| key.strip_prefix(&inner.prefix));
-            let name = format!("{} (upload {})", key.unwrap_or("?"), upload.upload_id.as_deref().unwrap_or("?"));
-            found.push(Unfinished { name, since: time(upload.initiated) });
-        }
-        if page.is_truncated != Some(true) || page.next_key_marker.is_none() {
-            return Ok(found);
-        }
-        marker = (page.next_key_marker, page.next_upload_id_marker);
-    }
 }

@@ -17,6 +17,7 @@ use super::super::{Result, Store};
 use super::look::{Known, Look};
 use super::problem::{Finding, Problem};
 use crate::digest::Digest;
+use crate::hot::Slot;
 use crate::objects::{self, Key, Meta, Read};
 
 /// What is younger may be of a push under way.
@@ -95,9 +96,8 @@ impl Repair<'_> {
     async fn quarantine(&self) -> Result<Option<&'static str>> {
         match self.head().await? {
             Some(meta) if self.finding.version.as_ref() == Some(&meta.version) => {
-                self.store.metrics.corrupt_objects.inc();
-                self.store.quarantine.add(&*self.store.objects, &meta).await;
-                self.store.hot.forget(&meta.key);
+                self.store.record(&meta, false).await;
+                self.store.hot.forget(&Slot::Whole(meta.key));
                 Ok(Some("put into quarantine"))
             }
             _ => Ok(None),
