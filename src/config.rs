@@ -3,6 +3,7 @@
 //! Every key has a default, so no configuration at all works. Unknown keys are errors: a misspelt limit must not pass
 //! for a set one. What has been parsed is valid; the rest of the code checks nothing again.
 
+mod collect;
 mod store;
 
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use serde::Deserialize;
 
 use crate::names::RepoName;
 
+pub use collect::{CollectConfig, Ingredients, RetainConfig};
 pub use store::{Checksum, S3Config, Secret, StoreConfig};
 
 /// Everything that can be configured.
@@ -26,6 +28,7 @@ pub struct Config {
     pub hot: HotConfig,
     pub limits: LimitsConfig,
     pub log: LogConfig,
+    pub collect: CollectConfig,
     /// Rules for repositories; of those that match a name, the first counts.
     pub repositories: Vec<RepositoryConfig>,
 }
@@ -131,6 +134,9 @@ pub struct RepositoryConfig {
     /// Cache tags serve the union of their pushes; `false` gives plain last-push-wins.
     #[serde(default = "yes")]
     pub views: bool,
+    /// Which tags stay.
+    #[serde(default)]
+    pub retain: Vec<RetainConfig>,
 }
 
 fn yes() -> bool {
@@ -177,6 +183,7 @@ impl Config {
         if limits.manifest.as_u64() > READ_BYTES_MAX {
             bail!("[limits] manifest must be at most {}", ByteSize(READ_BYTES_MAX));
         }
+        self.collect.check()?;
         if let Some(s3) = &self.store.s3 {
             s3.check()?;
         }
@@ -283,7 +290,7 @@ impl TryFrom<String> for Pattern {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Pattern, Self::Error> {
-        let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"*/._-".contains(&b);
+        let valid = |b: u8| b.is_ascii_alphanumeric() || b"*/._-".contains(&b);
         if !text.is_empty() && text.bytes().all(valid) && !text.contains("***") {
             Ok(Pattern(text))
         } else {

@@ -14,6 +14,7 @@
 
 mod client;
 mod concat;
+mod dated;
 mod draft;
 mod error;
 mod list;
@@ -35,7 +36,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
-use super::{ByteStream, Draft, Error, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Version, When};
+use super::{ByteStream, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Version, When};
 use crate::config::{Checksum, S3Config};
 use pool::Pool;
 
@@ -68,6 +69,8 @@ struct Inner {
     unsigned_payload: bool,
     /// Whether the endpoint refuses a conditional create when the object is there.
     conditional_create: bool,
+    /// Whether the endpoint refuses requests that are dated long ago.
+    refuses_late: bool,
 }
 
 impl S3Objects {
@@ -86,9 +89,11 @@ impl S3Objects {
             unsigned_payload: config.checksum == Checksum::Crc32c
                 && config.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https:")),
             conditional_create: true,
+            refuses_late: false,
         };
         let probing = S3Objects { inner: Arc::new(inner.clone()) };
         inner.conditional_create = probe::bucket(&probing, config).await?;
+        inner.refuses_late = inner.conditional_create && dated::is_refused_late(&probing).await;
         Ok(S3Objects { inner: Arc::new(inner) })
     }
 }
@@ -320,6 +325,15 @@ impl Objects for S3Objects {
             }
         }
         Ok(())
+    }
+
+    async fn delete_dated(&self, keys: &[Key], at: SystemTime) -> Result<()> {
+        dated::delete(self, keys, at).await
+    }
+
+    fn fence(&self) -> Option<Fence> {
+        let refuses = self.inner.refuses_late;
+        refuses.then_some(Fence { age_max: dated::AGE_MAX, dies_with_process: false })
     }
 
     async fn probe(&self) -> Result<()> {

@@ -2,12 +2,14 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use moka::sync::Cache;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::condemned::Snapshot;
 use super::manifests::names_blob;
 use super::patience::patiently;
 use super::receive::{PORTION_BYTES, pump};
@@ -61,7 +63,9 @@ impl Repo {
     /// Whether the store has the blob: its size, asked of the backend. What memory holds proves nothing here, for the
     /// caller is going to rely on the store.
     pub async fn stat_blob(&self, digest: &Digest) -> Result<Option<u64>> {
-        Ok(self.store.head(&self.blob_key(digest)).await?.map(|meta| meta.size))
+        let key = &self.blob_key(digest);
+        let look = |pin: Arc<Snapshot>| async move { self.store.found(&pin, key).await };
+        Ok(self.store.condemned.resting(look).await?.map(|meta| meta.size))
     }
 
     /// A blob to read from.
@@ -163,7 +167,7 @@ impl Repo {
         if first.last {
             let bytes = first.join();
             fits(digest, super::hash(digest.algorithm(), bytes.clone()).await?)?;
-            let meta = self.store.put(&key, bytes.clone()).await?;
+            let meta = self.store.appear(&key, self.store.put(&key, bytes.clone())).await?;
             if meta.size <= self.hot_blob_max() {
                 self.store.hot.insert(key, bytes);
             }
@@ -177,7 +181,7 @@ impl Repo {
             for hasher in received.hashers {
                 fits(digest, hasher.finish())?;
             }
-            draft.commit().await?;
+            self.store.appear(&key, async { Ok(draft.commit().await?) }).await?;
         }
         self.store.metrics.blobs_stored.inc();
         Ok(())

@@ -5,6 +5,7 @@
 //! whose `Content-Type` says otherwise is refused.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -12,9 +13,10 @@ use oci_spec::image::{Descriptor, MediaType};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::condemned::Snapshot;
 use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result};
-use crate::buildkit;
+use crate::buildkit::{self, Push};
 use crate::digest::{Algorithm, Digest};
 use crate::names::{Reference, Tag};
 use crate::objects::Key;
@@ -55,6 +57,10 @@ pub struct Parsed {
     pub media_type: &'static str,
     /// What must be in the tenant's blobs.
     pub blobs: Vec<Digest>,
+    /// Their sizes in bytes, as the manifest says.
+    pub sizes: Vec<u64>,
+    /// Which of them is the config.
+    pub config: Option<Digest>,
     /// What must be among the repository's manifests.
     pub children: Vec<Digest>,
     pub subject: Option<Digest>,
@@ -145,26 +151,39 @@ impl Document {
         let config_type = self.config.as_ref().map(|config| config.media_type().to_string());
         let named = self.config.iter().chain(self.manifests.iter().flatten());
         let cache = named.into_iter().any(|named| named.media_type().as_ref() == CACHE_CONFIG);
-        let (mut blobs, mut children) = (Vec::new(), Vec::new());
+        let (mut blobs, mut sizes, mut children) = (Vec::new(), Vec::new(), Vec::new());
+        let mut config_digest = None;
         if matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST) {
             let config = self.config.ok_or_else(|| invalid("config is missing"))?;
             blobs.push(digest_of(&config)?);
+            config_digest = blobs.last().copied();
+            sizes.push(config.size());
             for layer in self.layers.unwrap_or_default() {
                 let digest = digest_of(&layer)?;
                 if !is_foreign(&layer) {
                     blobs.push(digest);
+                    sizes.push(layer.size());
                 }
             }
         } else {
             // Builders push caches as indexes whose children are layers: what a child is, its media type says.
             for child in self.manifests.unwrap_or_default() {
-                let kind = if is_manifest(child.media_type()) { &mut children } else { &mut blobs };
-                kind.push(digest_of(&child)?);
+                if is_manifest(child.media_type()) {
+                    children.push(digest_of(&child)?);
+                } else {
+                    blobs.push(digest_of(&child)?);
+                    sizes.push(child.size());
+                    if child.media_type().as_ref() == CACHE_CONFIG {
+                        config_digest = blobs.last().copied();
+                    }
+                }
             }
         }
         Ok(Parsed {
             media_type,
             blobs,
+            sizes,
+            config: config_digest,
             children,
             cache,
             subject: self.subject.as_ref().map(digest_of).transpose()?,
@@ -216,28 +235,57 @@ impl Repo {
         }
         let parsed = Parsed::parse(&bytes, content_type)?;
         let _shared = self.store.references.read().await;
-        self.require(&parsed).await?;
-        let key = self.manifest_key(&actual);
-        let size = bytes.len() as u64;
-        self.store.put(&key, bytes.clone()).await?;
-        if let Some(subject) = &parsed.subject {
-            self.put_referrer(subject, &actual, size, &parsed).await?;
-        }
-        self.store.hot.insert(key, bytes.clone());
-        let pointer = Pointer::new(actual, parsed.media_type, size);
-        let is_push = parsed.cache && !tags.is_empty() && self.has_views();
-        let push = if is_push { Some(self.new_push(&bytes).await?) } else { None };
-        for tag in tags {
-            match &push {
-                Some(push) => self.put_push(tag, pointer.clone(), push).await?,
-                None => self.put_plain(tag, pointer.clone()).await?,
-            }
-        }
+        let (parsed, bytes) = (&parsed, &bytes);
+        let store = |pin: Arc<Snapshot>| async move { self.store_manifest(&pin, actual, tags, parsed, bytes).await };
+        self.store.condemned.resting(store).await?;
         Ok(Pushed { digest: actual, subject: parsed.subject })
     }
 
+    /// Content, then record, then pointer. All of it is written also when it is there: then it counts as new.
+    async fn store_manifest(
+        &self,
+        pin: &Snapshot,
+        digest: Digest,
+        tags: &[Tag],
+        parsed: &Parsed,
+        bytes: &Bytes,
+    ) -> Result<()> {
+        self.require(pin, parsed).await?;
+        let (key, size) = (self.manifest_key(&digest), bytes.len() as u64);
+        let pointer = Pointer::new(digest, parsed.media_type, size);
+        if !self.store.config.collect.ingredients.content_before_pointer {
+            self.point(pin, tags, &pointer, None).await?;
+        }
+        self.store.condemned.rely(pin, &key).await?;
+        self.store.put(&key, bytes.clone()).await?;
+        if let Some(subject) = &parsed.subject {
+            let referrer = super::layout::referrer(self.tenant(), self.name(), subject, &digest);
+            self.store.condemned.rely(pin, &referrer).await?;
+            self.put_referrer(subject, &digest, size, parsed).await?;
+        }
+        self.store.hot.insert(key, bytes.clone());
+        let is_push = parsed.cache && !tags.is_empty() && self.has_views();
+        let push = if is_push { Some(self.new_push(bytes).await?) } else { None };
+        self.point(pin, tags, &pointer, push.as_ref()).await
+    }
+
+    async fn point(&self, pin: &Snapshot, tags: &[Tag], pointer: &Pointer, push: Option<&Push>) -> Result<()> {
+        for tag in tags {
+            self.store.condemned.rely(pin, &self.tag_key(tag)).await?;
+            // What a pointer names that comes too late may be gone already.
+            if !pin.is_young() {
+                return Err(Error::Busy);
+            }
+            match push {
+                Some(push) => self.put_push(pin, tag, pointer.clone(), push).await?,
+                None => self.put_plain(tag, pointer.clone()).await?,
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses a manifest that names what is not here.
-    async fn require(&self, parsed: &Parsed) -> Result<()> {
+    async fn require(&self, pin: &Snapshot, parsed: &Parsed) -> Result<()> {
         // A cache that names what is not here fails the builds that import it: no policy allows that.
         let sparse = self.store.config.rule(self.name()).is_some_and(|rule| rule.sparse);
         if sparse && !parsed.cache {
@@ -250,7 +298,7 @@ impl Repo {
         let needed = needed.filter(|(_, key)| seen.insert(key.clone()));
         let look = |(digest, key): (Digest, Key)| {
             let store = self.store.clone();
-            async move { Ok(store.head(&key).await?.is_none().then_some(digest)) }
+            async move { Ok(store.found(pin, &key).await?.is_none().then_some(digest)) }
         };
         let missing: Vec<Digest> = stream::iter(needed.map(look).collect::<Vec<_>>())
             .buffered(FAN_OUT)
@@ -265,6 +313,9 @@ impl Repo {
         let unknown = || Error::ManifestUnknown(reference.to_string());
         match reference {
             Reference::Digest(digest) => {
+                let key = &self.manifest_key(digest);
+                let look = |pin: Arc<Snapshot>| async move { self.store.found(&pin, key).await };
+                self.store.condemned.resting(look).await?.ok_or_else(unknown)?;
                 let bytes = self.manifest_bytes(digest).await?.ok_or_else(unknown)?;
                 let media_type = media_type_of(&bytes)?.to_string();
                 Ok(Manifest { digest: *digest, media_type, bytes })

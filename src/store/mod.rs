@@ -5,6 +5,8 @@
 
 pub mod blobs;
 pub mod check;
+pub mod collect;
+pub mod condemned;
 pub mod format;
 pub mod layout;
 pub mod manifests;
@@ -20,6 +22,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use condemned::Snapshot;
 use futures::TryStreamExt;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
@@ -121,6 +124,7 @@ pub struct Inner {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     hot: Arc<Hot<Error>>,
+    condemned: condemned::Condemned,
     /// Pointers with the version they were read at: an answer always asks the backend whether it still is that one.
     tags: Cache<Key, (Version, Arc<tags::Pointer>)>,
     views: views::Views,
@@ -157,6 +161,7 @@ impl Store {
             uploads: Arc::new(Semaphore::new(config.limits.uploads)),
             sessions: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             references: tokio::sync::RwLock::new(()),
+            condemned: condemned::Condemned::new(objects.clone(), &config.collect),
             objects,
             config,
             metrics,
@@ -221,6 +226,55 @@ impl Inner {
     /// All of a listing that is known to be short.
     async fn list(&self, prefix: &str) -> Result<Vec<Meta>> {
         Ok(patiently(|| self.objects.list(prefix, None).try_collect()).await?)
+    }
+
+    /// What is condemned in this store.
+    pub fn condemned(&self) -> &condemned::Condemned {
+        &self.condemned
+    }
+
+    /// What the store has of an object, for somebody who is told that it is there by an answer that rests on `pin`.
+    async fn found(&self, pin: &Snapshot, key: &Key) -> Result<Option<Meta>> {
+        let early = if self.config.collect.ingredients.head_after_list { None } else { Some(self.ask(key).await?) };
+        if !self.condemned.rely(pin, key).await? {
+            return self.head(key).await;
+        }
+        match early {
+            Some(found) => Ok(found),
+            None => self.ask(key).await,
+        }
+    }
+
+    /// As [`Inner::found`], for what views name: they do without what is to make room.
+    async fn servable(&self, pin: &Snapshot, key: &Key) -> Result<bool> {
+        let left_out = self.config.collect.ingredients.view_without_condemned && pin.evicts(key);
+        Ok(!left_out && self.found(pin, key).await?.is_some())
+    }
+
+    /// Runs `write`, which makes the object appear whose writer will be told that it is there.
+    async fn appear<T>(&self, key: &Key, write: impl Future<Output = Result<T>>) -> Result<T> {
+        let pin = self.condemned.pin().await?;
+        self.condemned.rely(&pin, key).await?;
+        let written = write.await?;
+        if pin.is_young() {
+            return Ok(written);
+        }
+        // It may have come and gone since: looked for like what somebody else wrote.
+        let look = |pin: Arc<Snapshot>| async move {
+            self.condemned.rely(&pin, key).await?;
+            self.ask(key).await
+        };
+        self.condemned.resting(look).await?.map(|_| written).ok_or(Error::Busy)
+    }
+
+    /// Asks the store, whatever memory says.
+    async fn ask(&self, key: &Key) -> Result<Option<Meta>> {
+        self.head(key).await
+    }
+
+    /// Drops what memory has of an object.
+    fn forget(&self, key: &Key) {
+        self.hot.forget(key);
     }
 
     fn is_wrong(&self, meta: &Meta) -> bool {

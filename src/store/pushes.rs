@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
+use super::condemned::Snapshot;
 use super::layout::{Place, PushId, RepoItem};
 use super::patience::patiently;
 use super::tags::Pointer;
@@ -105,19 +106,22 @@ impl Repo {
     }
 
     /// Adds a push to a cache tag: the record, then what it makes expire, then the pointer.
-    pub(super) async fn put_push(&self, tag: &Tag, mut pointer: Pointer, push: &Push) -> Result<()> {
+    pub(super) async fn put_push(&self, pin: &Snapshot, tag: &Tag, mut pointer: Pointer, push: &Push) -> Result<()> {
         let id = PushId { identity: push.identity(), manifest: pointer.digest };
         let before = self.tag(tag).await?;
         let live = if before.is_some() { self.pushes(tag).await? } else { Vec::new() };
         pointer.push = Some(id);
         let known = live.iter().find(|live| live.id.identity == id.identity);
         if let (Some(before), Some(known)) = (before.filter(|before| before.push.is_some()), known) {
+            let record = layout::push(self.tenant(), self.name(), tag, &known.id);
+            self.store.condemned.rely(pin, &record).await?;
             return self.push_again(tag, &before, pointer, known, live.len()).await;
         }
         let key = layout::push(self.tenant(), self.name(), tag, &id);
         let family = push.family();
         let record = serde_json::to_vec(&Record { family: family.clone() });
         let record: Bytes = record.map_err(|error| Error::Internal(error.to_string().into()))?.into();
+        self.store.condemned.rely(pin, &key).await?;
         self.store.put(&key, record.clone()).await?;
         self.store.hot.insert(key, record);
         let expired = self.expired(tag, live, family).await?;

@@ -140,7 +140,8 @@ impl Repo {
         }
         state.parts.extend(staged.part);
         let parts: Vec<Key> = state.parts.iter().map(|part| self.part_key(&session.id, part)).collect();
-        self.store.objects.concat(&parts, &self.blob_key(digest)).await?;
+        let key = self.blob_key(digest);
+        self.store.appear(&key, async { Ok(self.store.objects.concat(&parts, &key).await?) }).await?;
         self.store.metrics.blobs_stored.inc();
         // The blob is there: whatever cannot be removed now goes when the session has been idle.
         if let Err(error) = self.store.remove_upload(self.tenant(), &session.id).await {

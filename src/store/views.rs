@@ -19,7 +19,8 @@ use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::layout::PushId;
+use super::condemned::Snapshot;
+use super::layout::{Place, PushId, RepoItem};
 use super::manifests::{OCI_MANIFEST, media_type_of};
 use super::patience::patiently;
 use super::pushes::{Found, LivePush};
@@ -111,20 +112,55 @@ impl Known {
 impl Repo {
     /// What a tag serves now.
     pub async fn served(&self, tag: &Tag) -> Result<Option<Served>> {
+        let serve = |pin: Arc<Snapshot>| async move { self.served_now(&pin, tag).await };
+        self.store.condemned.resting(serve).await
+    }
+
+    async fn served_now(&self, pin: &Snapshot, tag: &Tag) -> Result<Option<Served>> {
         let key = self.tag_key(tag);
+        // Before it is read: what it says then, it goes on to say.
+        self.store.condemned.rely(pin, &key).await?;
         let Some((version, pointer)) = self.store.pointer(&key).await? else { return Ok(None) };
         if pointer.push.is_none() || !self.has_views() {
-            return Ok(Some(Served::pushed(&pointer)));
+            let served = Served::pushed(&pointer);
+            let is_whole = self.is_whole(pin, &served.digest).await?;
+            self.touch(tag).await;
+            return Ok(is_whole.then_some(served));
         }
         let (known, pointer) = match self.store.views.known.get(&key) {
-            Some(known) if known.version == version && self.holds(&known.hint).await? => (known, pointer),
+            Some(known) if known.version == version && self.holds(pin, &known.hint).await? => (known, pointer),
             _ => {
                 let _turn = self.store.views.turns[stripe(&key)].lock().await;
-                self.make_known(tag, &key).await?
+                self.make_known(pin, tag, &key).await?
             }
         };
         self.touch(tag).await;
         Ok(Some(known.hint.view.clone().unwrap_or_else(|| Served::pushed(&pointer))))
+    }
+
+    /// Whether a manifest is served: not when it or what it names is known to be gone. Looks only for what is condemned:
+    /// nothing else a tag names can be.
+    async fn is_whole(&self, pin: &Snapshot, digest: &Digest) -> Result<bool> {
+        if pin.is_empty() {
+            return Ok(true);
+        }
+        let mut keys = vec![self.manifest_key(digest)];
+        let mut at = 0;
+        while let Some(key) = keys.get(at).cloned() {
+            at += 1;
+            if pin.has(&key) && self.store.found(pin, &key).await?.is_none() {
+                return Ok(false);
+            }
+            let Some(Place::Repo { item: RepoItem::Manifest(digest), .. }) = layout::parse(key.as_str()) else {
+                continue;
+            };
+            let Some(bytes) = self.manifest_bytes(&digest).await? else { continue };
+            let Ok(parsed) = super::manifests::Parsed::parse(&bytes, None) else { continue };
+            keys.extend(parsed.blobs.iter().map(|blob| self.blob_key(blob)));
+            let new: Vec<Key> = parsed.children.iter().map(|child| self.manifest_key(child)).collect();
+            keys.extend(new.into_iter().filter(|child| !keys[..at].contains(child)).collect::<Vec<_>>());
+        }
+        Ok(true)
     }
 
     /// The pushes that are in a view, when the tag is known to serve it.
@@ -134,21 +170,21 @@ impl Repo {
     }
 
     /// Makes the view, unless another request has just done so or the hint in the store still holds.
-    async fn make_known(&self, tag: &Tag, key: &Key) -> Result<(Arc<Known>, Arc<Pointer>)> {
+    async fn make_known(&self, pin: &Snapshot, tag: &Tag, key: &Key) -> Result<(Arc<Known>, Arc<Pointer>)> {
         // The pointer is read before the pushes are listed: a push that the list misses comes with a newer pointer.
         let Some((version, pointer)) = self.store.pointer(key).await? else {
             return Err(Error::ManifestUnknown(tag.to_string()));
         };
         if let Some(known) = self.store.views.known.get(key)
             && known.version == version
-            && self.holds(&known.hint).await?
+            && self.holds(pin, &known.hint).await?
         {
             return Ok((known, pointer));
         }
         let live = self.pushes_behind(tag, &pointer).await?;
         let hint = match self.hint(tag).await? {
-            Some(hint) if hint.is_of(&live) && self.holds(&hint).await? => hint,
-            _ => self.make(tag, &pointer, &live).await?,
+            Some(hint) if hint.is_of(&live) && self.holds(pin, &hint).await? => hint,
+            _ => self.make(pin, tag, &pointer, &live).await?,
         };
         let known = Arc::new(Known { version, hint });
         self.store.views.known.insert(key.clone(), known.clone());
@@ -165,14 +201,14 @@ impl Repo {
     }
 
     /// Whether the store has what the view needs, and still lacks what it was made without.
-    async fn holds(&self, hint: &Hint) -> Result<bool> {
+    async fn holds(&self, pin: &Snapshot, hint: &Hint) -> Result<bool> {
         let own = hint.view.as_ref().map(|view| self.manifest_key(&view.digest));
         let needed = hint.needed.iter().map(|digest| self.blob_key(digest)).chain(own).map(|key| (key, true));
         let manifests = hint.missing_manifests.iter().map(|digest| self.manifest_key(digest));
         let missing = hint.missing.iter().map(|digest| self.blob_key(digest)).chain(manifests).map(|key| (key, false));
         let looks = needed.chain(missing).map(|(key, expected)| {
             let store = self.store.clone();
-            async move { Ok::<_, Error>(store.head(&key).await?.is_some() == expected) }
+            async move { Ok::<_, Error>(store.servable(pin, &key).await? == expected) }
         });
         let mut looks = stream::iter(looks.collect::<Vec<_>>()).buffered(FAN_OUT);
         while let Some(as_expected) = looks.try_next().await? {
@@ -184,9 +220,9 @@ impl Repo {
     }
 
     /// Makes the view of these pushes and stores it.
-    async fn make(&self, tag: &Tag, pointer: &Pointer, live: &[LivePush]) -> Result<Hint> {
+    async fn make(&self, pin: &Snapshot, tag: &Tag, pointer: &Pointer, live: &[LivePush]) -> Result<Hint> {
         let began = Instant::now();
-        let made = self.united(live).await?;
+        let made = self.united(pin, live).await?;
         let mut needed = made.present;
         let view = match made.view {
             Some((View { outcome: Outcome::Merged(merged), explanation }, _)) => {
@@ -197,7 +233,7 @@ impl Repo {
                 };
                 needed = named_by(&merged.manifest);
                 self.report(tag, &explanation, began);
-                self.store_view(served.digest, merged.manifest, merged.config_digest, merged.config).await?;
+                self.store_view(pin, served.digest, merged.manifest, merged.config_digest, merged.config).await?;
                 Some(served)
             }
             Some((View { outcome: Outcome::Unchanged(index), .. }, first)) => {
@@ -237,7 +273,7 @@ impl Repo {
     }
 
     /// Loads the pushes of a tag, the newest first and as many as may be, and unites them.
-    async fn united(&self, live: &[LivePush]) -> Result<United> {
+    async fn united(&self, pin: &Snapshot, live: &[LivePush]) -> Result<United> {
         let _maker = self.store.views.makers.acquire().await.map_err(|_| Error::Busy)?;
         let loads = live.iter().rev().map(|push| {
             let (repo, id) = (self.clone(), push.id);
@@ -265,7 +301,7 @@ impl Repo {
         pushes.reverse();
         let layers = pushes.iter().flat_map(|(_, push)| &push.manifest.layers).map(|layer| layer.digest);
         let named: HashSet<Digest> = layers.collect();
-        let present = self.present(named.iter().copied()).await?;
+        let present = self.present(pin, named.iter().copied()).await?;
         missing.extend(named.difference(&present));
         missing.sort_unstable();
         let (ids, pushes): (Vec<PushId>, Vec<Push>) = pushes.into_iter().unzip();
@@ -280,18 +316,26 @@ impl Repo {
     }
 
     /// Which of these blobs the store has.
-    async fn present(&self, digests: impl Iterator<Item = Digest>) -> Result<HashSet<Digest>> {
+    async fn present(&self, pin: &Snapshot, digests: impl Iterator<Item = Digest>) -> Result<HashSet<Digest>> {
         let looks = digests.map(|digest| {
             let (store, key) = (self.store.clone(), self.blob_key(&digest));
-            async move { Ok::<_, Error>(store.head(&key).await?.map(|_| digest)) }
+            async move { Ok::<_, Error>(store.servable(pin, &key).await?.then_some(digest)) }
         });
         let found = stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(FAN_OUT);
         found.try_filter_map(|found| async move { Ok(found) }).try_collect().await
     }
 
     /// Content before pointer, here as everywhere: the config, then the manifest that names it.
-    async fn store_view(&self, digest: Digest, manifest: Bytes, config: Digest, bytes: Bytes) -> Result<()> {
+    async fn store_view(
+        &self,
+        pin: &Snapshot,
+        digest: Digest,
+        manifest: Bytes,
+        config: Digest,
+        bytes: Bytes,
+    ) -> Result<()> {
         for (key, bytes) in [(self.blob_key(&config), bytes), (self.manifest_key(&digest), manifest)] {
+            self.store.condemned.rely(pin, &key).await?;
             match self.store.put(&key, bytes.clone()).await {
                 // Reads go on: this server has it in memory, and makes it again when it has not.
                 Err(Error::Full) => tracing::warn!(%key, "view is not stored, the store is full"),
@@ -334,7 +378,8 @@ impl Repo {
         let served = self.served(tag).await?.ok_or_else(unknown)?;
         let is_cache = pointer.push.is_some();
         let live = if is_cache { self.pushes_behind(tag, &pointer).await? } else { Vec::new() };
-        let united = if is_cache { Some(self.united(&live).await?) } else { None };
+        let pin = self.store.condemned.pin().await?;
+        let united = if is_cache { Some(self.united(&pin, &live).await?) } else { None };
         let loaded = united.as_ref().map_or(&[][..], |united| &united.pushes);
         let pushes = live.iter().map(|push| {
             let found = loaded.iter().find(|(id, _)| *id == push.id);
@@ -384,6 +429,18 @@ fn view_of(pushes: &[Push], present: &dyn Fn(&Digest) -> bool) -> Option<(View, 
 impl Hint {
     fn is_of(&self, live: &[LivePush]) -> bool {
         self.rules == RULES && self.pushes.iter().eq(live.iter().map(|push| &push.id))
+    }
+}
+
+/// The manifest that the view of a hint is, where there is one.
+pub(super) async fn hinted(store: &super::Store, key: &Key) -> Result<Option<Digest>> {
+    match patiently(|| store.objects.read(key, None)).await {
+        Ok(Read::Fresh(_, bytes)) => {
+            let hint: Option<Hint> = serde_json::from_slice(&bytes).ok();
+            Ok(hint.and_then(|hint| hint.view).map(|view| view.digest))
+        }
+        Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

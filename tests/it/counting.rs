@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use larder::objects::{ByteStream, Draft, Key, Meta, Objects, Read, Result, Version, When};
+use larder::objects::{ByteStream, Draft, Fence, Key, Meta, Objects, Read, Result, Version, When};
 
 /// Counts the calls of each method. Not counted: the pages of a list, and what is written to a draft.
 pub struct Counting<O> {
@@ -64,6 +65,14 @@ impl<O: Objects> Objects for Counting<O> {
 
     async fn delete(&self, keys: &[Key]) -> Result<()> {
         self.count("delete").delete(keys).await
+    }
+
+    async fn delete_dated(&self, keys: &[Key], at: SystemTime) -> Result<()> {
+        self.count("delete dated").delete_dated(keys, at).await
+    }
+
+    fn fence(&self) -> Option<Fence> {
+        self.objects.fence()
     }
 
     async fn probe(&self) -> Result<()> {

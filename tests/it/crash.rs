@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use axum::body::Body;
@@ -14,7 +15,7 @@ use larder::buildkit::CONFIG_MEDIA_TYPE;
 use larder::config::Config;
 use larder::digest::Digest;
 use larder::objects::fs::FsObjects;
-use larder::objects::{ByteStream, Draft, Error, Key, Meta, Objects, Read, Result, Version, When};
+use larder::objects::{ByteStream, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Version, When};
 use larder::store::check::{Depth, check};
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -70,6 +71,15 @@ impl Objects for StopAfter {
             self.objects.delete(std::slice::from_ref(key)).await?;
         }
         Ok(())
+    }
+
+    async fn delete_dated(&self, keys: &[Key], at: SystemTime) -> Result<()> {
+        write(&self.left)?;
+        self.objects.delete_dated(keys, at).await
+    }
+
+    fn fence(&self) -> Option<Fence> {
+        self.objects.fence()
     }
 
     async fn probe(&self) -> Result<()> {

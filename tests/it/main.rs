@@ -8,6 +8,7 @@ mod wire;
 mod world;
 
 mod bad_input;
+mod collect;
 mod objects;
 mod over_s3;
 mod registry;
