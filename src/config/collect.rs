@@ -13,6 +13,8 @@ const SPAN_MIN: Duration = Duration::from_secs(3600);
 const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(15 * 60);
 /// Longest time between two looks at what is condemned.
 const POLL_MAX: Duration = Duration::from_secs(60);
+/// The last use of a tag is noted once in this time, at most.
+const USED_EVERY_MAX: Duration = Duration::from_secs(3600);
 /// Parts of the grace that such a list may be old.
 const SNAPSHOT_PARTS: u32 = 12;
 /// Looks at what is condemned within the time that one may be old.
@@ -83,8 +85,14 @@ impl CollectConfig {
     /// Time between the publication of what is condemned and its deletion. Whatever is served rests on a list that is as
     /// young as `snapshot_age`: so what it named stays for the lease after that. `pressed`, room is needed soon.
     pub fn wait(&self, pressed: bool) -> Duration {
-        let wait = self.grace.get().max(self.lease.get() + self.snapshot_age());
+        let lease = if self.ingredients.lease { self.lease.get() + self.snapshot_age() } else { Duration::ZERO };
+        let wait = self.grace.get().max(lease);
         if pressed { wait.min(SPAN_MIN) } else { wait }
+    }
+
+    /// How often the last use of a tag is noted, at most.
+    pub fn used_every(&self) -> Duration {
+        (self.grace.get() / 8).min(USED_EVERY_MAX)
     }
 
     /// Time between two looks at what is condemned.

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -144,6 +145,7 @@ pub struct Condemned {
     /// One look at a time.
     looking: tokio::sync::Mutex<()>,
     listeners: Mutex<Vec<Listener>>,
+    looks: AtomicU64,
 }
 
 /// Called with what a new snapshot has, and whether everything else in memory is of no use either.
@@ -213,6 +215,7 @@ impl Condemned {
             spared: Mutex::default(),
             looking: tokio::sync::Mutex::new(()),
             listeners: Mutex::default(),
+            looks: AtomicU64::new(0),
         }
     }
 
@@ -224,6 +227,11 @@ impl Condemned {
     /// How long after its beginning nobody acts on a claim any more.
     pub(super) fn claim_life(&self) -> Duration {
         self.claim_life
+    }
+
+    /// How many looks there have been. Whatever was asked of the store under an older number may be older than a pin.
+    pub fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Acquire)
     }
 
     fn current(&self) -> Option<Arc<Snapshot>> {
@@ -272,6 +280,7 @@ impl Condemned {
         self.forget_others(&batches);
         let news = News { keys: &news, gap: gap && self.ingredients.drop_memory };
         lock(&self.listeners).iter().for_each(|listener| listener(&news));
+        self.looks.fetch_add(1, Ordering::AcqRel);
         let checked = self.ingredients.age_at_answer;
         let snapshot = Arc::new(Snapshot { began, entries, batches, age_max: self.age_max, checked });
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(snapshot.clone());

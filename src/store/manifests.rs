@@ -18,6 +18,7 @@ use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result};
 use crate::buildkit::{self, Push};
 use crate::digest::{Algorithm, Digest};
+use crate::hot::Slot;
 use crate::names::{Reference, Tag};
 use crate::objects::Key;
 
@@ -170,12 +171,12 @@ impl Document {
             for child in self.manifests.unwrap_or_default() {
                 if is_manifest(child.media_type()) {
                     children.push(digest_of(&child)?);
-                } else {
-                    blobs.push(digest_of(&child)?);
-                    sizes.push(child.size());
-                    if child.media_type().as_ref() == CACHE_CONFIG {
-                        config_digest = blobs.last().copied();
-                    }
+                    continue;
+                }
+                blobs.push(digest_of(&child)?);
+                sizes.push(child.size());
+                if child.media_type().as_ref() == CACHE_CONFIG {
+                    config_digest = blobs.last().copied();
                 }
             }
         }
@@ -241,7 +242,7 @@ impl Repo {
         Ok(Pushed { digest: actual, subject: parsed.subject })
     }
 
-    /// Content, then record, then pointer. All of it is written also when it is there: then it counts as new.
+    /// Content, then record, then pointer.
     async fn store_manifest(
         &self,
         pin: &Snapshot,
@@ -256,14 +257,20 @@ impl Repo {
         if !self.store.config.collect.ingredients.content_before_pointer {
             self.point(pin, tags, &pointer, None).await?;
         }
-        self.store.condemned.rely(pin, &key).await?;
-        self.store.put(&key, bytes.clone()).await?;
+        // What is known to be there is not written again: a build that exports the same twice is not to pay for it.
+        let is_condemned = self.store.condemned.rely(pin, &key).await?;
+        let is_known = self.store.presence.get(&key).is_some_and(|known| known.valid);
+        if is_condemned || !is_known {
+            self.store.put_content(&key, bytes.clone()).await?;
+        }
         if let Some(subject) = &parsed.subject {
             let referrer = super::layout::referrer(self.tenant(), self.name(), subject, &digest);
             self.store.condemned.rely(pin, &referrer).await?;
             self.put_referrer(subject, &digest, size, parsed).await?;
         }
-        self.store.hot.insert(key, bytes.clone());
+        if !self.store.hot.has(&Slot::Whole(key.clone())) {
+            self.store.hot.keep_pushed(Slot::Whole(key), bytes);
+        }
         let is_push = parsed.cache && !tags.is_empty() && self.has_views();
         let push = if is_push { Some(self.new_push(bytes).await?) } else { None };
         self.point(pin, tags, &pointer, push.as_ref()).await
@@ -310,18 +317,21 @@ impl Repo {
 
     /// The manifest that a reference names.
     pub async fn manifest(&self, reference: &Reference) -> Result<Manifest> {
+        let look = |pin: Arc<Snapshot>| async move { self.manifest_now(&pin, reference).await };
+        self.store.condemned.resting(look).await
+    }
+
+    async fn manifest_now(&self, pin: &Snapshot, reference: &Reference) -> Result<Manifest> {
         let unknown = || Error::ManifestUnknown(reference.to_string());
         match reference {
             Reference::Digest(digest) => {
-                let key = &self.manifest_key(digest);
-                let look = |pin: Arc<Snapshot>| async move { self.store.found(&pin, key).await };
-                self.store.condemned.resting(look).await?.ok_or_else(unknown)?;
+                self.store.found(pin, &self.manifest_key(digest)).await?.ok_or_else(unknown)?;
                 let bytes = self.manifest_bytes(digest).await?.ok_or_else(unknown)?;
                 let media_type = media_type_of(&bytes)?.to_string();
                 Ok(Manifest { digest: *digest, media_type, bytes })
             }
             Reference::Tag(tag) => {
-                let served = self.served(tag).await?.ok_or_else(unknown)?;
+                let served = self.served_now(pin, tag).await?.ok_or_else(unknown)?;
                 let bytes = self.manifest_bytes(&served.digest).await?.ok_or_else(unknown)?;
                 Ok(Manifest { digest: served.digest, media_type: served.media_type, bytes })
             }
@@ -343,6 +353,7 @@ impl Repo {
         let bytes = match self.manifest_bytes(digest).await? {
             Some(bytes) => Some(bytes),
             // Damaged: nothing to read in it, but it can still be deleted.
+            // Not by `head`: bytes that are wrong are missing there.
             None if self.store.objects.head(&key).await.is_ok() => None,
             None => return Err(Error::ManifestUnknown(digest.to_string())),
         };
@@ -351,10 +362,8 @@ impl Repo {
         if let Some(subject) = bytes.and_then(|bytes| Parsed::parse(&bytes, None).ok()?.subject) {
             keys.push(super::layout::referrer(self.tenant(), self.name(), &subject, digest));
         }
-        keys.push(key.clone());
-        self.store.delete(&keys).await?;
-        self.store.hot.forget(&key);
-        Ok(())
+        keys.push(key);
+        self.store.delete(&keys).await
     }
 }
 

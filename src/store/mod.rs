@@ -8,21 +8,27 @@ pub mod check;
 pub mod collect;
 pub mod condemned;
 pub mod format;
+mod inspect;
 pub mod layout;
+mod look;
 pub mod manifests;
 pub mod patience;
+pub mod presence;
 pub mod pushes;
+pub mod read;
+pub mod ready;
 mod receive;
 pub mod referrers;
 pub mod tags;
 pub mod uploads;
+pub mod verify;
 pub mod views;
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use condemned::Snapshot;
 use futures::TryStreamExt;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
@@ -35,17 +41,19 @@ use crate::digest::{Algorithm, Digest};
 use crate::hot::Hot;
 use crate::metrics::Metrics;
 use crate::names::{RepoName, Tag, Tenant, UploadId};
-use crate::objects::{self, Key, Meta, Objects, Read, Version, When};
+use crate::objects::{self, Distance, Key, Meta, Objects, Version, When};
 use crate::stream::BodyError;
 
 /// Tags whose pointer is kept beside the version that proves it fresh.
 const KNOWN_TAGS_MAX: u64 = 100_000;
-/// Objects whose bytes were checked against their digest, or found wrong.
-const VERIFIED_MAX: u64 = 500_000;
 /// Uploads cancelled here that stay unknown.
 const CANCELLED_MAX: u64 = 10_000;
 /// Backend calls under way for one request.
 const FAN_OUT: usize = 16;
+/// How long what is known of a store that is far holds, where nothing is configured.
+const PRESENCE_MAX_AGE: Duration = Duration::from_secs(600);
+/// Objects looked at again in the background at once, because what is known of them gets old.
+const RENEWALS: usize = 8;
 /// Locks that stand for many keys.
 const STRIPES: usize = 64;
 
@@ -123,15 +131,18 @@ pub struct Inner {
     objects: Arc<dyn Objects>,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
-    hot: Arc<Hot<Error>>,
     condemned: condemned::Condemned,
+    hot: Arc<Hot<Error>>,
     /// Pointers with the version they were read at: an answer always asks the backend whether it still is that one.
     tags: Cache<Key, (Version, Arc<tags::Pointer>)>,
     views: views::Views,
     /// When the last use of a tag was last written.
-    used: Cache<Key, std::time::Instant>,
-    /// What this process has checked, and what came of it. A new version of a key is unchecked.
-    checked: Cache<Key, (Version, blobs::Checked)>,
+    used: Cache<Key, tokio::time::Instant>,
+    checks: verify::Checks,
+    presence: presence::Presence,
+    looks: look::Looks,
+    renewals: Arc<Semaphore>,
+    ready: ready::Ready,
     cancelled: Cache<UploadId, ()>,
     uploads: Arc<Semaphore>,
     /// Sessions whose state is being replaced.
@@ -151,12 +162,20 @@ impl Deref for Store {
 
 impl Store {
     pub fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>) -> Store {
+        // Files are asked every time: that costs less than to remember.
+        let is_far = objects.distance() == Distance::Far;
+        let presence_max_age = config.store.s3.as_ref().map_or(PRESENCE_MAX_AGE, |s3| s3.presence_max_age.get());
+        let hot = Hot::new(config.hot.size.as_u64(), config.hot.chunk.as_u64(), metrics.clone());
         let inner = Inner {
-            hot: Arc::new(Hot::new(config.hot.size.as_u64(), metrics.clone())),
+            hot: Arc::new(hot),
             tags: newest(KNOWN_TAGS_MAX),
             views: views::Views::default(),
             used: newest(KNOWN_TAGS_MAX),
-            checked: newest(VERIFIED_MAX),
+            checks: verify::Checks::default(),
+            presence: presence::Presence::new(is_far.then_some(presence_max_age)),
+            looks: look::Looks::default(),
+            renewals: Arc::new(Semaphore::new(RENEWALS)),
+            ready: ready::Ready::default(),
             cancelled: newest(CANCELLED_MAX),
             uploads: Arc::new(Semaphore::new(config.limits.uploads)),
             sessions: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
@@ -166,46 +185,34 @@ impl Store {
             config,
             metrics,
         };
-        Store { inner: Arc::new(inner) }
+        let inner = Arc::new(inner);
+        let memory = Arc::downgrade(&inner);
+        // What is condemned is not known to be there any more, nor is anything after a time without a look.
+        inner.condemned.listen(move |news| {
+            let Some(inner) = memory.upgrade() else { return };
+            if news.gap {
+                inner.presence.clear();
+            }
+            news.keys.iter().for_each(|key| inner.presence.forget(key));
+        });
+        Store { inner }
+    }
+
+    /// What is condemned in this store.
+    pub fn condemned(&self) -> &condemned::Condemned {
+        &self.condemned
     }
 
     /// The repository that the permit is for.
     pub fn repo(&self, permit: Permit) -> Repo {
         Repo { store: self.clone(), permit }
     }
-
-    /// Proves that the backend answers and takes writes.
-    pub async fn probe(&self) -> Result<()> {
-        Ok(self.objects.probe().await?)
-    }
 }
 
 impl Inner {
-    /// A small object that never changes under its key, through the hot layer, checked against `digest`.
-    /// Waits out a busy store: builders do not ask again for manifests and configs. Missing or damaged, it is
-    /// [`Error::BlobUnknown`].
-    async fn small(&self, key: &Key, digest: Digest) -> Result<Bytes> {
-        let (objects, metrics, checked) = (self.objects.clone(), self.metrics.clone(), self.checked.clone());
-        let owned = key.clone();
-        let fetch = move || async move {
-            match patiently(|| objects.read(&owned, None)).await {
-                Ok(Read::Fresh(meta, bytes)) => {
-                    let actual = hash(digest.algorithm(), bytes.clone()).await?;
-                    blobs::record(&checked, &metrics, meta, actual == digest);
-                    if actual == digest { Ok(bytes) } else { Err(Error::BlobUnknown(digest)) }
-                }
-                Ok(Read::Same) | Err(objects::Error::NotFound) => Err(Error::BlobUnknown(digest)),
-                Err(error) => Err(error.into()),
-            }
-        };
-        self.hot.get(key, fetch).await
-    }
-
-    /// What the backend knows of an object, unless its bytes were found wrong: then it is as good as gone, and whoever
-    /// asks whether to upload it is told to.
-    async fn head(&self, key: &Key) -> Result<Option<Meta>> {
+    /// What the backend knows of an object that may change.
+    async fn stat(&self, key: &Key) -> Result<Option<Meta>> {
         match patiently(|| self.objects.head(key)).await {
-            Ok(meta) if self.is_wrong(&meta) => Ok(None),
             Ok(meta) => Ok(Some(meta)),
             Err(objects::Error::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
@@ -218,67 +225,9 @@ impl Inner {
         Ok(patiently(|| self.objects.put(key, body.clone(), When::Always)).await?)
     }
 
-    /// Deletes in the given order.
-    async fn delete(&self, keys: &[Key]) -> Result<()> {
-        if keys.is_empty() { Ok(()) } else { Ok(patiently(|| self.objects.delete(keys)).await?) }
-    }
-
     /// All of a listing that is known to be short.
     async fn list(&self, prefix: &str) -> Result<Vec<Meta>> {
         Ok(patiently(|| self.objects.list(prefix, None).try_collect()).await?)
-    }
-
-    /// What is condemned in this store.
-    pub fn condemned(&self) -> &condemned::Condemned {
-        &self.condemned
-    }
-
-    /// What the store has of an object, for somebody who is told that it is there by an answer that rests on `pin`.
-    async fn found(&self, pin: &Snapshot, key: &Key) -> Result<Option<Meta>> {
-        let early = if self.config.collect.ingredients.head_after_list { None } else { Some(self.ask(key).await?) };
-        if !self.condemned.rely(pin, key).await? {
-            return self.head(key).await;
-        }
-        match early {
-            Some(found) => Ok(found),
-            None => self.ask(key).await,
-        }
-    }
-
-    /// As [`Inner::found`], for what views name: they do without what is to make room.
-    async fn servable(&self, pin: &Snapshot, key: &Key) -> Result<bool> {
-        let left_out = self.config.collect.ingredients.view_without_condemned && pin.evicts(key);
-        Ok(!left_out && self.found(pin, key).await?.is_some())
-    }
-
-    /// Runs `write`, which makes the object appear whose writer will be told that it is there.
-    async fn appear<T>(&self, key: &Key, write: impl Future<Output = Result<T>>) -> Result<T> {
-        let pin = self.condemned.pin().await?;
-        self.condemned.rely(&pin, key).await?;
-        let written = write.await?;
-        if pin.is_young() {
-            return Ok(written);
-        }
-        // It may have come and gone since: looked for like what somebody else wrote.
-        let look = |pin: Arc<Snapshot>| async move {
-            self.condemned.rely(&pin, key).await?;
-            self.ask(key).await
-        };
-        self.condemned.resting(look).await?.map(|_| written).ok_or(Error::Busy)
-    }
-
-    /// Asks the store, whatever memory says.
-    async fn ask(&self, key: &Key) -> Result<Option<Meta>> {
-        self.head(key).await
-    }
-
-    /// Drops what memory has of an object.
-    fn forget(&self, key: &Key) {
-        self.hot.forget(key);
-    }
-
-    fn is_wrong(&self, meta: &Meta) -> bool {
-        self.checked.get(&meta.key) == Some((meta.version.clone(), blobs::Checked::Wrong))
     }
 }
 

@@ -103,14 +103,16 @@ impl Collector {
 
     /// Removes what is left of a batch: the list, the spares, then the claim.
     pub(super) async fn clear(&self, id: &BatchId, listed: &Listed) -> Result<()> {
-        let (list, claim) = (layout::batch_list(id), layout::batch_claim(id));
-        let mut keys = vec![list];
+        let claim = [layout::batch_claim(id)];
+        let mut keys = vec![layout::batch_list(id)];
         keys.extend(listed.spared.keys().map(|number| layout::batch_spared(id, *number)));
-        keys.push(claim);
-        if !self.store.config.collect.ingredients.list_before_claim {
-            keys.reverse();
+        if self.store.config.collect.ingredients.list_before_claim {
+            self.store.delete(&keys).await?;
+            self.store.delete(&claim).await
+        } else {
+            self.store.delete(&claim).await?;
+            self.store.delete(&keys).await
         }
-        self.store.delete(&keys).await
     }
 
     /// Claims a batch, deletes what is neither in `keep` nor spared, and clears it.
@@ -138,7 +140,14 @@ impl Collector {
         if listed.list.is_none() && ingredients.list_after_claim {
             return self.store.delete(&[layout::batch_claim(id)]).await;
         }
-        let spared = |number: u32| ingredients.list_after_claim && listed.spared.contains_key(&number);
+        // A tag stays with all its records or goes with them.
+        let stays = |number: u32| ingredients.list_after_claim && listed.spared.contains_key(&number);
+        let together = |number: usize| pointer_of(&batch.list.keys[number]);
+        let spared_tags: HashSet<Key> =
+            (0..batch.list.keys.len()).filter(|number| stays(*number as u32)).filter_map(together).collect();
+        let spared = |number: u32| {
+            stays(number) || together(number as usize).is_some_and(|pointer| spared_tags.contains(&pointer))
+        };
         let (mut gone, mut bytes) = (Vec::new(), 0);
         for (number, key) in batch.list.keys.iter().enumerate() {
             let number = number as u32;
@@ -156,7 +165,19 @@ impl Collector {
                 report.batches_left += 1;
                 return Ok(());
             }
-            if let Err(error) = objects.delete_dated(&gone, claim.modified).await {
+            // Pointers before records: a crash leaves records that nothing points to.
+            gone.sort_by_key(|key| {
+                !matches!(layout::parse(key.as_str()), Some(Place::Repo { item: RepoItem::Tag(_), .. }))
+            });
+            let tags = gone.iter().take_while(|key| pointer_of(key.as_str()).as_ref() == Some(*key)).count();
+            let (tags, rest) = gone.split_at(tags);
+            let mut done = Ok(());
+            for keys in [tags, rest] {
+                if done.is_ok() && !keys.is_empty() {
+                    done = objects.delete_dated(keys, claim.modified).await;
+                }
+            }
+            if let Err(error) = done {
                 tracing::warn!(batch = %id, %error, "a batch stays until its claim has died");
                 report.batches_left += 1;
                 if ingredients.keep_unanswered {
@@ -187,25 +208,25 @@ impl Collector {
             let pointer = layout::tag(&tenant, &repo, &tag);
             let mut newer = false;
             if !used.contains(&pointer) && !idle.contains(&pointer) {
+                // A push that changed nothing leaves no trace but the note of last use, and that not every time.
+                let since = since.checked_sub(config.used_every()).unwrap_or(SystemTime::UNIX_EPOCH);
                 for at in [pointer.clone(), layout::used(&tenant, &repo, &tag)] {
-                    newer |= self.store.head(&at).await?.is_some_and(|found| found.modified >= since);
+                    newer |= self.store.stat(&at).await?.is_some_and(|found| found.modified >= since);
                 }
                 if newer {
-                    used.insert(pointer)
+                    used.insert(pointer.clone())
                 } else {
-                    idle.insert(pointer)
+                    idle.insert(pointer.clone())
                 };
             }
             // Each record may have come back by itself.
             if matches!(layout::parse(key), Some(Place::Repo { item: RepoItem::Push(..), .. }))
-                && self.store.head(&Key::new(key.as_str())).await?.is_some_and(|found| found.modified >= since)
+                && self.store.stat(&Key::new(key.as_str())).await?.is_some_and(|found| found.modified >= since)
             {
-                used.insert(Key::new(key.as_str()));
+                used.insert(pointer);
             }
         }
-        Ok(batch.positions(|key| {
-            used.contains(&Key::new(key)) || pointer_of(key).is_some_and(|pointer| used.contains(&pointer))
-        }))
+        Ok(batch.positions(|key| pointer_of(key).is_some_and(|pointer| used.contains(&pointer))))
     }
 }
 
@@ -244,6 +265,17 @@ impl<'a> Publisher<'a> {
         };
         self.filling[at].1.push(candidate);
         if self.filling[at].1.len() >= ENTRIES_MAX { self.publish(at).await } else { Ok(()) }
+    }
+
+    /// Condemns a tag: its pointer and its records, which go together.
+    pub async fn add_tag(&mut self, tag: Vec<Candidate>, report: &mut Report) -> Result<()> {
+        if self.filling[2].1.len() + tag.len() > ENTRIES_MAX {
+            self.publish(2).await?;
+        }
+        for candidate in tag {
+            self.add(Kind::Evict, candidate, report).await?;
+        }
+        Ok(())
     }
 
     /// Publishes what has not filled a batch yet.

@@ -77,7 +77,8 @@ pub(super) struct Mark<'a> {
     watched: HashMap<u64, SystemTime>,
     evicted_layers: HashMap<u64, Decision>,
     garbage: Vec<Candidate>,
-    evicted: Vec<Candidate>,
+    /// Tags that go: their pointers, each with its records.
+    evicted: Vec<Vec<Candidate>>,
     hints: Vec<Key>,
     throttle: Throttle,
 }
@@ -121,7 +122,7 @@ impl<'a> Mark<'a> {
         std::mem::take(&mut self.garbage)
     }
 
-    pub fn take_evicted(&mut self) -> Vec<Candidate> {
+    pub fn take_evicted(&mut self) -> Vec<Vec<Candidate>> {
         std::mem::take(&mut self.evicted)
     }
 
@@ -248,11 +249,12 @@ impl<'a> Mark<'a> {
         for at in &gone {
             let (facts, index) = (&facts[*at], &repos[&facts[*at].repo]);
             let key = layout::tag(tenant, &facts.repo, &facts.tag);
-            self.evicted.push(Candidate { key, bytes: 0 });
+            let mut tag = vec![Candidate { key, bytes: 0 }];
             for (id, _, bytes) in index.pushes.get(&facts.tag).into_iter().flatten() {
                 let key = layout::push(tenant, &facts.repo, &facts.tag, id);
-                self.evicted.push(Candidate { key, bytes: *bytes });
+                tag.push(Candidate { key, bytes: *bytes });
             }
+            self.evicted.push(tag);
         }
         Ok(gone)
     }

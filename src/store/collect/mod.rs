@@ -259,8 +259,8 @@ impl Collector {
         for candidate in mark.take_garbage() {
             publisher.add(Kind::Garbage, candidate, report).await?;
         }
-        for candidate in mark.take_evicted() {
-            publisher.add(Kind::Evict, candidate, report).await?;
+        for tag in mark.take_evicted() {
+            publisher.add_tag(tag, report).await?;
         }
         publisher.flush().await?;
         for tenant in &tenants {

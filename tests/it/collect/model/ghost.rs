@@ -147,12 +147,12 @@ impl Ghost {
         let now = self.sim.now();
         let mut tags_too = false;
         for deed in deeds {
-            let Deed::Deleted { key, object, by_collector } = deed else { continue };
+            let Deed { key, object, by_collector } = deed;
             if key.starts_with("condemned/") {
                 continue;
             }
             tags_too = true;
-            if by_collector.is_none() {
+            if !by_collector {
                 continue;
             }
             self.deleted += 1;

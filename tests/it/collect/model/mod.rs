@@ -44,3 +44,45 @@ fn no_order_of_events_breaks_a_promise() {
     println!("{steps} steps, {deleted} objects deleted, {spared} stayed because they were used again");
     assert!(deleted > 0 && spared > 0, "{deleted} {spared}");
 }
+
+/// Each ingredient by itself, and within how many plays its absence is noticed.
+#[test]
+#[ignore = "takes minutes: cargo test --release --test it collect::model -- --ignored"]
+fn without_any_one_ingredient_a_promise_is_broken() {
+    let all = larder::config::Ingredients::default();
+    type Change = fn(&mut larder::config::Ingredients);
+    let missing: [(&str, Change); 13] = [
+        ("age at the answer", |i| i.age_at_answer = false),
+        ("spare", |i| i.spare = false),
+        ("look for a claim", |i| i.look_for_claim = false),
+        ("HEAD after the list", |i| i.head_after_list = false),
+        ("memory dropped after a gap", |i| i.drop_memory = false),
+        ("grace from the list's own time", |i| i.grace_from_list = false),
+        ("re-mark", |i| i.re_mark = false),
+        ("exclusive claim", |i| i.exclusive_claim = false),
+        ("list after the claim", |i| i.list_after_claim = false),
+        ("list before the claim", |i| i.list_before_claim = false),
+        ("unanswered batches left", |i| i.keep_unanswered = false),
+        ("lease", |i| i.lease = false),
+        ("content before pointer", |i| i.content_before_pointer = false),
+    ];
+    let only = std::env::var("LARDER_MODEL_ONLY").unwrap_or_default();
+    let mut unnoticed = Vec::new();
+    for (name, change) in missing.into_iter().filter(|(name, _)| name.contains(&only)) {
+        let mut setting = Setting { ingredients: all, ..Setting::for_faults() };
+        change(&mut setting.ingredients);
+        report(name, setting, &mut unnoticed);
+    }
+    if "fence".contains(&only) {
+        report("fence", Setting { fenced: false, ..Setting::for_faults() }, &mut unnoticed);
+    }
+    assert!(unnoticed.is_empty(), "not noticed: {unnoticed:?}");
+}
+
+fn report<'a>(name: &'a str, setting: Setting, unnoticed: &mut Vec<&'a str>) {
+    let found = (first()..first() + plays(20_000)).find_map(|seed| Some((seed, run(seed, setting, false).violation?)));
+    match found {
+        Some((seed, violation)) => println!("without {name:32} seed {seed:6}: {violation}"),
+        None => unnoticed.push(name),
+    }
+}

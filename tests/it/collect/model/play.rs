@@ -61,8 +61,6 @@ pub struct Setting {
     pub pauses: usize,
     pub held: usize,
     pub given_up: usize,
-    /// Cache manifests too, with their views.
-    pub caches: bool,
     pub ingredients: Ingredients,
     pub fenced: bool,
 }
@@ -81,7 +79,6 @@ impl Default for Setting {
             pauses: 15,
             held: 20,
             given_up: 5,
-            caches: false,
             ingredients: Ingredients::default(),
             fenced: true,
         }
@@ -89,6 +86,11 @@ impl Default for Setting {
 }
 
 impl Setting {
+    /// More goes wrong, and a lease that is longer than the grace.
+    pub fn for_faults() -> Setting {
+        Setting { lease: 90 * MINUTE, pauses: 30, held: 30, given_up: 20, ..Setting::default() }
+    }
+
     pub fn wait(&self) -> Duration {
         self.grace.max(self.lease + self.age)
     }

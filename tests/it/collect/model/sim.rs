@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
-use larder::objects::{ByteStream, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Version, When};
+use larder::objects::{ByteStream, Distance, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Version, When};
 use tokio::time::Instant;
 
 /// How late a request may be done, and how late a dated one.
@@ -57,7 +57,6 @@ impl Ask {
         !matches!(self, Ask::Head(_) | Ask::Read(..) | Ask::Page(..))
     }
 
-    /// A deed that the backend does not do when it comes late.
     pub fn name(&self) -> String {
         match self {
             Ask::Head(key) => format!("HEAD {key}"),
@@ -78,11 +77,12 @@ pub struct Pending {
     pub by: usize,
 }
 
-/// Something that a deed of the backend did, for the checks.
-pub enum Deed {
-    Deleted { key: String, object: Object, by_collector: Option<SystemTime> },
-    Wrote { key: String },
-    Nothing,
+/// What was deleted, for the checks.
+pub struct Deed {
+    pub key: String,
+    pub object: Object,
+    /// By a dated request.
+    pub by_collector: bool,
 }
 
 #[derive(Default)]
@@ -233,18 +233,18 @@ impl State {
                     let off = Duration::from_secs(skew.unsigned_abs());
                     meta.modified = if skew < 0 { meta.modified - off } else { meta.modified + off };
                 }
-                (Answer::Meta(meta), vec![Deed::Wrote { key: key.as_str().to_string() }])
+                (Answer::Meta(meta), vec![])
             }
             Ask::Delete(_) if too_old => (Answer::Done(Err(refused())), vec![]),
-            Ask::Delete(keys) => (Answer::Done(Ok(())), self.delete(keys, None)),
+            Ask::Delete(keys) => (Answer::Done(Ok(())), self.delete(keys, false)),
             Ask::DeleteDated(_, at) if self.fenced && age(*at) > FENCE => (Answer::Done(Err(refused())), vec![]),
-            Ask::DeleteDated(keys, at) => (Answer::Done(Ok(())), self.delete(keys, Some(*at))),
+            Ask::DeleteDated(keys, at) => (Answer::Done(Ok(())), self.delete(keys, true)),
         }
     }
 
-    fn delete(&mut self, keys: &[Key], by_collector: Option<SystemTime>) -> Vec<Deed> {
+    fn delete(&mut self, keys: &[Key], by_collector: bool) -> Vec<Deed> {
         let gone = keys.iter().filter_map(|key| self.objects.remove_entry(key.as_str()));
-        gone.map(|(key, object)| Deed::Deleted { key, object, by_collector }).collect()
+        gone.map(|(key, object)| Deed { key, object, by_collector }).collect()
     }
 
     fn meta(&self, key: &Key) -> Result<Meta> {
@@ -338,6 +338,10 @@ impl Objects for Sim {
 
     async fn delete_dated(&self, keys: &[Key], at: SystemTime) -> Result<()> {
         answered!(self.ask(Ask::DeleteDated(keys.to_vec(), at)), Done)
+    }
+
+    fn distance(&self) -> Distance {
+        Distance::Far
     }
 
     fn fence(&self) -> Option<Fence> {
