@@ -30,6 +30,16 @@ pub struct Metrics {
     pub view_layers: IntCounter,
     pub view_layers_missing: IntCounter,
     pub views_trimmed: IntCounter,
+    pub collections: IntCounter,
+    pub collections_skipped: IntCounter,
+    pub collections_failed: IntCounter,
+    pub collection_seconds: Histogram,
+    pub collection_last: IntGauge,
+    pub condemned_objects: IntCounter,
+    pub condemned_bytes: IntCounter,
+    pub deleted_objects: IntCounter,
+    pub deleted_bytes: IntCounter,
+    pub spared_objects: IntCounter,
 }
 
 impl Default for Metrics {
@@ -78,6 +88,18 @@ impl Default for Metrics {
                 .counter("larder_view_layers_missing_total", "Layers left out of views because the store lacks them."),
             views_trimmed: m
                 .counter("larder_views_trimmed_total", "Views that had to leave something out to be imported."),
+            collections: m.counter("larder_collections_total", "Collections that were completed."),
+            collections_skipped: m
+                .counter("larder_collections_skipped_total", "Collections that this server may not make."),
+            collections_failed: m.counter("larder_collections_failed_total", "Collections that broke off."),
+            collection_seconds: m.histogram("larder_collection_seconds", "Time of a collection."),
+            collection_last: m.gauge("larder_collection_last_timestamp_seconds", "When the last collection began."),
+            condemned_objects: m.counter("larder_condemned_objects_total", "Objects that were condemned."),
+            condemned_bytes: m.counter("larder_condemned_bytes_total", "Bytes of the objects that were condemned."),
+            deleted_objects: m.counter("larder_deleted_objects_total", "Objects that collections deleted."),
+            deleted_bytes: m.counter("larder_deleted_bytes_total", "Bytes of the objects that collections deleted."),
+            spared_objects: m
+                .counter("larder_spared_objects_total", "Objects that were condemned and stay, being used again."),
             registry,
         }
     }
@@ -152,6 +174,6 @@ mod tests {
         metrics.stored_bytes.with_label_values(&["default"]).set(1);
         metrics.stored_blobs.with_label_values(&["default"]).set(1);
         let text = metrics.render();
-        assert_eq!(text.matches("# HELP larder_").count(), 23, "{text}");
+        assert_eq!(text.matches("# HELP larder_").count(), 33, "{text}");
     }
 }

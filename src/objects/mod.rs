@@ -10,7 +10,7 @@ pub mod s3;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -155,6 +155,14 @@ pub trait Objects: Send + Sync + 'static {
     /// cuts included. A missing key is success.
     async fn delete(&self, keys: &[Key]) -> Result<()>;
 
+    /// Deletes in no order, by requests dated `at`, which the backend's clock showed: those that reach it when they are
+    /// older than [`Objects::fence`] are refused, with [`Error::Backend`]. A request that has been given up may still be
+    /// done until then, and not later. Missing keys are success.
+    async fn delete_dated(&self, keys: &[Key], at: SystemTime) -> Result<()>;
+
+    /// How old a dated request may be to be done; nothing where the backend does not look, or where nobody has tried.
+    fn fence(&self) -> Option<Fence>;
+
     /// One round trip that proves that the store answers and takes writes.
     async fn probe(&self) -> Result<()>;
 
@@ -183,6 +191,15 @@ pub trait Objects: Send + Sync + 'static {
 }
 
 pub use crate::config::READ_BYTES_MAX;
+
+/// What is known of requests that come late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// A dated request is not done when it is older.
+    pub age_max: Duration,
+    /// Nothing of it is done after the process that sent it has ended, and no other process sends any.
+    pub dies_with_process: bool,
+}
 
 /// An object being written. Dropped without `commit` it disappears.
 #[async_trait]

@@ -1,10 +1,12 @@
 //! Blobs: is it here, receive it, delete it. `read` reads them.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::condemned::Snapshot;
 use super::manifests::names_blob;
 use super::patience::patiently;
 use super::receive::{PORTION_BYTES, Watch, pump};
@@ -18,7 +20,9 @@ impl Repo {
     /// Whether the store has the blob: its size. That its bytes are in memory proves nothing here, for the caller is going to
     /// rely on the store.
     pub async fn stat_blob(&self, digest: &Digest) -> Result<Option<u64>> {
-        Ok(self.store.head(&self.blob_key(digest)).await?.map(|meta| meta.size))
+        let key = &self.blob_key(digest);
+        let look = |pin: Arc<Snapshot>| async move { self.store.found(&pin, key).await };
+        Ok(self.store.condemned.resting(look).await?.map(|meta| meta.size))
     }
 
     /// Receives a whole blob, straight to its final key. Nothing shows there unless the bytes hash to `digest`.
@@ -38,7 +42,7 @@ impl Repo {
             let bytes = first.join();
             fits(digest, super::hash(digest.algorithm(), bytes.clone()).await?)?;
             place.write(bytes.len() as u64)?;
-            let meta = self.noticing(self.store.put_content(&key, bytes.clone()).await)?;
+            let meta = self.noticing(self.store.appear(&key, self.store.put_content(&key, bytes.clone())).await)?;
             place.stored(meta.size);
             if meta.size <= self.hot_blob_max() {
                 self.store.hot.keep_pushed(Slot::Whole(key), &bytes);
@@ -55,7 +59,7 @@ impl Repo {
             for hasher in received.watch.hashers {
                 fits(digest, hasher.finish())?;
             }
-            let meta = self.noticing(draft.commit().await.map_err(Error::from))?;
+            let meta = self.noticing(self.store.appear(&key, async { Ok(draft.commit().await?) }).await)?;
             place.stored(meta.size);
             self.store.heal(&key).await;
             self.store.presence.insert(ticket, &meta);

@@ -5,6 +5,8 @@
 
 pub mod blobs;
 pub mod check;
+pub mod collect;
+pub mod condemned;
 pub mod format;
 mod inspect;
 pub mod layout;
@@ -153,12 +155,13 @@ pub struct Inner {
     objects: Arc<dyn Objects>,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
+    condemned: condemned::Condemned,
     hot: Arc<Hot<Error>>,
     /// Pointers with the version they were read at: an answer always asks the backend whether it still is that one.
     tags: Cache<Key, (Version, Arc<tags::Pointer>)>,
     views: views::Views,
     /// When the last use of a tag was last written.
-    used: Cache<Key, std::time::Instant>,
+    used: Cache<Key, tokio::time::Instant>,
     checks: verify::Checks,
     presence: presence::Presence,
     looks: look::Looks,
@@ -203,11 +206,27 @@ impl Store {
             room: Arc::new(room::Room::new(objects.clone(), config.clone(), metrics.clone())),
             sessions: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             references: tokio::sync::RwLock::new(()),
+            condemned: condemned::Condemned::new(objects.clone(), &config.collect),
             objects,
             config,
             metrics,
         };
-        Store { inner: Arc::new(inner) }
+        let inner = Arc::new(inner);
+        let memory = Arc::downgrade(&inner);
+        // What is condemned is not known to be there any more, nor is anything after a time without a look.
+        inner.condemned.listen(move |news| {
+            let Some(inner) = memory.upgrade() else { return };
+            if news.gap {
+                inner.presence.clear();
+            }
+            news.keys.iter().for_each(|key| inner.presence.forget(key));
+        });
+        Store { inner }
+    }
+
+    /// What is condemned in this store.
+    pub fn condemned(&self) -> &condemned::Condemned {
+        &self.condemned
     }
 
     /// The repository that the permit is for.

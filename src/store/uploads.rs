@@ -142,7 +142,8 @@ impl Repo {
         let parts: Vec<Key> = state.parts.iter().map(|part| self.part_key(&session.id, part)).collect();
         let key = self.blob_key(digest);
         let ticket = self.store.presence.ticket(&key);
-        let made = self.noticing(self.store.objects.concat(&parts, &key).await.map_err(Error::from))?;
+        let concat = async { Ok(self.store.objects.concat(&parts, &key).await?) };
+        let made = self.noticing(self.store.appear(&key, concat).await)?;
         self.store.presence.insert(ticket, &made);
         self.store.usage().account(self.tenant()).added(made.size);
         self.store.heal(&key).await;

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use larder::objects::{
-    ByteStream, Distance, Draft, Key, Meta, Objects, Read, Result, Space, Unfinished, Version, When,
+    ByteStream, Distance, Draft, Fence, Key, Meta, Objects, Read, Result, Space, Unfinished, Version, When,
 };
 
 /// Counts the calls of each method. Not counted: the pages of a list, and what is written to a draft.
@@ -67,6 +67,14 @@ impl<O: Objects> Objects for Counting<O> {
 
     async fn delete(&self, keys: &[Key]) -> Result<()> {
         self.count("delete").delete(keys).await
+    }
+
+    async fn delete_dated(&self, keys: &[Key], at: SystemTime) -> Result<()> {
+        self.count("delete dated").delete_dated(keys, at).await
+    }
+
+    fn fence(&self) -> Option<Fence> {
+        self.objects.fence()
     }
 
     async fn probe(&self) -> Result<()> {

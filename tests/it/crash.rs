@@ -16,7 +16,7 @@ use larder::config::Config;
 use larder::digest::Digest;
 use larder::objects::fs::FsObjects;
 use larder::objects::{
-    ByteStream, Distance, Draft, Error, Key, Meta, Objects, Read, Result, Space, Unfinished, Version, When,
+    ByteStream, Distance, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Unfinished, Version, When,
 };
 use larder::store::check::{Depth, check};
 use serde_json::{Value, json};
@@ -73,6 +73,15 @@ impl Objects for StopAfter {
             self.objects.delete(std::slice::from_ref(key)).await?;
         }
         Ok(())
+    }
+
+    async fn delete_dated(&self, keys: &[Key], at: SystemTime) -> Result<()> {
+        write(&self.left)?;
+        self.objects.delete_dated(keys, at).await
+    }
+
+    fn fence(&self) -> Option<Fence> {
+        self.objects.fence()
     }
 
     async fn probe(&self) -> Result<()> {

@@ -9,6 +9,7 @@ mod world;
 
 mod bad_input;
 mod check;
+mod collect;
 mod objects;
 mod over_s3;
 mod registry;

@@ -157,7 +157,7 @@ impl From<InvalidName> for OciError {
         let code = match error {
             InvalidName::Repo | InvalidName::Tenant => Code::NameInvalid,
             InvalidName::Tag => Code::ManifestInvalid,
-            InvalidName::Upload => Code::BlobUploadUnknown,
+            InvalidName::Upload | InvalidName::Batch => Code::BlobUploadUnknown,
             InvalidName::Digest(_) => Code::DigestInvalid,
         };
         OciError::new(code).because(error.to_string())

@@ -11,9 +11,9 @@ use futures::TryStreamExt;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::super::layout::{self, Place, RepoItem, UploadItem};
+use super::super::layout::{self, BatchItem, Place, RepoItem, UploadItem};
 use super::super::patience::patiently;
-use super::super::{Result, format, uploads};
+use super::super::{Error, Result, condemned, format, uploads};
 use super::Depth;
 use super::in_repo::At;
 use super::problem::{Finding, Problem};
@@ -92,6 +92,14 @@ impl Look<'_> {
             Some(Place::Blob { digest, .. }) => self.blob(key, &digest).await,
             Some(Place::Repo { tenant, repo, item }) => self.item(key, &tenant, &repo, item, &known).await,
             Some(Place::Quarantine(of)) => self.note(key, &of).await,
+            Some(Place::Condemned { batch, item: BatchItem::List }) => {
+                // One that was cleared since is no list any more; one that cannot be read stops every answer.
+                match condemned::read_list(self.objects, &batch).await {
+                    Err(error @ Error::Internal(_)) => Ok(vec![Finding::new(key, text(error))]),
+                    list => list.map(|_| Vec::new()),
+                }
+            }
+            Some(Place::Clock | Place::Condemned { .. }) => Ok(Vec::new()),
             Some(Place::Upload { tenant, id, item: UploadItem::State }) => {
                 self.upload(&tenant, &id, Some(meta), Vec::new()).await
             }
