@@ -19,6 +19,7 @@ use crate::objects::fs::{self, FsObjects};
 use crate::objects::s3::S3Objects;
 use crate::operator::Operator;
 use crate::store::check::{Event, Summary};
+use crate::store::collect::{Collector, Report, Wish};
 use crate::store::{self, Store, format};
 
 pub use crate::store::check::Depth;
@@ -27,6 +28,8 @@ pub use crate::store::check::Depth;
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// How often what is stored is counted anew.
 const COUNT_EVERY: Duration = Duration::from_secs(12 * 3600);
+/// The first collection comes so long after the start, or sooner where they come more often.
+const COLLECT_FIRST: Duration = Duration::from_secs(60);
 /// How often a server asks what others have found wrong.
 const LEARN_EVERY: Duration = Duration::from_secs(60);
 
@@ -40,6 +43,8 @@ pub struct App {
     pub store: Store,
     /// Whom it lets in.
     pub gate: Arc<Gate>,
+    /// What deletes what nobody needs.
+    pub collector: Arc<Collector>,
 }
 
 impl App {
@@ -59,7 +64,9 @@ impl App {
         let store = Store::new(objects, config.clone(), metrics.clone());
         store.load_quarantine().await.context("cannot read what is in quarantine")?;
         let gate = Arc::new(Gate::new(config.clone()));
-        Ok(App { config, metrics, store, gate })
+        let collector = Arc::new(Collector::new(store.clone()));
+        collector.recover().await.context("cannot clear what a collection has left")?;
+        Ok(App { config, metrics, store, gate, collector })
     }
 
     /// Opens a store that there is: where there is none, nothing is made.
@@ -74,6 +81,13 @@ impl App {
     /// Checks the store, and tells what it finds.
     pub async fn check(&self, depth: Depth, repair: bool, report: impl FnMut(Event) + Send) -> store::Result<Summary> {
         self.store.check(depth, repair, report).await
+    }
+
+    /// Collects once.
+    pub async fn collect(&self, dry: bool) -> store::Result<Report> {
+        self.store.scan_usage().await?;
+        let pressed = self.store.room().is_short();
+        self.collector.run(Wish { dry, pressed }).await
     }
 
     /// Tells commands on this host where the server is, when the store is its own.
@@ -95,6 +109,7 @@ impl App {
             gate: self.gate.clone(),
             config: self.config.clone(),
             metrics: self.metrics.clone(),
+            collector: self.collector.clone(),
         })
     }
 }
@@ -111,6 +126,10 @@ pub async fn run(app: App, listeners: Vec<TcpListener>, shutdown: impl Future<Ou
     let mut jobs = JoinSet::new();
     jobs.spawn(sweep(app.store.clone(), app.config.clone()));
     jobs.spawn(count(app.store.clone()));
+    jobs.spawn(poll(app.store.clone(), app.config.collect.poll()));
+    if app.config.collect.enabled {
+        jobs.spawn(collect(app.collector.clone(), app.store.clone(), app.config.collect.interval.get()));
+    }
     if app.config.store.s3.is_some() {
         jobs.spawn(learn(app.store.clone()));
     }
@@ -165,5 +184,45 @@ async fn learn(store: Store) {
         if let Err(error) = store.load_quarantine().await {
             tracing::warn!(%error, "what is in quarantine cannot be read");
         }
+    }
+}
+
+/// Looks at what is condemned, so that no answer has to wait for it.
+async fn poll(store: Store, every: Duration) {
+    let mut timer = tokio::time::interval(every);
+    loop {
+        timer.tick().await;
+        if let Err(error) = store.condemned().refresh().await {
+            tracing::warn!(%error, "what is condemned cannot be looked at");
+        }
+    }
+}
+
+/// Collects from time to time, and when room is short.
+async fn collect(collector: Arc<Collector>, store: Store, every: Duration) {
+    // A server that has just started has other things to do.
+    let first = tokio::time::Instant::now() + every.min(COLLECT_FIRST);
+    let mut timer = tokio::time::interval_at(first, every);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let round = tokio::select! {
+            _ = timer.tick() => None,
+            round = store.room().pressed() => Some(round),
+        };
+        let pressed = round.is_some() || store.room().is_short();
+        match collector.run(Wish { dry: false, pressed }).await {
+            Ok(Report { skipped: Some(reason), .. }) => tracing::warn!(reason, "nothing is collected"),
+            Ok(report) => tracing::info!(
+                pressed,
+                condemned = report.condemned.objects,
+                condemned_bytes = report.condemned.bytes,
+                deleted = report.deleted.objects,
+                deleted_bytes = report.deleted.bytes,
+                seconds = report.seconds,
+                "collected"
+            ),
+            Err(error) => tracing::warn!(%error, "collection has failed"),
+        }
+        drop(round);
     }
 }

@@ -25,6 +25,8 @@ enum Command {
     Serve(Serve),
     /// Say whether everything in the store fits together, and mend it.
     Check(CheckStore),
+    /// Delete what nothing names any more, and what policies let go.
+    Gc(CollectStore),
     /// Say what a tag on a running server is made of.
     Inspect(cli::inspect::Inspect),
     /// Work with the configuration.
@@ -67,6 +69,14 @@ struct CheckStore {
 }
 
 #[derive(Args)]
+struct CollectStore {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    gc: cli::gc::Gc,
+}
+
+#[derive(Args)]
 struct Serve {
     #[command(flatten)]
     place: Place,
@@ -102,6 +112,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(serve) => run(serve).map(|()| ExitCode::SUCCESS),
         Command::Check(order) => order.place.load().and_then(|config| block_on(order.check.run(config))),
+        Command::Gc(order) => order.place.load().and_then(|config| block_on(order.gc.run(config))),
         Command::Inspect(inspect) => block_on(inspect.run()).map(|()| ExitCode::SUCCESS),
         Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|_| {
             println!("valid");

@@ -1,5 +1,6 @@
 //! Commands beside `serve`.
 
 pub mod check;
+pub mod gc;
 pub mod inspect;
 mod lines;

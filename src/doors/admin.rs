@@ -81,6 +81,11 @@ pub async fn usage(State(doors): State<Doors>) -> Response {
     Json(json!({ "tenants": tenants.collect::<Vec<_>>() })).into_response()
 }
 
+/// What the last collection of this server found and did; `null` before the first.
+pub async fn last_collection(State(doors): State<Doors>) -> Response {
+    Json(doors.collector.last()).into_response()
+}
+
 pub(super) fn refuse(status: StatusCode, message: &str) -> Response {
     (status, Json(json!({ "errors": [{ "message": message }] }))).into_response()
 }

@@ -18,6 +18,7 @@ use crate::auth::Gate;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::store::Store;
+use crate::store::collect::Collector;
 
 /// What every door needs.
 #[derive(Clone)]
@@ -26,6 +27,7 @@ pub struct Doors {
     pub gate: Arc<Gate>,
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
+    pub collector: Arc<Collector>,
 }
 
 /// All that the server answers.
@@ -38,6 +40,7 @@ pub fn router(doors: Doors) -> Router {
         .route("/api/inspect", get(admin::inspect))
         .route("/api/usage", get(admin::usage))
         .route("/api/check", post(orders::check))
+        .route("/api/gc", get(admin::last_collection).post(orders::collect))
         .route("/v2", registry.clone())
         .route("/v2/", registry.clone())
         .route("/v2/{*path}", registry)

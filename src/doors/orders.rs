@@ -10,15 +10,16 @@ use futures::stream;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
 use super::Doors;
 use crate::store::check::{Depth, Event};
+use crate::store::collect::Wish;
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
-#[derive(Default)]
 pub struct CheckOrder {
     read_data: bool,
     repair: bool,
@@ -34,6 +35,26 @@ pub async fn check(State(doors): State<Doors>, headers: HeaderMap, Query(order):
         let report = |event| tell(&lines, &event);
         if let Err(error) = doors.store.check(depth, order.repair, report).await {
             tell(&lines, &Event::Failed(error.to_string()));
+        }
+    })
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct CollectOrder {
+    dry_run: bool,
+}
+
+/// Collects once: see `larder gc`.
+pub async fn collect(State(doors): State<Doors>, headers: HeaderMap, Query(order): Query<CollectOrder>) -> Response {
+    if let Some(refusal) = refusal(&doors, &headers) {
+        return refusal;
+    }
+    told(|lines| async move {
+        let pressed = doors.store.room().is_short();
+        match doors.collector.run(Wish { dry: order.dry_run, pressed }).await {
+            Ok(report) => tell(&lines, &json!({ "done": report })),
+            Err(error) => tell(&lines, &json!({ "failed": error.to_string() })),
         }
     })
 }

@@ -23,7 +23,7 @@ use super::layout::{self, BatchItem, Place};
 use super::patience::patiently;
 use super::{Error, FAN_OUT, Result};
 use crate::config::{CollectConfig, Ingredients};
-use crate::names::BatchId;
+use crate::names::{BatchId, Tenant};
 use crate::objects::{self, Key, Meta, Objects, Read, When};
 
 /// Entries of one list: as many as S3 deletes at once.
@@ -55,6 +55,18 @@ pub struct List {
     pub keys: Vec<String>,
     /// Bytes of the objects, in the same order.
     pub sizes: Vec<u64>,
+}
+
+impl List {
+    fn blob_bytes(&self) -> BTreeMap<Tenant, u64> {
+        let mut bytes = BTreeMap::new();
+        for (key, size) in self.keys.iter().zip(&self.sizes) {
+            if let Some(Place::Blob { tenant, .. }) = layout::parse(key) {
+                *bytes.entry(tenant).or_default() += size;
+            }
+        }
+        bytes
+    }
 }
 
 /// What is condemned, as it was at one moment or later.
@@ -129,6 +141,8 @@ pub(super) fn fingerprint(key: &str) -> u64 {
 struct Known {
     kind: Kind,
     fingerprints: Vec<u64>,
+    /// Bytes of the blobs in it.
+    bytes: BTreeMap<Tenant, u64>,
 }
 
 /// What is condemned in one store, for those who answer clients. Cheap when nothing is.
@@ -155,6 +169,8 @@ type Listener = Box<dyn Fn(&News) + Send + Sync>;
 pub struct News<'a> {
     /// What is condemned since the last one.
     pub keys: &'a [Key],
+    /// Bytes of all blobs that are condemned now.
+    pub bytes: &'a BTreeMap<Tenant, u64>,
     /// There was no look for so long that what memory says of the store is void.
     pub gap: bool,
 }
@@ -264,6 +280,7 @@ impl Condemned {
         let loads = published.map(|id| self.load(id)).collect::<Vec<_>>();
         let loaded: Vec<_> = stream::iter(loads).buffered(FAN_OUT).try_collect().await?;
         let (mut entries, mut batches, mut news) = (Vec::new(), Vec::new(), Vec::new());
+        let mut bytes = BTreeMap::new();
         for (id, known, fresh) in loaded.into_iter().flatten() {
             let batch = batches.len() as u32;
             entries.extend(known.fingerprints.iter().enumerate().map(|(number, fingerprint)| Entry {
@@ -272,13 +289,16 @@ impl Condemned {
                 number: number as u32,
                 evict: known.kind == Kind::Evict,
             }));
+            for (tenant, of_batch) in &known.bytes {
+                *bytes.entry(tenant.clone()).or_default() += of_batch;
+            }
             batches.push(id);
             news.extend(fresh);
         }
         entries.sort_unstable_by_key(|entry| (entry.fingerprint, entry.batch, entry.number));
         let gap = self.current().is_none_or(|last| began.duration_since(last.began) > self.age_max);
         self.forget_others(&batches);
-        let news = News { keys: &news, gap: gap && self.ingredients.drop_memory };
+        let news = News { keys: &news, bytes: &bytes, gap: gap && self.ingredients.drop_memory };
         lock(&self.listeners).iter().for_each(|listener| listener(&news));
         self.looks.fetch_add(1, Ordering::AcqRel);
         let checked = self.ingredients.age_at_answer;
@@ -294,7 +314,7 @@ impl Condemned {
         }
         let Some(list) = read_list(&*self.objects, &id).await? else { return Ok(None) };
         let fingerprints = list.keys.iter().map(|key| fingerprint(key)).collect();
-        let known = Arc::new(Known { kind: list.kind, fingerprints });
+        let known = Arc::new(Known { kind: list.kind, fingerprints, bytes: list.blob_bytes() });
         lock(&self.known).insert(id.clone(), known.clone());
         let keys = list.keys.into_iter().map(Key::new).collect();
         Ok(Some((id, known, keys)))

@@ -220,6 +220,9 @@ impl Store {
                 inner.presence.clear();
             }
             news.keys.iter().for_each(|key| inner.presence.forget(key));
+            for (tenant, account) in inner.room.usage.accounts() {
+                account.set_condemned(news.bytes.get(&tenant).copied().unwrap_or(0));
+            }
         });
         Store { inner }
     }

@@ -32,8 +32,10 @@ const EVICTION_PART: u64 = 100;
 const WAIT: Duration = Duration::from_secs(40);
 /// Rounds of eviction that it waits for: the first may have begun before the room was short.
 const ROUNDS: usize = 2;
-/// After a round that did not make enough, none is asked for and none is waited for, for so long.
+/// After a round that left something full, none is asked for and none is waited for: so long, and so many times what the
+/// round took. What was condemned takes its time to go.
 const FUTILE: Duration = Duration::from_secs(10);
+const FUTILE_ROUNDS: u32 = 10;
 
 /// Who has how much room.
 pub struct Room {
@@ -46,19 +48,20 @@ pub struct Room {
     pressed: Notify,
     /// Somebody makes room when told to.
     relieved: AtomicBool,
-    /// Tells that a round of eviction has ended, and when one did last that did not make enough room.
+    /// Tells that a round of eviction has ended and, when it left something full, until when there is no use in another.
     rounds: watch::Sender<Option<Instant>>,
 }
 
 /// A round of eviction. Dropped, it has ended, and those who wait for room look again.
-pub struct Round<'a>(&'a Room);
+pub struct Round<'a> {
+    room: &'a Room,
+    began: Instant,
+}
 
 impl Drop for Round<'_> {
     fn drop(&mut self) {
-        let room = self.0;
-        let mut accounts = room.usage.accounts().into_iter();
-        let is_short = room.shortage() > 0 || accounts.any(|(tenant, _)| room.excess(&tenant) > 0);
-        room.rounds.send_replace(is_short.then(Instant::now));
+        let pause = FUTILE.max(self.began.elapsed() * FUTILE_ROUNDS);
+        self.room.rounds.send_replace(self.room.is_full().then(|| Instant::now() + pause));
     }
 }
 
@@ -74,7 +77,7 @@ impl Room {
     pub async fn pressed(&self) -> Round<'_> {
         self.relieved.store(true, Relaxed);
         self.pressed.notified().await;
-        Round(self)
+        Round { room: self, began: Instant::now() }
     }
 
     /// A place for an upload, now or when it has been made.
@@ -107,7 +110,18 @@ impl Room {
     }
 
     fn is_futile(&self) -> bool {
-        self.rounds.borrow().is_some_and(|ended| ended.elapsed() < FUTILE)
+        self.rounds.borrow().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Whether the disk takes no uploads, or something should have been condemned that was not.
+    fn is_full(&self) -> bool {
+        self.is_short() || self.fits_disk().is_err()
+    }
+
+    /// Whether something should go that has not been condemned yet.
+    pub fn is_short(&self) -> bool {
+        let mut accounts = self.usage.accounts().into_iter();
+        self.shortage() > 0 || accounts.any(|(tenant, _)| self.excess(&tenant) > 0)
     }
 
     /// Bytes of a tenant that should go for its quota.
@@ -119,12 +133,29 @@ impl Room {
         }
     }
 
-    /// Bytes that should go, of whichever tenant, for the disk.
+    /// Bytes that should go, of whichever tenant, for the disk. What is condemned goes already.
     pub fn shortage(&self) -> u64 {
         let Some(space) = self.space() else { return 0 };
         let reserve = self.config.store.reserve(space.total).max(space.total / EVICTION_PART);
-        let free = space.free.saturating_sub(self.coming.load(Relaxed));
-        if free < LOW_RESERVES * reserve { ENOUGH_RESERVES * reserve - free } else { 0 }
+        let condemned: u64 = self.usage.accounts().iter().map(|(_, account)| account.stored() - account.live()).sum();
+        let free = space.free.saturating_add(condemned).saturating_sub(self.coming.load(Relaxed));
+        if free < LOW_RESERVES.saturating_mul(reserve) {
+            ENOUGH_RESERVES.saturating_mul(reserve).saturating_sub(free)
+        } else {
+            0
+        }
+    }
+
+    /// Bytes that a tenant may keep while the disk is short of room: each gives as much as it has of all.
+    pub fn share(&self, tenant: &Tenant) -> Option<u64> {
+        let shortage = self.shortage();
+        if shortage == 0 {
+            return None;
+        }
+        let live = self.usage.account(tenant).live();
+        let all: u64 = self.usage.accounts().iter().map(|(_, account)| account.live()).sum();
+        let part = u128::from(shortage.min(all)) * u128::from(live) / u128::from(all.max(1));
+        Some(live.saturating_sub(u64::try_from(part).unwrap_or(live)))
     }
 
     fn space(&self) -> Option<Space> {

@@ -2,6 +2,7 @@
 
 use futures::TryStreamExt;
 
+use super::patience::patiently;
 use super::tags::{Listed, Page};
 use super::{Result, Store, layout};
 use crate::names::{RepoName, Tenant};
@@ -11,7 +12,9 @@ impl Store {
     /// each: it skips over what is in them.
     pub async fn tenants(&self) -> Result<Vec<Tenant>> {
         let (mut found, mut after) = (Vec::new(), None::<String>);
-        while let Some(meta) = self.objects.list(layout::TENANTS, after.as_deref()).try_next().await? {
+        loop {
+            let next = || async { self.objects.list(layout::TENANTS, after.as_deref()).try_next().await };
+            let Some(meta) = patiently(next).await? else { return Ok(found) };
             match layout::tenant_of(meta.key.as_str()) {
                 Some(tenant) => {
                     after = Some(layout::tenant_end(&tenant));
@@ -21,7 +24,6 @@ impl Store {
                 None => after = Some(meta.key.as_str().to_string()),
             }
         }
-        Ok(found)
     }
 
     /// Repositories of these tenants, in the byte order of their keys. What a tenant has in a repository that is not its

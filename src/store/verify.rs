@@ -41,7 +41,7 @@ pub struct Checks {
     verdicts: Cache<Key, (Version, Checked)>,
     /// Of the chunks of verified objects.
     sums: Cache<(Key, Version), Arc<[u64]>>,
-    progress: Mutex<HashMap<(Key, Version), Weak<tokio::sync::Mutex<Hashed>>>>,
+    progress: Mutex<HashMap<(Key, Version), Weak<Passing>>>,
     background: Arc<Semaphore>,
     in_background: Arc<Mutex<HashSet<Key>>>,
     pub(super) quarantine: Quarantine,
@@ -99,6 +99,9 @@ struct Hashed {
     right: bool,
 }
 
+/// The hash of an object, with whoever reads it.
+type Passing = tokio::sync::Mutex<Hashed>;
+
 /// One reader's part in the verification of an object.
 #[derive(Clone)]
 pub struct Progress {
@@ -106,7 +109,7 @@ pub struct Progress {
     meta: Meta,
     digest: Digest,
     chunks: u64,
-    hashed: Arc<tokio::sync::Mutex<Hashed>>,
+    hashed: Arc<Passing>,
 }
 
 impl Progress {

@@ -180,6 +180,7 @@ impl World {
             metrics: app.metrics.clone(),
             store: app.store.clone(),
             gate: app.gate.clone(),
+            collector: app.collector.clone(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(app::run(app, listeners, async {

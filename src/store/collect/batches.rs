@@ -148,7 +148,7 @@ impl Collector {
         let spared = |number: u32| {
             stays(number) || together(number as usize).is_some_and(|pointer| spared_tags.contains(&pointer))
         };
-        let (mut gone, mut bytes) = (Vec::new(), 0);
+        let (mut gone, mut freed, mut bytes) = (Vec::new(), Vec::new(), 0);
         for (number, key) in batch.list.keys.iter().enumerate() {
             let number = number as u32;
             if keep.contains(&number) {
@@ -156,7 +156,11 @@ impl Collector {
             } else if spared(number) {
                 report.spared += 1;
             } else {
-                bytes += batch.list.sizes.get(number as usize).copied().unwrap_or(0);
+                let size = batch.list.sizes.get(number as usize).copied().unwrap_or(0);
+                bytes += size;
+                if let Some(Place::Blob { tenant, .. }) = layout::parse(key) {
+                    freed.push((tenant, size));
+                }
                 gone.push(Key::new(key.as_str()));
             }
         }
@@ -185,6 +189,9 @@ impl Collector {
                 }
             }
             gone.iter().for_each(|key| self.store.forget(key));
+            for (tenant, size) in freed {
+                self.store.usage().account(&tenant).removed(size);
+            }
             report.deleted.objects += gone.len() as u64;
             report.deleted.bytes += bytes;
         }

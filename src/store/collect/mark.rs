@@ -517,8 +517,13 @@ impl Collector {
 
     /// The marks between which a tenant is held: over the first, it is brought below the second. Bytes.
     fn limits(&self, tenant: &Tenant) -> Option<(u64, u64)> {
-        let _ = tenant;
-        None
+        let quota = self.store.config.quota(tenant);
+        let high = quota.high.unwrap_or(u64::MAX);
+        let low = quota.low.unwrap_or(high);
+        // What the disk is short of, each tenant gives its part of.
+        let share = self.store.room().share(tenant).unwrap_or(u64::MAX);
+        let (high, low) = (high.min(share), low.min(share));
+        (high < u64::MAX).then_some((high, low))
     }
 }
 

@@ -82,8 +82,8 @@ use tokio::time::Instant;
 
 use super::condemned::{Kind, Listed, list_batches};
 use super::patience::patiently;
-use super::{Error, Result, Store, layout};
-use crate::names::{BatchId, Tenant};
+use super::{Result, Store, layout};
+use crate::names::BatchId;
 use crate::objects::{Key, When};
 use batches::{Batch, Publisher};
 use mark::{Mark, Names};
@@ -247,7 +247,7 @@ impl Collector {
         }
         let pin = self.store.condemned.refresh().await?;
         let mut mark = Mark::new(self, now, wait, &content, pin.clone());
-        let tenants = self.tenants().await?;
+        let tenants = self.store.tenants().await?;
         for tenant in &tenants {
             mark.tenant(tenant, report).await?;
         }
@@ -285,31 +285,6 @@ impl Collector {
     async fn list(&self) -> Result<BTreeMap<BatchId, Listed>> {
         let objects = &self.store.objects;
         Ok(patiently(|| list_batches(&**objects, layout::CONDEMNED)).await?)
-    }
-
-    /// The tenants that have anything in the store. One look for each.
-    async fn tenants(&self) -> Result<Vec<Tenant>> {
-        let (mut tenants, mut after) = (Vec::<Tenant>::new(), None::<String>);
-        loop {
-            let objects = &self.store.objects;
-            let next = patiently(|| async {
-                use futures::TryStreamExt;
-                objects.list(layout::TENANTS, after.as_deref()).try_next().await
-            });
-            let Some(meta) = next.await? else { return Ok(tenants) };
-            let name = meta.key.as_str().strip_prefix(layout::TENANTS).and_then(|rest| rest.split('/').next());
-            match name.and_then(|name| name.parse::<Tenant>().ok()) {
-                Some(tenant) => {
-                    after = Some(layout::tenant_end(&tenant));
-                    if tenants.last() == Some(&tenant) {
-                        return Err(Error::Internal("tenants cannot be told apart".into()));
-                    }
-                    tenants.push(tenant);
-                }
-                // Not ours: `check` reports it.
-                None => after = Some(meta.key.as_str().to_string()),
-            }
-        }
     }
 
     fn count(&self, report: &Report) {
