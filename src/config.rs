@@ -3,7 +3,9 @@
 //! Every key has a default, so no configuration at all works. Unknown keys are errors: a misspelt limit must not pass
 //! for a set one. What has been parsed is valid; the rest of the code checks nothing again.
 
+mod collect;
 mod store;
+mod tenants;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,7 +17,9 @@ use serde::Deserialize;
 
 use crate::names::RepoName;
 
+pub use collect::{CollectConfig, Ingredients, RetainConfig};
 pub use store::{Checksum, Redirect, S3Config, Secret, StoreConfig};
+pub use tenants::{Quota, TenantConfig};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -26,8 +30,11 @@ pub struct Config {
     pub hot: HotConfig,
     pub limits: LimitsConfig,
     pub log: LogConfig,
+    pub collect: CollectConfig,
     /// Rules for repositories; of those that match a name, the first counts.
     pub repositories: Vec<RepositoryConfig>,
+    /// Tenants; of those that have a pattern for a repository, it belongs to the first.
+    pub tenants: Vec<TenantConfig>,
 }
 
 /// Where clients find the server.
@@ -134,6 +141,9 @@ pub struct RepositoryConfig {
     /// Cache tags serve the union of their pushes; `false` gives plain last-push-wins.
     #[serde(default = "yes")]
     pub views: bool,
+    /// Which tags stay.
+    #[serde(default)]
+    pub retain: Vec<RetainConfig>,
 }
 
 fn yes() -> bool {
@@ -180,13 +190,14 @@ impl Config {
         if limits.manifest.as_u64() > READ_BYTES_MAX {
             bail!("[limits] manifest must be at most {}", ByteSize(READ_BYTES_MAX));
         }
+        self.collect.check()?;
         if !HOT_CHUNK.contains(&self.hot.chunk.as_u64()) {
             bail!("[hot] chunk must be between 1 MiB and 4 MiB");
         }
         if let Some(s3) = &self.store.s3 {
             s3.check()?;
         }
-        Ok(())
+        self.check_tenants()
     }
 }
 
@@ -292,7 +303,7 @@ impl TryFrom<String> for Pattern {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Pattern, Self::Error> {
-        let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"*/._-".contains(&b);
+        let valid = |b: u8| b.is_ascii_alphanumeric() || b"*/._-".contains(&b);
         if !text.is_empty() && text.bytes().all(valid) && !text.contains("***") {
             Ok(Pattern(text))
         } else {

@@ -23,6 +23,10 @@ struct Cli {
 enum Command {
     /// Run the server. Needs no configuration: it keeps its store in ./larder-data and listens on 127.0.0.1:5000.
     Serve(Serve),
+    /// Say whether everything in the store fits together, and mend it.
+    Check(CheckStore),
+    /// Delete what nothing names any more, and what policies let go.
+    Gc(CollectStore),
     /// Say what a tag on a running server is made of.
     Inspect(cli::inspect::Inspect),
     /// Work with the configuration.
@@ -46,16 +50,52 @@ struct Source {
     config: Option<PathBuf>,
 }
 
+/// Where the configuration and the store are.
 #[derive(Args)]
-struct Serve {
+struct Place {
     #[command(flatten)]
     source: Source,
-    /// Address to listen on, instead of those in the configuration. May be given several times.
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: Vec<SocketAddr>,
     /// Folder of the store, instead of the one in the configuration.
     #[arg(long, value_name = "FOLDER")]
     store: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct CheckStore {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    check: cli::check::Check,
+}
+
+#[derive(Args)]
+struct CollectStore {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    gc: cli::gc::Gc,
+}
+
+#[derive(Args)]
+struct Serve {
+    #[command(flatten)]
+    place: Place,
+    /// Address to listen on, instead of those in the configuration. May be given several times.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Vec<SocketAddr>,
+}
+
+impl Place {
+    fn load(self) -> anyhow::Result<Config> {
+        let mut config = self.source.load()?;
+        if let Some(path) = self.store {
+            if config.store.s3.is_some() {
+                anyhow::bail!("--store names a folder, but the configuration has [store.s3]: use one of them");
+            }
+            config.store.path = path;
+        }
+        Ok(config)
+    }
 }
 
 impl Source {
@@ -70,12 +110,17 @@ impl Source {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Serve(serve) => run(serve),
-        Command::Inspect(inspect) => block_on(inspect.run()),
-        Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|_| println!("valid")),
+        Command::Serve(serve) => run(serve).map(|()| ExitCode::SUCCESS),
+        Command::Check(order) => order.place.load().and_then(|config| block_on(order.check.run(config))),
+        Command::Gc(order) => order.place.load().and_then(|config| block_on(order.gc.run(config))),
+        Command::Inspect(inspect) => block_on(inspect.run()).map(|()| ExitCode::SUCCESS),
+        Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|_| {
+            println!("valid");
+            ExitCode::SUCCESS
+        }),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("larder: {error:#}");
             ExitCode::FAILURE
@@ -84,31 +129,27 @@ fn main() -> ExitCode {
 }
 
 fn run(serve: Serve) -> anyhow::Result<()> {
-    let mut config = serve.source.load()?;
+    let mut config = serve.place.load()?;
     if !serve.listen.is_empty() {
         config.server.listen = serve.listen;
-    }
-    if let Some(path) = serve.store {
-        if config.store.s3.is_some() {
-            anyhow::bail!("--store names a folder, but the configuration has [store.s3]: use one of them");
-        }
-        config.store.path = path;
     }
     log(&config.log)?;
     raise_file_limit();
     block_on(start(config))
 }
 
-fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 
 async fn start(config: Config) -> anyhow::Result<()> {
     let app = App::open(config).await?;
     let listeners: Vec<_> = app.config.server.listen.iter().map(|at| listen::bind(*at)).collect::<Result<_, _>>()?;
-    let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr()).collect::<Result<_, _>>()?;
+    let addresses: Vec<SocketAddr> =
+        listeners.iter().map(|listener| listener.local_addr()).collect::<Result<_, _>>()?;
     // First: whoever has read the announcement may send a signal.
     let stop = stop_signal()?;
+    app.announce(&addresses);
     announce(&app.config, &addresses);
     app::run(app, listeners, stop).await;
     Ok(())

@@ -1,3 +1,6 @@
-//! Commands that ask a running server.
+//! Commands beside `serve`.
 
+pub mod check;
+pub mod gc;
 pub mod inspect;
+mod lines;

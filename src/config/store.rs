@@ -17,11 +17,25 @@ pub struct StoreConfig {
     pub path: PathBuf,
     /// The bucket.
     pub s3: Option<S3Config>,
+    /// Free bytes of the filesystem that blobs leave to others, and to what the store itself has to write to make room.
+    /// By default 1 GiB, or a twentieth of a filesystem of less than 20 GiB.
+    pub reserve: Option<ByteSize>,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        StoreConfig { path: "larder-data".into(), s3: None }
+        StoreConfig { path: "larder-data".into(), s3: None, reserve: None }
+    }
+}
+
+/// The reserve when none is configured: bytes, and the part of the filesystem that it is at most.
+const RESERVE: u64 = 1 << 30;
+const RESERVE_PART: u64 = 20;
+
+impl StoreConfig {
+    /// Bytes to keep free on a filesystem of `total` bytes.
+    pub fn reserve(&self, total: u64) -> u64 {
+        self.reserve.map_or(RESERVE.min(total / RESERVE_PART), |reserve| reserve.as_u64())
     }
 }
 
@@ -31,6 +45,7 @@ impl Default for StoreConfig {
 struct Written {
     path: Option<PathBuf>,
     s3: Option<S3Config>,
+    reserve: Option<ByteSize>,
 }
 
 impl TryFrom<Written> for StoreConfig {
@@ -39,7 +54,11 @@ impl TryFrom<Written> for StoreConfig {
     fn try_from(written: Written) -> Result<StoreConfig, Self::Error> {
         match (written.path, written.s3) {
             (Some(_), Some(_)) => Err("a store is in a folder (path) or in a bucket (s3), not in both"),
-            (path, s3) => Ok(StoreConfig { path: path.unwrap_or(StoreConfig::default().path), s3 }),
+            (None, Some(_)) if written.reserve.is_some() => Err("a bucket has no free space to reserve"),
+            (path, s3) => {
+                let path = path.unwrap_or(StoreConfig::default().path);
+                Ok(StoreConfig { path, s3, reserve: written.reserve })
+            }
         }
     }
 }

@@ -5,18 +5,20 @@
 pub mod admin;
 pub mod listen;
 pub mod observe;
+pub mod orders;
 pub mod registry;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
 
 use crate::auth::Gate;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::store::Store;
+use crate::store::collect::Collector;
 
 /// What every door needs.
 #[derive(Clone)]
@@ -25,6 +27,7 @@ pub struct Doors {
     pub gate: Arc<Gate>,
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
+    pub collector: Arc<Collector>,
 }
 
 /// All that the server answers.
@@ -35,6 +38,9 @@ pub fn router(doors: Doors) -> Router {
         .route("/readyz", get(admin::readyz))
         .route("/metrics", get(admin::metrics))
         .route("/api/inspect", get(admin::inspect))
+        .route("/api/usage", get(admin::usage))
+        .route("/api/check", post(orders::check))
+        .route("/api/gc", get(admin::last_collection).post(orders::collect))
         .route("/v2", registry.clone())
         .route("/v2/", registry.clone())
         .route("/v2/{*path}", registry)

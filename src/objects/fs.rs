@@ -17,14 +17,16 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
-use super::{ByteStream, Draft, Error, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Version, When};
+use super::{
+    ByteStream, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Unfinished, Version, When,
+};
 
 /// Our own folder: outside the key space, since no key component begins with a dot at the top.
 const PRIVATE: &str = ".larder";
@@ -32,6 +34,8 @@ const PRIVATE: &str = ".larder";
 const READ_BYTES: usize = 512 << 10;
 /// Folders whose entry is known to be durable. Forgetting one costs a sync.
 const DURABLE_FOLDERS_MAX: u64 = 65_536;
+/// Age at which a dated request is not done any more.
+const DATED_AGE_MAX: Duration = Duration::from_secs(15 * 60);
 /// A folder may be removed as empty between its creation and the rename into it; then it is made again, so often.
 const FOLDER_RACES_MAX: u32 = 16;
 
@@ -394,6 +398,22 @@ impl Objects for FsObjects {
         self.blocking(move |inner| keys.iter().try_for_each(|key| inner.delete(key))).await
     }
 
+    async fn delete_dated(&self, keys: &[Key], at: SystemTime) -> Result<()> {
+        let keys = keys.to_vec();
+        self.blocking(move |inner| {
+            keys.iter().try_for_each(|key| match at.elapsed() {
+                // The thread may have waited for a disk that hung.
+                Ok(age) if age > DATED_AGE_MAX => Err(Error::Backend("delete comes too late".into())),
+                _ => inner.delete(key),
+            })
+        })
+        .await
+    }
+
+    fn fence(&self) -> Option<Fence> {
+        Some(Fence { age_max: DATED_AGE_MAX, dies_with_process: true })
+    }
+
     async fn probe(&self) -> Result<()> {
         self.blocking(|inner| {
             let mut temporary = inner.temporary()?;
@@ -401,6 +421,27 @@ impl Objects for FsObjects {
                 file.write_all(b"probe").map_err(from_io)?;
             }
             Ok(())
+        })
+        .await
+    }
+
+    fn space(&self) -> Option<Space> {
+        // In place, like a stat: the kernel has it in memory.
+        let found = rustix::fs::statvfs(&self.inner.root).ok()?;
+        Some(Space { free: found.f_bavail * found.f_frsize, total: found.f_blocks * found.f_frsize })
+    }
+
+    async fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        self.blocking(|inner| {
+            let mut found = Vec::new();
+            for entry in fs::read_dir(&inner.tmp).map_err(from_io)? {
+                let entry = entry.map_err(from_io)?;
+                // Finished since the folder was read, or not.
+                let Ok(meta) = entry.metadata() else { continue };
+                let name = format!("{PRIVATE}/tmp/{}", entry.file_name().display());
+                found.push(Unfinished { name, since: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH) });
+            }
+            Ok(found)
         })
         .await
     }

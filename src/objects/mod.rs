@@ -10,7 +10,7 @@ pub mod s3;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -106,6 +106,24 @@ pub enum Error {
     Backend(Arc<str>),
 }
 
+/// The room of a backend that has a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that can still be written.
+    pub free: u64,
+    /// Bytes in all, whoever uses them.
+    pub total: u64,
+}
+
+/// Something that was begun and neither finished nor given up: a temporary file, an upload of parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// What the backend calls it.
+    pub name: String,
+    /// When it was last written to, or begun, by the backend's clock.
+    pub since: SystemTime,
+}
+
 /// A store of objects. All methods are safe to call concurrently, from any task.
 ///
 /// A write is durable and visible to every reader, `list` included, once its call has returned; before that, the key
@@ -137,8 +155,22 @@ pub trait Objects: Send + Sync + 'static {
     /// cuts included. A missing key is success.
     async fn delete(&self, keys: &[Key]) -> Result<()>;
 
+    /// Deletes in no order, by requests dated `at`, which the backend's clock showed: those that reach it when they are
+    /// older than [`Objects::fence`] are refused, with [`Error::Backend`]. A request that has been given up may still be
+    /// done until then, and not later. Missing keys are success.
+    async fn delete_dated(&self, keys: &[Key], at: SystemTime) -> Result<()>;
+
+    /// How old a dated request may be to be done; nothing where the backend does not look, or where nobody has tried.
+    fn fence(&self) -> Option<Fence>;
+
     /// One round trip that proves that the store answers and takes writes.
     async fn probe(&self) -> Result<()>;
+
+    /// How much room there is, where there is a bound. Asked for every upload, so it waits for nothing.
+    fn space(&self) -> Option<Space>;
+
+    /// Writes that are under way, and those that a crash left behind.
+    async fn unfinished(&self) -> Result<Vec<Unfinished>>;
 
     /// Whether callers should keep in memory what they have read and been told. The same for as long as the store is open.
     fn distance(&self) -> Distance {
@@ -159,6 +191,15 @@ pub trait Objects: Send + Sync + 'static {
 }
 
 pub use crate::config::READ_BYTES_MAX;
+
+/// What is known of requests that come late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// A dated request is not done when it is older.
+    pub age_max: Duration,
+    /// Nothing of it is done after the process that sent it has ended, and no other process sends any.
+    pub dies_with_process: bool,
+}
 
 /// An object being written. Dropped without `commit` it disappears.
 #[async_trait]

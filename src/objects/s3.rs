@@ -14,6 +14,7 @@
 
 mod client;
 mod concat;
+mod dated;
 mod draft;
 mod error;
 mod list;
@@ -37,7 +38,10 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
-use super::{ByteStream, Distance, Draft, Error, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Version, When};
+use super::{
+    ByteStream, Distance, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Unfinished,
+    Version, When,
+};
 use crate::config::{Checksum, Redirect, S3Config};
 use pool::Pool;
 
@@ -74,6 +78,8 @@ struct Inner {
     unsigned_payload: bool,
     /// Whether the endpoint refuses a conditional create when the object is there.
     conditional_create: bool,
+    /// Whether the endpoint refuses requests that are dated long ago.
+    refuses_late: bool,
     /// Objects of so many bytes and more may be fetched by clients themselves.
     direct_min: Option<u64>,
 }
@@ -94,10 +100,12 @@ impl S3Objects {
             unsigned_payload: config.checksum == Checksum::Crc32c
                 && config.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https:")),
             conditional_create: true,
+            refuses_late: false,
             direct_min: (config.redirect == Redirect::ColdLarge).then(|| config.redirect_min.as_u64()),
         };
         let probing = S3Objects { inner: Arc::new(inner.clone()) };
         inner.conditional_create = probe::bucket(&probing, config).await?;
+        inner.refuses_late = inner.conditional_create && dated::is_refused_late(&probing).await;
         Ok(S3Objects { inner: Arc::new(inner) })
     }
 }
@@ -334,8 +342,25 @@ impl Objects for S3Objects {
         stream::iter(deletes).buffer_unordered(DELETES_AT_ONCE).try_collect().await
     }
 
+    async fn delete_dated(&self, keys: &[Key], at: SystemTime) -> Result<()> {
+        dated::delete(self, keys, at).await
+    }
+
+    fn fence(&self) -> Option<Fence> {
+        let refuses = self.inner.refuses_late;
+        refuses.then_some(Fence { age_max: dated::AGE_MAX, dies_with_process: false })
+    }
+
     async fn probe(&self) -> Result<()> {
         self.inner.put(&probe::key(), "probe".into(), When::Always).await.map(drop)
+    }
+
+    fn space(&self) -> Option<Space> {
+        None
+    }
+
+    async fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        stray::unfinished(self).await
     }
 
     fn distance(&self) -> Distance {

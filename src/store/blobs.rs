@@ -1,10 +1,12 @@
 //! Blobs: is it here, receive it, delete it. `read` reads them.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::condemned::Snapshot;
 use super::manifests::names_blob;
 use super::patience::patiently;
 use super::receive::{PORTION_BYTES, Watch, pump};
@@ -18,7 +20,9 @@ impl Repo {
     /// Whether the store has the blob: its size. That its bytes are in memory proves nothing here, for the caller is going to
     /// rely on the store.
     pub async fn stat_blob(&self, digest: &Digest) -> Result<Option<u64>> {
-        Ok(self.store.head(&self.blob_key(digest)).await?.map(|meta| meta.size))
+        let key = &self.blob_key(digest);
+        let look = |pin: Arc<Snapshot>| async move { self.store.found(&pin, key).await };
+        Ok(self.store.condemned.resting(look).await?.map(|meta| meta.size))
     }
 
     /// Receives a whole blob, straight to its final key. Nothing shows there unless the bytes hash to `digest`.
@@ -28,6 +32,7 @@ impl Repo {
             return Err(Error::Body(BodyError::TooLarge { limit }));
         }
         let key = self.blob_key(digest);
+        let mut place = self.place(size).await?;
         let mut body = Portions::new(body);
         let (first, _turn) = self.first_portion(&mut body).await?;
         if let Some(error) = first.failed {
@@ -36,7 +41,9 @@ impl Repo {
         if first.last {
             let bytes = first.join();
             fits(digest, super::hash(digest.algorithm(), bytes.clone()).await?)?;
-            let meta = self.store.put_content(&key, bytes.clone()).await?;
+            place.write(bytes.len() as u64)?;
+            let meta = self.noticing(self.store.appear(&key, self.store.put_content(&key, bytes.clone())).await)?;
+            place.stored(meta.size);
             if meta.size <= self.hot_blob_max() {
                 self.store.hot.keep_pushed(Slot::Whole(key), &bytes);
             }
@@ -44,14 +51,17 @@ impl Repo {
             let ticket = self.store.presence.ticket(&key);
             let mut draft = self.store.objects.begin(&key, size).await?;
             let watch = Watch { hashers: vec![Hasher::new(digest.algorithm())], keep: self.keep(&key, size) };
-            let received = pump(first, &mut body, &mut *draft, watch, limit).await?;
+            let received = pump(first, &mut body, &mut *draft, watch, (limit, &mut place)).await;
+            let received = self.noticing(received)?;
             if let Some(error) = received.failed {
                 return Err(Error::Body(error));
             }
             for hasher in received.watch.hashers {
                 fits(digest, hasher.finish())?;
             }
-            let meta = draft.commit().await?;
+            let meta = self.noticing(self.store.appear(&key, async { Ok(draft.commit().await?) }).await)?;
+            place.stored(meta.size);
+            self.store.heal(&key).await;
             self.store.presence.insert(ticket, &meta);
             if let Some(keep) = received.watch.keep {
                 keep.commit(&meta.version);
@@ -97,13 +107,13 @@ impl Repo {
         if named.is_none() {
             named = self.named_by(digest, &mut seen).await?;
         }
-        if self.store.ask(&key).await?.is_none() {
-            return Err(Error::BlobUnknown(*digest));
-        }
+        let Some(meta) = self.store.ask(&key).await? else { return Err(Error::BlobUnknown(*digest)) };
         if let Some(by) = named {
             return Err(Error::Referenced { digest: *digest, by });
         }
-        self.store.delete(std::slice::from_ref(&key)).await
+        self.store.delete(std::slice::from_ref(&key)).await?;
+        self.store.usage().account(self.tenant()).removed(meta.size);
+        Ok(())
     }
 
     /// A manifest of the tenant that names the blob. Reads every manifest: deletes of single blobs are rare, and an

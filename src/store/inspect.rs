@@ -17,7 +17,8 @@ impl Repo {
         let served = self.served(tag).await?.ok_or_else(unknown)?;
         let is_cache = pointer.push.is_some();
         let live = if is_cache { self.pushes_behind(tag, &pointer).await? } else { Vec::new() };
-        let united = if is_cache { Some(self.united(&live).await?) } else { None };
+        let pin = self.store.condemned.pin().await?;
+        let united = if is_cache { Some(self.united(&pin, &live).await?) } else { None };
         let loaded = united.as_ref().map_or(&[][..], |united| &united.pushes);
         let pushes = live.iter().map(|push| {
             let found = loaded.iter().find(|(id, _)| *id == push.id);

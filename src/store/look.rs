@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::condemned::Snapshot;
 use super::patience::{in_time, patiently};
 use super::{Error, Result, Store, hash};
 use crate::digest::Digest;
@@ -30,7 +31,7 @@ impl Store {
         }
         let mut mine = false;
         let asking = self.looks.join(
-            key,
+            &(key.clone(), self.condemned.looks()),
             || None,
             || {
                 mine = true;
@@ -61,6 +62,40 @@ impl Store {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What the store has of an object, for somebody who is told that it is there by an answer that rests on `pin`.
+    pub(super) async fn found(&self, pin: &Snapshot, key: &Key) -> Result<Option<Meta>> {
+        let early = if self.config.collect.ingredients.head_after_list { None } else { Some(self.ask(key).await?) };
+        if !self.condemned.rely(pin, key).await? {
+            return self.head(key).await;
+        }
+        match early {
+            Some(found) => Ok(found),
+            None => self.ask(key).await,
+        }
+    }
+
+    /// As [`Store::found`], for what views name: they do without what is to make room.
+    pub(super) async fn servable(&self, pin: &Snapshot, key: &Key) -> Result<bool> {
+        let left_out = self.config.collect.ingredients.view_without_condemned && pin.evicts(key);
+        Ok(!left_out && self.found(pin, key).await?.is_some())
+    }
+
+    /// Runs `write`, which makes the object appear whose writer will be told that it is there.
+    pub(super) async fn appear<T>(&self, key: &Key, write: impl Future<Output = Result<T>>) -> Result<T> {
+        let pin = self.condemned.pin().await?;
+        self.condemned.rely(&pin, key).await?;
+        let written = write.await?;
+        if pin.is_young() {
+            return Ok(written);
+        }
+        // It may have come and gone since: looked for like what somebody else wrote.
+        let look = |pin: Arc<Snapshot>| async move {
+            self.condemned.rely(&pin, key).await?;
+            self.ask(key).await
+        };
+        self.condemned.resting(look).await?.map(|_| written).ok_or(Error::Busy)
     }
 
     /// Looks again in the background, so that what is in use stays known. When too many do, it is asked for when needed.
@@ -116,13 +151,13 @@ impl Store {
             };
             let actual = hash(digest.algorithm(), bytes.clone()).await?;
             if actual == digest {
-                self.record(&meta, true);
+                self.record(&meta, true).await;
                 self.presence.insert(ticket, &meta);
                 return Ok(bytes);
             }
             // A line may flip bits. What is wrong in the bucket is wrong in the same way again.
             if !far || before == Some(actual) {
-                self.record(&meta, false);
+                self.record(&meta, false).await;
                 return Err(Error::BlobUnknown(digest));
             }
             before = Some(actual);
@@ -152,11 +187,12 @@ impl Store {
     }
 
     /// Drops what memory has of an object.
-    fn forget(&self, key: &Key) {
+    pub(super) fn forget(&self, key: &Key) {
         self.presence.forget(key);
         self.hot.forget(&Slot::Whole(key.clone()));
     }
 }
 
-/// Looks under way.
-pub(super) type Looks = Arc<crate::hot::flights::Flights<Key, Option<Meta>, Error>>;
+/// Looks under way, each with the number of looks at what is condemned before it: nobody joins a look that is older than
+/// what his answer rests on.
+pub(super) type Looks = Arc<crate::hot::flights::Flights<(Key, u64), Option<Meta>, Error>>;

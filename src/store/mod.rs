@@ -5,6 +5,8 @@
 
 pub mod blobs;
 pub mod check;
+pub mod collect;
+pub mod condemned;
 pub mod format;
 mod inspect;
 pub mod layout;
@@ -13,12 +15,16 @@ pub mod manifests;
 pub mod patience;
 pub mod presence;
 pub mod pushes;
+mod quarantine;
 pub mod read;
 pub mod ready;
 mod receive;
 pub mod referrers;
+pub mod room;
 pub mod tags;
+mod tenants;
 pub mod uploads;
+pub mod usage;
 pub mod verify;
 pub mod views;
 
@@ -86,10 +92,30 @@ pub enum Error {
     Body(#[from] BodyError),
     #[error("store is busy")]
     Busy,
-    #[error("store is full")]
+    #[error("store is full: there is no room for uploads until something is deleted")]
     Full,
+    /// What is left of the disk is kept in reserve.
+    #[error(
+        "store is full: {} are free and {} are kept in reserve{}", shown(*free), shown(*reserve), others(*coming)
+    )]
+    Short { free: u64, reserve: u64, coming: u64 },
+    #[error("tenant {tenant} has {} of the {} that it may store{}", shown(*stored), shown(*max), more(*size))]
+    OverQuota { tenant: Tenant, stored: u64, max: u64, size: u64 },
     #[error("internal error: {0}")]
     Internal(Arc<str>),
+}
+
+/// Bytes for people.
+fn shown(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).display().iec().to_string()
+}
+
+fn others(coming: u64) -> String {
+    if coming > 0 { format!("; {} are on their way", shown(coming)) } else { String::new() }
+}
+
+fn more(bytes: u64) -> String {
+    if bytes > 0 { format!(", and was sent {}", shown(bytes)) } else { String::new() }
 }
 
 impl From<objects::Error> for Error {
@@ -129,12 +155,13 @@ pub struct Inner {
     objects: Arc<dyn Objects>,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
+    condemned: condemned::Condemned,
     hot: Arc<Hot<Error>>,
     /// Pointers with the version they were read at: an answer always asks the backend whether it still is that one.
     tags: Cache<Key, (Version, Arc<tags::Pointer>)>,
     views: views::Views,
     /// When the last use of a tag was last written.
-    used: Cache<Key, std::time::Instant>,
+    used: Cache<Key, tokio::time::Instant>,
     checks: verify::Checks,
     presence: presence::Presence,
     looks: look::Looks,
@@ -142,6 +169,7 @@ pub struct Inner {
     ready: ready::Ready,
     cancelled: Cache<UploadId, ()>,
     uploads: Arc<Semaphore>,
+    room: Arc<room::Room>,
     /// Sessions whose state is being replaced.
     sessions: [tokio::sync::Mutex<()>; STRIPES],
     /// Held shared while a manifest is checked and written with its tags, alone while something is deleted that manifests
@@ -175,13 +203,36 @@ impl Store {
             ready: ready::Ready::default(),
             cancelled: newest(CANCELLED_MAX),
             uploads: Arc::new(Semaphore::new(config.limits.uploads)),
+            room: Arc::new(room::Room::new(objects.clone(), config.clone(), metrics.clone())),
             sessions: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             references: tokio::sync::RwLock::new(()),
+            condemned: condemned::Condemned::new(objects.clone(), &config.collect),
             objects,
             config,
             metrics,
         };
-        Store { inner: Arc::new(inner) }
+        let inner = Arc::new(inner);
+        let memory = Arc::downgrade(&inner);
+        // What is condemned is not known to be there any more, nor is anything after a time without a look.
+        inner.condemned.listen(move |news| {
+            let Some(inner) = memory.upgrade() else { return };
+            if news.gap {
+                inner.presence.clear();
+            }
+            news.keys.iter().for_each(|key| inner.presence.forget(key));
+            if news.gap || news.keys.iter().any(layout::is_push) {
+                inner.views.forget_pushes();
+            }
+            for (tenant, account) in inner.room.usage.accounts() {
+                account.set_condemned(news.bytes.get(&tenant).copied().unwrap_or(0));
+            }
+        });
+        Store { inner }
+    }
+
+    /// What is condemned in this store.
+    pub fn condemned(&self) -> &condemned::Condemned {
+        &self.condemned
     }
 
     /// The repository that the permit is for.
@@ -203,7 +254,9 @@ impl Inner {
     /// Writes a small object.
     async fn put(&self, key: &Key, body: impl Into<Bytes>) -> Result<Meta> {
         let body = body.into();
-        Ok(patiently(|| self.objects.put(key, body.clone(), When::Always)).await?)
+        let meta = patiently(|| self.objects.put(key, body.clone(), When::Always)).await?;
+        self.heal(key).await;
+        Ok(meta)
     }
 
     /// All of a listing that is known to be short.

@@ -4,12 +4,14 @@
 //! and writes back. The pointer that comes last names one of the records, and a list shows them all. A reader who finds
 //! the pointer unchanged knows that the records are: every record, and every expiry, is followed by a new pointer.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
+use super::condemned::Snapshot;
 use super::layout::{Place, PushId, RepoItem};
 use super::patience::patiently;
 use super::tags::Pointer;
@@ -24,8 +26,6 @@ use crate::objects::{self, Key, READ_BYTES_MAX, Read};
 pub const PUSHES_MAX: usize = 64;
 /// A push that is older than this, of a tag that was not served for as long, makes room when the next push comes.
 const UNUSED_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How often the last use of a tag is written at most.
-const USED_EVERY: Duration = Duration::from_secs(3600);
 
 /// Content of a push record: what expiry wants to know without reading the push. It follows from the manifest, so that
 /// writing a record again writes the same.
@@ -106,7 +106,7 @@ impl Repo {
     }
 
     /// Adds a push to a cache tag: the record, then what it makes expire, then the pointer.
-    pub(super) async fn put_push(&self, tag: &Tag, mut pointer: Pointer, push: &Push) -> Result<()> {
+    pub(super) async fn put_push(&self, pin: &Snapshot, tag: &Tag, mut pointer: Pointer, push: &Push) -> Result<()> {
         let id = PushId { identity: push.identity(), manifest: pointer.digest };
         let (before, live) = match self.store.pointer(&self.tag_key(tag)).await? {
             Some((version, before)) => {
@@ -121,13 +121,16 @@ impl Repo {
         pointer.push = Some(id);
         let is_new = before.is_none();
         let known = live.iter().find(|live| live.id.identity == id.identity);
-        if let (Some(before), Some(known)) = (before.filter(|before| before.push.is_some()), known) {
+        if let (Some(before), Some(known)) = (before.filter(|before| before.push.is_some()), known)
+            && self.has_record(pin, tag, known).await?
+        {
             return self.push_again(tag, &before, pointer, known, live.len()).await;
         }
         let key = layout::push(self.tenant(), self.name(), tag, &id);
         let family = push.family();
         let record = serde_json::to_vec(&Record { family: family.clone() });
         let record: Bytes = record.map_err(|error| Error::Internal(error.to_string().into()))?.into();
+        self.store.condemned.rely(pin, &key).await?;
         let at = self.store.put(&key, record.clone()).await?.modified;
         self.store.hot.keep_pushed(Slot::Whole(key), &record);
         let expired = self.expired(tag, live, family).await?;
@@ -140,10 +143,16 @@ impl Repo {
         // The first push of a tag is all that there is, as long as nobody else was first: its view is made from what is at
         // hand, so that the next look at the tag costs one call.
         if is_new && let Some(version) = self.put_new_tag(tag, &pointer).await? {
-            self.know_first(tag, version, &pointer, LivePush { id, at }).await;
+            self.know_first(pin, tag, version, &pointer, LivePush { id, at }).await;
             return Ok(());
         }
         self.put_tag(tag, pointer).await
+    }
+
+    /// Whether a record that was listed is there to stay: not when it was condemned before that, and has gone since.
+    async fn has_record(&self, pin: &Snapshot, tag: &Tag, push: &LivePush) -> Result<bool> {
+        let record = layout::push(self.tenant(), self.name(), tag, &push.id);
+        Ok(!self.store.condemned.rely(pin, &record).await? || self.store.stat(&record).await?.is_some())
     }
 
     /// A push that is there already makes no record.
@@ -155,7 +164,8 @@ impl Repo {
         known: &LivePush,
         live: usize,
     ) -> Result<()> {
-        let is_old = SystemTime::now().duration_since(known.at).is_ok_and(|age| age > USED_EVERY);
+        let is_old =
+            SystemTime::now().duration_since(known.at).is_ok_and(|age| age > self.store.config.collect.used_every());
         // Alone, a push is served as it is: then as it was sent last, so that its builder finds its own digest and sends
         // nothing next time.
         let is_served_as_is = live == 1 && before.push == Some(known.id);
@@ -277,7 +287,7 @@ impl Repo {
     /// reading: then the note is tried again with the next use.
     pub(super) async fn touch(&self, tag: &Tag) {
         let key = layout::used(self.tenant(), self.name(), tag);
-        if self.store.used.get(&key).is_some_and(|at| at.elapsed() < USED_EVERY) {
+        if self.store.used.get(&key).is_some_and(|at| at.elapsed() < self.store.config.collect.used_every()) {
             return;
         }
         self.store.used.insert(key.clone(), Instant::now());

@@ -228,7 +228,7 @@ impl Store {
                         }
                         None => {
                             let right = state.hasher.finish() == digest;
-                            store.record(&meta, right);
+                            store.record(&meta, right).await;
                             return match state.held {
                                 Some(last) if right => Ok(Some((last, None))),
                                 None if right => Ok(None),

@@ -5,6 +5,7 @@ use crate::hot::Pushing;
 use crate::objects::Draft;
 use crate::stream::{BodyError, Portion, Portions};
 
+use super::room::Place;
 use super::{Error, Result};
 
 /// Bytes handed to the backend at once. One transfer holds at most three portions: one being read, one being hashed and
@@ -28,13 +29,13 @@ pub(super) struct Received {
 }
 
 /// Writes `portion` and all that follows it to `draft`. A body that breaks off is not an error here: what came before
-/// has been written, and the caller decides what it is worth.
+/// has been written, and the caller decides what it is worth. At most `limit` bytes are taken, and the room that they need.
 pub(super) async fn pump(
     mut portion: Portion,
     body: &mut Portions,
     draft: &mut dyn Draft,
     mut watch: Watch,
-    limit: u64,
+    (limit, place): (u64, &mut Place),
 ) -> Result<Received> {
     let mut length = 0;
     loop {
@@ -42,6 +43,7 @@ pub(super) async fn pump(
         if length > limit {
             return Err(Error::Body(BodyError::TooLarge { limit }));
         }
+        place.write(portion.length as u64)?;
         let ended = portion.last || portion.failed.is_some();
         let failed = portion.failed.take();
         let pieces = portion.pieces.clone();

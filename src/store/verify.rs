@@ -15,6 +15,7 @@ use futures::TryStreamExt;
 use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
+use super::quarantine::Quarantine;
 use super::{Error, Result, Store, newest};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::hot::{Piece, Slot};
@@ -41,9 +42,10 @@ pub struct Checks {
     verdicts: Cache<Key, (Version, Checked)>,
     /// Of the chunks of verified objects.
     sums: Cache<(Key, Version), Arc<[u64]>>,
-    progress: Mutex<HashMap<(Key, Version), Weak<tokio::sync::Mutex<Hashed>>>>,
+    progress: Mutex<HashMap<(Key, Version), Weak<Passing>>>,
     background: Arc<Semaphore>,
     in_background: Arc<Mutex<HashSet<Key>>>,
+    pub(super) quarantine: Quarantine,
 }
 
 impl Default for Checks {
@@ -60,6 +62,7 @@ impl Default for Checks {
             progress: Mutex::default(),
             background: Arc::new(Semaphore::new(BACKGROUND_MAX)),
             in_background: Arc::default(),
+            quarantine: Quarantine::default(),
         }
     }
 }
@@ -79,7 +82,7 @@ impl Checks {
     }
 
     pub fn is_wrong(&self, meta: &Meta) -> bool {
-        self.verdict(meta) == Some(Checked::Wrong)
+        self.verdict(meta) == Some(Checked::Wrong) || self.quarantine.has(meta)
     }
 
     /// The sums of the chunks, when all of them were verified.
@@ -98,6 +101,9 @@ struct Hashed {
     sums: Vec<u64>,
 }
 
+/// The hash of an object, with whoever reads it.
+type Passing = tokio::sync::Mutex<Hashed>;
+
 /// One reader's part in the verification of an object.
 #[derive(Clone)]
 pub struct Progress {
@@ -105,7 +111,7 @@ pub struct Progress {
     meta: Meta,
     digest: Digest,
     chunks: u64,
-    hashed: Arc<tokio::sync::Mutex<Hashed>>,
+    hashed: Arc<Passing>,
 }
 
 impl Progress {
@@ -142,7 +148,7 @@ impl Progress {
         let Some(actual) = hashed.actual else { return Ok(()) };
         if actual == self.digest {
             store.checks.sums.insert(named(&self.meta), hashed.sums.as_slice().into());
-            store.record(&self.meta, true);
+            store.record(&self.meta, true).await;
             return Ok(());
         }
         for index in 0..self.chunks {
@@ -153,8 +159,9 @@ impl Progress {
 }
 
 impl Store {
-    /// Remembers what a check came to. Bytes that are wrong are said so once, loudly: somebody has to look at the disk.
-    pub(super) fn record(&self, meta: &Meta, right: bool) {
+    /// Remembers what a check came to. Bytes that are wrong are said so once, loudly: somebody has to look at the disk. They
+    /// go into quarantine.
+    pub(super) async fn record(&self, meta: &Meta, right: bool) {
         if !right {
             self.metrics.corrupt_objects.inc();
             tracing::error!(key = %meta.key, bytes = meta.size, "object does not fit its digest");
@@ -162,6 +169,9 @@ impl Store {
         }
         let verdict = if right { Checked::Right } else { Checked::Wrong };
         self.checks.verdicts.insert(meta.key.clone(), (meta.version.clone(), verdict));
+        if !right {
+            self.checks.quarantine.add(&*self.objects, meta).await;
+        }
     }
 
     /// The verification of an object of so many chunks, in which a reader of all of them takes part.
@@ -184,13 +194,13 @@ impl Store {
     async fn confirm(&self, meta: &Meta, digest: &Digest, first: Digest) -> Result<()> {
         let (found, second) = digest_of(&*self.objects, &meta.key, digest.algorithm()).await?;
         if found.version == meta.version && (second == *digest || second == first) {
-            self.record(meta, second == *digest);
+            self.record(meta, second == *digest).await;
         }
         Ok(())
     }
 
     /// Reads an object past the hot layer, and records whether it fits its digest.
-    async fn check(&self, meta: &Meta, digest: &Digest) -> Result<()> {
+    async fn recheck(&self, meta: &Meta, digest: &Digest) -> Result<()> {
         let (found, actual) = digest_of(&*self.objects, &meta.key, digest.algorithm()).await?;
         if found.version != meta.version {
             return Ok(());
@@ -198,7 +208,7 @@ impl Store {
         if actual != *digest && self.objects.distance() == Distance::Far {
             return self.confirm(meta, digest, actual).await;
         }
-        self.record(meta, actual == *digest);
+        self.record(meta, actual == *digest).await;
         Ok(())
     }
 
@@ -218,7 +228,7 @@ impl Store {
         let begun = Begun(self.checks.in_background.clone(), meta.key.clone());
         let (store, meta, digest) = (self.clone(), meta.clone(), *digest);
         tokio::spawn(async move {
-            if let Err(error) = store.check(&meta, &digest).await {
+            if let Err(error) = store.recheck(&meta, &digest).await {
                 tracing::info!(key = %meta.key, %error, "object cannot be checked now");
             }
             drop((turn, begun));

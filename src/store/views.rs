@@ -10,6 +10,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
+use super::condemned::Snapshot;
 use super::layout::PushId;
 use super::manifests::{OCI_MANIFEST, media_type_of};
 use super::patience::patiently;
@@ -47,6 +49,8 @@ const RULES: u32 = 1;
 /// The views that this server has made or found.
 pub struct Views {
     known: Cache<Key, Arc<Known>>,
+    /// Counted up when push records are condemned: what was listed before that may name some that are gone.
+    epoch: AtomicU64,
     /// One maker for a tag at a time: what the others wait for, they find made.
     turns: [tokio::sync::Mutex<()>; STRIPES],
     makers: Semaphore,
@@ -59,7 +63,23 @@ impl Default for Views {
             .weigher(|_: &Key, known: &Arc<Known>| known.weight())
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        Views { known, turns: std::array::from_fn(|_| tokio::sync::Mutex::new(())), makers: Semaphore::new(MAKERS) }
+        Views {
+            known,
+            epoch: AtomicU64::new(0),
+            turns: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
+            makers: Semaphore::new(MAKERS),
+        }
+    }
+}
+
+impl Views {
+    /// Lists of pushes that are known say nothing any more.
+    pub(super) fn forget_pushes(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 }
 
@@ -67,6 +87,8 @@ impl Default for Views {
 struct Known {
     /// The pointer that was read before the pushes were listed.
     version: Version,
+    /// Of [`Views::epoch`], read before the pushes were listed.
+    epoch: u64,
     live: Vec<LivePush>,
     hint: Hint,
 }
@@ -116,12 +138,23 @@ impl Known {
 impl Repo {
     /// What a tag serves now.
     pub async fn served(&self, tag: &Tag) -> Result<Option<Served>> {
+        let serve = |pin: Arc<Snapshot>| async move { self.served_now(&pin, tag).await };
+        self.store.condemned.resting(serve).await
+    }
+
+    /// What a tag serves, for an answer that rests on `pin`.
+    pub(super) async fn served_now(&self, pin: &Snapshot, tag: &Tag) -> Result<Option<Served>> {
         let key = self.tag_key(tag);
+        // Before it is read: what it says then, it goes on to say.
+        self.store.condemned.rely(pin, &key).await?;
         let Some((mut version, mut pointer)) = self.store.pointer(&key).await? else { return Ok(None) };
         if pointer.push.is_none() || !self.has_views() {
-            return Ok(Some(Served::pushed(&pointer)));
+            let served = Served::pushed(&pointer);
+            let is_whole = self.is_whole(pin, &served.digest).await?;
+            self.touch(tag).await;
+            return Ok(is_whole.then_some(served));
         }
-        let known = match self.known(&key, &version).await? {
+        let known = match self.known(pin, &key, &version).await? {
             Some(known) => known,
             None => {
                 let turn = &self.store.views.turns[stripe(&key)];
@@ -135,26 +168,50 @@ impl Repo {
                         turn
                     }
                 };
-                self.make_known(tag, &key, version, &pointer).await?
+                self.make_known(pin, tag, &key, version, &pointer).await?
             }
         };
         self.touch(tag).await;
         Ok(Some(known.hint.view.clone().unwrap_or_else(|| Served::pushed(&pointer))))
     }
 
+    /// Whether a manifest is served: not when it or what it names is known to be gone. Looks only for what is condemned:
+    /// nothing else that a tag names can be.
+    async fn is_whole(&self, pin: &Snapshot, digest: &Digest) -> Result<bool> {
+        if pin.is_empty() {
+            return Ok(true);
+        }
+        let (mut wave, mut seen) = (vec![*digest], HashSet::from([*digest]));
+        while let Some(manifest) = wave.pop() {
+            let key = self.manifest_key(&manifest);
+            if pin.has(&key) && self.store.found(pin, &key).await?.is_none() {
+                return Ok(false);
+            }
+            let Some(bytes) = self.manifest_bytes(&manifest).await? else { continue };
+            let Ok(parsed) = super::manifests::Parsed::parse(&bytes, None) else { continue };
+            for blob in parsed.blobs.iter().map(|blob| self.blob_key(blob)) {
+                if pin.has(&blob) && self.store.found(pin, &blob).await?.is_none() {
+                    return Ok(false);
+                }
+            }
+            wave.extend(parsed.children.into_iter().filter(|child| seen.insert(*child)));
+        }
+        Ok(true)
+    }
+
     /// The view that was made for this version of the pointer, when it still holds.
-    async fn known(&self, key: &Key, version: &Version) -> Result<Option<Arc<Known>>> {
+    async fn known(&self, pin: &Snapshot, key: &Key, version: &Version) -> Result<Option<Arc<Known>>> {
         match self.store.views.known.get(key) {
-            Some(known) if known.version == *version && self.holds(&known.hint).await? => Ok(Some(known)),
+            Some(known) if known.version == *version && self.holds(pin, &known.hint).await? => Ok(Some(known)),
             _ => Ok(None),
         }
     }
 
     /// The pushes of a tag, when they were listed for this version of its pointer: every change of them is followed by a
-    /// new pointer.
+    /// new pointer, but for those that the collector takes.
     pub(super) fn known_pushes(&self, tag: &Tag, version: &Version) -> Option<Vec<LivePush>> {
         let known = self.store.views.known.get(&self.tag_key(tag))?;
-        (known.version == *version).then(|| known.live.clone())
+        (known.version == *version && known.epoch == self.store.views.epoch()).then(|| known.live.clone())
     }
 
     /// The pushes that are in a view, when the tag is known to serve it.
@@ -165,25 +222,43 @@ impl Repo {
 
     /// Makes the view, unless another request has just done so or the hint in the store still holds. The pointer was read
     /// before the pushes are listed: a push that the list misses comes with a newer pointer.
-    async fn make_known(&self, tag: &Tag, key: &Key, version: Version, pointer: &Pointer) -> Result<Arc<Known>> {
-        if let Some(known) = self.known(key, &version).await? {
+    async fn make_known(
+        &self,
+        pin: &Snapshot,
+        tag: &Tag,
+        key: &Key,
+        version: Version,
+        pointer: &Pointer,
+    ) -> Result<Arc<Known>> {
+        if let Some(known) = self.known(pin, key, &version).await? {
             return Ok(known);
         }
+        let epoch = self.store.views.epoch();
         let (live, hint) = tokio::try_join!(self.pushes_behind(tag, pointer), self.hint(tag))?;
         let hint = match hint {
-            Some(hint) if hint.is_of(&live) && self.holds(&hint).await? => hint,
-            _ => self.make(tag, pointer, &live).await?,
+            Some(hint) if hint.is_of(&live) && self.holds(pin, &hint).await? => hint,
+            _ => self.make(pin, tag, pointer, &live).await?,
         };
-        let known = Arc::new(Known { version, live, hint });
+        let known = Arc::new(Known { version, epoch, live, hint });
         self.store.views.known.insert(key.clone(), known.clone());
         Ok(known)
     }
 
     /// Makes the view of a tag that has just been pushed for the first time. Whatever fails here is done when somebody asks.
-    pub(super) async fn know_first(&self, tag: &Tag, version: Version, pointer: &Pointer, push: LivePush) {
-        let live = vec![push];
-        match self.make(tag, pointer, &live).await {
-            Ok(hint) => self.store.views.known.insert(self.tag_key(tag), Arc::new(Known { version, live, hint })),
+    pub(super) async fn know_first(
+        &self,
+        pin: &Snapshot,
+        tag: &Tag,
+        version: Version,
+        pointer: &Pointer,
+        push: LivePush,
+    ) {
+        let (epoch, live) = (self.store.views.epoch(), vec![push]);
+        match self.make(pin, tag, pointer, &live).await {
+            Ok(hint) => {
+                let known = Known { version, epoch, live, hint };
+                self.store.views.known.insert(self.tag_key(tag), Arc::new(known));
+            }
             Err(error) => tracing::info!(repo = %self.name(), %tag, %error, "view is not made yet"),
         }
     }
@@ -198,13 +273,19 @@ impl Repo {
     }
 
     /// Whether the store has what the view needs, and still lacks what it was made without.
-    async fn holds(&self, hint: &Hint) -> Result<bool> {
+    async fn holds(&self, pin: &Snapshot, hint: &Hint) -> Result<bool> {
         // Whoever asks for the tag reads these two next.
         let own = hint.view.iter().map(|view| (self.manifest_key(&view.digest), view.digest));
         let config = hint.config.iter().map(|digest| (self.blob_key(digest), *digest));
         let read = own.chain(config).map(|(key, digest)| {
             let store = self.store.clone();
-            async move { store.has_small(&key, &digest).await }.boxed()
+            async move {
+                if store.condemned.rely(pin, &key).await? {
+                    return Ok(store.ask(&key).await?.is_some());
+                }
+                store.has_small(&key, &digest).await
+            }
+            .boxed()
         });
         let needed = hint.needed.iter().filter(|digest| hint.config.as_ref() != Some(digest));
         let needed = needed.map(|digest| (self.blob_key(digest), true));
@@ -212,7 +293,7 @@ impl Repo {
         let missing = hint.missing.iter().map(|digest| self.blob_key(digest)).chain(manifests).map(|key| (key, false));
         let looks = needed.chain(missing).map(|(key, expected)| {
             let store = self.store.clone();
-            async move { Ok::<_, Error>(store.head(&key).await?.is_some() == expected) }.boxed()
+            async move { Ok::<_, Error>(store.servable(pin, &key).await? == expected) }.boxed()
         });
         let mut looks = stream::iter(read.chain(looks).collect::<Vec<_>>()).buffered(FAN_OUT);
         while let Some(as_expected) = looks.try_next().await? {
@@ -224,9 +305,9 @@ impl Repo {
     }
 
     /// Makes the view of these pushes and stores it.
-    async fn make(&self, tag: &Tag, pointer: &Pointer, live: &[LivePush]) -> Result<Hint> {
+    async fn make(&self, pin: &Snapshot, tag: &Tag, pointer: &Pointer, live: &[LivePush]) -> Result<Hint> {
         let began = Instant::now();
-        let made = self.united(live).await?;
+        let made = self.united(pin, live).await?;
         let mut needed = made.present;
         let mut config = None;
         let view = match made.view {
@@ -239,7 +320,7 @@ impl Repo {
                 needed = named_by(&merged.manifest);
                 config = Some(merged.config_digest);
                 self.report(tag, &explanation, began);
-                self.store_view(served.digest, merged.manifest, merged.config_digest, merged.config).await?;
+                self.store_view(pin, served.digest, merged.manifest, merged.config_digest, merged.config).await?;
                 Some(served)
             }
             Some((View { outcome: Outcome::Unchanged(index), .. }, first)) => {
@@ -285,7 +366,7 @@ impl Repo {
     }
 
     /// Loads the pushes of a tag, the newest first and as many as may be, and unites them.
-    pub(super) async fn united(&self, live: &[LivePush]) -> Result<United> {
+    pub(super) async fn united(&self, pin: &Snapshot, live: &[LivePush]) -> Result<United> {
         let _maker = self.store.views.makers.acquire().await.map_err(|_| Error::Busy)?;
         let loads = live.iter().rev().map(|push| {
             let (repo, id) = (self.clone(), push.id);
@@ -313,7 +394,7 @@ impl Repo {
         pushes.reverse();
         let layers = pushes.iter().flat_map(|(_, push)| &push.manifest.layers).map(|layer| layer.digest);
         let named: HashSet<Digest> = layers.collect();
-        let present = self.present(named.iter().copied()).await?;
+        let present = self.present(pin, named.iter().copied()).await?;
         missing.extend(named.difference(&present));
         missing.sort_unstable();
         let (ids, pushes): (Vec<PushId>, Vec<Push>) = pushes.into_iter().unzip();
@@ -328,25 +409,35 @@ impl Repo {
     }
 
     /// Which of these blobs the store has.
-    async fn present(&self, digests: impl Iterator<Item = Digest>) -> Result<HashSet<Digest>> {
+    async fn present(&self, pin: &Snapshot, digests: impl Iterator<Item = Digest>) -> Result<HashSet<Digest>> {
         let looks = digests.map(|digest| {
             let (store, key) = (self.store.clone(), self.blob_key(&digest));
-            async move { Ok::<_, Error>(store.head(&key).await?.map(|_| digest)) }
+            async move { Ok::<_, Error>(store.servable(pin, &key).await?.then_some(digest)) }
         });
         let found = stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(FAN_OUT);
         found.try_filter_map(|found| async move { Ok(found) }).try_collect().await
     }
 
     /// Content before pointer, here as everywhere: the config, then the manifest that names it.
-    async fn store_view(&self, digest: Digest, manifest: Bytes, config: Digest, bytes: Bytes) -> Result<()> {
+    async fn store_view(
+        &self,
+        pin: &Snapshot,
+        digest: Digest,
+        manifest: Bytes,
+        config: Digest,
+        bytes: Bytes,
+    ) -> Result<()> {
+        let size = bytes.len() as u64;
         for (key, bytes) in [(self.blob_key(&config), bytes), (self.manifest_key(&digest), manifest)] {
-            match self.store.put_content(&key, bytes.clone()).await {
+            self.store.condemned.rely(pin, &key).await?;
+            match self.noticing(self.store.put_content(&key, bytes.clone()).await) {
                 // Reads go on: this server has it in memory, and makes it again when it has not.
                 Err(Error::Full) => tracing::warn!(%key, "view is not stored, the store is full"),
                 done => drop(done?),
             }
             self.store.hot.keep_pushed(Slot::Whole(key), &bytes);
         }
+        self.store.usage().account(self.tenant()).added(size);
         Ok(())
     }
 
@@ -403,6 +494,18 @@ fn view_of(pushes: &[Push], present: &dyn Fn(&Digest) -> bool) -> Option<(View, 
 impl Hint {
     fn is_of(&self, live: &[LivePush]) -> bool {
         self.rules == RULES && self.pushes.iter().eq(live.iter().map(|push| &push.id))
+    }
+}
+
+/// The manifest that the view of a hint is, where there is one.
+pub(super) async fn hinted(store: &super::Store, key: &Key) -> Result<Option<Digest>> {
+    match patiently(|| store.objects.read(key, None)).await {
+        Ok(Read::Fresh(_, bytes)) => {
+            let hint: Option<Hint> = serde_json::from_slice(&bytes).ok();
+            Ok(hint.and_then(|hint| hint.view).map(|view| view.digest))
+        }
+        Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use axum::body::Body;
@@ -14,7 +15,9 @@ use larder::buildkit::CONFIG_MEDIA_TYPE;
 use larder::config::Config;
 use larder::digest::Digest;
 use larder::objects::fs::FsObjects;
-use larder::objects::{ByteStream, Draft, Error, Key, Meta, Objects, Read, Result, Version, When};
+use larder::objects::{
+    ByteStream, Distance, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Unfinished, Version, When,
+};
 use larder::store::check::{Depth, check};
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -72,8 +75,37 @@ impl Objects for StopAfter {
         Ok(())
     }
 
+    async fn delete_dated(&self, keys: &[Key], at: SystemTime) -> Result<()> {
+        write(&self.left)?;
+        self.objects.delete_dated(keys, at).await
+    }
+
+    fn fence(&self) -> Option<Fence> {
+        self.objects.fence()
+    }
+
     async fn probe(&self) -> Result<()> {
         self.objects.probe().await
+    }
+
+    fn space(&self) -> Option<Space> {
+        self.objects.space()
+    }
+
+    async fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        self.objects.unfinished().await
+    }
+
+    fn distance(&self) -> Distance {
+        self.objects.distance()
+    }
+
+    async fn sweep_drafts(&self, before: SystemTime) -> Result<usize> {
+        self.objects.sweep_drafts(before).await
+    }
+
+    async fn direct(&self, meta: &Meta) -> Result<Option<String>> {
+        self.objects.direct(meta).await
     }
 }
 

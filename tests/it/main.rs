@@ -9,9 +9,12 @@ mod wire;
 mod world;
 
 mod bad_input;
+mod check;
+mod collect;
 mod objects;
 mod over_s3;
 mod registry;
 mod server;
 mod shape;
+mod tenants;
 mod views;

@@ -61,6 +61,12 @@ impl World {
         self.running = Some(Running::open(&self.config).await);
     }
 
+    /// The same folder under a new server with another configuration.
+    pub async fn reconfigure(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        self.restart().await;
+    }
+
     fn running(&self) -> &Running {
         self.running.as_ref().unwrap()
     }
@@ -174,6 +180,7 @@ impl World {
             metrics: app.metrics.clone(),
             store: app.store.clone(),
             gate: app.gate.clone(),
+            collector: app.collector.clone(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(app::run(app, listeners, async {
@@ -201,7 +208,7 @@ impl Drop for World {
         // In a thread with a runtime of its own: this one may be inside another runtime, which must not be blocked.
         let findings = std::thread::scope(|scope| {
             let look = || {
-                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
                 runtime.block_on(check(&running.objects, &self.config, Depth::Bytes)).unwrap()
             };
             scope.spawn(look).join().unwrap()

@@ -21,8 +21,8 @@ pub async fn serve(doors: &Doors, route: Route) -> Result<Response, OciError> {
     match route {
         Route::Base => Ok(respond(StatusCode::OK).json(&json!({}))),
         Route::Catalog { page } => {
-            let tenant = doors.gate.visible_tenant()?;
-            let listed = doors.store.repos(&tenant, &page).await?;
+            let tenants = doors.gate.visible_tenants()?;
+            let listed = doors.store.catalog(&tenants, &page).await?;
             let names: Vec<String> = listed.entries.iter().map(ToString::to_string).collect();
             let answer = linked(respond(StatusCode::OK), "/v2/_catalog?", &page, &listed, names.last());
             Ok(answer.json(&json!({ "repositories": names })))

@@ -19,6 +19,8 @@ use axum::response::Response;
 use futures::{StreamExt, stream};
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
 use http::{HeaderValue, Method, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Body as HttpBody;
 
 use super::Doors;
 use super::observe::Label;
@@ -91,7 +93,7 @@ async fn read(repo: Repo, route: Route, request: Request) -> Result<Response, Oc
 async fn write(doors: &Doors, repo: Repo, route: Route, call: Call) -> Result<Response, OciError> {
     match route {
         Route::DeleteBlob { digest, .. } => blob::delete(&repo, &digest).await,
-        Route::BeginUpload { begin: Begin::Session(algorithm), .. } => upload::begin(&repo, algorithm),
+        Route::BeginUpload { begin: Begin::Session(algorithm), .. } => upload::begin(&repo, algorithm).await,
         Route::BeginUpload { begin: Begin::Whole(digest), .. } => upload::whole(&repo, digest, call).await,
         Route::BeginUpload { begin: Begin::Mount { digest, from }, .. } => {
             // Whoever names a source must be allowed to read it; without one, the target's own right is enough, for
@@ -147,16 +149,44 @@ impl Call {
 
 /// The body as the house takes it. A pause longer than `idle` ends it.
 fn incoming(body: Body, idle: Duration) -> Incoming {
-    stream::unfold(Some(body.into_data_stream()), move |body| async move {
-        let mut body = body?;
-        match tokio::time::timeout(idle, body.next()).await {
-            Ok(Some(Ok(piece))) => Some((Ok(piece), Some(body))),
-            Ok(Some(Err(_))) => Some((Err(BodyError::Cut), None)),
+    stream::unfold(Unread(Some(body)), move |mut unread| async move {
+        let body = unread.0.as_mut()?;
+        let end = match tokio::time::timeout(idle, body.into_data_stream().next()).await {
+            Ok(Some(Ok(piece))) => return Some((Ok(piece), unread)),
+            Ok(Some(Err(_))) => Some(BodyError::Cut),
             Ok(None) => None,
-            Err(_) => Some((Err(BodyError::Idle), None)),
-        }
+            Err(_) => Some(BodyError::Idle),
+        };
+        unread.0 = None;
+        Some((Err(end?), unread))
     })
     .boxed()
+}
+
+/// What nobody has read yet of a body. Dropped, it is read on for a little while: a connection that is closed with
+/// unread bytes is reset, and a client that is still sending would see that instead of why it was refused. Clients stop
+/// when they see it.
+struct Unread(Option<Body>);
+
+/// How much is read for nobody, and how long.
+const LINGER_BYTES: usize = 16 << 20;
+const LINGER: Duration = Duration::from_secs(5);
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let Some(mut body) = self.0.take().filter(|body| !body.is_end_stream()) else { return };
+        let linger = async move {
+            let mut read = 0;
+            while let Some(Ok(frame)) = body.frame().await
+                && read < LINGER_BYTES
+            {
+                read += frame.data_ref().map_or(0, bytes::Bytes::len);
+            }
+        };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(tokio::time::timeout(LINGER, linger));
+        }
+    }
 }
 
 fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {

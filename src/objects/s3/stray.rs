@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{Error, Result, S3Objects, error, time};
+use super::{Error, Result, S3Objects, Unfinished, error, time};
 
 /// Uploads looked at together.
 const LOOKS_AT_ONCE: usize = 8;
@@ -15,6 +15,7 @@ struct Begun {
     /// With the prefix of the store.
     key: String,
     id: String,
+    since: SystemTime,
 }
 
 /// Where a list goes on.
@@ -27,22 +28,26 @@ enum Next {
 /// of hundreds of gigabytes may go on for days.
 pub(super) async fn sweep(objects: &S3Objects, before: SystemTime) -> Result<usize> {
     let (mut swept, mut next) = (0, Next::Page(None, None));
-    loop {
-        let (begun, behind) = match page(objects, next, before).await {
-            Ok(Some(page)) => page,
-            Ok(None) => return Ok(swept),
-            // Not every server has such a list: then the bucket's lifecycle rule is all there is.
-            Err(Error::Backend(reason)) if reason.contains("NotImplemented") => {
-                tracing::debug!(%reason, "uploads that were given up cannot be listed");
-                return Ok(swept);
-            }
-            Err(error) => return Err(error),
-        };
+    while let Some((begun, behind)) = page(objects, next, before).await? {
         let looks = begun.into_iter().map(|begun| sweep_one(objects.clone(), begun, before)).collect::<Vec<_>>();
         let swept_here: Vec<bool> = stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE).try_collect().await?;
         swept += swept_here.into_iter().filter(|swept| *swept).count();
         next = behind;
     }
+    Ok(swept)
+}
+
+/// All uploads below our prefix that are not completed, those under way included.
+pub(super) async fn unfinished(objects: &S3Objects) -> Result<Vec<Unfinished>> {
+    let (mut found, mut next) = (Vec::new(), Next::Page(None, None));
+    while let Some((begun, behind)) = page(objects, next, SystemTime::now()).await? {
+        found.extend(begun.into_iter().map(|begun| {
+            let key = begun.key.strip_prefix(&objects.inner.prefix).unwrap_or(&begun.key);
+            Unfinished { name: format!("{key} (upload {})", begun.id), since: begun.since }
+        }));
+        next = behind;
+    }
+    Ok(found)
 }
 
 async fn sweep_one(objects: S3Objects, begun: Begun, before: SystemTime) -> Result<bool> {
@@ -53,18 +58,29 @@ async fn sweep_one(objects: S3Objects, begun: Begun, before: SystemTime) -> Resu
     Ok(stray)
 }
 
+/// Uploads that were begun before then. Nothing behind the last page, and where there is no such list: then the bucket's
+/// lifecycle rule is all there is.
 async fn page(objects: &S3Objects, next: Next, before: SystemTime) -> Result<Option<(Vec<Begun>, Next)>> {
     let Next::Page(key, id) = next else { return Ok(None) };
     let inner = &*objects.inner;
     let request = inner.client.list_multipart_uploads().bucket(&inner.bucket).prefix(&inner.prefix);
     let request = request.set_key_marker(key).set_upload_id_marker(id);
-    let listed = request.send().await.map_err(|error| error::from_sdk("list uploads below", &inner.prefix, error))?;
+    let sent = request.send().await.map_err(|error| error::from_sdk("list uploads below", &inner.prefix, error));
+    let listed = match sent {
+        Ok(listed) => listed,
+        Err(Error::Backend(reason)) if reason.contains("NotImplemented") => {
+            tracing::debug!(%reason, "uploads that were given up cannot be listed");
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
     let next = match (listed.is_truncated, listed.next_key_marker) {
         (Some(true), Some(key)) => Next::Page(Some(key), listed.next_upload_id_marker),
         _ => Next::End,
     };
     let old = listed.uploads.into_iter().flatten().filter(|upload| time(upload.initiated) < before);
-    let begun = old.filter_map(|upload| Some(Begun { key: upload.key?, id: upload.upload_id? }));
+    let begun =
+        old.filter_map(|upload| Some(Begun { key: upload.key?, id: upload.upload_id?, since: time(upload.initiated) }));
     // Not every server heeds the prefix.
     Ok(Some((begun.filter(|begun| begun.key.starts_with(&inner.prefix)).collect(), next)))
 }

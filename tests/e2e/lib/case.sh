@@ -22,3 +22,4 @@ set -E
 
 # shellcheck source=/dev/null
 . "$1"
+larder_check_all || fail "the store is not sound"

@@ -115,6 +115,7 @@ async fn a_check_finds_what_was_damaged_and_nothing_else() {
                 Problem::WrongBytes => "wrong",
                 Problem::Unreadable(_) => "unreadable",
                 Problem::Missing(_) => "missing",
+                other => other.name(),
             };
             (name.rsplit('/').next().unwrap().to_string(), kind)
         })
