@@ -101,7 +101,7 @@ pub async fn script(
         // Clients come when something is going on, not all at the beginning.
         let waits = [0, 10, setting.wait().as_secs() as usize, setting.wait().as_secs() as usize * 2];
         let wait = waits[roll(waits.len())];
-        tokio::time::sleep(Duration::from_secs(roll(wait + 1) as u64)).await;
+        tokio::time::sleep(Duration::from_secs(1 + roll(wait + 1) as u64)).await;
         let tag: Tag = TAGS[roll(TAGS.len())].parse().unwrap();
         match (number + roll(2)) % 5 {
             0 | 1 => push(&repo, &tag, roll(BLOBS), roll(BLOBS), true, &ghost).await,

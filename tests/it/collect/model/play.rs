@@ -151,6 +151,8 @@ pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
     let mut tasks = Vec::<Task>::new();
     let mut add = |replica: usize, client: bool, future: Pin<Box<dyn Future<Output = ()>>>| {
         let woken = Arc::new(Woken(AtomicBool::new(true)));
+        // A budget of the runtime's own would stop them where no seed decides.
+        let future = Box::pin(tokio::task::unconstrained(future));
         tasks.push(Task { future: Some(future), woken, asleep_until: None, replica, client });
     };
     let stores: Vec<Store> = (0..setting.collectors).map(|_| store()).collect();
@@ -159,7 +161,7 @@ pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
         sim.state.lock().unwrap().skews.insert(number, skew);
         let collector = Collector::named(store.clone(), number as u64);
         let (times, counts) = (2 + dice.borrow_mut().below(3), ghost.clone());
-        let wait = Duration::from_secs(dice.borrow_mut().below(40 * 60) as u64);
+        let wait = Duration::from_secs(1 + dice.borrow_mut().below(40 * 60) as u64);
         let collecting = async move {
             for _ in 0..times {
                 if let Ok(report) = collector.run(Wish::default()).await {
@@ -233,7 +235,8 @@ async fn schedule(
             if traced {
                 outcome.trace.push(format!("{tick} s pass"));
             }
-            tokio::time::advance(Duration::from_secs(tick)).await;
+            // Timers are rounded to milliseconds from a start that no seed decides.
+            tokio::time::advance(Duration::from_secs(tick) + Duration::from_millis(5)).await;
             continue;
         }
         let choice = roll(ready.len() + pending + late);
