@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use larder::app::App;
 use larder::config::Config;
 use larder::digest::Digest;
+use larder::doors::Front;
 use larder::objects::s3::S3Objects;
 use larder::store::check::{Depth, check};
 use serde_json::{Value, json};
@@ -30,22 +30,22 @@ async fn bucket() -> Bucket {
 /// One replica.
 struct Replica {
     objects: Arc<Counting<S3Objects>>,
-    router: Router,
+    front: Front,
 }
 
 impl Replica {
     async fn over(bucket: &Bucket) -> Replica {
         let objects = Arc::new(Counting::new(bucket.open().await));
-        let router = App::over(objects.clone(), Config::default()).await.unwrap().router();
+        let front = App::over(objects.clone(), Config::default()).await.unwrap().front();
         bucket.calls();
         objects.calls();
-        Replica { objects, router }
+        Replica { objects, front }
     }
 
     async fn send(&self, method: &str, uri: &str, bytes: impl Into<Bytes>) -> Answer {
         let bytes = bytes.into();
         let request = http::Request::builder().method(method).uri(uri).header("content-length", bytes.len());
-        let Ok(response) = self.router.clone().oneshot(request.body(Body::from(bytes)).unwrap()).await;
+        let Ok(response) = self.front.clone().oneshot(request.body(Body::from(bytes)).unwrap()).await;
         Answer::of(response).await
     }
 
