@@ -91,5 +91,10 @@ async fn sweep(store: Store, config: Arc<Config>) {
             Ok(uploads) => tracing::info!(uploads, "idle uploads were removed"),
             Err(error) => tracing::warn!(%error, "idle uploads cannot be removed"),
         }
+        match store.sweep_drafts(idle, SystemTime::now()).await {
+            Ok(0) => {}
+            Ok(drafts) => tracing::info!(drafts, "parts of objects that were given up were removed"),
+            Err(error) => tracing::warn!(%error, "parts of objects that were given up cannot be removed"),
+        }
     }
 }

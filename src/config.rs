@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::names::RepoName;
 
-pub use store::{Checksum, S3Config, Secret, StoreConfig};
+pub use store::{Checksum, Redirect, S3Config, Secret, StoreConfig};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -52,13 +52,16 @@ impl Default for ServerConfig {
 pub struct HotConfig {
     /// Memory for immutable bytes.
     pub size: ByteSize,
-    /// Blobs up to this size are kept in memory; larger ones are streamed. Never more than an eighth of `size`.
+    /// Blobs up to this size are kept whole; larger ones in chunks where the store is far, and not at all where it is near.
+    /// Never more than an eighth of `size`.
     pub blob_max: ByteSize,
+    /// Large blobs of a bucket are read and kept in such chunks. From 1 to 4 MiB.
+    pub chunk: ByteSize,
 }
 
 impl Default for HotConfig {
     fn default() -> Self {
-        HotConfig { size: ByteSize::mib(256), blob_max: ByteSize::mib(2) }
+        HotConfig { size: ByteSize::mib(256), blob_max: ByteSize::mib(2), chunk: ByteSize::mib(1) }
     }
 }
 
@@ -177,12 +180,18 @@ impl Config {
         if limits.manifest.as_u64() > READ_BYTES_MAX {
             bail!("[limits] manifest must be at most {}", ByteSize(READ_BYTES_MAX));
         }
+        if !HOT_CHUNK.contains(&self.hot.chunk.as_u64()) {
+            bail!("[hot] chunk must be between 1 MiB and 4 MiB");
+        }
         if let Some(s3) = &self.store.s3 {
             s3.check()?;
         }
         Ok(())
     }
 }
+
+/// Sizes of chunks, in bytes. Smaller ones would cost a call for little, larger ones memory for each transfer.
+const HOT_CHUNK: std::ops::RangeInclusive<u64> = (1 << 20)..=(4 << 20);
 
 /// Largest object that is read into memory as a whole: a manifest of the largest accepted size fits, with room.
 pub const READ_BYTES_MAX: u64 = 16 << 20;
@@ -388,6 +397,7 @@ mod tests {
             "[limits]\nuploads = 0",
             "[limits]\nconnections = 0",
             "[limits]\nmanifest = \"1GiB\"",
+            "[hot]\nchunk = \"64KiB\"",
             "[server]\nlisten = []",
         ] {
             assert!(load(text, &[]).is_err(), "{text}");

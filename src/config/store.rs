@@ -7,6 +7,8 @@ use anyhow::bail;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
+use super::Span;
+
 /// Where the bytes are kept.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "Written")]
@@ -70,6 +72,13 @@ pub struct S3Config {
     pub upload_memory: ByteSize,
     /// What the bucket checks of the bytes it receives.
     pub checksum: Checksum,
+    /// How long this server trusts what it knows of an object: that it is there, and its size. Deletes by other servers are
+    /// seen this late.
+    pub presence_max_age: Span,
+    /// Whether clients are sent to the bucket for large blobs.
+    pub redirect: Redirect,
+    /// Blobs below this are never redirected.
+    pub redirect_min: ByteSize,
     /// Id or ARN of the KMS key that new objects are encrypted with. Without it, what the bucket does by default.
     pub sse_kms_key: Option<String>,
 }
@@ -88,8 +97,11 @@ impl Default for S3Config {
             secret_access_key_file: None,
             ca_file: None,
             part_size: ByteSize::mib(8),
-            upload_memory: ByteSize::mib(128),
+            upload_memory: ByteSize::mib(64),
             checksum: Checksum::Crc32c,
+            presence_max_age: Span::minutes(10),
+            redirect: Redirect::Never,
+            redirect_min: ByteSize::mib(64),
             sse_kms_key: None,
         }
     }
@@ -143,6 +155,15 @@ pub enum Checksum {
     Crc32c,
     /// For endpoints that do not know checksums.
     None,
+}
+
+/// Whether clients fetch blobs from the bucket themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Redirect {
+    Never,
+    /// Large blobs that are not in the hot layer, by an address that is good for five minutes.
+    ColdLarge,
 }
 
 /// A text that shows up nowhere.

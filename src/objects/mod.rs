@@ -47,7 +47,7 @@ impl fmt::Debug for Key {
 /// One writing of a key. Two writings of a key never share a version, even when they wrote the same bytes at the same
 /// second: a reader that holds a version can tell whether the object is still the one it read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Version(pub Box<str>);
+pub struct Version(pub Arc<str>);
 
 /// What is known of an object without reading it.
 #[derive(Clone, Debug)]
@@ -77,6 +77,15 @@ pub enum When {
     Always,
     /// Only when no object has the key; of several such puts at once, one wins and the others get [`Error::Exists`].
     Absent,
+}
+
+/// How far away the bytes are: whether they are worth keeping in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distance {
+    /// On this machine: the system keeps what is read, and a look costs microseconds.
+    Near,
+    /// Behind a network: each call takes milliseconds, and may cost money.
+    Far,
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -124,12 +133,29 @@ pub trait Objects: Send + Sync + 'static {
     /// the backend can do that.
     async fn concat(&self, from: &[Key], to: &Key) -> Result<Meta>;
 
-    /// Deletes in the given order: when a later key is gone, so are the earlier ones, power cuts included.
-    /// A missing key is success.
+    /// Deletes the first key before all others, and those in any order: when one of them is gone, so is the first, power
+    /// cuts included. A missing key is success.
     async fn delete(&self, keys: &[Key]) -> Result<()>;
 
     /// One round trip that proves that the store answers and takes writes.
     async fn probe(&self) -> Result<()>;
+
+    /// Whether callers should keep in memory what they have read and been told. The same for as long as the store is open.
+    fn distance(&self) -> Distance {
+        Distance::Near
+    }
+
+    /// Removes what drafts of servers that died have left behind, where nothing has been added to it since `before`.
+    /// Returns how many. For backends where such things stay, unseen.
+    async fn sweep_drafts(&self, _before: SystemTime) -> Result<usize> {
+        Ok(0)
+    }
+
+    /// An address where a client may fetch the object by itself for a short while, when the operator wants that for an
+    /// object of this size. It needs no call to the backend.
+    async fn direct(&self, _meta: &Meta) -> Result<Option<String>> {
+        Ok(None)
+    }
 }
 
 pub use crate::config::READ_BYTES_MAX;

@@ -16,6 +16,7 @@ use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result};
 use crate::buildkit;
 use crate::digest::{Algorithm, Digest};
+use crate::hot::Slot;
 use crate::names::{Reference, Tag};
 use crate::objects::Key;
 
@@ -219,11 +220,17 @@ impl Repo {
         self.require(&parsed).await?;
         let key = self.manifest_key(&actual);
         let size = bytes.len() as u64;
-        self.store.put(&key, bytes.clone()).await?;
+        // What is known to be there is not written again: a build that exports the same twice is not to pay for it.
+        let is_known = self.store.presence.get(&key).is_some_and(|known| known.valid);
+        if !is_known {
+            self.store.put_content(&key, bytes.clone()).await?;
+        }
         if let Some(subject) = &parsed.subject {
             self.put_referrer(subject, &actual, size, &parsed).await?;
         }
-        self.store.hot.insert(key, bytes.clone());
+        if !self.store.hot.has(&Slot::Whole(key.clone())) {
+            self.store.hot.keep_pushed(Slot::Whole(key), &bytes);
+        }
         let pointer = Pointer::new(actual, parsed.media_type, size);
         let is_push = parsed.cache && !tags.is_empty() && self.has_views();
         let push = if is_push { Some(self.new_push(&bytes).await?) } else { None };
@@ -292,6 +299,7 @@ impl Repo {
         let bytes = match self.manifest_bytes(digest).await? {
             Some(bytes) => Some(bytes),
             // Damaged: nothing to read in it, but it can still be deleted.
+            // Not by `head`: bytes that are wrong are missing there.
             None if self.store.objects.head(&key).await.is_ok() => None,
             None => return Err(Error::ManifestUnknown(digest.to_string())),
         };
@@ -300,10 +308,8 @@ impl Repo {
         if let Some(subject) = bytes.and_then(|bytes| Parsed::parse(&bytes, None).ok()?.subject) {
             keys.push(super::layout::referrer(self.tenant(), self.name(), &subject, digest));
         }
-        keys.push(key.clone());
-        self.store.delete(&keys).await?;
-        self.store.hot.forget(&key);
-        Ok(())
+        keys.push(key);
+        self.store.delete(&keys).await
     }
 }
 

@@ -16,6 +16,7 @@ use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result, layout};
 use crate::buildkit::{CacheManifest, Family, FormatError, Live, Push, surplus};
 use crate::digest::Digest;
+use crate::hot::Slot;
 use crate::names::Tag;
 use crate::objects::{self, Key, READ_BYTES_MAX, Read};
 
@@ -85,8 +86,8 @@ impl Repo {
         };
         let (digest, key) = (manifest.config.digest, self.blob_key(&manifest.config.digest));
         // What the manifest says of the size need not be true.
-        let size = match self.store.hot.peek(&key) {
-            Some(bytes) => bytes.len() as u64,
+        let size = match self.store.hot.peek(&Slot::Whole(key.clone())) {
+            Some(piece) => piece.bytes.len() as u64,
             None => match self.store.head(&key).await? {
                 Some(meta) => meta.size,
                 None => return Ok(Found::NoConfig(digest)),
@@ -107,8 +108,16 @@ impl Repo {
     /// Adds a push to a cache tag: the record, then what it makes expire, then the pointer.
     pub(super) async fn put_push(&self, tag: &Tag, mut pointer: Pointer, push: &Push) -> Result<()> {
         let id = PushId { identity: push.identity(), manifest: pointer.digest };
-        let before = self.tag(tag).await?;
-        let live = if before.is_some() { self.pushes(tag).await? } else { Vec::new() };
+        let (before, live) = match self.store.pointer(&self.tag_key(tag)).await? {
+            Some((version, before)) => {
+                let live = match self.known_pushes(tag, &version) {
+                    Some(known) => known,
+                    None => self.pushes(tag).await?,
+                };
+                (Some(before), live)
+            }
+            None => (None, Vec::new()),
+        };
         pointer.push = Some(id);
         let known = live.iter().find(|live| live.id.identity == id.identity);
         if let (Some(before), Some(known)) = (before.filter(|before| before.push.is_some()), known) {
@@ -119,12 +128,14 @@ impl Repo {
         let record = serde_json::to_vec(&Record { family: family.clone() });
         let record: Bytes = record.map_err(|error| Error::Internal(error.to_string().into()))?.into();
         self.store.put(&key, record.clone()).await?;
-        self.store.hot.insert(key, record);
+        self.store.hot.keep_pushed(Slot::Whole(key), &record);
         let expired = self.expired(tag, live, family).await?;
         if !expired.is_empty() {
             tracing::info!(repo = %self.name(), %tag, pushes = expired.len(), "old pushes made room");
             self.store.delete(&expired).await?;
         }
+        // The record tells by its own time that the tag is in use.
+        self.store.used.insert(layout::used(self.tenant(), self.name(), tag), Instant::now());
         self.put_tag(tag, pointer).await
     }
 
@@ -220,7 +231,7 @@ impl Repo {
         let is_old = |at: &SystemTime| now.duration_since(*at).is_ok_and(|age| age > UNUSED_MAX);
         let (mut old, mut live): (Vec<_>, Vec<_>) = live.into_iter().partition(|push| is_old(&push.at));
         if !old.is_empty() {
-            let used = self.store.head(&layout::used(self.tenant(), self.name(), tag)).await?;
+            let used = self.store.stat(&layout::used(self.tenant(), self.name(), tag)).await?;
             if used.is_some_and(|used| !is_old(&used.modified)) {
                 old.append(&mut live);
                 live = std::mem::take(&mut old);
@@ -235,7 +246,9 @@ impl Repo {
             async move {
                 // Not checked against a digest: records are small, ours, and only say what goes first.
                 let owned = record.clone();
-                let read = hot.get(&record, || async move { read_whole(&*objects, &owned).await }).await?;
+                let read = hot
+                    .get(&Slot::Whole(record.clone()), || async move { read_whole(&*objects, &owned).await })
+                    .await?;
                 let record: Option<Record> = serde_json::from_slice(&read).ok();
                 Ok::<_, Error>((order, record.and_then(|record| record.family)))
             }

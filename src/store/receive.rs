@@ -1,6 +1,7 @@
 //! Bytes coming in: hashed and written while the next ones are read from the socket.
 
 use crate::digest::Hasher;
+use crate::hot::Pushing;
 use crate::objects::Draft;
 use crate::stream::{BodyError, Portion, Portions};
 
@@ -10,10 +11,17 @@ use super::{Error, Result};
 /// written, and what the socket holds.
 pub(super) const PORTION_BYTES: usize = 512 << 10;
 
+/// What looks at the bytes on their way.
+pub(super) struct Watch {
+    pub hashers: Vec<Hasher>,
+    /// Keeps them in the hot layer.
+    pub keep: Option<Pushing<Error>>,
+}
+
 /// What came of a body.
 pub(super) struct Received {
-    /// The hashers, fed with all bytes that were written.
-    pub hashers: Vec<Hasher>,
+    /// It has seen all bytes that were written.
+    pub watch: Watch,
     pub length: u64,
     /// The body broke off behind these bytes.
     pub failed: Option<BodyError>,
@@ -25,7 +33,7 @@ pub(super) async fn pump(
     mut portion: Portion,
     body: &mut Portions,
     draft: &mut dyn Draft,
-    mut hashers: Vec<Hasher>,
+    mut watch: Watch,
     limit: u64,
 ) -> Result<Received> {
     let mut length = 0;
@@ -38,17 +46,20 @@ pub(super) async fn pump(
         let failed = portion.failed.take();
         let pieces = portion.pieces.clone();
         let hash = tokio::task::spawn_blocking(move || {
-            for hasher in &mut hashers {
+            for hasher in &mut watch.hashers {
                 pieces.iter().for_each(|piece| hasher.update(piece));
             }
-            hashers
+            if let Some(keep) = &mut watch.keep {
+                pieces.iter().for_each(|piece| keep.add(piece));
+            }
+            watch
         });
         let next = async { if ended { Portion::default() } else { body.next(PORTION_BYTES).await } };
         let (hashed, written, next) = tokio::join!(hash, draft.write(portion.pieces), next);
-        hashers = hashed?;
+        watch = hashed?;
         written?;
         if ended {
-            return Ok(Received { hashers, length, failed });
+            return Ok(Received { watch, length, failed });
         }
         portion = next;
     }

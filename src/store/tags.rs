@@ -67,7 +67,7 @@ impl Repo {
 
     pub async fn delete_tag(&self, tag: &Tag) -> Result<()> {
         let _alone = self.store.references.write().await;
-        if self.store.head(&self.tag_key(tag)).await?.is_none() {
+        if self.store.stat(&self.tag_key(tag)).await?.is_none() {
             return Err(Error::ManifestUnknown(tag.to_string()));
         }
         self.remove_tag(tag).await

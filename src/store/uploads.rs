@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blobs::fits;
 use super::patience::patiently;
-use super::receive::pump;
+use super::receive::{Watch, pump};
 use super::{Error, Repo, Result, Store, layout};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::names::{Tenant, UploadId};
@@ -140,7 +140,10 @@ impl Repo {
         }
         state.parts.extend(staged.part);
         let parts: Vec<Key> = state.parts.iter().map(|part| self.part_key(&session.id, part)).collect();
-        self.store.objects.concat(&parts, &self.blob_key(digest)).await?;
+        let key = self.blob_key(digest);
+        let ticket = self.store.presence.ticket(&key);
+        let made = self.store.objects.concat(&parts, &key).await?;
+        self.store.presence.insert(ticket, &made);
         self.store.metrics.blobs_stored.inc();
         // The blob is there: whatever cannot be removed now goes when the session has been idle.
         if let Err(error) = self.store.remove_upload(self.tenant(), &session.id).await {
@@ -217,9 +220,10 @@ impl Repo {
             return Err(Error::TooManyParts { limit: PARTS_MAX });
         }
         let mut draft = self.store.objects.begin(&self.part_key(id, &part), None).await?;
-        let received = pump(first, &mut body, &mut *draft, hashers, limit).await?;
+        let received = pump(first, &mut body, &mut *draft, Watch { hashers, keep: None }, limit).await?;
         draft.commit().await?;
-        Ok(Staged { part: Some(part), length: received.length, hashers: received.hashers, failed: received.failed })
+        let hashers = received.watch.hashers;
+        Ok(Staged { part: Some(part), length: received.length, hashers, failed: received.failed })
     }
 
     /// The hash behind what has been received. When the client names another algorithm at the end than at the start,
@@ -268,6 +272,12 @@ impl Store {
         // The state goes first: without it, parts are leftovers.
         keys.reverse();
         self.delete(&keys).await
+    }
+
+    /// Removes what writes of servers that died have left behind, and to which nothing has been added for `idle`.
+    pub async fn sweep_drafts(&self, idle: Duration, now: SystemTime) -> Result<usize> {
+        let before = now.checked_sub(idle).unwrap_or(SystemTime::UNIX_EPOCH);
+        Ok(self.objects.sweep_drafts(before).await?)
     }
 
     /// Removes uploads to which nothing has been added for `idle`. Returns how many.

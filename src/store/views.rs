@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
@@ -25,8 +25,9 @@ use super::patience::patiently;
 use super::pushes::{Found, LivePush};
 use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result, STRIPES, layout, stripe};
-use crate::buildkit::{Explanation, IMPORT_LIMIT_BYTES, Outcome, Push, View, view};
+use crate::buildkit::{Explanation, Outcome, Push, View, view};
 use crate::digest::Digest;
+use crate::hot::Slot;
 use crate::names::Tag;
 use crate::objects::{self, Key, Read, Version};
 
@@ -66,6 +67,7 @@ impl Default for Views {
 struct Known {
     /// The pointer that was read before the pushes were listed.
     version: Version,
+    live: Vec<LivePush>,
     hint: Hint,
 }
 
@@ -78,6 +80,9 @@ struct Hint {
     pushes: Vec<PushId>,
     /// Blobs that the view names.
     needed: Vec<Digest>,
+    /// Its config, which whoever imports it reads.
+    #[serde(default)]
+    config: Option<Digest>,
     /// Blobs that pushes name and the store did not have: layers, and configs, without which a push is not in the view.
     missing: Vec<Digest>,
     /// Manifests of pushes that the store did not have.
@@ -96,14 +101,14 @@ pub struct Served {
 }
 
 impl Served {
-    fn pushed(pointer: &Pointer) -> Served {
+    pub(super) fn pushed(pointer: &Pointer) -> Served {
         Served { media_type: pointer.media_type.clone(), digest: pointer.digest, size: pointer.size }
     }
 }
 
 impl Known {
     fn weight(&self) -> u32 {
-        let entries = self.hint.pushes.len() * 2 + self.hint.needed.len() + self.hint.missing.len();
+        let entries = self.hint.pushes.len() * 5 + self.hint.needed.len() + self.hint.missing.len();
         u32::try_from(256 + entries * size_of::<Digest>()).unwrap_or(u32::MAX)
     }
 }
@@ -112,19 +117,44 @@ impl Repo {
     /// What a tag serves now.
     pub async fn served(&self, tag: &Tag) -> Result<Option<Served>> {
         let key = self.tag_key(tag);
-        let Some((version, pointer)) = self.store.pointer(&key).await? else { return Ok(None) };
+        let Some((mut version, mut pointer)) = self.store.pointer(&key).await? else { return Ok(None) };
         if pointer.push.is_none() || !self.has_views() {
             return Ok(Some(Served::pushed(&pointer)));
         }
-        let (known, pointer) = match self.store.views.known.get(&key) {
-            Some(known) if known.version == version && self.holds(&known.hint).await? => (known, pointer),
-            _ => {
-                let _turn = self.store.views.turns[stripe(&key)].lock().await;
-                self.make_known(tag, &key).await?
+        let known = match self.known(&key, &version).await? {
+            Some(known) => known,
+            None => {
+                let turn = &self.store.views.turns[stripe(&key)];
+                let _turn = match turn.try_lock() {
+                    Ok(turn) => turn,
+                    Err(_) => {
+                        let turn = turn.lock().await;
+                        // Somebody has just made a view, perhaps of a newer pointer.
+                        let Some(newer) = self.store.pointer(&key).await? else { return Ok(None) };
+                        (version, pointer) = newer;
+                        turn
+                    }
+                };
+                self.make_known(tag, &key, version, &pointer).await?
             }
         };
         self.touch(tag).await;
         Ok(Some(known.hint.view.clone().unwrap_or_else(|| Served::pushed(&pointer))))
+    }
+
+    /// The view that was made for this version of the pointer, when it still holds.
+    async fn known(&self, key: &Key, version: &Version) -> Result<Option<Arc<Known>>> {
+        match self.store.views.known.get(key) {
+            Some(known) if known.version == *version && self.holds(&known.hint).await? => Ok(Some(known)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The pushes of a tag, when they were listed for this version of its pointer: every change of them is followed by a
+    /// new pointer.
+    pub(super) fn known_pushes(&self, tag: &Tag, version: &Version) -> Option<Vec<LivePush>> {
+        let known = self.store.views.known.get(&self.tag_key(tag))?;
+        (known.version == *version).then(|| known.live.clone())
     }
 
     /// The pushes that are in a view, when the tag is known to serve it.
@@ -133,26 +163,20 @@ impl Repo {
         Ok(hint.map_or(Vec::new(), |hint| hint.pushes))
     }
 
-    /// Makes the view, unless another request has just done so or the hint in the store still holds.
-    async fn make_known(&self, tag: &Tag, key: &Key) -> Result<(Arc<Known>, Arc<Pointer>)> {
-        // The pointer is read before the pushes are listed: a push that the list misses comes with a newer pointer.
-        let Some((version, pointer)) = self.store.pointer(key).await? else {
-            return Err(Error::ManifestUnknown(tag.to_string()));
-        };
-        if let Some(known) = self.store.views.known.get(key)
-            && known.version == version
-            && self.holds(&known.hint).await?
-        {
-            return Ok((known, pointer));
+    /// Makes the view, unless another request has just done so or the hint in the store still holds. The pointer was read
+    /// before the pushes are listed: a push that the list misses comes with a newer pointer.
+    async fn make_known(&self, tag: &Tag, key: &Key, version: Version, pointer: &Pointer) -> Result<Arc<Known>> {
+        if let Some(known) = self.known(key, &version).await? {
+            return Ok(known);
         }
-        let live = self.pushes_behind(tag, &pointer).await?;
-        let hint = match self.hint(tag).await? {
+        let (live, hint) = tokio::try_join!(self.pushes_behind(tag, pointer), self.hint(tag))?;
+        let hint = match hint {
             Some(hint) if hint.is_of(&live) && self.holds(&hint).await? => hint,
-            _ => self.make(tag, &pointer, &live).await?,
+            _ => self.make(tag, pointer, &live).await?,
         };
-        let known = Arc::new(Known { version, hint });
+        let known = Arc::new(Known { version, live, hint });
         self.store.views.known.insert(key.clone(), known.clone());
-        Ok((known, pointer))
+        Ok(known)
     }
 
     async fn hint(&self, tag: &Tag) -> Result<Option<Hint>> {
@@ -166,15 +190,22 @@ impl Repo {
 
     /// Whether the store has what the view needs, and still lacks what it was made without.
     async fn holds(&self, hint: &Hint) -> Result<bool> {
-        let own = hint.view.as_ref().map(|view| self.manifest_key(&view.digest));
-        let needed = hint.needed.iter().map(|digest| self.blob_key(digest)).chain(own).map(|key| (key, true));
+        // Whoever asks for the tag reads these two next.
+        let own = hint.view.iter().map(|view| (self.manifest_key(&view.digest), view.digest));
+        let config = hint.config.iter().map(|digest| (self.blob_key(digest), *digest));
+        let read = own.chain(config).map(|(key, digest)| {
+            let store = self.store.clone();
+            async move { store.has_small(&key, &digest).await }.boxed()
+        });
+        let needed = hint.needed.iter().filter(|digest| hint.config.as_ref() != Some(digest));
+        let needed = needed.map(|digest| (self.blob_key(digest), true));
         let manifests = hint.missing_manifests.iter().map(|digest| self.manifest_key(digest));
         let missing = hint.missing.iter().map(|digest| self.blob_key(digest)).chain(manifests).map(|key| (key, false));
         let looks = needed.chain(missing).map(|(key, expected)| {
             let store = self.store.clone();
-            async move { Ok::<_, Error>(store.head(&key).await?.is_some() == expected) }
+            async move { Ok::<_, Error>(store.head(&key).await?.is_some() == expected) }.boxed()
         });
-        let mut looks = stream::iter(looks.collect::<Vec<_>>()).buffered(FAN_OUT);
+        let mut looks = stream::iter(read.chain(looks).collect::<Vec<_>>()).buffered(FAN_OUT);
         while let Some(as_expected) = looks.try_next().await? {
             if !as_expected {
                 return Ok(false);
@@ -188,6 +219,7 @@ impl Repo {
         let began = Instant::now();
         let made = self.united(live).await?;
         let mut needed = made.present;
+        let mut config = None;
         let view = match made.view {
             Some((View { outcome: Outcome::Merged(merged), explanation }, _)) => {
                 let served = Served {
@@ -196,13 +228,15 @@ impl Repo {
                     size: merged.manifest.len() as u64,
                 };
                 needed = named_by(&merged.manifest);
+                config = Some(merged.config_digest);
                 self.report(tag, &explanation, began);
                 self.store_view(served.digest, merged.manifest, merged.config_digest, merged.config).await?;
                 Some(served)
             }
             Some((View { outcome: Outcome::Unchanged(index), .. }, first)) => {
-                let id = made.pushes.get(first + index).map(|(id, _)| *id);
-                match id {
+                let push = made.pushes.get(first + index);
+                config = push.map(|(_, push)| push.manifest.config.digest);
+                match push.map(|(id, _)| *id) {
                     // The pointer has it as it was sent last.
                     Some(id) if pointer.push.is_none_or(|push| push.identity == id.identity) => None,
                     Some(id) => self.as_pushed(&id).await?,
@@ -216,6 +250,7 @@ impl Repo {
             rules: RULES,
             pushes: live.iter().map(|push| push.id).collect(),
             needed,
+            config,
             missing: made.missing,
             missing_manifests: made.missing_manifests,
             view,
@@ -237,7 +272,7 @@ impl Repo {
     }
 
     /// Loads the pushes of a tag, the newest first and as many as may be, and unites them.
-    async fn united(&self, live: &[LivePush]) -> Result<United> {
+    pub(super) async fn united(&self, live: &[LivePush]) -> Result<United> {
         let _maker = self.store.views.makers.acquire().await.map_err(|_| Error::Busy)?;
         let loads = live.iter().rev().map(|push| {
             let (repo, id) = (self.clone(), push.id);
@@ -292,12 +327,12 @@ impl Repo {
     /// Content before pointer, here as everywhere: the config, then the manifest that names it.
     async fn store_view(&self, digest: Digest, manifest: Bytes, config: Digest, bytes: Bytes) -> Result<()> {
         for (key, bytes) in [(self.blob_key(&config), bytes), (self.manifest_key(&digest), manifest)] {
-            match self.store.put(&key, bytes.clone()).await {
+            match self.store.put_content(&key, bytes.clone()).await {
                 // Reads go on: this server has it in memory, and makes it again when it has not.
                 Err(Error::Full) => tracing::warn!(%key, "view is not stored, the store is full"),
                 done => drop(done?),
             }
-            self.store.hot.insert(key, bytes);
+            self.store.hot.keep_pushed(Slot::Whole(key), &bytes);
         }
         Ok(())
     }
@@ -326,43 +361,14 @@ impl Repo {
             "view made"
         );
     }
-
-    /// What a tag is made of, made anew so that it can be explained.
-    pub async fn inspect(&self, tag: &Tag) -> Result<Inspection> {
-        let unknown = || Error::ManifestUnknown(tag.to_string());
-        let pointer = self.tag(tag).await?.ok_or_else(unknown)?;
-        let served = self.served(tag).await?.ok_or_else(unknown)?;
-        let is_cache = pointer.push.is_some();
-        let live = if is_cache { self.pushes_behind(tag, &pointer).await? } else { Vec::new() };
-        let united = if is_cache { Some(self.united(&live).await?) } else { None };
-        let loaded = united.as_ref().map_or(&[][..], |united| &united.pushes);
-        let pushes = live.iter().map(|push| {
-            let found = loaded.iter().find(|(id, _)| *id == push.id);
-            InspectedPush::of(push, found.map(|(_, push)| push))
-        });
-        let pushes = pushes.collect();
-        let explanation = united.and_then(|united| united.view).map(|(view, _)| view.explanation);
-        let explanation = explanation.filter(|_| self.has_views());
-        let limit_bytes = explanation.is_some().then_some(IMPORT_LIMIT_BYTES);
-        Ok(Inspection {
-            repo: self.name().to_string(),
-            tag: tag.to_string(),
-            pushed: pointer.pushed,
-            is_view: served.digest != pointer.digest,
-            served,
-            pushes,
-            limit_bytes,
-            explanation,
-        })
-    }
 }
 
 /// What the pushes of a tag come to.
-struct United {
+pub(super) struct United {
     /// The view, and the index of the first push that it was made from.
-    view: Option<(View, usize)>,
+    pub view: Option<(View, usize)>,
     /// Those that could be loaded, oldest first.
-    pushes: Vec<(PushId, Push)>,
+    pub pushes: Vec<(PushId, Push)>,
     /// Their layers that the store has.
     present: Vec<Digest>,
     missing: Vec<Digest>,
@@ -390,65 +396,4 @@ impl Hint {
 fn named_by(manifest: &[u8]) -> Vec<Digest> {
     let parsed = super::manifests::Parsed::parse(manifest, None);
     parsed.map(|parsed| parsed.blobs).unwrap_or_default()
-}
-
-/// What a tag is made of, for people.
-#[derive(Clone, Debug, Serialize)]
-pub struct Inspection {
-    pub repo: String,
-    pub tag: String,
-    /// When it was pushed last.
-    pub pushed: jiff::Timestamp,
-    pub served: Served,
-    /// What is served is not what was pushed last.
-    pub is_view: bool,
-    /// Oldest first.
-    pub pushes: Vec<InspectedPush>,
-    /// What BuildKit imports at most, for manifest and config each.
-    pub limit_bytes: Option<u64>,
-    pub explanation: Option<Explanation>,
-}
-
-/// One push of a cache tag.
-#[derive(Clone, Debug, Serialize)]
-pub struct InspectedPush {
-    pub manifest: Digest,
-    pub at: jiff::Timestamp,
-    pub manifest_bytes: u64,
-    pub config_bytes: u64,
-    /// Sum of the layers, each counted once.
-    pub layer_bytes: u64,
-    pub records: usize,
-    pub layers: usize,
-    /// Why the push is not part of the view.
-    pub error: Option<String>,
-}
-
-impl InspectedPush {
-    fn of(live: &LivePush, push: Option<&Push>) -> InspectedPush {
-        let at = jiff::Timestamp::try_from(live.at).unwrap_or_default();
-        let empty = InspectedPush {
-            manifest: live.id.manifest,
-            at,
-            manifest_bytes: 0,
-            config_bytes: 0,
-            layer_bytes: 0,
-            records: 0,
-            layers: 0,
-            error: Some("it is gone, or more than can be united".to_string()),
-        };
-        let Some(push) = push else { return empty };
-        let mut layers: Vec<_> = push.manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
-        layers.sort_unstable();
-        layers.dedup();
-        InspectedPush {
-            manifest_bytes: push.manifest.bytes,
-            config_bytes: push.manifest.config.size,
-            layer_bytes: layers.iter().fold(0, |sum, (_, size)| size.saturating_add(sum)),
-            records: push.config.as_ref().map_or(0, |config| config.records.len()),
-            layers: layers.len(),
-            error: push.config.as_ref().err().map(|error| error.to_string()),
-            ..empty
-        }
-    }
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use larder::objects::{ByteStream, Draft, Key, Meta, Objects, Read, Result, Version, When};
+use larder::objects::{ByteStream, Distance, Draft, Key, Meta, Objects, Read, Result, Version, When};
 
 /// Counts the calls of each method. Not counted: the pages of a list, and what is written to a draft.
 pub struct Counting<O> {
@@ -68,5 +69,17 @@ impl<O: Objects> Objects for Counting<O> {
 
     async fn probe(&self) -> Result<()> {
         self.count("probe").probe().await
+    }
+
+    fn distance(&self) -> Distance {
+        self.objects.distance()
+    }
+
+    async fn sweep_drafts(&self, before: SystemTime) -> Result<usize> {
+        self.count("sweep drafts").sweep_drafts(before).await
+    }
+
+    async fn direct(&self, meta: &Meta) -> Result<Option<String>> {
+        self.objects.direct(meta).await
     }
 }

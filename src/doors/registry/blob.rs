@@ -8,14 +8,15 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use http::StatusCode;
 use http::header::{
-    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, IF_NONE_MATCH, IF_RANGE, RANGE,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, IF_NONE_MATCH, IF_RANGE,
+    LOCATION, RANGE,
 };
 
 use super::error::OciError;
 use super::range::{Wanted, wanted};
 use super::{Answer, EntityTag, header, respond};
 use crate::digest::Digest;
-use crate::store::blobs::{Blob, Content};
+use crate::store::read::{Blob, Content};
 use crate::store::{self, Repo};
 
 /// Blobs are served as bytes: a type that a browser would run must not be guessed from them.
@@ -34,6 +35,13 @@ pub async fn get(repo: &Repo, digest: &Digest, headers: &HeaderMap) -> Result<Re
         return Ok(found(StatusCode::NOT_MODIFIED, &etag).done());
     }
     let blob = repo.open_blob(digest).await?;
+    if let Some(address) = repo.direct_blob(&blob).await? {
+        // The client repeats its ranges there. The address is good for minutes, and not for anybody else to keep.
+        return Ok(found(StatusCode::TEMPORARY_REDIRECT, &etag)
+            .set(LOCATION, address)
+            .set_const(CACHE_CONTROL, "no-store")
+            .done());
+    }
     let ranged = header(headers, IF_RANGE).is_none_or(|known| etag.is(Some(known)));
     match wanted(header(headers, RANGE).filter(|_| ranged), blob.size) {
         Wanted::Unsatisfiable => Err(OciError::range_not_satisfiable(blob.size)),
