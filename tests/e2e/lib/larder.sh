@@ -1,13 +1,27 @@
 # shellcheck shell=bash
 # Starts and stops the server under test. A case has one server unless it sets
-# INSTANCE, which names another one with its own store and port.
+# INSTANCE, which names another one with its own port and, unless STORE names
+# one, its own store. STORE_KIND says where stores are: fs or s3.
 
 # LARDER is host:port of the server started last.
 LARDER=
 
 larder_dir() { echo "$WORK/larder/${INSTANCE:-main}"; }
-larder_store() { echo "$(larder_dir)/store"; }
 larder_log() { echo "$(larder_dir)/log"; }
+larder_address() { cat "$(larder_dir)/address"; } # of the instance
+
+# The folder with the files of the store, which a bucket has as well.
+larder_store() {
+  if [ "$STORE_KIND" = s3 ]; then s3_file "${STORE:-${INSTANCE:-main}}"; else echo "$(larder_dir)/store"; fi
+}
+
+larder_store_config() {
+  if [ "$STORE_KIND" = s3 ]; then
+    s3_config "${STORE:-${INSTANCE:-main}}"
+  else
+    printf '[store]\npath = "%s"\n' "$(larder_store)"
+  fi
+}
 
 free_port() {
   local port
@@ -25,11 +39,12 @@ larder_start() {
   local dir attempt
   dir=$(larder_dir)
   mkdir -p "$dir"
+  if [ "$STORE_KIND" = s3 ] && [ -z "$S3" ]; then s3_start; fi
   for attempt in 1 2 3; do
     LARDER=127.0.0.1:$(free_port)
     {
       printf '[server]\nlisten = ["%s"]\n' "$LARDER"
-      printf '[store]\npath = "%s"\n' "$dir/store"
+      larder_store_config
       printf '[log]\nformat = "json"\n'
       [ $# = 0 ] || printf '%s\n' "$@"
     } >"$dir/larder.toml"

@@ -1,18 +1,18 @@
 # shellcheck shell=bash
-# cutproxy in front of a server: an independent account of what crossed the
-# wire, and a network that breaks on demand (tools/cutproxy).
+# wireproxy in front of a server: an independent account of what crossed the
+# wire, and a network that breaks on demand (tools/wireproxy).
 
 PROXY=
 PROXY_LOG=
 
-proxy_start() { # target [cutproxy options]
+proxy_start() { # target [wireproxy options]
   local target=$1 dir
   shift
   dir=$(mktemp -d "$WORK/proxy-XXXX")
   PROXY_LOG=$dir/requests
   : >"$PROXY_LOG"
-  spawn "$(basename "$dir")" "$dir/log" cutproxy -target "$target" -log "$PROXY_LOG" -port-file "$dir/port" "$@"
-  eventually 10 test -s "$dir/port" || fail "cutproxy did not start"
+  spawn "$(basename "$dir")" "$dir/log" wireproxy -target "$target" -log "$PROXY_LOG" -port-file "$dir/port" "$@"
+  eventually 10 test -s "$dir/port" || fail "wireproxy did not start"
   PROXY=127.0.0.1:$(cat "$dir/port")
 }
 
