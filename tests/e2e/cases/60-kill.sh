@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# stores: fs
 # Killed with no warning while 16 clients push, again and again: whatever a
 # client was told is there is there, byte for byte, and a restart needs no
 # repair.

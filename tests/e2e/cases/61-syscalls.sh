@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# stores: fs
 # The order of system calls for a blob in one piece, one in many, a manifest in
 # a new repository and a tag: data, then the file's sync, then its name, then
 # the sync of every new folder up to the root, and only then the answer. The
