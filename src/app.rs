@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::auth::Gate;
 use crate::config::Config;
-use crate::doors::{self, Doors};
+use crate::doors::{self, Doors, Front};
 use crate::metrics::Metrics;
 use crate::names::Tenant;
 use crate::objects::Objects;
@@ -52,8 +52,8 @@ impl App {
     }
 
     /// All that the server answers.
-    pub fn router(&self) -> axum::Router {
-        doors::router(Doors {
+    pub fn front(&self) -> Front {
+        Front::new(Doors {
             store: self.store.clone(),
             gate: self.gate.clone(),
             config: self.config.clone(),
@@ -65,9 +65,9 @@ impl App {
 /// Serves until `shutdown` resolves, then lets requests under way finish, for as long as the configuration grants.
 pub async fn run(app: App, listeners: Vec<TcpListener>, shutdown: impl Future<Output = ()>) {
     let (stop, stopped) = watch::channel(false);
-    let router = app.router();
+    let front = app.front();
     let sweeping = tokio::spawn(sweep(app.store.clone(), app.config.clone()));
-    let serving = doors::listen::serve(listeners, router, &app.config.limits, app.metrics.clone(), stopped);
+    let serving = doors::listen::serve(listeners, front, &app.config.limits, app.metrics.clone(), stopped);
     let stopping = async {
         shutdown.await;
         tracing::info!(drain_seconds = app.config.server.drain.get().as_secs(), "stopping: no new connections");

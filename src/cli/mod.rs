@@ -1,3 +1,4 @@
 //! Commands that ask a running server.
 
 pub mod inspect;
+pub mod log;

@@ -23,9 +23,12 @@ pub struct Flights<K, V, E> {
     under_way: Mutex<UnderWay<K, V, E>>,
 }
 
+/// A flight that is there for as long as somebody waits for it.
+type Watched<V, E> = WeakShared<BoxFuture<'static, Result<V, E>>>;
+
 struct UnderWay<K, V, E> {
     /// Each with its number: a key may be forgotten and asked for again while its first flight is still under way.
-    by_key: HashMap<K, (usize, WeakShared<BoxFuture<'static, Result<V, E>>>)>,
+    by_key: HashMap<K, (usize, Watched<V, E>)>,
     started: usize,
 }
 

@@ -41,7 +41,7 @@ pub struct Checks {
     verdicts: Cache<Key, (Version, Checked)>,
     /// Of the chunks of verified objects.
     sums: Cache<(Key, Version), Arc<[u64]>>,
-    progress: Mutex<HashMap<(Key, Version), Weak<tokio::sync::Mutex<Hashed>>>>,
+    progress: Mutex<HashMap<(Key, Version), Weak<Passing>>>,
     background: Arc<Semaphore>,
     in_background: Arc<Mutex<HashSet<Key>>>,
 }
@@ -98,6 +98,9 @@ struct Hashed {
     sums: Vec<u64>,
 }
 
+/// The hash of an object, with whoever reads it.
+type Passing = tokio::sync::Mutex<Hashed>;
+
 /// One reader's part in the verification of an object.
 #[derive(Clone)]
 pub struct Progress {
@@ -105,7 +108,7 @@ pub struct Progress {
     meta: Meta,
     digest: Digest,
     chunks: u64,
-    hashed: Arc<tokio::sync::Mutex<Hashed>>,
+    hashed: Arc<Passing>,
 }
 
 impl Progress {

@@ -1,10 +1,10 @@
 //! What is asked of the bucket: bounds on it, once for all, keep a change from adding to it unseen.
 
+use bytesize::ByteSize;
 use futures::future::join_all;
+use http_body_util::BodyExt;
 use larder::digest::Digest;
 use larder::objects::Objects;
-use bytesize::ByteSize;
-use http_body_util::BodyExt;
 
 use super::{Export, Replica, assert_sound, blob_uri};
 use crate::tap::{Calls, Tap};

@@ -57,7 +57,8 @@ async fn a_short_outage_delays_a_tag_and_an_export() {
     let export = Export::of("RUN", vec![noise(1000, 2)]);
     replica.export(&export).await;
     tap.set_open(false);
-    let answers = async { tokio::join!(replica.import(), replica.send("PUT", "/v2/c/manifests/n", export.manifest.to_string())) };
+    let answers =
+        async { tokio::join!(replica.import(), replica.send("PUT", "/v2/c/manifests/n", export.manifest.to_string())) };
     let back = async {
         tokio::time::sleep(Duration::from_secs(2)).await;
         tap.set_open(true);

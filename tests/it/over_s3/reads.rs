@@ -30,7 +30,8 @@ async fn any_part_of_a_large_blob_can_be_read() {
         let blob = pushed(&tap, size).await;
         for hot in [ByteSize::mib(4), ByteSize::mib(64)] {
             let replica = Replica::with(&tap, |config| config.hot.size = hot).await;
-            for range in [0..1, 0..size, MIB - 1..MIB + 1, MIB..2 * MIB, 3..8 * MIB, size - 1..size, 5 * MIB + 7..size] {
+            for range in [0..1, 0..size, MIB - 1..MIB + 1, MIB..2 * MIB, 3..8 * MIB, size - 1..size, 5 * MIB + 7..size]
+            {
                 let got = replica.get_range(&blob, range.clone()).await.expect(206);
                 assert!(got.body == blob[range.clone()], "{range:?}");
             }
