@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::auth::Gate;
 use crate::config::Config;
-use crate::doors::{self, Doors};
+use crate::doors::{self, Doors, Front};
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::objects::fs::{self, FsObjects};
@@ -103,8 +103,8 @@ impl App {
     }
 
     /// All that the server answers.
-    pub fn router(&self) -> axum::Router {
-        doors::router(Doors {
+    pub fn front(&self) -> Front {
+        Front::new(Doors {
             store: self.store.clone(),
             gate: self.gate.clone(),
             config: self.config.clone(),
@@ -122,7 +122,7 @@ pub fn is_in_use(error: &anyhow::Error) -> bool {
 /// Serves until `shutdown` resolves, then lets requests under way finish, for as long as the configuration grants.
 pub async fn run(app: App, listeners: Vec<TcpListener>, shutdown: impl Future<Output = ()>) {
     let (stop, stopped) = watch::channel(false);
-    let router = app.router();
+    let front = app.front();
     let mut jobs = JoinSet::new();
     jobs.spawn(sweep(app.store.clone(), app.config.clone()));
     jobs.spawn(count(app.store.clone()));
@@ -133,7 +133,7 @@ pub async fn run(app: App, listeners: Vec<TcpListener>, shutdown: impl Future<Ou
     if app.config.store.s3.is_some() {
         jobs.spawn(learn(app.store.clone()));
     }
-    let serving = doors::listen::serve(listeners, router, &app.config.limits, app.metrics.clone(), stopped);
+    let serving = doors::listen::serve(listeners, front, &app.config.limits, app.metrics.clone(), stopped);
     let stopping = async {
         shutdown.await;
         tracing::info!(drain_seconds = app.config.server.drain.get().as_secs(), "stopping: no new connections");

@@ -60,7 +60,7 @@ pub struct HotConfig {
     /// Memory for immutable bytes.
     pub size: ByteSize,
     /// Blobs up to this size are kept whole; larger ones in chunks where the store is far, and not at all where it is near.
-    /// Never more than an eighth of `size`.
+    /// Never more than an eighth of `size`. A reader holds such a blob in memory until it has been sent.
     pub blob_max: ByteSize,
     /// Large blobs of a bucket are read and kept in such chunks. From 1 to 4 MiB.
     pub chunk: ByteSize,
@@ -68,7 +68,7 @@ pub struct HotConfig {
 
 impl Default for HotConfig {
     fn default() -> Self {
-        HotConfig { size: ByteSize::mib(256), blob_max: ByteSize::mib(2), chunk: ByteSize::mib(1) }
+        HotConfig { size: ByteSize::mib(256), blob_max: ByteSize::mib(16), chunk: ByteSize::mib(1) }
     }
 }
 

@@ -28,12 +28,12 @@ use flights::{Flight, Flights};
 const ENTRY_BYTES: usize = 256;
 /// This part of the budget is for what was pushed and not read yet.
 const PUSHED_SHARE: u64 = 4;
-/// Chunks on their way from the backend, of all readers, in bytes. The reader who waits for one needs no memory meanwhile.
+/// What is on its way from the backend, for all readers, in bytes. The reader who waits for one needs no memory meanwhile.
 const FETCHING_BYTES_MAX: u64 = 32 << 20;
 /// Chunks that readers have asked for ahead and not come to, in bytes. Never more than a quarter of the layer.
 const AHEAD_BYTES_MAX: u64 = 32 << 20;
-/// Blobs that are kept as they are pushed, at once: each gathers a chunk.
-const PUSHING_MAX: usize = 16;
+/// What blobs that are kept as they are pushed gather, all together, in bytes: of each a chunk or, of a small one, the whole.
+const PUSHING_BYTES_MAX: u64 = 16 << 20;
 
 /// The name of bytes in the layer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -94,6 +94,7 @@ pub struct Hot<E> {
     flights: Arc<Flights<Slot, Piece, E>>,
     chunk_bytes: u64,
     bytes: u64,
+    fetching_bytes_max: u64,
     /// In KiB.
     fetching: Arc<Semaphore>,
     ahead: Arc<Semaphore>,
@@ -119,6 +120,7 @@ fn kib(bytes: u64) -> u32 {
 impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
     /// A layer that holds at most `bytes` bytes, tables included, large objects in chunks of `chunk_bytes`.
     pub fn new(bytes: u64, chunk_bytes: u64, metrics: Arc<Metrics>) -> Hot<E> {
+        let fetching_bytes_max = FETCHING_BYTES_MAX.min(bytes / 4).max(chunk_bytes);
         let budget = |bytes: u64| Arc::new(Semaphore::new(kib(bytes.max(chunk_bytes)) as usize));
         Hot {
             read: segment(bytes - bytes / PUSHED_SHARE),
@@ -126,9 +128,10 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
             flights: Arc::default(),
             chunk_bytes,
             bytes,
-            fetching: budget(FETCHING_BYTES_MAX.min(bytes / 4)),
+            fetching_bytes_max,
+            fetching: budget(fetching_bytes_max),
             ahead: budget(AHEAD_BYTES_MAX.min(bytes / 4)),
-            pushing: Arc::new(Semaphore::new(PUSHING_MAX)),
+            pushing: budget(PUSHING_BYTES_MAX.min(bytes / 4)),
             metrics,
         }
     }
@@ -199,16 +202,30 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
 
     /// The bytes from memory, or from one `fetch` shared by all who ask meanwhile. What it brings should own no more
     /// memory than it shows.
-    pub async fn get<F>(self: &Arc<Self>, slot: &Slot, fetch: impl FnOnce() -> F) -> Result<Bytes, E>
+    ///
+    /// `expected` is how many they are, as far as that is known.
+    pub async fn get<F>(self: &Arc<Self>, slot: &Slot, expected: u64, fetch: impl FnOnce() -> F) -> Result<Bytes, E>
     where
         F: Future<Output = Result<Bytes, E>> + Send + 'static,
     {
-        Ok(self.join(slot, || fetch().map_ok(Piece::of)).await?.bytes)
+        Ok(self.join_of(slot, expected, || fetch().map_ok(Piece::of)).await?.bytes)
     }
 
     fn join<F>(
         self: &Arc<Self>,
         slot: &Slot,
+        fetch: impl FnOnce() -> F,
+    ) -> Either<Ready<Result<Piece, E>>, Flight<Piece, E>>
+    where
+        F: Future<Output = Result<Piece, E>> + Send + 'static,
+    {
+        self.join_of(slot, self.chunk_bytes, fetch)
+    }
+
+    fn join_of<F>(
+        self: &Arc<Self>,
+        slot: &Slot,
+        expected: u64,
         fetch: impl FnOnce() -> F,
     ) -> Either<Ready<Result<Piece, E>>, Flight<Piece, E>>
     where
@@ -220,11 +237,12 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
         let here = || self.read.get(slot).or_else(|| self.pushed.get(slot));
         let (hot, owned) = (self.clone(), slot.clone());
         let land = move |piece: &Piece| hot.keep(owned, piece.clone());
-        let is_chunk = matches!(slot, Slot::Chunk(..));
         let work = || {
-            let (fetching, turn, kib) = (fetch(), self.fetching.clone(), kib(self.chunk_bytes));
+            // What takes more than all of the budget has it alone.
+            let kib = kib(expected.min(self.fetching_bytes_max));
+            let (fetching, turn) = (fetch(), self.fetching.clone());
             async move {
-                let _turn = if is_chunk { turn.acquire_many_owned(kib).await.ok() } else { None };
+                let _turn = turn.acquire_many_owned(kib).await.ok();
                 fetching.await
             }
         };
@@ -236,9 +254,9 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
         if bytes > self.pushed_bytes_max() {
             return None;
         }
-        let turn = self.pushing.clone().try_acquire_owned().ok()?;
         let version = Version(format!("pushing {:032x}", rand::random::<u128>()).into());
         let chunk_bytes = if form == Form::Whole { bytes } else { self.chunk_bytes };
+        let turn = self.pushing.clone().try_acquire_many_owned(kib(chunk_bytes.min(bytes))).ok()?;
         let (hot, key, gathered) = (self.clone(), key.clone(), Vec::new());
         Some(Pushing { hot, key, version, form, chunk_bytes, index: 0, gathered, left: bytes, _turn: turn })
     }

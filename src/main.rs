@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use larder::app::{self, App};
-use larder::config::{Config, LogConfig, LogFormat};
+use larder::config::Config;
 use larder::doors::listen;
 
 /// A self-hosted remote cache for container builds.
@@ -133,7 +133,7 @@ fn run(serve: Serve) -> anyhow::Result<()> {
     if !serve.listen.is_empty() {
         config.server.listen = serve.listen;
     }
-    log(&config.log)?;
+    cli::log::start(&config.log)?;
     raise_file_limit();
     block_on(start(config))
 }
@@ -165,20 +165,6 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
-}
-
-fn log(config: &LogConfig) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.filter)
-        .map_err(|error| anyhow::anyhow!("[log] filter: {error}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.format {
-        LogFormat::Text => {
-            let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            builder.with_ansi(color).init();
-        }
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-    }
-    Ok(())
 }
 
 /// Each connection and each file being read takes a descriptor; the usual soft limit of 1,024 is soon used up.

@@ -4,3 +4,4 @@ pub mod check;
 pub mod gc;
 pub mod inspect;
 mod lines;
+pub mod log;

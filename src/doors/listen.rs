@@ -1,19 +1,20 @@
 //! Connections: bounded, with patience for slow builders, and closed in good order.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::Front;
 use crate::config::LimitsConfig;
 use crate::metrics::Metrics;
 
@@ -46,7 +47,7 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Answers connections until `shutdown` says stop, then waits until those that are open have had their answers.
 pub async fn serve(
     listeners: Vec<TcpListener>,
-    router: Router,
+    front: Front,
     limits: &LimitsConfig,
     metrics: Arc<Metrics>,
     shutdown: watch::Receiver<bool>,
@@ -54,14 +55,14 @@ pub async fn serve(
     let places = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
     let (keep_alive, stalled) = (limits.keep_alive.get(), limits.body_idle.get());
-    let server = Server { router, keep_alive, stalled, metrics, places };
+    let server = Server { front, keep_alive, stalled, metrics, places };
     let accepting = listeners.into_iter().map(|listener| accept(listener, &server, &graceful, shutdown.clone()));
     futures::future::join_all(accepting).await;
     graceful.shutdown().await;
 }
 
 struct Server {
-    router: Router,
+    front: Front,
     keep_alive: Duration,
     stalled: Duration,
     metrics: Arc<Metrics>,
@@ -129,7 +130,11 @@ impl Server {
         // The timer runs from the end of the last answer: it bounds idle connections as well as slow heads. HTTP/2 comes
         // with TLS, which tells the version beforehand; to find it out from the first bytes has no timer.
         builder.timer(TokioTimer::new()).header_read_timeout(self.keep_alive).max_buf_size(READ_BYTES_MAX);
-        let service = TowerToHyperService::new(self.router.clone());
+        let front = self.front.clone();
+        let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let answer = front.answer(request.map(Body::new));
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
         let metrics = self.metrics.clone();

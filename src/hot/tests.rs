@@ -37,13 +37,13 @@ async fn many_readers_cost_one_fetch_and_a_reader_that_is_not_polled_holds_nobod
     let (hot, slot) = (hot(1 << 20), whole("k"));
     let fetches = Arc::new(AtomicUsize::new(0));
     let (send, receive) = oneshot::channel::<Bytes>();
-    let mut leader = Box::pin(hot.get(&slot, || {
+    let mut leader = Box::pin(hot.get(&slot, 0, || {
         fetches.fetch_add(1, Ordering::SeqCst);
         async { receive.await.map_err(|_| Failed("gone")) }
     }));
     // The first reader starts the fetch and is never polled again.
     assert!(futures::poll!(&mut leader).is_pending());
-    let readers = futures::future::join_all((0..64).map(|_| hot.get(&slot, || async { panic!("fetched twice") })));
+    let readers = futures::future::join_all((0..64).map(|_| hot.get(&slot, 0, || async { panic!("fetched twice") })));
     let readers = readers.map(|all| all.into_iter().filter(Result::is_ok).count());
     let mut readers = Box::pin(readers);
     assert!(futures::poll!(&mut readers).is_pending());
@@ -57,25 +57,25 @@ async fn many_readers_cost_one_fetch_and_a_reader_that_is_not_polled_holds_nobod
 async fn a_fetch_that_nobody_waits_for_ends() {
     let (hot, slot) = (hot(1 << 20), whole("k"));
     let (mut send, receive) = oneshot::channel::<Bytes>();
-    let mut reader = Box::pin(hot.get(&slot, || async { receive.await.map_err(|_| Failed("gone")) }));
+    let mut reader = Box::pin(hot.get(&slot, 0, || async { receive.await.map_err(|_| Failed("gone")) }));
     assert!(futures::poll!(&mut reader).is_pending());
     drop(reader);
     send.closed().await;
-    assert_eq!(hot.get(&slot, || async { Ok("again".into()) }).await, Ok("again".into()));
+    assert_eq!(hot.get(&slot, 0, || async { Ok("again".into()) }).await, Ok("again".into()));
 }
 
 #[tokio::test]
 async fn a_failed_fetch_is_not_remembered() {
     let (hot, slot) = (hot(1 << 20), whole("k"));
-    assert_eq!(hot.get(&slot, || async { Err(Failed("no")) }).await, Err(Failed("no")));
-    assert_eq!(hot.get(&slot, || async { Ok("yes".into()) }).await, Ok("yes".into()));
+    assert_eq!(hot.get(&slot, 0, || async { Err(Failed("no")) }).await, Err(Failed("no")));
+    assert_eq!(hot.get(&slot, 0, || async { Ok("yes".into()) }).await, Ok("yes".into()));
 }
 
 #[tokio::test]
 async fn what_is_forgotten_while_it_is_fetched_is_not_kept() {
     let (hot, slot) = (hot(1 << 20), whole("k"));
     let (send, receive) = oneshot::channel::<Bytes>();
-    let mut reader = Box::pin(hot.get(&slot, || async { receive.await.map_err(|_| Failed("gone")) }));
+    let mut reader = Box::pin(hot.get(&slot, 0, || async { receive.await.map_err(|_| Failed("gone")) }));
     assert!(futures::poll!(&mut reader).is_pending());
     hot.forget(&slot);
     send.send("old".into()).unwrap();
@@ -88,7 +88,7 @@ async fn memory_stays_within_its_bound_and_a_push_does_not_flush_what_is_read() 
     let hot = hot(1 << 20);
     for i in 0..100 {
         let slot = whole(&format!("read{i}"));
-        hot.get(&slot, || async { Ok(vec![0; 4096].into()) }).await.unwrap();
+        hot.get(&slot, 0, || async { Ok(vec![0; 4096].into()) }).await.unwrap();
     }
     for i in 0..2_000 {
         hot.keep_pushed(whole(&format!("pushed{i}")), &[0; 4096]);

@@ -71,11 +71,12 @@ impl Repo {
         Ok(())
     }
 
-    /// Keeps a blob for whoever reads it next: a small one whole, a large one in chunks where the store is far.
+    /// Keeps a blob of a store that is far for whoever reads it next: a small one whole, a large one in chunks. What was
+    /// just written to a store that is near, the system has in memory.
     fn keep(&self, key: &Key, size: Option<u64>) -> Option<Pushing<Error>> {
-        let small = size? <= self.hot_blob_max();
+        let form = if size? <= self.hot_blob_max() { Form::Whole } else { Form::Chunks };
         let far = self.store.objects.distance() == Distance::Far;
-        (small || far).then(|| self.store.hot.pushing(key, size?, if small { Form::Whole } else { Form::Chunks }))?
+        far.then(|| self.store.hot.pushing(key, size?, form))?
     }
 
     /// Begins to read a body, with a place among the uploads: each takes memory. A builder opens a request long before it

@@ -131,9 +131,14 @@ impl Store {
     /// A small object through the hot layer, checked against `digest`. Waits out a busy store: builders do not ask again for
     /// manifests and configs. Missing or damaged, it is [`Error::BlobUnknown`].
     pub(super) async fn small(&self, key: &Key, digest: Digest) -> Result<Bytes> {
+        self.small_of(key, digest, 0).await
+    }
+
+    /// As [`Store::small`], for one that is known to have so many bytes: memory for them is waited for.
+    pub(super) async fn small_of(&self, key: &Key, digest: Digest, size: u64) -> Result<Bytes> {
         let (store, owned) = (self.clone(), key.clone());
         let fetch = || async move { store.fetch_small(&owned, digest).await };
-        in_time(self.hot.get(&Slot::Whole(key.clone()), fetch)).await
+        in_time(self.hot.get(&Slot::Whole(key.clone()), size, fetch)).await
     }
 
     async fn fetch_small(&self, key: &Key, digest: Digest) -> Result<Bytes> {

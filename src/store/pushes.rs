@@ -264,7 +264,7 @@ impl Repo {
                 // Not checked against a digest: records are small, ours, and only say what goes first.
                 let owned = record.clone();
                 let read = hot
-                    .get(&Slot::Whole(record.clone()), || async move { read_whole(&*objects, &owned).await })
+                    .get(&Slot::Whole(record.clone()), 0, || async move { read_whole(&*objects, &owned).await })
                     .await?;
                 let record: Option<Record> = serde_json::from_slice(&read).ok();
                 Ok::<_, Error>((order, record.and_then(|record| record.family)))

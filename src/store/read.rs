@@ -49,7 +49,7 @@ impl Repo {
         let meta = self.store.find(&key).await?.ok_or(Error::BlobUnknown(*digest))?;
         let size = meta.size;
         let held = if size <= self.hot_blob_max() {
-            Held::Hot(self.store.small(&key, *digest).await?)
+            Held::Hot(self.store.small_of(&key, *digest, size).await?)
         } else {
             Held::Cold(meta)
         };

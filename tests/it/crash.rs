@@ -136,14 +136,14 @@ struct Told {
 }
 
 struct Client {
-    router: axum::Router,
+    front: larder::doors::Front,
     told: Told,
 }
 
 impl Client {
     async fn send(&self, method: Method, uri: &str, body: &Bytes) -> Option<http::Response<Body>> {
         let request = Request::builder().method(method).uri(uri).header("content-length", body.len());
-        let Ok(response) = self.router.clone().oneshot(request.body(Body::from(body.clone())).unwrap()).await;
+        let Ok(response) = self.front.clone().oneshot(request.body(Body::from(body.clone())).unwrap()).await;
         (response.status() != StatusCode::INTERNAL_SERVER_ERROR).then_some(response)
     }
 
@@ -241,7 +241,7 @@ async fn whatever_write_is_the_last_nothing_told_is_lost_and_nothing_names_what_
             let left = Arc::new(AtomicI64::new(writes));
             let objects = StopAfter { objects: FsObjects::open(folder.path()).unwrap(), left };
             let app = App::over(Arc::new(objects), config.clone()).await.unwrap();
-            let mut client = Client { router: app.router(), told: Told::default() };
+            let mut client = Client { front: app.front(), told: Told::default() };
             client.everything().await;
             client.told
         };
@@ -249,7 +249,7 @@ async fn whatever_write_is_the_last_nothing_told_is_lost_and_nothing_names_what_
         let findings = check(&objects, &config, Depth::Bytes).await.unwrap();
         assert!(findings.is_empty(), "after {writes} writes: {findings:?}");
         let app = App::over(Arc::new(objects), config).await.unwrap();
-        let client = Client { router: app.router(), told: Told::default() };
+        let client = Client { front: app.front(), told: Told::default() };
         for (path, bytes) in &told.there {
             let response = client.send(Method::GET, path, &Bytes::new()).await.unwrap();
             assert_eq!(response.status(), StatusCode::OK, "{path} after {writes} writes");

@@ -7,13 +7,13 @@ mod outage;
 mod reads;
 mod replicas;
 
-use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use larder::app::App;
 use larder::config::Config;
 use larder::digest::Digest;
+use larder::doors::Front;
 use larder::store::check::{Depth, check};
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -27,7 +27,7 @@ const CACHE_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
 /// One server.
 struct Replica {
     app: App,
-    router: Router,
+    front: Front,
 }
 
 impl Replica {
@@ -40,16 +40,16 @@ impl Replica {
         config.store.s3 = Some(tap.config.clone());
         change(&mut config);
         let app = App::open(config).await.unwrap();
-        let router = app.router();
+        let front = app.front();
         // What it takes to start is no matter here.
         tap.calls();
-        Replica { app, router }
+        Replica { app, front }
     }
 
     async fn respond(&self, method: &str, uri: &str, header: (&str, &str), bytes: Bytes) -> http::Response<Body> {
         let request = http::Request::builder().method(method).uri(uri).header("content-length", bytes.len());
         let request = request.header(header.0, header.1).body(Body::from(bytes)).unwrap();
-        let Ok(response) = self.router.clone().oneshot(request).await;
+        let Ok(response) = self.front.clone().oneshot(request).await;
         response
     }
 

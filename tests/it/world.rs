@@ -4,12 +4,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use larder::app::{self, App};
 use larder::config::Config;
 use larder::digest::Digest;
+use larder::doors::Front;
 use larder::doors::listen;
 use larder::objects::fs::FsObjects;
 use larder::store::check::{Depth, Finding, check};
@@ -37,7 +37,7 @@ pub struct World {
 struct Running {
     objects: FsObjects,
     app: App,
-    router: Router,
+    front: Front,
 }
 
 impl World {
@@ -100,7 +100,7 @@ impl World {
     }
 
     pub async fn send(&self, request: http::Request<Body>) -> Answer {
-        let Ok(response) = self.running().router.clone().oneshot(request).await;
+        let Ok(response) = self.running().front.clone().oneshot(request).await;
         Answer::of(response).await
     }
 
@@ -194,8 +194,8 @@ impl Running {
     async fn open(config: &Config) -> Running {
         let objects = FsObjects::open(&config.store.path).unwrap();
         let app = App::over(Arc::new(objects.clone()), config.clone()).await.unwrap();
-        let router = app.router();
-        Running { objects, app, router }
+        let front = app.front();
+        Running { objects, app, front }
     }
 }
 

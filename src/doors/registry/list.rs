@@ -44,11 +44,11 @@ pub async fn referrers(repo: &Repo, subject: Digest, kind: Option<String>, page:
     let mut answer = respond(StatusCode::OK);
     if let Some(kind) = &kind {
         path.push_str(&format!("artifactType={}&", encode(kind)));
-        answer = answer.set(OCI_FILTERS_APPLIED, "artifactType");
+        answer = answer.set_const(OCI_FILTERS_APPLIED, "artifactType");
     }
     let last = listed.entries.last().map(|referrer| referrer.digest.to_string());
     let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listed.entries });
-    Ok(linked(answer, &path, &page, &listed, last.as_ref()).set(CONTENT_TYPE, OCI_INDEX).body(index.to_string()))
+    Ok(linked(answer, &path, &page, &listed, last.as_ref()).set_const(CONTENT_TYPE, OCI_INDEX).body(index.to_string()))
 }
 
 /// Names the next page, where there is one.

@@ -16,15 +16,16 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
+use bytes::Bytes;
 use futures::{StreamExt, stream};
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName};
 use http::{HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Body as HttpBody;
 
 use super::Doors;
-use super::observe::Label;
 use crate::access::{Access, Verb};
+use crate::digest::Digest;
 use crate::store::manifests::CACHE_CONFIG;
 use crate::store::{Repo, patience};
 use crate::stream::{BodyError, Incoming};
@@ -33,20 +34,18 @@ use route::{Begin, Route};
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// Answers a request below `/v2`.
-pub async fn serve(doors: Doors, request: Request) -> Response {
+/// Answers a request below `/v2`, and says what its route is called.
+pub async fn serve(doors: Doors, request: Request) -> (&'static str, Response) {
     let uri = request.uri();
     let (label, answer) = match Route::parse(request.method(), uri.path(), uri.query()) {
         Ok(route) => (route.label(), handle(doors, route, request).await),
         Err(error) => ("none", Err(error)),
     };
-    let mut response = answer.unwrap_or_else(OciError::into_response);
-    response.extensions_mut().insert(Label(label));
-    response
+    (label, answer.unwrap_or_else(OciError::into_response))
 }
 
 async fn handle(doors: Doors, route: Route, request: Request) -> Result<Response, OciError> {
-    let Some(access) = route.access() else { return list::serve(&doors, route).await };
+    let Some(access) = route.access() else { return Box::pin(list::serve(&doors, route)).await };
     let repo = doors.store.repo(doors.gate.admit(access)?);
     let patience = patience_of(&route, request.headers());
     if !route.writes() {
@@ -79,13 +78,15 @@ fn patience_of(route: &Route, headers: &HeaderMap) -> Duration {
 
 async fn read(repo: Repo, route: Route, request: Request) -> Result<Response, OciError> {
     let (method, headers) = (request.method(), request.headers());
+    // A HEAD of a blob is what is asked most, and needs least: the futures of the others, which are large, are not its
+    // burden.
     match route {
-        Route::Tags { page, .. } => list::tags(&repo, page).await,
-        Route::Referrers { subject, kind, page, .. } => list::referrers(&repo, subject, kind, page).await,
         Route::ReadBlob { digest, .. } if method == Method::HEAD => blob::head(&repo, &digest).await,
-        Route::ReadBlob { digest, .. } => blob::get(&repo, &digest, headers).await,
-        Route::ReadManifest { reference, .. } => manifest::read(&repo, &reference, headers).await,
-        Route::UploadStatus { session, .. } => upload::status(&repo, session).await,
+        Route::ReadBlob { digest, .. } => Box::pin(blob::get(&repo, &digest, headers)).await,
+        Route::ReadManifest { reference, .. } => Box::pin(manifest::read(&repo, &reference, headers)).await,
+        Route::Tags { page, .. } => Box::pin(list::tags(&repo, page)).await,
+        Route::Referrers { subject, kind, page, .. } => Box::pin(list::referrers(&repo, subject, kind, page)).await,
+        Route::UploadStatus { session, .. } => Box::pin(upload::status(&repo, session)).await,
         _ => Err(OciError::new(Code::Unknown)),
     }
 }
@@ -189,6 +190,20 @@ impl Drop for Unread {
     }
 }
 
+/// The entity tag of content: its digest in quotes.
+struct EntityTag(Bytes);
+
+impl EntityTag {
+    fn of(digest: &Digest) -> EntityTag {
+        EntityTag(format!("\"{digest}\"").into())
+    }
+
+    /// Whether a client names this tag in `If-None-Match` or `If-Range`.
+    fn is(&self, said: Option<&str>) -> bool {
+        said.is_some_and(|said| said.as_bytes() == self.0)
+    }
+}
+
 fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
@@ -198,18 +213,37 @@ fn respond(status: StatusCode) -> Answer {
 }
 
 /// A response under construction. All values come from parsed names and numbers, so none of them can fail to be a header.
+///
+/// Digests are most of what is said: their text is made once, and constants are not copied.
 struct Answer {
     response: Response,
     status: StatusCode,
 }
 
 impl Answer {
-    fn set(mut self, name: HeaderName, value: impl ToString) -> Answer {
-        match HeaderValue::try_from(value.to_string()) {
+    fn set<V>(mut self, name: HeaderName, value: V) -> Answer
+    where
+        HeaderValue: TryFrom<V>,
+    {
+        match HeaderValue::try_from(value) {
             Ok(value) => drop(self.response.headers_mut().append(name, value)),
-            Err(error) => tracing::error!(%name, %error, "header was left out"),
+            Err(_) => tracing::error!(%name, "header was left out"),
         }
         self
+    }
+
+    fn set_const(mut self, name: HeaderName, value: &'static str) -> Answer {
+        self.response.headers_mut().append(name, HeaderValue::from_static(value));
+        self
+    }
+
+    /// The digest of the content, which is its entity tag as well.
+    fn content(self, tag: &EntityTag) -> Answer {
+        let digest = tag.0.slice(1..tag.0.len() - 1);
+        match (HeaderValue::from_maybe_shared(tag.0.clone()), HeaderValue::from_maybe_shared(digest)) {
+            (Ok(tag), Ok(digest)) => self.set(ETAG, tag).set(DOCKER_CONTENT_DIGEST, digest),
+            _ => self,
+        }
     }
 
     fn body(mut self, body: impl Into<Body>) -> Response {
@@ -218,7 +252,7 @@ impl Answer {
     }
 
     fn json(self, value: &serde_json::Value) -> Response {
-        self.set(CONTENT_TYPE, "application/json").body(value.to_string())
+        self.set_const(CONTENT_TYPE, "application/json").body(value.to_string())
     }
 
     fn done(mut self) -> Response {

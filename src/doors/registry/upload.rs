@@ -16,7 +16,7 @@ const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uu
 /// yet gets to read why.
 pub async fn begin(repo: &Repo, algorithm: Algorithm) -> Result<Response, OciError> {
     repo.expect_room().await?;
-    Ok(progress(StatusCode::ACCEPTED, repo, &Session::begin(algorithm), 0).set(CONTENT_LENGTH, 0).done())
+    Ok(progress(StatusCode::ACCEPTED, repo, &Session::begin(algorithm), 0).set_const(CONTENT_LENGTH, "0").done())
 }
 
 /// The whole blob came with the request that would have begun a session.
@@ -36,7 +36,7 @@ pub async fn append(repo: &Repo, mut session: Session, call: Call) -> Result<Res
     match repo.append(&session, chunk).await {
         Ok(offset) => {
             session.staged = offset > 0 || session.staged;
-            Ok(progress(StatusCode::ACCEPTED, repo, &session, offset).set(CONTENT_LENGTH, 0).done())
+            Ok(progress(StatusCode::ACCEPTED, repo, &session, offset).set_const(CONTENT_LENGTH, "0").done())
         }
         Err(error) => Err(refused(repo, session, error)),
     }
@@ -64,8 +64,8 @@ pub async fn cancel(repo: &Repo, session: Session) -> Result<Response, OciError>
 fn created(repo: &Repo, digest: &Digest) -> Response {
     respond(StatusCode::CREATED)
         .set(LOCATION, format!("/v2/{}/blobs/{digest}", repo.name()))
-        .set(DOCKER_CONTENT_DIGEST, digest)
-        .set(CONTENT_LENGTH, 0)
+        .set(DOCKER_CONTENT_DIGEST, digest.to_string())
+        .set_const(CONTENT_LENGTH, "0")
         .done()
 }
 
@@ -74,7 +74,7 @@ fn progress(status: StatusCode, repo: &Repo, session: &Session, offset: u64) -> 
     respond(status)
         .set(LOCATION, location(repo, session))
         .set(RANGE, received(offset))
-        .set(DOCKER_UPLOAD_UUID, &session.id)
+        .set(DOCKER_UPLOAD_UUID, session.id.to_string())
 }
 
 /// All that a session needs travels with the client: any server can go on with it.

@@ -22,7 +22,7 @@ async fn a_bucket_is_not_asked_for_each_blob() {
     let mut bucket = Bucket::in_process().await;
     bucket.config.prefix.clear();
     let objects = Arc::new(bucket.open().await);
-    let router = App::over(objects.clone(), Config::default()).await.unwrap().router();
+    let router = App::over(objects.clone(), Config::default()).await.unwrap().front();
     let send = async |method: &str, uri: String, body: String| {
         let request = http::Request::builder().method(method).uri(uri).header("content-length", body.len());
         let Ok(response) = router.clone().oneshot(request.body(Body::from(body)).unwrap()).await;

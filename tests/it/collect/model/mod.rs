@@ -51,7 +51,11 @@ fn a_seed_decides_everything() {
     for seed in first()..first() + plays(40) {
         let [one, two] = [(); 2].map(|()| run(seed, Setting::for_faults(), true).trace);
         let differs = one.iter().zip(&two).position(|(one, two)| one != two);
-        assert!(differs.is_none() && one.len() == two.len(), "seed {seed}: {:?}", differs.map(|at| (&one[at], &two[at])));
+        assert!(
+            differs.is_none() && one.len() == two.len(),
+            "seed {seed}: {:?}",
+            differs.map(|at| (&one[at], &two[at]))
+        );
     }
 }
 
