@@ -16,6 +16,9 @@ use crate::digest::{Digest, Hasher};
 use crate::hot::{Piece, Slot};
 use crate::objects::{self, ByteStream, Distance, Meta};
 
+/// A blob of a store that is far is kept whole up to the size of so many chunks.
+const FAR_CHUNKS_WHOLE: u64 = 2;
+
 /// A blob that is here.
 #[derive(Clone, Debug)]
 pub struct Blob {
@@ -59,7 +62,12 @@ impl Repo {
     /// An eighth of the layer at most: one blob must not flush it.
     pub(super) fn hot_blob_max(&self) -> u64 {
         let hot = &self.store.config.hot;
-        hot.blob_max.as_u64().min(hot.size.as_u64() / 8).min(objects::READ_BYTES_MAX)
+        let max = hot.blob_max.as_u64().min(hot.size.as_u64() / 8).min(objects::READ_BYTES_MAX);
+        match self.store.objects.distance() {
+            Distance::Near => max,
+            // A reader would wait for the whole of it, and for one call after another where there could be several.
+            Distance::Far => max.min(FAR_CHUNKS_WHOLE * hot.chunk.as_u64()),
+        }
     }
 
     /// Where the client may fetch a blob by itself, when it is not in memory and the operator wants that. Nobody verifies

@@ -20,8 +20,8 @@ fn flip(world: &mut World, digest: &Digest, at: u64) {
 
 #[tokio::test]
 async fn a_large_blob_that_rotted_is_cut_then_missing_then_healed() {
-    let bytes = noise(5_000_000, 1);
-    for at in [0, 2_500_000, 4_999_999] {
+    let bytes = noise(20_000_000, 1);
+    for at in [0, 10_000_000, 19_999_999] {
         let mut world = World::new().await;
         let digest = world.put_blob("a", bytes.clone()).await;
         flip(&mut world, &digest, at);
