@@ -220,6 +220,23 @@ async fn keys_come_from_files_that_may_be_replaced() {
 }
 
 #[tokio::test]
+async fn whatever_makes_an_object_names_the_key_to_encrypt_it_with() {
+    let mut bucket = Bucket::in_process().await;
+    bucket.open().await;
+    assert_eq!(bucket.encrypted(), []);
+    bucket.config.sse_kms_key = Some("a-key".into());
+    let objects = bucket.open().await;
+    bucket.encrypted();
+    let (small, large) = (Key::new("small"), Key::new("large"));
+    objects.put(&small, "x".into(), When::Always).await.unwrap();
+    draft(&objects, "large", &noise(9 * MIB, 1), None).await.unwrap();
+    objects.concat(std::slice::from_ref(&small), &Key::new("copied")).await.unwrap();
+    objects.concat(&[large, small], &Key::new("joined")).await.unwrap();
+    let makers = ["put", "begin upload", "copy", "begin upload"];
+    assert_eq!(bucket.encrypted(), makers.map(|call| (call, "a-key".to_string())));
+}
+
+#[tokio::test]
 async fn what_is_not_ours_is_left_alone() {
     let mut bucket = Bucket::in_process().await;
     let ours = bucket.open().await;
