@@ -6,6 +6,7 @@ mod damage;
 mod outage;
 mod reads;
 mod replicas;
+mod writes;
 
 use axum::body::Body;
 use bytes::Bytes;

@@ -1,7 +1,7 @@
 //! Objects in a bucket, and what only buckets promise.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use bytesize::ByteSize;
@@ -86,6 +86,23 @@ async fn a_draft_that_is_dropped_leaves_no_parts_behind() {
     }
     assert_eq!(seen, 1);
     assert!(matches!(objects.head(&Key::new("dropped")).await, Err(Error::NotFound)));
+}
+
+/// The server in process knows no list of uploads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_server_that_died_had_begun_is_swept_away() {
+    let Some(config) = real() else { return };
+    let objects = S3Objects::open(&config).await.unwrap();
+    let mut died = objects.begin(&Key::new("died"), None).await.unwrap();
+    died.write(vec![noise(20 * MIB, 1)]).await.unwrap();
+    assert_eq!(objects.unfinished().await.unwrap().len(), 1);
+    // It never gets to abort what it had begun.
+    std::mem::forget(died);
+    let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+    assert_eq!(objects.sweep_drafts(now - hour).await.unwrap(), 0);
+    assert_eq!(objects.sweep_drafts(now + hour).await.unwrap(), 1);
+    assert_eq!(objects.unfinished().await.unwrap(), []);
+    assert!(matches!(objects.head(&Key::new("died")).await, Err(Error::NotFound)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
