@@ -7,9 +7,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use futures::FutureExt;
 use larder::app::{self, App};
 use larder::config::Config;
 use larder::doors::listen;
+use larder::systemd::{self, State};
+use tokio::net::TcpListener;
 
 /// A self-hosted remote cache for container builds.
 #[derive(Parser)]
@@ -144,15 +147,26 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
 
 async fn start(config: Config) -> anyhow::Result<()> {
     let app = App::open(config).await?;
-    let listeners: Vec<_> = app.config.server.listen.iter().map(|at| listen::bind(*at)).collect::<Result<_, _>>()?;
+    let listeners = open_listeners(&app.config)?;
     let addresses: Vec<SocketAddr> =
         listeners.iter().map(|listener| listener.local_addr()).collect::<Result<_, _>>()?;
     // First: whoever has read the announcement may send a signal.
     let stop = stop_signal()?;
     app.announce(&addresses);
     announce(&app.config, &addresses);
+    systemd::notify(State::Ready);
+    let stop = stop.inspect(|()| systemd::notify(State::Stopping));
     app::run(app, listeners, stop).await;
     Ok(())
+}
+
+/// The sockets that systemd has handed over, else those of the configured addresses.
+fn open_listeners(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
+    let passed = systemd::listeners()?;
+    if passed.is_empty() {
+        return config.server.listen.iter().map(|at| listen::bind(*at)).collect();
+    }
+    passed.into_iter().map(|socket| Ok(TcpListener::from_std(socket)?)).collect()
 }
 
 /// Resolves at SIGTERM or ctrl-C.
