@@ -1,15 +1,18 @@
 //! From a configuration to a running server, and down again.
 
+pub mod reload;
+
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::auth::Gate;
-use crate::config::Config;
+use crate::config::{Config, Secret};
+use crate::doors::listen::Listener;
 use crate::doors::{self, Doors};
 use crate::metrics::Metrics;
 use crate::names::Tenant;
@@ -48,7 +51,9 @@ impl App {
         format::open(&*objects).await.context("cannot use the store")?;
         let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
         let store = Store::new(objects, config.clone(), metrics.clone());
-        Ok(App { config, metrics, store, gate: Arc::new(Gate::default()) })
+        warn(&config);
+        let gate = Gate::open(&config, signing_key(&store, &config).await?)?;
+        Ok(App { config, metrics, store, gate: Arc::new(gate) })
     }
 
     /// All that the server answers.
@@ -62,12 +67,39 @@ impl App {
     }
 }
 
+/// Says what an operator may not have meant.
+fn warn(config: &Config) {
+    let (server, closed) = (&config.server, config.is_closed());
+    let remote = |addresses: &[SocketAddr]| addresses.iter().any(|address| !address.ip().is_loopback());
+    if !closed && (remote(&server.listen) || remote(&server.listen_plain)) {
+        tracing::warn!("no authentication is configured: whoever can reach the server may read and write the cache");
+    }
+    let plain = if config.tls.is_none() { &server.listen } else { &server.listen_plain };
+    if closed && remote(plain) && server.trusted_proxies.is_empty() {
+        tracing::warn!("passwords and tokens cross the network in the clear: configure [tls], or put a proxy in front");
+    }
+    if closed && config.rules.is_empty() {
+        tracing::warn!("there are identities but no [[rules]]: nobody may do anything");
+    }
+}
+
+/// The key that the store keeps, where tokens are issued and none is configured.
+async fn signing_key(store: &Store, config: &Config) -> anyhow::Result<Option<Secret>> {
+    if !config.is_closed() || !config.signing_keys()?.is_empty() {
+        return Ok(None);
+    }
+    let key = store.signing_key().await.context("the key that signs tokens cannot be read or made")?;
+    Ok(Some(Secret::new(key)))
+}
+
 /// Serves until `shutdown` resolves, then lets requests under way finish, for as long as the configuration grants.
-pub async fn run(app: App, listeners: Vec<TcpListener>, shutdown: impl Future<Output = ()>) {
+pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl Future<Output = ()>) {
     let (stop, stopped) = watch::channel(false);
     let router = app.router();
+    let listeners = listeners.into_iter().map(Into::into).collect();
     let sweeping = tokio::spawn(sweep(app.store.clone(), app.config.clone()));
-    let serving = doors::listen::serve(listeners, router, &app.config.limits, app.metrics.clone(), stopped);
+    let serving =
+        doors::listen::serve(listeners, router, app.gate.clone(), &app.config.limits, app.metrics.clone(), stopped);
     let stopping = async {
         shutdown.await;
         tracing::info!(drain_seconds = app.config.server.drain.get().as_secs(), "stopping: no new connections");

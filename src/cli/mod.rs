@@ -1,3 +1,7 @@
 //! Commands that ask a running server.
 
+mod docker;
 pub mod inspect;
+pub mod login;
+pub mod policy;
+pub mod token;

@@ -3,15 +3,18 @@
 //! Invariant: axum and http types stay in this folder. Doors do not know each other.
 
 pub mod admin;
+mod connection;
 pub mod listen;
 pub mod observe;
 pub mod registry;
+pub mod token;
+pub mod who;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
 
 use crate::auth::Gate;
 use crate::config::Config;
@@ -34,6 +37,8 @@ pub fn router(doors: Doors) -> Router {
         .route("/healthz", get(admin::healthz))
         .route("/readyz", get(admin::readyz))
         .route("/metrics", get(admin::metrics))
+        .route("/token", get(token::token).post(token::token))
+        .route("/token/exchange", post(token::exchange))
         .route("/api/inspect", get(admin::inspect))
         .route("/v2", registry.clone())
         .route("/v2/", registry.clone())

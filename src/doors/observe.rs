@@ -11,7 +11,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Uri};
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
@@ -25,6 +25,11 @@ pub struct Label(pub &'static str);
 /// Longest path in a log line, in bytes: names are bounded, but what is no name is not.
 const LOGGED_PATH_MAX: usize = 512;
 
+/// As much of a path as goes into a line.
+pub fn logged_path(uri: &Uri) -> String {
+    uri.path().chars().take(LOGGED_PATH_MAX).collect()
+}
+
 pub async fn observe(State(doors): State<Doors>, request: Request, next: Next) -> Response {
     let received = Arc::new(AtomicU64::new(0));
     doors.metrics.requests_in_flight.inc();
@@ -32,7 +37,7 @@ pub async fn observe(State(doors): State<Doors>, request: Request, next: Next) -
         metrics: doors.metrics,
         began: Instant::now(),
         method: request.method().clone(),
-        path: request.uri().path().chars().take(LOGGED_PATH_MAX).collect(),
+        path: logged_path(request.uri()),
         trace: trace_id(request.headers()),
         received: received.clone(),
         sent: 0,

@@ -28,6 +28,8 @@ use super::{ByteStream, Draft, Error, Key, Meta, Objects, READ_BYTES_MAX, Read, 
 
 /// Our own folder: outside the key space, since no key component begins with a dot at the top.
 const PRIVATE: &str = ".larder";
+/// Keys below this are for the server alone: there is one that signs tokens.
+const SECRET: &str = "meta/";
 /// One read from a file: large enough that the thread hop does not count.
 const READ_BYTES: usize = 512 << 10;
 /// Folders whose entry is known to be durable. Forgetting one costs a sync.
@@ -116,8 +118,12 @@ impl Inner {
     }
 
     fn temporary(&self) -> Result<Temporary> {
+        self.temporary_with(0o644)
+    }
+
+    fn temporary_with(&self, mode: u32) -> Result<Temporary> {
         let path = self.tmp.join(format!("{:032x}", rand::random::<u128>()));
-        let file = File::options().write(true).create_new(true).mode(0o644).open(&path).map_err(from_io)?;
+        let file = File::options().write(true).create_new(true).mode(mode).open(&path).map_err(from_io)?;
         Ok(Temporary { path, file: Some(file) })
     }
 
@@ -355,7 +361,7 @@ impl Objects for FsObjects {
     async fn put(&self, key: &Key, body: Bytes, when: When) -> Result<Meta> {
         let key = key.clone();
         self.blocking(move |inner| {
-            let mut temporary = inner.temporary()?;
+            let mut temporary = inner.temporary_with(if key.as_str().starts_with(SECRET) { 0o600 } else { 0o644 })?;
             if let Some(file) = &mut temporary.file {
                 file.write_all(&body).map_err(from_io)?;
             }

@@ -76,7 +76,7 @@ impl Check<'_> {
                 self.named(&meta.key, |bytes| serde_json::from_slice(bytes).map_err(text).and_then(parts)).await?
             }
             // A part that no state names is what a crash leaves; it goes when the upload is swept.
-            Some(Place::Format | Place::Upload { item: UploadItem::Part { .. }, .. }) => Vec::new(),
+            Some(Place::Format | Place::SigningKey | Place::Upload { item: UploadItem::Part { .. }, .. }) => Vec::new(),
         };
         Ok(problems.into_iter().map(|problem| Finding { key: meta.key.clone(), problem }).collect())
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! meta/format                                          written first; see `store::format`
+//! meta/signing-key                                     what tokens are signed with, where no key is configured
 //! t/<tenant>/
 //!   blobs/<algorithm>/ab/<hex>                         the bytes, write-once
 //!   repos/<name>/!/manifests/<algorithm>/<hex>         manifest bytes exactly as pushed, write-once
@@ -28,6 +29,11 @@ use crate::objects::Key;
 /// The format of the store as a whole.
 pub fn format() -> Key {
     Key::new("meta/format")
+}
+
+/// What tokens are signed with, where no key is configured.
+pub fn signing_key() -> Key {
+    Key::new("meta/signing-key")
 }
 
 /// All of a tenant.
@@ -146,6 +152,7 @@ fn digest(algorithm: &str, hex: &str) -> Option<Digest> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     Format,
+    SigningKey,
     Blob { tenant: Tenant, digest: Digest },
     Repo { tenant: Tenant, repo: RepoName, item: RepoItem },
     Upload { tenant: Tenant, id: UploadId, item: UploadItem },
@@ -171,8 +178,10 @@ pub enum UploadItem {
 
 /// What `key` is the key of; nothing when no builder here makes such a key.
 pub fn parse(key: &str) -> Option<Place> {
-    if key == "meta/format" {
-        return Some(Place::Format);
+    match key {
+        "meta/format" => return Some(Place::Format),
+        "meta/signing-key" => return Some(Place::SigningKey),
+        _ => {}
     }
     let (tenant, rest) = key.strip_prefix("t/")?.split_once('/')?;
     let tenant: Tenant = tenant.parse().ok()?;

@@ -6,6 +6,7 @@
 pub mod blobs;
 pub mod check;
 pub mod format;
+mod keys;
 pub mod layout;
 pub mod manifests;
 pub mod patience;

@@ -7,6 +7,7 @@ mod crash;
 mod wire;
 mod world;
 
+mod auth;
 mod bad_input;
 mod objects;
 mod over_s3;

@@ -1,0 +1,1 @@
+//! JWTs of an issuer that runs here and changes its keys.
