@@ -61,12 +61,12 @@ impl Login {
         match &self.jwt_file {
             Some(path) if path.as_os_str() == "-" => Ok(std::io::read_to_string(std::io::stdin())?),
             Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display())),
-            None => self.from_github(client).await,
+            None => self.of_github(client).await,
         }
     }
 
     /// GitHub Actions gives a JWT to whoever holds what it puts into the environment of jobs with `id-token: write`.
-    async fn from_github(&self, client: &reqwest::Client) -> anyhow::Result<String> {
+    async fn of_github(&self, client: &reqwest::Client) -> anyhow::Result<String> {
         let of = |name: &str| std::env::var(name);
         let (Ok(url), Ok(secret)) = (of("ACTIONS_ID_TOKEN_REQUEST_URL"), of("ACTIONS_ID_TOKEN_REQUEST_TOKEN")) else {
             bail!(

@@ -279,7 +279,7 @@ fn is_safe(url: &str) -> bool {
         let rest = url.strip_prefix(*prefix);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
     };
-    url.starts_with("https://") || local.iter().any(|prefix| is_local(&prefix))
+    url.starts_with("https://") || local.iter().any(is_local)
 }
 
 #[cfg(test)]

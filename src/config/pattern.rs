@@ -114,7 +114,8 @@ fn in_a_pattern(byte: u8) -> bool {
 /// kind need not be tried again, for the later one can take whatever it would have left.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
     // What follows the star in the pattern, and where it goes on in the text.
-    let (mut one, mut any): (Option<(usize, usize)>, Option<(usize, usize)>) = (None, None);
+    let mut one: Option<(usize, usize)> = None;
+    let mut any: Option<(usize, usize)> = None;
     let (mut p, mut t) = (0, 0);
     loop {
         if pattern[p..].starts_with(b"**") {

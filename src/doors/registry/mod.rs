@@ -71,6 +71,13 @@ async fn admit(doors: &Doors, route: &Route, sender: &Sender<'_>) -> Result<Admi
     let caller = doors.gate.identify(&sender.knock()).await?;
     if let Some(access) = route.access() {
         let permit = doors.gate.admit(&caller, access)?;
+        // Another token would let him mount: it is worth asking for one.
+        if let Route::BeginUpload { begin: Begin::Mount { from: Some(from), .. }, .. } = route
+            && let Err(refusal @ Refusal::Insufficient) =
+                doors.gate.admit(&caller, Access::to(from.clone(), Verb::Pull))
+        {
+            return Err(refusal);
+        }
         return Ok(Admitted::Repo(caller, permit));
     }
     match route {

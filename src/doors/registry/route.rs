@@ -115,6 +115,9 @@ impl Route {
     /// What a token for the request has to be asked for (distribution spec, "Token Scope Documentation").
     pub fn scope(&self) -> Option<String> {
         match (self, self.access()) {
+            (Route::BeginUpload { repo, begin: Begin::Mount { from: Some(from), .. } }, _) => {
+                Some(format!("repository:{repo}:pull,push repository:{from}:pull"))
+            }
             (_, Some(Access { repo, verb: Verb::Push, .. })) => Some(format!("repository:{repo}:pull,push")),
             (_, Some(Access { repo, verb, .. })) => Some(format!("repository:{repo}:{}", verb.as_str())),
             (Route::Catalog { .. }, None) => Some("registry:catalog:*".into()),
