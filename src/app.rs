@@ -9,20 +9,31 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::auth::Gate;
 use crate::config::{Config, Secret};
 use crate::doors::listen::Listener;
-use crate::doors::{self, Doors};
+use crate::doors::{self, Doors, Front};
 use crate::metrics::Metrics;
-use crate::names::Tenant;
 use crate::objects::Objects;
-use crate::objects::fs::FsObjects;
+use crate::objects::fs::{self, FsObjects};
 use crate::objects::s3::S3Objects;
-use crate::store::{Store, format};
+use crate::operator::Operator;
+use crate::store::check::{Event, Summary};
+use crate::store::collect::{Collector, Report, Wish};
+use crate::store::{self, Store, format};
+
+pub use crate::store::check::Depth;
 
 /// How often idle uploads are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// How often what is stored is counted anew.
+const COUNT_EVERY: Duration = Duration::from_secs(12 * 3600);
+/// The first collection comes so long after the start, or sooner where they come more often.
+const COLLECT_FIRST: Duration = Duration::from_secs(60);
+/// How often a server asks what others have found wrong.
+const LEARN_EVERY: Duration = Duration::from_secs(60);
 
 /// A server that has not begun to listen.
 pub struct App {
@@ -34,6 +45,8 @@ pub struct App {
     pub store: Store,
     /// Whom it lets in.
     pub gate: Arc<Gate>,
+    /// What deletes what nobody needs.
+    pub collector: Arc<Collector>,
 }
 
 impl App {
@@ -51,20 +64,66 @@ impl App {
         format::open(&*objects).await.context("cannot use the store")?;
         let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
         let store = Store::new(objects, config.clone(), metrics.clone());
+        store.load_quarantine().await.context("cannot read what is in quarantine")?;
         warn(&config);
-        let gate = Gate::open(&config, signing_key(&store, &config).await?)?;
-        Ok(App { config, metrics, store, gate: Arc::new(gate) })
+        let gate = Arc::new(Gate::open(config.clone(), signing_key(&store, &config).await?)?);
+        let collector = Arc::new(Collector::new(store.clone()));
+        collector.recover().await.context("cannot clear what a collection has left")?;
+        Ok(App { config, metrics, store, gate, collector })
+    }
+
+    /// Opens a store that there is: where there is none, nothing is made.
+    pub async fn open_existing(config: Config) -> anyhow::Result<App> {
+        let path = &config.store.path;
+        if config.store.s3.is_none() && !path.join(format::key().as_str()).exists() {
+            anyhow::bail!("there is no store in {}", path.display());
+        }
+        App::open(config).await
+    }
+
+    /// Checks the store, and tells what it finds.
+    pub async fn check(&self, depth: Depth, repair: bool, report: impl FnMut(Event) + Send) -> store::Result<Summary> {
+        self.store.check(depth, repair, report).await
+    }
+
+    /// Collects once.
+    pub async fn collect(&self, dry: bool) -> store::Result<Report> {
+        self.store.scan_usage().await?;
+        let pressed = self.store.room().is_short();
+        self.collector.run(Wish { dry, pressed }).await
+    }
+
+    /// Tells commands on this host where the server is, when the store is its own.
+    pub fn announce(&self, listeners: &[Listener]) -> anyhow::Result<()> {
+        if self.config.store.s3.is_some() {
+            return Ok(());
+        }
+        let secure = self.config.tls.is_some() && !listeners.iter().any(|listener| listener.plain);
+        let reachable = listeners.iter().filter(|listener| secure || listener.plain || self.config.tls.is_none());
+        let addresses = reachable.map(|listener| listener.socket.local_addr()).collect::<Result<_, _>>()?;
+        let left = Operator { addresses, secure, token: self.gate.operator_token().clone() };
+        // A server on a full disk has better things to do than to end here.
+        if let Err(error) = left.announce(&self.config.store.path) {
+            tracing::warn!(%error, "commands on this host cannot find this server");
+        }
+        Ok(())
     }
 
     /// All that the server answers.
-    pub fn router(&self) -> axum::Router {
-        doors::router(Doors {
+    pub fn front(&self) -> Front {
+        Front::new(Doors {
             store: self.store.clone(),
             gate: self.gate.clone(),
             config: self.config.clone(),
             metrics: self.metrics.clone(),
+            collector: self.collector.clone(),
         })
     }
+}
+
+/// Whether a store could not be opened because another process has it open.
+pub fn is_in_use(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(fs::OpenError::InUse(_)))
 }
 
 /// Says what an operator may not have meant.
@@ -95,11 +154,20 @@ async fn signing_key(store: &Store, config: &Config) -> anyhow::Result<Option<Se
 /// Serves until `shutdown` resolves, then lets requests under way finish, for as long as the configuration grants.
 pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl Future<Output = ()>) {
     let (stop, stopped) = watch::channel(false);
-    let router = app.router();
+    let front = app.front();
     let listeners = listeners.into_iter().map(Into::into).collect();
-    let sweeping = tokio::spawn(sweep(app.store.clone(), app.config.clone()));
+    let mut jobs = JoinSet::new();
+    jobs.spawn(sweep(app.store.clone(), app.config.clone()));
+    jobs.spawn(count(app.store.clone()));
+    jobs.spawn(poll(app.store.clone(), app.config.collect.poll()));
+    if app.config.collect.enabled {
+        jobs.spawn(collect(app.collector.clone(), app.store.clone(), app.config.collect.interval.get()));
+    }
+    if app.config.store.s3.is_some() {
+        jobs.spawn(learn(app.store.clone()));
+    }
     let serving =
-        doors::listen::serve(listeners, router, app.gate.clone(), &app.config.limits, app.metrics.clone(), stopped);
+        doors::listen::serve(listeners, front, app.gate.clone(), &app.config.limits, app.metrics.clone(), stopped);
     let stopping = async {
         shutdown.await;
         tracing::info!(drain_seconds = app.config.server.drain.get().as_secs(), "stopping: no new connections");
@@ -110,7 +178,7 @@ pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl F
         () = serving => tracing::info!("stopped"),
         () = stopping => tracing::warn!("stopped with requests under way: the time to drain has run out"),
     }
-    sweeping.abort();
+    jobs.shutdown().await;
 }
 
 async fn sweep(store: Store, config: Arc<Config>) {
@@ -118,10 +186,77 @@ async fn sweep(store: Store, config: Arc<Config>) {
     loop {
         timer.tick().await;
         let idle = config.limits.upload_idle.get();
-        match store.sweep_uploads(&Tenant::default_tenant(), idle, SystemTime::now()).await {
+        match store.sweep_all_uploads(idle, SystemTime::now()).await {
             Ok(0) => {}
             Ok(uploads) => tracing::info!(uploads, "idle uploads were removed"),
             Err(error) => tracing::warn!(%error, "idle uploads cannot be removed"),
         }
+        match store.sweep_drafts(idle, SystemTime::now()).await {
+            Ok(0) => {}
+            Ok(drafts) => tracing::info!(drafts, "parts of objects that were given up were removed"),
+            Err(error) => tracing::warn!(%error, "parts of objects that were given up cannot be removed"),
+        }
+    }
+}
+
+/// Counts what is stored: at the start, and now and then.
+async fn count(store: Store) {
+    let mut timer = tokio::time::interval(COUNT_EVERY);
+    loop {
+        timer.tick().await;
+        if let Err(error) = store.scan_usage().await {
+            tracing::warn!(%error, "what is stored cannot be counted");
+        }
+    }
+}
+
+/// Learns which objects other servers have found wrong.
+async fn learn(store: Store) {
+    let mut timer = tokio::time::interval(LEARN_EVERY);
+    loop {
+        timer.tick().await;
+        if let Err(error) = store.load_quarantine().await {
+            tracing::warn!(%error, "what is in quarantine cannot be read");
+        }
+    }
+}
+
+/// Looks at what is condemned, so that no answer has to wait for it.
+async fn poll(store: Store, every: Duration) {
+    let mut timer = tokio::time::interval(every);
+    loop {
+        timer.tick().await;
+        if let Err(error) = store.condemned().refresh().await {
+            tracing::warn!(%error, "what is condemned cannot be looked at");
+        }
+    }
+}
+
+/// Collects from time to time, and when room is short.
+async fn collect(collector: Arc<Collector>, store: Store, every: Duration) {
+    // A server that has just started has other things to do.
+    let first = tokio::time::Instant::now() + every.min(COLLECT_FIRST);
+    let mut timer = tokio::time::interval_at(first, every);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let round = tokio::select! {
+            _ = timer.tick() => None,
+            round = store.room().pressed() => Some(round),
+        };
+        let pressed = round.is_some() || store.room().is_short();
+        match collector.run(Wish { dry: false, pressed }).await {
+            Ok(Report { skipped: Some(reason), .. }) => tracing::warn!(reason, "nothing is collected"),
+            Ok(report) => tracing::info!(
+                pressed,
+                condemned = report.condemned.objects,
+                condemned_bytes = report.condemned.bytes,
+                deleted = report.deleted.objects,
+                deleted_bytes = report.deleted.bytes,
+                seconds = report.seconds,
+                "collected"
+            ),
+            Err(error) => tracing::warn!(%error, "collection has failed"),
+        }
+        drop(round);
     }
 }

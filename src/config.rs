@@ -4,9 +4,11 @@
 //! for a set one. What has been parsed is valid; the rest of the code checks nothing again.
 
 mod auth;
+mod collect;
 mod network;
 mod pattern;
 mod store;
+mod tenants;
 mod tls;
 
 use std::net::SocketAddr;
@@ -20,9 +22,11 @@ use serde::Deserialize;
 use crate::names::RepoName;
 
 pub use auth::{AuthConfig, Challenge, IssuerConfig, Label, RuleConfig, TokenConfig, TokenHash};
+pub use collect::{CollectConfig, Ingredients, RetainConfig};
 pub use network::{Network, PublicUrl};
 pub use pattern::{Glob, Pattern, Template};
-pub use store::{Checksum, S3Config, Secret, StoreConfig};
+pub use store::{Checksum, Redirect, S3Config, Secret, StoreConfig};
+pub use tenants::{Quota, TenantConfig};
 pub use tls::{ClientAuth, TlsConfig};
 
 /// Everything that can be configured.
@@ -42,8 +46,11 @@ pub struct Config {
     pub issuers: Vec<IssuerConfig>,
     /// Who may do what. What no rule allows is denied.
     pub rules: Vec<RuleConfig>,
+    pub collect: CollectConfig,
     /// Rules for repositories; of those that match a name, the first counts.
     pub repositories: Vec<RepositoryConfig>,
+    /// Tenants; of those that have a pattern for a repository, it belongs to the first.
+    pub tenants: Vec<TenantConfig>,
 }
 
 /// Where clients find the server.
@@ -80,13 +87,16 @@ impl Default for ServerConfig {
 pub struct HotConfig {
     /// Memory for immutable bytes.
     pub size: ByteSize,
-    /// Blobs up to this size are kept in memory; larger ones are streamed. Never more than an eighth of `size`.
+    /// Blobs up to this size are kept whole; larger ones in chunks where the store is far, and not at all where it is near.
+    /// Never more than an eighth of `size`. A reader holds such a blob in memory until it has been sent.
     pub blob_max: ByteSize,
+    /// Large blobs of a bucket are read and kept in such chunks. From 1 to 4 MiB.
+    pub chunk: ByteSize,
 }
 
 impl Default for HotConfig {
     fn default() -> Self {
-        HotConfig { size: ByteSize::mib(256), blob_max: ByteSize::mib(2) }
+        HotConfig { size: ByteSize::mib(256), blob_max: ByteSize::mib(16), chunk: ByteSize::mib(1) }
     }
 }
 
@@ -159,6 +169,9 @@ pub struct RepositoryConfig {
     /// Cache tags serve the union of their pushes; `false` gives plain last-push-wins.
     #[serde(default = "yes")]
     pub views: bool,
+    /// Which tags stay.
+    #[serde(default)]
+    pub retain: Vec<RetainConfig>,
 }
 
 fn yes() -> bool {
@@ -205,13 +218,20 @@ impl Config {
         if limits.manifest.as_u64() > READ_BYTES_MAX {
             bail!("[limits] manifest must be at most {}", ByteSize(READ_BYTES_MAX));
         }
+        self.collect.check()?;
+        if !HOT_CHUNK.contains(&self.hot.chunk.as_u64()) {
+            bail!("[hot] chunk must be between 1 MiB and 4 MiB");
+        }
         if let Some(s3) = &self.store.s3 {
             s3.check()?;
         }
         auth::check(self)?;
-        Ok(())
+        self.check_tenants()
     }
 }
+
+/// Sizes of chunks, in bytes. Smaller ones would cost a call for little, larger ones memory for each transfer.
+const HOT_CHUNK: std::ops::RangeInclusive<u64> = (1 << 20)..=(4 << 20);
 
 /// Largest object that is read into memory as a whole: a manifest of the largest accepted size fits, with room.
 pub const READ_BYTES_MAX: u64 = 16 << 20;
@@ -359,6 +379,7 @@ mod tests {
             "[limits]\nuploads = 0",
             "[limits]\nconnections = 0",
             "[limits]\nmanifest = \"1GiB\"",
+            "[hot]\nchunk = \"64KiB\"",
             "[server]\nlisten = []",
         ] {
             assert!(load(text, &[]).is_err(), "{text}");

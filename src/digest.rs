@@ -77,10 +77,7 @@ impl Digest {
 
     /// The hash in lowercase hexadecimal: 64 or 128 characters.
     pub fn hex(&self) -> String {
-        let bytes = self.bytes();
-        let mut text = String::with_capacity(bytes.len() * 2);
-        push_hex(&mut text, bytes);
-        text
+        encode(self.bytes(), &mut [0; 128]).to_string()
     }
 
     pub fn bytes(&self) -> &[u8] {
@@ -99,12 +96,20 @@ impl Digest {
     }
 }
 
-fn push_hex(text: &mut String, bytes: &[u8]) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        text.push(HEX[usize::from(byte >> 4)] as char);
-        text.push(HEX[usize::from(byte & 15)] as char);
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+fn push_hex(text: &mut String, byte: u8) {
+    text.push(HEX[usize::from(byte >> 4)] as char);
+    text.push(HEX[usize::from(byte & 15)] as char);
+}
+
+/// Lowercase hexadecimal, in as much of `text` as it takes.
+fn encode<'a>(bytes: &[u8], text: &'a mut [u8; 128]) -> &'a str {
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = HEX[usize::from(byte >> 4)];
+        pair[1] = HEX[usize::from(byte & 15)];
     }
+    std::str::from_utf8(&text[..bytes.len() * 2]).unwrap_or_default()
 }
 
 fn decode<const N: usize>(hex: &str) -> Result<[u8; N], InvalidDigest> {
@@ -135,11 +140,11 @@ impl FromStr for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = String::with_capacity(136);
-        text.push_str(self.algorithm().as_str());
-        text.push(':');
-        push_hex(&mut text, self.bytes());
-        f.write_str(&text)
+        // At once and on the stack: each answer says a digest several times.
+        let mut hex = [0; 128];
+        f.write_str(self.algorithm().as_str())?;
+        f.write_str(":")?;
+        f.write_str(encode(self.bytes(), &mut hex))
     }
 }
 
@@ -202,8 +207,8 @@ impl Hasher {
     pub fn save(&self) -> String {
         let mut text = String::new();
         match self {
-            Hasher::Sha256(state) => push_hex(&mut text, &state.serialize()),
-            Hasher::Sha512(state) => push_hex(&mut text, &state.serialize()),
+            Hasher::Sha256(state) => state.serialize().iter().for_each(|byte| push_hex(&mut text, *byte)),
+            Hasher::Sha512(state) => state.serialize().iter().for_each(|byte| push_hex(&mut text, *byte)),
         }
         text
     }

@@ -1,60 +1,157 @@
 //! The hot layer: immutable bytes in bounded memory, each fetched once however many ask at once.
 //!
-//! Invariant: only bytes that can never change under their key are kept. There is no invalidation, only [`Hot::forget`].
-//! Invariant: a reader that stops reading holds up nobody. A flight is a future shared by its waiters, and whichever of
-//! them is polled drives it; `moka`'s own `try_get_with` would leave it to the first.
+//! It holds small objects whole, and large ones in chunks. What has been read and what has only been pushed have budgets
+//! of their own, so that a push cannot flush what builds read; the first read of what was pushed moves it over.
+//!
+//! Invariant: only bytes that can never change under their name are kept. There is no invalidation, only [`Hot::forget`].
+//! Invariant: chunks of two writings of a key never mix. The version is part of a chunk's name.
 
-use std::collections::HashMap;
+mod ahead;
+pub mod flights;
+
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared, WeakShared};
+use futures::TryFutureExt;
+use futures::future::{Either, Ready, ready};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinError;
 
 use crate::metrics::Metrics;
-use crate::objects::Key;
+use crate::objects::{Key, Version};
+use flights::{Flight, Flights};
 
 /// What an entry costs beside its bytes: key, node and tables.
 const ENTRY_BYTES: usize = 256;
-/// Flights whose waiters have all gone are swept when so many new ones have started.
-const SWEEP_EVERY: usize = 1024;
+/// This part of the budget is for what was pushed and not read yet.
+const PUSHED_SHARE: u64 = 4;
+/// What is on its way from the backend, for all readers, in bytes. The reader who waits for one needs no memory meanwhile.
+const FETCHING_BYTES_MAX: u64 = 32 << 20;
+/// Chunks that readers have asked for ahead and not come to, in bytes. Never more than a quarter of the layer.
+const AHEAD_BYTES_MAX: u64 = 32 << 20;
+/// What blobs that are kept as they are pushed gather, all together, in bytes: of each a chunk or, of a small one, the whole.
+const PUSHING_BYTES_MAX: u64 = 16 << 20;
 
-type WeakFlight<E> = WeakShared<BoxFuture<'static, Result<Bytes, E>>>;
-type Flight<E> = Shared<BoxFuture<'static, Result<Bytes, E>>>;
+/// The name of bytes in the layer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Slot {
+    /// A whole object, named by its digest.
+    Whole(Key),
+    /// A chunk of one writing of an object, by its index.
+    Chunk(Key, Version, u64),
+}
 
-/// Bytes by key, and the fetches under way. `E` is what a fetch can fail with; every waiter gets a clone.
+impl Slot {
+    fn len(&self) -> usize {
+        match self {
+            Slot::Whole(key) => key.as_str().len(),
+            Slot::Chunk(key, version, _) => key.as_str().len() + version.0.len(),
+        }
+    }
+}
+
+/// Bytes with a sum that tells whether others are the same: no proof against somebody who wants to deceive, but against
+/// a line that flips bits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    pub bytes: Bytes,
+    pub sum: u64,
+}
+
+impl Piece {
+    pub fn of(bytes: Bytes) -> Piece {
+        Piece { sum: sum(&bytes), bytes }
+    }
+}
+
+/// Every step is a bijection of the sum so far: a change of one word always shows.
+fn sum(bytes: &[u8]) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mix = |sum: u64, word: &[u8]| {
+        let mut padded = [0; 8];
+        padded[..word.len()].copy_from_slice(word);
+        (sum ^ u64::from_le_bytes(padded)).wrapping_mul(ODD).rotate_left(29)
+    };
+    // Four lanes, because each step waits for the one before.
+    let mut lanes = [1, 2, 3, bytes.len() as u64];
+    let mut blocks = bytes.chunks_exact(32);
+    for block in &mut blocks {
+        for (lane, word) in lanes.iter_mut().zip(block.chunks_exact(8)) {
+            *lane = mix(*lane, word);
+        }
+    }
+    let rest = blocks.remainder().chunks(8).fold(0, mix);
+    lanes.iter().fold(rest, |sum, lane| mix(sum, &lane.to_le_bytes()))
+}
+
+/// Bytes by name, and the fetches under way. `E` is what a fetch can fail with; every waiter gets a clone.
 pub struct Hot<E> {
-    cache: Cache<Key, Bytes>,
-    flights: Mutex<Flights<E>>,
+    read: Cache<Slot, Piece>,
+    pushed: Cache<Slot, Piece>,
+    flights: Arc<Flights<Slot, Piece, E>>,
+    chunk_bytes: u64,
+    bytes: u64,
+    fetching_bytes_max: u64,
+    /// In KiB.
+    fetching: Arc<Semaphore>,
+    ahead: Arc<Semaphore>,
+    pushing: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
 
-struct Flights<E> {
-    /// Each with its number: a key may be forgotten and asked for again while its first flight is still under way.
-    by_key: HashMap<Key, (usize, WeakFlight<E>)>,
-    started: usize,
+fn segment(bytes: u64) -> Cache<Slot, Piece> {
+    Cache::builder()
+        .max_capacity(bytes)
+        .weigher(|slot: &Slot, piece: &Piece| {
+            u32::try_from(slot.len() + piece.bytes.len() + ENTRY_BYTES).unwrap_or(u32::MAX)
+        })
+        // Not the default: TinyLFU turns away what was seen once, and that is what the next builder asks for.
+        .eviction_policy(EvictionPolicy::lru())
+        .build()
 }
 
-impl<E: Clone + Send + Sync + 'static> Hot<E> {
-    /// A layer that holds at most `bytes` bytes, tables included.
-    pub fn new(bytes: u64, metrics: Arc<Metrics>) -> Hot<E> {
-        let cache = Cache::builder()
-            .max_capacity(bytes)
-            .weigher(|key: &Key, value: &Bytes| {
-                u32::try_from(key.as_str().len() + value.len() + ENTRY_BYTES).unwrap_or(u32::MAX)
-            })
-            // Not the default: TinyLFU turns away what was seen once, and that is what the next builder asks for.
-            .eviction_policy(EvictionPolicy::lru())
-            .build();
-        Hot { cache, flights: Mutex::new(Flights { by_key: HashMap::new(), started: 0 }), metrics }
+fn kib(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
+}
+
+impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
+    /// A layer that holds at most `bytes` bytes, tables included, large objects in chunks of `chunk_bytes`.
+    pub fn new(bytes: u64, chunk_bytes: u64, metrics: Arc<Metrics>) -> Hot<E> {
+        let fetching_bytes_max = FETCHING_BYTES_MAX.min(bytes / 4).max(chunk_bytes);
+        let budget = |bytes: u64| Arc::new(Semaphore::new(kib(bytes.max(chunk_bytes)) as usize));
+        Hot {
+            read: segment(bytes - bytes / PUSHED_SHARE),
+            pushed: segment(bytes / PUSHED_SHARE),
+            flights: Arc::default(),
+            chunk_bytes,
+            bytes,
+            fetching_bytes_max,
+            fetching: budget(fetching_bytes_max),
+            ahead: budget(AHEAD_BYTES_MAX.min(bytes / 4)),
+            pushing: budget(PUSHING_BYTES_MAX.min(bytes / 4)),
+            metrics,
+        }
+    }
+
+    pub fn chunk_bytes(&self) -> u64 {
+        self.chunk_bytes
+    }
+
+    /// How many bytes what is pushed may have to be kept. Half of the share of all pushes.
+    pub fn pushed_bytes_max(&self) -> u64 {
+        self.bytes / PUSHED_SHARE / 2
     }
 
     /// The bytes, when they are here.
-    pub fn peek(&self, key: &Key) -> Option<Bytes> {
-        let found = self.cache.get(key);
+    pub fn peek(&self, slot: &Slot) -> Option<Piece> {
+        let found = self.read.get(slot).or_else(|| {
+            let pushed = self.pushed.remove(slot)?;
+            self.keep(slot.clone(), pushed.clone());
+            Some(pushed)
+        });
         match found {
             Some(_) => self.metrics.hot_hits.inc(),
             None => self.metrics.hot_misses.inc(),
@@ -62,134 +159,183 @@ impl<E: Clone + Send + Sync + 'static> Hot<E> {
         found
     }
 
-    /// Keeps what was just written or verified.
-    pub fn insert(&self, key: Key, bytes: Bytes) {
-        // A slice of a large buffer would keep all of it alive: the budget counts what is held, not what is shown.
-        self.cache.insert(key, Bytes::copy_from_slice(&bytes));
-        // Without this the cache runs over its bound until it finds the time: nine times over, measured.
-        self.cache.run_pending_tasks();
-        self.metrics.hot_bytes.set(i64::try_from(self.cache.weighted_size()).unwrap_or(i64::MAX));
+    /// Whether the bytes are here. Asking does not count as use.
+    pub fn has(&self, slot: &Slot) -> bool {
+        self.read.contains_key(slot) || self.pushed.contains_key(slot)
+    }
+
+    fn is_coming(&self, slot: &Slot) -> bool {
+        self.flights.is_under_way(slot)
+    }
+
+    fn place_ahead(&self) -> Option<OwnedSemaphorePermit> {
+        self.ahead.clone().try_acquire_many_owned(kib(self.chunk_bytes)).ok()
+    }
+
+    fn keep(&self, slot: Slot, piece: Piece) {
+        self.read.insert(slot, piece);
+        self.settle(&self.read);
+    }
+
+    fn settle(&self, segment: &Cache<Slot, Piece>) {
+        // Without this a cache runs over its bound until it finds the time: nine times over, measured.
+        segment.run_pending_tasks();
+        let held = self.read.weighted_size() + self.pushed.weighted_size();
+        self.metrics.hot_bytes.set(i64::try_from(held).unwrap_or(i64::MAX));
+    }
+
+    /// Keeps what was just written. The bytes are copied: a slice of a large buffer would keep all of it alive, and the
+    /// budget counts what is held, not what is shown.
+    pub fn keep_pushed(&self, slot: Slot, bytes: &[u8]) {
+        self.read.invalidate(&slot);
+        self.pushed.insert(slot, Piece::of(Bytes::copy_from_slice(bytes)));
+        self.settle(&self.pushed);
     }
 
     /// Drops the bytes, and the fetch under way: what it brings is given to those who wait, but not kept.
-    pub fn forget(&self, key: &Key) {
-        let mut flights = self.flights();
-        flights.by_key.remove(key);
-        self.cache.invalidate(key);
+    pub fn forget(&self, slot: &Slot) {
+        self.flights.forget(slot, || {
+            self.read.invalidate(slot);
+            self.pushed.invalidate(slot);
+        });
     }
 
-    fn flights(&self) -> MutexGuard<'_, Flights<E>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The bytes from memory, or from one `fetch` shared by all who ask meanwhile.
-    pub async fn get<F>(self: &Arc<Self>, key: &Key, fetch: impl FnOnce() -> F) -> Result<Bytes, E>
+    /// The bytes from memory, or from one `fetch` shared by all who ask meanwhile. What it brings should own no more
+    /// memory than it shows.
+    ///
+    /// `expected` is how many they are, as far as that is known.
+    pub async fn get<F>(self: &Arc<Self>, slot: &Slot, expected: u64, fetch: impl FnOnce() -> F) -> Result<Bytes, E>
     where
         F: Future<Output = Result<Bytes, E>> + Send + 'static,
     {
-        if let Some(bytes) = self.peek(key) {
-            return Ok(bytes);
-        }
-        self.join(key, fetch).await
+        Ok(self.join_of(slot, expected, || fetch().map_ok(Piece::of)).await?.bytes)
     }
 
-    /// # Hidden contract
-    /// `fetch` is called under the lock and must only make its future, not run it.
-    fn join<F>(self: &Arc<Self>, key: &Key, fetch: impl FnOnce() -> F) -> Flight<E>
+    fn join<F>(
+        self: &Arc<Self>,
+        slot: &Slot,
+        fetch: impl FnOnce() -> F,
+    ) -> Either<Ready<Result<Piece, E>>, Flight<Piece, E>>
     where
-        F: Future<Output = Result<Bytes, E>> + Send + 'static,
+        F: Future<Output = Result<Piece, E>> + Send + 'static,
     {
-        let mut flights = self.flights();
-        if let Some(flight) = flights.by_key.get(key).and_then(|(_, flight)| flight.upgrade()) {
-            return flight;
+        self.join_of(slot, self.chunk_bytes, fetch)
+    }
+
+    fn join_of<F>(
+        self: &Arc<Self>,
+        slot: &Slot,
+        expected: u64,
+        fetch: impl FnOnce() -> F,
+    ) -> Either<Ready<Result<Piece, E>>, Flight<Piece, E>>
+    where
+        F: Future<Output = Result<Piece, E>> + Send + 'static,
+    {
+        if let Some(piece) = self.peek(slot) {
+            return Either::Left(ready(Ok(piece)));
         }
-        flights.started += 1;
-        let number = flights.started;
-        let (hot, owned, fetching) = (self.clone(), key.clone(), fetch());
-        let flight = async move {
-            let fetched = fetching.await;
-            let mut flights = hot.flights();
-            // Under the lock, so that `forget` comes before or after, not in between.
-            if flights.by_key.get(&owned).is_some_and(|(registered, _)| *registered == number) {
-                flights.by_key.remove(&owned);
-                if let Ok(bytes) = &fetched {
-                    hot.insert(owned.clone(), bytes.clone());
-                }
+        let here = || self.read.get(slot).or_else(|| self.pushed.get(slot));
+        let (hot, owned) = (self.clone(), slot.clone());
+        let land = move |piece: &Piece| hot.keep(owned, piece.clone());
+        let work = || {
+            // What takes more than all of the budget has it alone.
+            let kib = kib(expected.min(self.fetching_bytes_max));
+            let (fetching, turn) = (fetch(), self.fetching.clone());
+            async move {
+                let _turn = turn.acquire_many_owned(kib).await.ok();
+                fetching.await
             }
-            drop(flights);
-            fetched
         };
-        let flight = flight.boxed().shared();
-        if number.is_multiple_of(SWEEP_EVERY) {
-            flights.by_key.retain(|_, (_, flight)| flight.upgrade().is_some());
+        Either::Right(self.flights.join(slot, here, work, land))
+    }
+
+    /// Begins to keep an object of `bytes` bytes while it is pushed; nothing when it is too large, or too many are.
+    pub fn pushing(self: &Arc<Self>, key: &Key, bytes: u64, form: Form) -> Option<Pushing<E>> {
+        if bytes > self.pushed_bytes_max() {
+            return None;
         }
-        if let Some(weak) = flight.downgrade() {
-            flights.by_key.insert(key.clone(), (number, weak));
+        let version = Version(format!("pushing {:032x}", rand::random::<u128>()).into());
+        let chunk_bytes = if form == Form::Whole { bytes } else { self.chunk_bytes };
+        let turn = self.pushing.clone().try_acquire_many_owned(kib(chunk_bytes.min(bytes))).ok()?;
+        let (hot, key, gathered) = (self.clone(), key.clone(), Vec::new());
+        Some(Pushing { hot, key, version, form, chunk_bytes, index: 0, gathered, left: bytes, _turn: turn })
+    }
+}
+
+/// How an object is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Whole,
+    Chunks,
+}
+
+/// An object that is kept while it is pushed. Until it is there, its chunks have a name that nobody knows; dropped before,
+/// they go.
+pub struct Pushing<E> {
+    hot: Arc<Hot<E>>,
+    key: Key,
+    version: Version,
+    form: Form,
+    chunk_bytes: u64,
+    /// Chunks that are whole.
+    index: u64,
+    gathered: Vec<u8>,
+    /// Bytes that are expected.
+    left: u64,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl<E> Pushing<E> {
+    /// The next bytes of the object.
+    pub fn add(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let whole = (self.gathered.len() as u64 + self.left).min(self.chunk_bytes) as usize;
+            if self.gathered.capacity() == 0 {
+                self.gathered.reserve_exact(whole);
+            }
+            let taken = bytes.len().min(whole - self.gathered.len());
+            // More than was announced: whoever announced it is refused.
+            if taken == 0 {
+                return;
+            }
+            self.gathered.extend_from_slice(&bytes[..taken]);
+            bytes = &bytes[taken..];
+            self.left -= taken as u64;
+            if self.gathered.len() == whole {
+                let piece = Piece::of(std::mem::take(&mut self.gathered).into());
+                self.hot.pushed.insert(self.slot(&self.version, self.index), piece);
+                self.hot.pushed.run_pending_tasks();
+                self.index += 1;
+            }
         }
-        flight
+    }
+
+    fn slot(&self, version: &Version, index: u64) -> Slot {
+        Slot::Chunk(self.key.clone(), version.clone(), index)
+    }
+
+    /// The object is there, in this version: its chunks can be read.
+    pub fn commit(self, version: &Version) {
+        for index in 0..self.index {
+            if let Some(piece) = self.hot.pushed.remove(&self.slot(&self.version, index)) {
+                let slot = match self.form {
+                    Form::Whole => Slot::Whole(self.key.clone()),
+                    Form::Chunks => self.slot(version, index),
+                };
+                self.hot.pushed.insert(slot, piece);
+            }
+        }
+        self.hot.pushed.run_pending_tasks();
+    }
+}
+
+impl<E> Drop for Pushing<E> {
+    fn drop(&mut self) {
+        for index in 0..self.index {
+            self.hot.pushed.invalidate(&self.slot(&self.version, index));
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use tokio::sync::oneshot;
-
-    fn hot(bytes: u64) -> Arc<Hot<&'static str>> {
-        Arc::new(Hot::new(bytes, Arc::new(Metrics::default())))
-    }
-
-    #[tokio::test]
-    async fn many_readers_cost_one_fetch_and_a_reader_that_went_away_holds_nobody_up() {
-        let (hot, key) = (hot(1 << 20), Key::new("k"));
-        let fetches = Arc::new(AtomicUsize::new(0));
-        let (send, receive) = oneshot::channel::<Bytes>();
-        let mut receive = Some(receive);
-        let mut leader = Box::pin(hot.get(&key, || {
-            fetches.fetch_add(1, Ordering::SeqCst);
-            let receive = receive.take().unwrap();
-            async move { receive.await.map_err(|_| "gone") }
-        }));
-        // The first reader starts the fetch and is never polled again.
-        assert!(futures::poll!(&mut leader).is_pending());
-        let readers = futures::future::join_all((0..64).map(|_| hot.get(&key, || async { panic!("fetched twice") })));
-        let readers = readers.map(|all| all.into_iter().filter(Result::is_ok).count());
-        let mut readers = Box::pin(readers);
-        assert!(futures::poll!(&mut readers).is_pending());
-        send.send("bytes".into()).unwrap();
-        assert_eq!(readers.await, 64);
-        assert_eq!(fetches.load(Ordering::SeqCst), 1);
-        assert_eq!(hot.peek(&key), Some("bytes".into()));
-    }
-
-    #[tokio::test]
-    async fn a_failed_fetch_is_not_remembered() {
-        let (hot, key) = (hot(1 << 20), Key::new("k"));
-        assert_eq!(hot.get(&key, || async { Err("no") }).await, Err("no"));
-        assert_eq!(hot.get(&key, || async { Ok("yes".into()) }).await, Ok("yes".into()));
-    }
-
-    #[tokio::test]
-    async fn what_is_forgotten_while_it_is_fetched_is_not_kept() {
-        let (hot, key) = (hot(1 << 20), Key::new("k"));
-        let (send, receive) = oneshot::channel::<Bytes>();
-        let mut reader = Box::pin(hot.get(&key, || async move { receive.await.map_err(|_| "gone") }));
-        assert!(futures::poll!(&mut reader).is_pending());
-        hot.forget(&key);
-        send.send("old".into()).unwrap();
-        assert_eq!(reader.await, Ok("old".into()));
-        assert_eq!(hot.peek(&key), None);
-    }
-
-    #[tokio::test]
-    async fn memory_stays_within_its_bound() {
-        let hot = hot(1 << 20);
-        for i in 0..2_000 {
-            hot.insert(Key::new(format!("k{i}")), Bytes::from(vec![0; 4096]));
-            assert!(hot.cache.weighted_size() <= 1 << 20);
-        }
-        // The newest are what the next reader wants.
-        assert!(hot.peek(&Key::new("k1999")).is_some());
-    }
-}
+mod tests;

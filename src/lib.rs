@@ -5,7 +5,7 @@
 //! In reading order; each module imports only from those above it and from its own children, but for `app`, which puts
 //! all together.
 //!
-//! - [`digest`], [`names`], [`access`], [`stream`], [`config`], [`metrics`]: the leaves.
+//! - [`digest`], [`names`], [`access`], [`stream`], [`config`], [`metrics`], [`operator`]: the leaves.
 //! - [`buildkit`]: BuildKit's cache format and the view, pure functions.
 //! - [`objects`]: bytes under keys, on a disk or in a bucket.
 //! - [`hot`]: immutable bytes in memory.
@@ -20,6 +20,7 @@ pub mod access;
 pub mod stream;
 pub mod config;
 pub mod metrics;
+pub mod operator;
 pub mod buildkit;
 pub mod objects;
 pub mod hot;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use larder::app::reload::{Reload, hangups};
 use larder::app::{self, App};
-use larder::config::{Config, LogConfig, LogFormat};
+use larder::config::Config;
 use larder::doors::listen::{self, Listener};
 
 /// A self-hosted remote cache for container builds.
@@ -24,6 +24,10 @@ struct Cli {
 enum Command {
     /// Run the server. Needs no configuration: it keeps its store in ./larder-data and listens on 127.0.0.1:5000.
     Serve(Serve),
+    /// Say whether everything in the store fits together, and mend it.
+    Check(CheckStore),
+    /// Delete what nothing names any more, and what policies let go.
+    Gc(CollectStore),
     /// Say what a tag on a running server is made of.
     Inspect(cli::inspect::Inspect),
     /// Let this machine's docker, buildctl or crane use a server, by exchanging the JWT of a CI job.
@@ -77,16 +81,52 @@ struct Source {
     config: Option<PathBuf>,
 }
 
+/// Where the configuration and the store are.
 #[derive(Args)]
-struct Serve {
+struct Place {
     #[command(flatten)]
     source: Source,
-    /// Address to listen on, instead of those in the configuration. May be given several times.
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: Vec<SocketAddr>,
     /// Folder of the store, instead of the one in the configuration.
     #[arg(long, value_name = "FOLDER")]
     store: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct CheckStore {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    check: cli::check::Check,
+}
+
+#[derive(Args)]
+struct CollectStore {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    gc: cli::gc::Gc,
+}
+
+#[derive(Args)]
+struct Serve {
+    #[command(flatten)]
+    place: Place,
+    /// Address to listen on, instead of those in the configuration. May be given several times.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Vec<SocketAddr>,
+}
+
+impl Place {
+    fn load(&self) -> anyhow::Result<Config> {
+        let mut config = self.source.load()?;
+        if let Some(path) = &self.store {
+            if config.store.s3.is_some() {
+                anyhow::bail!("--store names a folder, but the configuration has [store.s3]: use one of them");
+            }
+            config.store.path = path.clone();
+        }
+        Ok(config)
+    }
 }
 
 impl Source {
@@ -101,21 +141,23 @@ impl Source {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Login(login) => block_on(login.run()),
-        Command::Token { command: TokenCommand::New(new) } => new.run(),
+        Command::Serve(serve) => run(serve).map(|()| ExitCode::SUCCESS),
+        Command::Check(order) => order.place.load().and_then(|config| block_on(order.check.run(config))),
+        Command::Gc(order) => order.place.load().and_then(|config| block_on(order.gc.run(config))),
+        Command::Inspect(inspect) => block_on(inspect.run()).map(|()| ExitCode::SUCCESS),
+        Command::Login(login) => block_on(login.run()).map(|()| ExitCode::SUCCESS),
+        Command::Token { command: TokenCommand::New(new) } => new.run().map(|()| ExitCode::SUCCESS),
         Command::Policy { command: PolicyCommand::Test { source, test } } => {
-            match source.load().and_then(|config| test.run(&config)) {
-                Ok(true) => Ok(()),
-                Ok(false) => return ExitCode::from(3),
-                Err(error) => Err(error),
-            }
+            let allowed = source.load().and_then(|config| test.run(config));
+            allowed.map(|allowed| if allowed { ExitCode::SUCCESS } else { ExitCode::from(3) })
         }
-        Command::Serve(serve) => run(serve),
-        Command::Inspect(inspect) => block_on(inspect.run()),
-        Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|_| println!("valid")),
+        Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|_| {
+            println!("valid");
+            ExitCode::SUCCESS
+        }),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("larder: {error:#}");
             ExitCode::FAILURE
@@ -125,15 +167,9 @@ fn main() -> ExitCode {
 
 impl Serve {
     fn load(&self) -> anyhow::Result<Config> {
-        let mut config = self.source.load()?;
+        let mut config = self.place.load()?;
         if !self.listen.is_empty() {
             config.server.listen = self.listen.clone();
-        }
-        if let Some(path) = &self.store {
-            if config.store.s3.is_some() {
-                anyhow::bail!("--store names a folder, but the configuration has [store.s3]: use one of them");
-            }
-            config.store.path = path.clone();
         }
         Ok(config)
     }
@@ -141,12 +177,12 @@ impl Serve {
 
 fn run(serve: Serve) -> anyhow::Result<()> {
     let config = serve.load()?;
-    log(&config.log)?;
+    cli::log::start(&config.log)?;
     raise_file_limit();
     block_on(start(serve, config))
 }
 
-fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 
@@ -155,8 +191,9 @@ async fn start(serve: Serve, config: Config) -> anyhow::Result<()> {
     let listeners = open_listeners(&app.config)?;
     // First: whoever has read the announcement may send a signal.
     let (stop, hangups) = (stop_signal()?, hangups()?);
+    app.announce(&listeners)?;
     announce(&app.config, &listeners)?;
-    let file = serve.source.config.clone();
+    let file = serve.place.source.config.clone();
     let reload = Reload { gate: app.gate.clone(), store: app.store.clone(), load: move || serve.load(), file };
     let config = app.config.clone();
     tokio::spawn(async move { reload.run(&config, hangups).await });
@@ -180,20 +217,6 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
-}
-
-fn log(config: &LogConfig) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.filter)
-        .map_err(|error| anyhow::anyhow!("[log] filter: {error}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.format {
-        LogFormat::Text => {
-            let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            builder.with_ansi(color).init();
-        }
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-    }
-    Ok(())
 }
 
 /// Each connection and each file being read takes a descriptor; the usual soft limit of 1,024 is soon used up.

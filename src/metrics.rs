@@ -1,6 +1,8 @@
 //! What the server counts. One instance, passed through; names are stable.
 
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 /// All metrics of one server.
 pub struct Metrics {
@@ -17,6 +19,10 @@ pub struct Metrics {
     pub blobs_stored: IntCounter,
     pub blobs_mounted: IntCounter,
     pub corrupt_objects: IntCounter,
+    pub uploads_refused: IntCounter,
+    pub free_bytes: IntGauge,
+    pub stored_bytes: IntGaugeVec,
+    pub stored_blobs: IntGaugeVec,
     pub views_made: IntCounter,
     pub view_seconds: Histogram,
     pub view_pushes: IntCounter,
@@ -24,6 +30,16 @@ pub struct Metrics {
     pub view_layers: IntCounter,
     pub view_layers_missing: IntCounter,
     pub views_trimmed: IntCounter,
+    pub collections: IntCounter,
+    pub collections_skipped: IntCounter,
+    pub collections_failed: IntCounter,
+    pub collection_seconds: Histogram,
+    pub collection_last: IntGauge,
+    pub condemned_objects: IntCounter,
+    pub condemned_bytes: IntCounter,
+    pub deleted_objects: IntCounter,
+    pub deleted_bytes: IntCounter,
+    pub spared_objects: IntCounter,
 }
 
 impl Default for Metrics {
@@ -47,6 +63,19 @@ impl Default for Metrics {
             blobs_stored: m.counter("larder_blobs_stored_total", "Blobs received and stored."),
             blobs_mounted: m.counter("larder_blobs_mounted_total", "Blobs mounted from where they were already."),
             corrupt_objects: m.counter("larder_corrupt_objects_total", "Objects whose bytes did not fit their digest."),
+            uploads_refused: m
+                .counter("larder_uploads_refused_total", "Uploads refused for want of room: disk full, or quota."),
+            free_bytes: m.gauge("larder_free_bytes", "Free bytes of the store's filesystem, at the last upload."),
+            stored_bytes: m.gauges(
+                "larder_stored_bytes",
+                "Bytes of blobs by tenant, as this server has counted them.",
+                &["tenant"],
+            ),
+            stored_blobs: m.gauges(
+                "larder_stored_blobs",
+                "Blobs by tenant, as this server has counted them.",
+                &["tenant"],
+            ),
             views_made: m.counter(
                 "larder_views_made_total",
                 "Views made from more than one push, or from less than all of one.",
@@ -59,6 +88,18 @@ impl Default for Metrics {
                 .counter("larder_view_layers_missing_total", "Layers left out of views because the store lacks them."),
             views_trimmed: m
                 .counter("larder_views_trimmed_total", "Views that had to leave something out to be imported."),
+            collections: m.counter("larder_collections_total", "Collections that were completed."),
+            collections_skipped: m
+                .counter("larder_collections_skipped_total", "Collections that this server may not make."),
+            collections_failed: m.counter("larder_collections_failed_total", "Collections that broke off."),
+            collection_seconds: m.histogram("larder_collection_seconds", "Time of a collection."),
+            collection_last: m.gauge("larder_collection_last_timestamp_seconds", "When the last collection began."),
+            condemned_objects: m.counter("larder_condemned_objects_total", "Objects that were condemned."),
+            condemned_bytes: m.counter("larder_condemned_bytes_total", "Bytes of the objects that were condemned."),
+            deleted_objects: m.counter("larder_deleted_objects_total", "Objects that collections deleted."),
+            deleted_bytes: m.counter("larder_deleted_bytes_total", "Bytes of the objects that collections deleted."),
+            spared_objects: m
+                .counter("larder_spared_objects_total", "Objects that were condemned and stay, being used again."),
             registry,
         }
     }
@@ -103,6 +144,10 @@ impl Maker<'_> {
         self.keep(IntGauge::new(name, help))
     }
 
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.keep(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
         self.keep(HistogramVec::new(HistogramOpts::new(name, help).buckets(seconds()), labels))
     }
@@ -126,7 +171,9 @@ mod tests {
         let metrics = Metrics::default();
         metrics.requests.with_label_values(&["blob", "GET", "200"]).inc();
         metrics.request_seconds.with_label_values(&["blob"]).observe(0.1);
+        metrics.stored_bytes.with_label_values(&["default"]).set(1);
+        metrics.stored_blobs.with_label_values(&["default"]).set(1);
         let text = metrics.render();
-        assert_eq!(text.matches("# HELP larder_").count(), 19, "{text}");
+        assert_eq!(text.matches("# HELP larder_").count(), 33, "{text}");
     }
 }

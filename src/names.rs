@@ -22,6 +22,8 @@ pub enum InvalidName {
     Tag,
     #[error("upload id must be 32 lowercase hexadecimal digits")]
     Upload,
+    #[error("batch id must be 32 lowercase hexadecimal digits")]
+    Batch,
     #[error("tenant must be a lowercase name component")]
     Tenant,
     #[error(transparent)]
@@ -83,6 +85,12 @@ name!(
     InvalidName::Upload
 );
 name!(
+    /// The name of one batch of what is condemned.
+    BatchId,
+    |text: &str| text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')),
+    InvalidName::Batch
+);
+name!(
     /// The boundary of isolation, deduplication and quota.
     Tenant,
     |text: &str| text.len() <= 64 && is_component(text),
@@ -100,6 +108,13 @@ impl UploadId {
     /// 128 bits from the system's random source: whoever does not hold the `Location` cannot guess it.
     pub fn random() -> UploadId {
         UploadId(format!("{:032x}", rand::random::<u128>()).into())
+    }
+}
+
+impl BatchId {
+    /// Never used twice: `replica` is drawn at the start of each process, `number` counts in it.
+    pub fn new(replica: u64, number: u64) -> BatchId {
+        BatchId(format!("{replica:016x}{number:016x}").into())
     }
 }
 

@@ -46,7 +46,7 @@ pub struct Live {
     tokens: HashMap<[u8; 32], Static>,
     users: Users,
     issuers: Issuers,
-    anonymous: Caller,
+    pub anonymous: Caller,
     /// By the HMAC of what was shown, under a key that nobody has: neither the time that a lookup takes nor a dump of
     /// the memory helps to find out a password.
     known: Cache<[u8; 32], Caller>,

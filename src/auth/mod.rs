@@ -21,10 +21,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use aws_lc_rs::constant_time;
 
 use crate::access::{Access, Permit, Tags, Verb};
 use crate::config::{Challenge, Config, Secret};
 use crate::names::{RepoName, Tag, Tenant};
+use crate::operator::Operator;
 use attempts::Attempts;
 use login::{Live, now};
 use policy::{Grant, Policy};
@@ -41,6 +43,9 @@ pub use seal::Scope;
 pub struct Gate {
     live: ArcSwap<Live>,
     attempts: Attempts,
+    operator: Secret,
+    /// As it was at the start: the store that goes by its tenants does not change.
+    config: Arc<Config>,
 }
 
 /// Somebody whose credentials were checked, and what the rules allow him. Cheap to clone.
@@ -90,9 +95,9 @@ pub struct Issued {
 
 impl Gate {
     /// `generated` signs tokens where the configuration has no key.
-    pub fn open(config: &Config, generated: Option<Secret>) -> anyhow::Result<Gate> {
-        let live = Live::load(config, generated)?;
-        Ok(Gate { live: ArcSwap::from_pointee(live), attempts: Attempts::default() })
+    pub fn open(config: Arc<Config>, generated: Option<Secret>) -> anyhow::Result<Gate> {
+        let live = ArcSwap::from_pointee(Live::load(&config, generated)?);
+        Ok(Gate { live, attempts: Attempts::default(), operator: Operator::new_token(), config })
     }
 
     /// Goes on with another configuration, or with the files that it names read anew. Requests under way go on with what
@@ -121,6 +126,11 @@ impl Gate {
         self.live.load_full().identify(knock, &self.attempts).await
     }
 
+    /// Somebody who has shown nothing.
+    pub fn anonymous(&self) -> Caller {
+        self.live.load().anonymous.clone()
+    }
+
     /// A name and a password that came in a form.
     pub async fn login(&self, name: &str, password: &str, knock: &Knock<'_>) -> Result<Caller, Refusal> {
         let live = self.live.load_full();
@@ -134,8 +144,16 @@ impl Gate {
 
     pub fn admit(&self, caller: &Caller, access: Access) -> Result<Permit, Refusal> {
         caller.may(&access)?;
-        let tenant = tenant_of(caller, &access.repo);
+        let tenant = self.tenant_of(caller, &access.repo);
         Ok(Permit::issue(tenant, access))
+    }
+
+    /// Whose repository it is for this caller.
+    ///
+    /// Invariant: it follows from the name of the repository and the rules for the caller alone. So no request reaches
+    /// what another tenant has, and none can tell whether it has it.
+    fn tenant_of(&self, caller: &Caller, repo: &RepoName) -> Tenant {
+        policy::tenant(&caller.who.grants, repo).cloned().unwrap_or_else(|| self.config.tenant_of(repo))
     }
 
     /// For what concerns the whole installation.
@@ -156,8 +174,19 @@ impl Gate {
     }
 
     /// The tenants whose repositories the caller may list.
-    pub fn visible_tenant(&self, caller: &Caller) -> Result<Tenant, Refusal> {
-        self.admit_admin(caller).map(|()| Tenant::default_tenant())
+    pub fn visible_tenants(&self, caller: &Caller) -> Result<Vec<Tenant>, Refusal> {
+        self.admit_admin(caller).map(|()| self.config.all_tenants())
+    }
+
+    /// What proves that somebody may operate this server: see [`Operator`].
+    pub fn operator_token(&self) -> &Secret {
+        &self.operator
+    }
+
+    /// Whether the caller has shown that.
+    pub fn is_operator(&self, token: Option<&str>) -> bool {
+        let ours = self.operator.expose().as_bytes();
+        token.is_some_and(|token| constant_time::verify_slices_are_equal(token.as_bytes(), ours).is_ok())
     }
 
     /// A token for what the caller may of all that was asked.
@@ -200,11 +229,6 @@ const SESSION: &str = "session";
 fn sealed(live: &Live, kind: Kind, payload: &Payload) -> Result<Issued, Refusal> {
     let token = live.seal(kind, payload).ok_or(Refusal::Invalid("no credentials are needed here"))?;
     Ok(Issued { token, life: payload.expires.saturating_sub(now()) })
-}
-
-/// Whose repository it is for this caller.
-fn tenant_of(caller: &Caller, repo: &RepoName) -> Tenant {
-    policy::tenant(&caller.who.grants, repo).cloned().unwrap_or_else(Tenant::default_tenant)
 }
 
 impl Caller {

@@ -1,5 +1,7 @@
 //! `larder policy test`.
 
+use std::sync::Arc;
+
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use larder::access::{Access, Tags, Verb};
@@ -30,10 +32,10 @@ enum Wanted {
 
 impl PolicyTest {
     /// Prints what each rule says; returns whether he may.
-    pub fn run(self, config: &Config) -> anyhow::Result<bool> {
+    pub fn run(self, config: Config) -> anyhow::Result<bool> {
         let identity = self.identity()?;
         let access = self.access()?;
-        let gate = Gate::open(config, None)?;
+        let gate = Gate::open(Arc::new(config), None)?;
         let (allowed, rules) = gate.explain(&identity, &access);
         if gate.is_open() {
             println!("nothing is configured: everybody may everything");

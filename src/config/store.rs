@@ -7,6 +7,8 @@ use anyhow::bail;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
+use super::Span;
+
 /// Where the bytes are kept.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "Written")]
@@ -15,11 +17,25 @@ pub struct StoreConfig {
     pub path: PathBuf,
     /// The bucket.
     pub s3: Option<S3Config>,
+    /// Free bytes of the filesystem that blobs leave to others, and to what the store itself has to write to make room.
+    /// By default 1 GiB, or a twentieth of a filesystem of less than 20 GiB.
+    pub reserve: Option<ByteSize>,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        StoreConfig { path: "larder-data".into(), s3: None }
+        StoreConfig { path: "larder-data".into(), s3: None, reserve: None }
+    }
+}
+
+/// The reserve when none is configured: bytes, and the part of the filesystem that it is at most.
+const RESERVE: u64 = 1 << 30;
+const RESERVE_PART: u64 = 20;
+
+impl StoreConfig {
+    /// Bytes to keep free on a filesystem of `total` bytes.
+    pub fn reserve(&self, total: u64) -> u64 {
+        self.reserve.map_or(RESERVE.min(total / RESERVE_PART), |reserve| reserve.as_u64())
     }
 }
 
@@ -29,6 +45,7 @@ impl Default for StoreConfig {
 struct Written {
     path: Option<PathBuf>,
     s3: Option<S3Config>,
+    reserve: Option<ByteSize>,
 }
 
 impl TryFrom<Written> for StoreConfig {
@@ -37,7 +54,11 @@ impl TryFrom<Written> for StoreConfig {
     fn try_from(written: Written) -> Result<StoreConfig, Self::Error> {
         match (written.path, written.s3) {
             (Some(_), Some(_)) => Err("a store is in a folder (path) or in a bucket (s3), not in both"),
-            (path, s3) => Ok(StoreConfig { path: path.unwrap_or(StoreConfig::default().path), s3 }),
+            (None, Some(_)) if written.reserve.is_some() => Err("a bucket has no free space to reserve"),
+            (path, s3) => {
+                let path = path.unwrap_or(StoreConfig::default().path);
+                Ok(StoreConfig { path, s3, reserve: written.reserve })
+            }
         }
     }
 }
@@ -70,6 +91,13 @@ pub struct S3Config {
     pub upload_memory: ByteSize,
     /// What the bucket checks of the bytes it receives.
     pub checksum: Checksum,
+    /// How long this server trusts what it knows of an object: that it is there, and its size. Deletes by other servers are
+    /// seen this late.
+    pub presence_max_age: Span,
+    /// Whether clients are sent to the bucket for large blobs.
+    pub redirect: Redirect,
+    /// Blobs below this are never redirected.
+    pub redirect_min: ByteSize,
     /// Id or ARN of the KMS key that new objects are encrypted with. Without it, what the bucket does by default.
     pub sse_kms_key: Option<String>,
 }
@@ -88,8 +116,11 @@ impl Default for S3Config {
             secret_access_key_file: None,
             ca_file: None,
             part_size: ByteSize::mib(8),
-            upload_memory: ByteSize::mib(128),
+            upload_memory: ByteSize::mib(64),
             checksum: Checksum::Crc32c,
+            presence_max_age: Span::minutes(10),
+            redirect: Redirect::Never,
+            redirect_min: ByteSize::mib(64),
             sse_kms_key: None,
         }
     }
@@ -143,6 +174,15 @@ pub enum Checksum {
     Crc32c,
     /// For endpoints that do not know checksums.
     None,
+}
+
+/// Whether clients fetch blobs from the bucket themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Redirect {
+    Never,
+    /// Large blobs that are not in the hot layer, by an address that is good for five minutes.
+    ColdLarge,
 }
 
 /// A text that shows up nowhere.

@@ -20,10 +20,11 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// The store answers and takes writes.
+/// The store answers. One that is full still does: to take its server away from builders would only make it worse.
 pub async fn readyz(State(doors): State<Doors>) -> Response {
     match doors.store.probe().await {
         Ok(()) => "ready\n".into_response(),
+        Err(error @ Error::Full) => format!("ready to be read, but {error}\n").into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {error}\n")).into_response(),
     }
 }
@@ -73,6 +74,21 @@ pub async fn inspect(State(doors): State<Doors>, Query(asked): Query<Inspected>,
     }
 }
 
+/// Lets in who may administer, and who can read the files of the store.
+pub(super) async fn admit_operator(doors: &Doors, request: http::Request<()>) -> Result<(), Response> {
+    let sender = Sender::new(doors, &request);
+    let knock = sender.knock();
+    let bearer = knock.authorization.and_then(|shown| shown.strip_prefix("Bearer "));
+    if doors.gate.is_operator(bearer) {
+        return Ok(());
+    }
+    let admitted = match doors.gate.identify(&knock).await {
+        Ok(caller) => doors.gate.admit_admin(&caller),
+        Err(refusal) => Err(refusal),
+    };
+    admitted.map_err(|refusal| refused(doors, &request, &refusal))
+}
+
 /// A refusal for want of a right.
 fn refused(doors: &Doors, request: &http::Request<()>, refusal: &Refusal) -> Response {
     let status = match refusal {
@@ -88,6 +104,33 @@ fn refused(doors: &Doors, request: &http::Request<()>, refusal: &Refusal) -> Res
     response
 }
 
-fn refuse(status: StatusCode, message: &str) -> Response {
+/// What each tenant stores and may store, in bytes, and what was counted of its repositories last.
+pub async fn usage(State(doors): State<Doors>, request: Request) -> Response {
+    if let Err(refusal) = admit_operator(&doors, request.map(drop)).await {
+        return refusal;
+    }
+    let tenants = doors.store.usage().accounts().into_iter().map(|(tenant, account)| {
+        let quota = doors.config.quota(&tenant);
+        json!({
+            "tenant": &*tenant,
+            "bytes": account.stored(),
+            "blobs": account.blobs(),
+            "arriving": account.arriving(),
+            "quota": { "max": quota.max, "high": quota.high, "low": quota.low },
+            "counted": account.scanned(),
+        })
+    });
+    Json(json!({ "tenants": tenants.collect::<Vec<_>>() })).into_response()
+}
+
+/// What the last collection of this server found and did; `null` before the first.
+pub async fn last_collection(State(doors): State<Doors>, request: Request) -> Response {
+    if let Err(refusal) = admit_operator(&doors, request.map(drop)).await {
+        return refusal;
+    }
+    Json(doors.collector.last()).into_response()
+}
+
+pub(super) fn refuse(status: StatusCode, message: &str) -> Response {
     (status, Json(json!({ "errors": [{ "message": message }] }))).into_response()
 }

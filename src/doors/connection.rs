@@ -1,25 +1,26 @@
 //! One connection: its handshake, its version of HTTP, and its bounds.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
-use axum::routing::future::RouteFuture;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::Service;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::Watcher;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::Front;
 use super::who::Peer;
 use crate::auth::Certificate;
 
@@ -42,9 +43,9 @@ pub type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// Speaks HTTP/1.1. HTTP/2 comes with TLS, which tells the version beforehand; to find it out from the first bytes has no
 /// timer.
-pub async fn plain(stream: TcpStream, from: IpAddr, router: Router, keep_alive: Duration, watcher: Watcher) -> Ended {
+pub async fn plain(stream: TcpStream, from: IpAddr, front: Front, keep_alive: Duration, watcher: Watcher) -> Ended {
     let peer = Arc::new(Peer { address: Some(from), secure: false, certificate: None });
-    http1(stream, Answering { router, peer }, keep_alive, watcher).await
+    http1(stream, Answering { front, peer }, keep_alive, watcher).await
 }
 
 /// Shakes hands, then speaks the version of HTTP that was agreed on (RFC 7301).
@@ -52,7 +53,7 @@ pub async fn secure(
     stream: TcpStream,
     from: IpAddr,
     tls: Arc<rustls::ServerConfig>,
-    router: Router,
+    front: Front,
     keep_alive: Duration,
     watcher: Watcher,
 ) -> Ended {
@@ -62,7 +63,7 @@ pub async fn secure(
     let certificate = session.peer_certificates().and_then(|chain| Certificate::read(chain.first()?));
     let second = session.alpn_protocol() == Some(b"h2");
     let peer = Arc::new(Peer { address: Some(from), secure: true, certificate });
-    let answering = Answering { router, peer };
+    let answering = Answering { front, peer };
     if second {
         http2(stream, answering, keep_alive, watcher).await
     } else {
@@ -78,7 +79,8 @@ where
     // The timer runs from the end of the last answer: it bounds idle connections as well as slow heads.
     builder.timer(TokioTimer::new()).header_read_timeout(keep_alive);
     builder.max_buf_size(READ_BYTES_MAX).max_header_size(HEAD_BYTES_MAX);
-    let connection = builder.serve_connection(TokioIo::new(stream), answering);
+    let service = service_fn(move |request| answering.answer(request).map(Ok::<_, Infallible>));
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
     Ok(watcher.watch(connection).await?)
 }
 
@@ -106,24 +108,21 @@ where
     }
 }
 
-/// The router, told on which connection a request came.
+/// The front, told on which connection a request came.
+#[derive(Clone)]
 struct Answering {
-    router: Router,
+    front: Front,
     peer: Arc<Peer>,
 }
 
-impl Service<http::Request<Incoming>> for Answering {
-    type Response = Response;
-    type Error = Infallible;
-    type Future = RouteFuture<Infallible>;
-
-    fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
+impl Answering {
+    fn answer(&self, mut request: http::Request<Incoming>) -> impl Future<Output = Response> + Send + use<> {
         request.extensions_mut().insert(self.peer.clone());
-        tower::Service::call(&mut self.router.clone(), request)
+        self.front.answer(request.map(Body::new))
     }
 }
 
-/// The same, keeping count of what is under way.
+/// The same as a service that keeps count of what is under way.
 struct Counted {
     answering: Answering,
     activity: Arc<Activity>,
@@ -136,14 +135,14 @@ impl Service<http::Request<Incoming>> for Counted {
 
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
         let under_way = UnderWay::begin(&self.activity);
-        let answer = self.answering.call(request);
+        let answer = self.answering.answer(request);
         Box::pin(async move {
             let held = move |frame| {
                 // Until the last byte has gone, or nobody wants it any more.
                 let _ = &under_way;
                 frame
             };
-            Ok(answer.await?.map(|body| Body::new(body.map_frame(held))))
+            Ok(answer.await.map(|body| Body::new(body.map_frame(held))))
         })
     }
 }

@@ -6,11 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::Front;
 use super::connection::{self, PROBE_AFTER};
 use crate::auth::Gate;
 use crate::config::LimitsConfig;
@@ -54,7 +54,7 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Answers connections until `shutdown` says stop, then waits until those that are open have had their answers.
 pub async fn serve(
     listeners: Vec<Listener>,
-    router: Router,
+    front: Front,
     gate: Arc<Gate>,
     limits: &LimitsConfig,
     metrics: Arc<Metrics>,
@@ -63,14 +63,14 @@ pub async fn serve(
     let places = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
     let (keep_alive, stalled) = (limits.keep_alive.get(), limits.body_idle.get());
-    let server = Server { router, gate, keep_alive, stalled, metrics, places };
+    let server = Server { front, gate, keep_alive, stalled, metrics, places };
     let accepting = listeners.into_iter().map(|listener| accept(listener, &server, &graceful, shutdown.clone()));
     futures::future::join_all(accepting).await;
     graceful.shutdown().await;
 }
 
 struct Server {
-    router: Router,
+    front: Front,
     gate: Arc<Gate>,
     keep_alive: Duration,
     stalled: Duration,
@@ -135,12 +135,12 @@ impl Server {
         place: OwnedSemaphorePermit,
         watcher: Watcher,
     ) -> impl Future<Output = ()> + use<> {
-        let (router, metrics, keep_alive) = (self.router.clone(), self.metrics.clone(), self.keep_alive);
+        let (front, metrics, keep_alive) = (self.front.clone(), self.metrics.clone(), self.keep_alive);
         metrics.connections.inc();
         async move {
             let ended = match tls {
-                None => connection::plain(stream, from, router, keep_alive, watcher).await,
-                Some(tls) => connection::secure(stream, from, tls, router, keep_alive, watcher).await,
+                None => connection::plain(stream, from, front, keep_alive, watcher).await,
+                Some(tls) => connection::secure(stream, from, tls, front, keep_alive, watcher).await,
             };
             if let Err(error) = ended {
                 tracing::debug!(error = %error, "connection ended");

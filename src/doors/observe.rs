@@ -1,5 +1,6 @@
 //! One log line and a few numbers for each request, written when the last byte has gone or the client has.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,20 +8,15 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::middleware::Next;
+use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderMap, Method, Uri};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
+use http::{Method, Uri};
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use super::Doors;
 use crate::metrics::Metrics;
-
-/// The name of the route, which a door leaves on its response.
-#[derive(Clone, Copy)]
-pub struct Label(pub &'static str);
 
 /// Longest path in a log line, in bytes: names are bounded, but what is no name is not.
 const LOGGED_PATH_MAX: usize = 512;
@@ -30,14 +26,18 @@ pub fn logged_path(uri: &Uri) -> String {
     uri.path().chars().take(LOGGED_PATH_MAX).collect()
 }
 
-pub async fn observe(State(doors): State<Doors>, request: Request, next: Next) -> Response {
+/// Has a request answered by `answer`, which also names its route.
+pub async fn observe<F>(metrics: Arc<Metrics>, request: Request, answer: impl FnOnce(Request) -> F) -> Response
+where
+    F: Future<Output = (&'static str, Response)>,
+{
     let received = Arc::new(AtomicU64::new(0));
-    doors.metrics.requests_in_flight.inc();
+    metrics.requests_in_flight.inc();
     let mut line = Line {
-        metrics: doors.metrics,
+        metrics,
         began: Instant::now(),
         method: request.method().clone(),
-        path: logged_path(request.uri()),
+        uri: request.uri().clone(),
         trace: trace_id(request.headers()),
         received: received.clone(),
         sent: 0,
@@ -53,12 +53,23 @@ pub async fn observe(State(doors): State<Doors>, request: Request, next: Next) -
             frame
         }))
     });
-    let response = next.run(request).await;
-    line.status = response.status().as_u16();
-    line.label = response.extensions().get::<Label>().map_or("admin", |label| label.0);
+    let (label, response) = answer(request).await;
+    let response = if line.method == Method::HEAD { without_body(response) } else { response };
+    (line.status, line.label) = (response.status().as_u16(), label);
     // Nothing is polled of an answer without a body; it is complete as it stands.
-    line.complete = line.method == Method::HEAD || response.body().is_end_stream();
+    line.complete = response.body().is_end_stream();
     response.map(|body| Body::new(Observed { body, line }))
+}
+
+/// The answer to a `HEAD`: that to a `GET`, without what it would send.
+fn without_body(mut response: Response) -> Response {
+    let length = response.body().size_hint().exact();
+    if let Some(length) = length.filter(|length| *length > 0)
+        && !response.headers().contains_key(CONTENT_LENGTH)
+    {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    response.map(|_| Body::empty())
 }
 
 /// The trace that a request belongs to (W3C Trace Context, `traceparent`): one for all requests of a build.
@@ -73,13 +84,20 @@ struct Line {
     metrics: Arc<Metrics>,
     began: Instant,
     method: Method,
-    path: String,
+    uri: Uri,
     trace: Option<String>,
     received: Arc<AtomicU64>,
     sent: u64,
     status: u16,
     label: &'static str,
     complete: bool,
+}
+
+impl Line {
+    fn path(&self) -> &str {
+        let path = self.uri.path();
+        &path[..path.floor_char_boundary(LOGGED_PATH_MAX)]
+    }
 }
 
 impl Drop for Line {
@@ -101,7 +119,7 @@ impl Drop for Line {
         tracing::info!(
             target: "larder::request",
             method = self.method.as_str(),
-            path = self.path,
+            path = self.path(),
             status = self.status,
             bytes_in = received,
             bytes_out = self.sent,
@@ -142,7 +160,7 @@ impl HttpBody for Observed {
             }
             Poll::Ready(None) => self.line.complete = true,
             Poll::Ready(Some(Err(error))) => {
-                tracing::warn!(path = self.line.path, %error, "answer was cut");
+                tracing::warn!(path = self.line.path(), %error, "answer was cut");
             }
             Poll::Pending => {}
         }

@@ -7,35 +7,36 @@
 //! Invariant: no file below the root, outside `.larder`, is ever opened for writing.
 //! Invariant: one process owns the folder, by a lock on `.larder/lock` that the kernel drops at its death.
 
+mod file;
+mod folders;
 mod walk;
 
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
-use super::{ByteStream, Draft, Error, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Version, When};
+use super::{
+    ByteStream, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Unfinished, Version, When,
+};
+use file::{Buffers, READ_BYTES, from_io, meta, open, read_all, write_all_vectored};
+use folders::{Folders, sync_folder};
 
 /// Our own folder: outside the key space, since no key component begins with a dot at the top.
 const PRIVATE: &str = ".larder";
 /// Keys below this are for the server alone: there is one that signs tokens.
 const SECRET: &str = "meta/";
-/// One read from a file: large enough that the thread hop does not count.
-const READ_BYTES: usize = 512 << 10;
-/// Folders whose entry is known to be durable. Forgetting one costs a sync.
-const DURABLE_FOLDERS_MAX: u64 = 65_536;
-/// A folder may be removed as empty between its creation and the rename into it; then it is made again, so often.
-const FOLDER_RACES_MAX: u32 = 16;
+/// Age at which a dated request is not done any more.
+const DATED_AGE_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// The filesystem backend.
 #[derive(Clone)]
@@ -44,11 +45,9 @@ pub struct FsObjects {
 }
 
 struct Inner {
-    root: PathBuf,
     tmp: PathBuf,
-    durable: moka::sync::Cache<PathBuf, ()>,
-    /// Held alone while a folder is removed, shared while one is made and taken for durable.
-    folders: RwLock<()>,
+    folders: Folders,
+    buffers: Buffers,
     /// Objects that have their name already, but whose name may not survive a power cut yet.
     unsynced: Mutex<HashSet<PathBuf>>,
     /// Held for as long as the store is open.
@@ -97,9 +96,8 @@ impl FsObjects {
             // The store's own entry: without it a power cut could take the whole new store.
             let _ = sync_folder(parent);
         }
-        let durable = moka::sync::Cache::new(DURABLE_FOLDERS_MAX);
-        let (folders, unsynced) = (RwLock::new(()), Mutex::new(HashSet::new()));
-        let inner = Inner { tmp: private.join("tmp"), root, durable, folders, unsynced, _lock: lock };
+        let (tmp, folders, unsynced) = (private.join("tmp"), Folders::new(root), Mutex::new(HashSet::new()));
+        let inner = Inner { tmp, folders, buffers: Buffers::default(), unsynced, _lock: lock };
         Ok(FsObjects { inner: Arc::new(inner) })
     }
 
@@ -114,7 +112,7 @@ impl FsObjects {
 
 impl Inner {
     fn path(&self, key: &Key) -> PathBuf {
-        self.root.join(key.as_str())
+        self.folders.root().join(key.as_str())
     }
 
     fn temporary(&self) -> Result<Temporary> {
@@ -137,11 +135,12 @@ impl Inner {
         let meta = meta(key.clone(), &file.metadata().map_err(from_io)?);
         drop(file);
         self.unsynced().insert(path.clone());
-        let placed = self.place_in_folder(&path, || match when {
+        let place = || match when {
             When::Always => fs::rename(&temporary.path, &path),
             // A link fails where the name is taken; a rename would replace it.
             When::Absent => fs::hard_link(&temporary.path, &path),
-        });
+        };
+        let placed = self.folders.place(&path, place).map_err(from_io);
         // After a failed sync it stays: whoever asks for it next has to sync it.
         if matches!(placed, Ok(()) | Err(Error::Exists)) {
             self.unsynced().remove(&path);
@@ -153,63 +152,17 @@ impl Inner {
         self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_unsynced(&self, path: &Path) -> bool {
+        let unsynced = self.unsynced();
+        // Nearly always: to hash a path costs more than all the rest of a look.
+        !unsynced.is_empty() && unsynced.contains(path)
+    }
+
     /// Makes sure that an object which can be seen is there to stay, before somebody relies on it.
     fn settle(&self, path: &Path) -> Result<()> {
-        let folder = path.parent().unwrap_or(&self.root);
-        self.make_durable(folder).and_then(|()| sync_folder(folder)).map_err(from_io)?;
+        self.folders.settle(path).map_err(from_io)?;
         self.unsynced().remove(path);
         Ok(())
-    }
-
-    /// Runs `place`, which makes the entry `path`, and syncs all that needs it for the entry to survive a power cut.
-    fn place_in_folder(&self, path: &Path, place: impl Fn() -> io::Result<()>) -> Result<()> {
-        let folder = path.parent().unwrap_or(&self.root);
-        for _ in 0..FOLDER_RACES_MAX {
-            match self.make_durable(folder).and_then(|()| place()) {
-                // A folder on the way was empty and has just been removed: whoever removed it did not know of us.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => self.forget_durable(folder),
-                Err(error) => return Err(from_io(error)),
-                // Once more: the folder may have been removed and made again since, by one who has not synced it yet.
-                Ok(()) => return self.make_durable(folder).and_then(|()| self.sync_nearest(folder)).map_err(from_io),
-            }
-        }
-        Err(Error::Busy("folder keeps disappearing".into()))
-    }
-
-    /// Creates `folder` and its parents, and syncs each one's entry in its parent. A folder that exists is not thereby
-    /// durable: another thread may have made it a moment ago and not synced yet. Only our own memory says so.
-    fn make_durable(&self, folder: &Path) -> io::Result<()> {
-        if folder == self.root || self.durable.contains_key(folder) {
-            return Ok(());
-        }
-        let parent = folder.parent().unwrap_or(&self.root);
-        self.make_durable(parent)?;
-        let _shared = self.folders.read().unwrap_or_else(PoisonError::into_inner);
-        match fs::create_dir(folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        sync_folder(parent)?;
-        self.durable.insert(folder.to_path_buf(), ());
-        Ok(())
-    }
-
-    fn forget_durable(&self, folder: &Path) {
-        for folder in folder.ancestors().take_while(|folder| *folder != self.root) {
-            self.durable.invalidate(folder);
-        }
-    }
-
-    /// Syncs a folder or, when it has gone with the last that was in it, the folder from which it went.
-    fn sync_nearest<'a>(&'a self, mut folder: &'a Path) -> io::Result<()> {
-        loop {
-            match sync_folder(folder) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound && folder != self.root => {
-                    folder = folder.parent().unwrap_or(&self.root);
-                }
-                done => return done,
-            }
-        }
     }
 
     fn delete(&self, key: &Key) -> Result<()> {
@@ -220,19 +173,8 @@ impl Inner {
             Err(error) => return Err(from_io(error)),
             Ok(()) => {}
         }
-        let mut folder = path.parent().unwrap_or(&self.root);
         // Deletes keep their order over a power cut: a pointer must not come back after what it names is gone.
-        self.sync_nearest(folder).map_err(from_io)?;
-        let _alone = self.folders.write().unwrap_or_else(PoisonError::into_inner);
-        while folder != self.root {
-            // Forgotten first: nobody may take a folder for durable because it was there before it went.
-            self.durable.invalidate(folder);
-            if fs::remove_dir(folder).is_err() {
-                break;
-            }
-            folder = folder.parent().unwrap_or(&self.root);
-        }
-        Ok(())
+        self.folders.settle_removal(&path).map_err(from_io)
     }
 }
 
@@ -249,71 +191,13 @@ impl Drop for Temporary {
     }
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-fn meta(key: Key, found: &fs::Metadata) -> Meta {
-    let version = format!("{:x}-{:x}-{:x}-{:x}", found.ino(), found.mtime(), found.mtime_nsec(), found.size());
-    Meta {
-        key,
-        size: found.size(),
-        modified: found.modified().unwrap_or(SystemTime::UNIX_EPOCH),
-        version: Version(version.into()),
-    }
-}
-
-fn from_io(error: io::Error) -> Error {
-    use io::ErrorKind as Kind;
-    match error.kind() {
-        Kind::NotFound | Kind::NotADirectory => Error::NotFound,
-        Kind::AlreadyExists => Error::Exists,
-        Kind::StorageFull | Kind::QuotaExceeded => Error::Full,
-        Kind::WouldBlock | Kind::Interrupted | Kind::OutOfMemory | Kind::ResourceBusy => {
-            Error::Busy(error.to_string().into())
-        }
-        // Out of file descriptors: of this process, or of the machine.
-        _ if matches!(error.raw_os_error(), Some(24 | 23)) => Error::Busy(error.to_string().into()),
-        _ => Error::Backend(error.to_string().into()),
-    }
-}
-
-/// Opens a file for reading, and what is known of it from the same descriptor: a later rename does not mix two objects.
-fn open(path: &Path, key: &Key) -> Result<(File, Meta)> {
-    let file = File::open(path).map_err(from_io)?;
-    let found = file.metadata().map_err(from_io)?;
-    if !found.is_file() {
-        return Err(Error::NotFound);
-    }
-    let meta = meta(key.clone(), &found);
-    Ok((file, meta))
-}
-
-fn read_at(file: &File, offset: u64, length: usize) -> Result<Bytes> {
-    let mut buffer = Vec::with_capacity(length);
-    while buffer.len() < length {
-        let at = offset + buffer.len() as u64;
-        let spare = rustix::buffer::spare_capacity(&mut buffer);
-        match rustix::io::pread(file.as_fd(), spare, at) {
-            // Files here never shrink, so this is a damaged filesystem, not an end.
-            Ok(0) => return Err(Error::Backend("file is shorter than it was".into())),
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(from_io(error.into())),
-        }
-    }
-    // The capacity may be more than was asked for, and all of it is read into.
-    buffer.truncate(length);
-    Ok(buffer.into())
-}
-
 #[async_trait]
 impl Objects for FsObjects {
     async fn head(&self, key: &Key) -> Result<Meta> {
         // In place: one stat costs less than the hop to another thread.
         let path = self.inner.path(key);
         let found = fs::metadata(&path).map_err(from_io)?;
-        if self.inner.unsynced().contains(&path) {
+        if self.inner.is_unsynced(&path) {
             self.blocking(move |inner| inner.settle(&path)).await?;
         }
         if found.is_file() { Ok(meta(key.clone(), &found)) } else { Err(Error::NotFound) }
@@ -331,7 +215,7 @@ impl Objects for FsObjects {
             if meta.size > READ_BYTES_MAX {
                 return Err(Error::Backend(format!("{key} has {} bytes, too many to read whole", meta.size).into()));
             }
-            let bytes = read_at(&file, 0, meta.size as usize)?;
+            let bytes = read_all(&file, meta.size as usize)?;
             Ok(Read::Fresh(meta, bytes))
         })
         .await
@@ -340,15 +224,10 @@ impl Objects for FsObjects {
     async fn get(&self, key: &Key, range: Range<u64>) -> Result<(Meta, ByteStream)> {
         let key = key.clone();
         let (file, meta) = self.blocking(move |inner| open(&inner.path(&key), &key)).await?;
-        let (file, end) = (Arc::new(file), range.end.min(meta.size));
+        let (file, end, buffers) = (Arc::new(file), range.end.min(meta.size), self.inner.buffers.clone());
         let reads = stream::iter((range.start..end).step_by(READ_BYTES)).map(move |offset| {
-            let (file, length) = (file.clone(), READ_BYTES.min((end - offset) as usize));
-            async move {
-                match tokio::task::spawn_blocking(move || read_at(&file, offset, length)).await {
-                    Ok(read) => read,
-                    Err(error) => Err(Error::Backend(error.to_string().into())),
-                }
-            }
+            let (file, buffers) = (file.clone(), buffers.clone());
+            async move { buffers.read(&file, offset, READ_BYTES.min((end - offset) as usize)).await }
         });
         // Two at a time: the disk works while the socket drains.
         Ok((meta, reads.buffered(2).boxed()))
@@ -400,6 +279,22 @@ impl Objects for FsObjects {
         self.blocking(move |inner| keys.iter().try_for_each(|key| inner.delete(key))).await
     }
 
+    async fn delete_dated(&self, keys: &[Key], at: SystemTime) -> Result<()> {
+        let keys = keys.to_vec();
+        self.blocking(move |inner| {
+            keys.iter().try_for_each(|key| match at.elapsed() {
+                // The thread may have waited for a disk that hung.
+                Ok(age) if age > DATED_AGE_MAX => Err(Error::Backend("delete comes too late".into())),
+                _ => inner.delete(key),
+            })
+        })
+        .await
+    }
+
+    fn fence(&self) -> Option<Fence> {
+        Some(Fence { age_max: DATED_AGE_MAX, dies_with_process: true })
+    }
+
     async fn probe(&self) -> Result<()> {
         self.blocking(|inner| {
             let mut temporary = inner.temporary()?;
@@ -407,6 +302,27 @@ impl Objects for FsObjects {
                 file.write_all(b"probe").map_err(from_io)?;
             }
             Ok(())
+        })
+        .await
+    }
+
+    fn space(&self) -> Option<Space> {
+        // In place, like a stat: the kernel has it in memory.
+        let found = rustix::fs::statvfs(self.inner.folders.root()).ok()?;
+        Some(Space { free: found.f_bavail * found.f_frsize, total: found.f_blocks * found.f_frsize })
+    }
+
+    async fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        self.blocking(|inner| {
+            let mut found = Vec::new();
+            for entry in fs::read_dir(&inner.tmp).map_err(from_io)? {
+                let entry = entry.map_err(from_io)?;
+                // Finished since the folder was read, or not.
+                let Ok(meta) = entry.metadata() else { continue };
+                let name = format!("{PRIVATE}/tmp/{}", entry.file_name().display());
+                found.push(Unfinished { name, since: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH) });
+            }
+            Ok(found)
         })
         .await
     }
@@ -455,19 +371,4 @@ impl Draft for FsDraft {
 
 fn broken() -> Error {
     Error::Backend("draft was given up after a failed write".into())
-}
-
-fn write_all_vectored(file: &mut File, pieces: &[Bytes]) -> io::Result<()> {
-    let mut slices: Vec<io::IoSlice<'_>> = pieces.iter().map(|piece| io::IoSlice::new(piece)).collect();
-    let mut rest = &mut slices[..];
-    io::IoSlice::advance_slices(&mut rest, 0);
-    while !rest.is_empty() {
-        match file.write_vectored(rest) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => io::IoSlice::advance_slices(&mut rest, written),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

@@ -10,7 +10,7 @@ pub mod s3;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -47,7 +47,7 @@ impl fmt::Debug for Key {
 /// One writing of a key. Two writings of a key never share a version, even when they wrote the same bytes at the same
 /// second: a reader that holds a version can tell whether the object is still the one it read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Version(pub Box<str>);
+pub struct Version(pub Arc<str>);
 
 /// What is known of an object without reading it.
 #[derive(Clone, Debug)]
@@ -79,6 +79,15 @@ pub enum When {
     Absent,
 }
 
+/// How far away the bytes are: whether they are worth keeping in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distance {
+    /// On this machine: the system keeps what is read, and a look costs microseconds.
+    Near,
+    /// Behind a network: each call takes milliseconds, and may cost money.
+    Far,
+}
+
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// What can go wrong below. Callers branch on these; texts are for the operator's log, never for a client.
@@ -95,6 +104,24 @@ pub enum Error {
     Full,
     #[error("store failed: {0}")]
     Backend(Arc<str>),
+}
+
+/// The room of a backend that has a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that can still be written.
+    pub free: u64,
+    /// Bytes in all, whoever uses them.
+    pub total: u64,
+}
+
+/// Something that was begun and neither finished nor given up: a temporary file, an upload of parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// What the backend calls it.
+    pub name: String,
+    /// When it was last written to, or begun, by the backend's clock.
+    pub since: SystemTime,
 }
 
 /// A store of objects. All methods are safe to call concurrently, from any task.
@@ -124,15 +151,55 @@ pub trait Objects: Send + Sync + 'static {
     /// the backend can do that.
     async fn concat(&self, from: &[Key], to: &Key) -> Result<Meta>;
 
-    /// Deletes in the given order: when a later key is gone, so are the earlier ones, power cuts included.
-    /// A missing key is success.
+    /// Deletes the first key before all others, and those in any order: when one of them is gone, so is the first, power
+    /// cuts included. A missing key is success.
     async fn delete(&self, keys: &[Key]) -> Result<()>;
+
+    /// Deletes in no order, by requests dated `at`, which the backend's clock showed: those that reach it when they are
+    /// older than [`Objects::fence`] are refused, with [`Error::Backend`]. A request that has been given up may still be
+    /// done until then, and not later. Missing keys are success.
+    async fn delete_dated(&self, keys: &[Key], at: SystemTime) -> Result<()>;
+
+    /// How old a dated request may be to be done; nothing where the backend does not look, or where nobody has tried.
+    fn fence(&self) -> Option<Fence>;
 
     /// One round trip that proves that the store answers and takes writes.
     async fn probe(&self) -> Result<()>;
+
+    /// How much room there is, where there is a bound. Asked for every upload, so it waits for nothing.
+    fn space(&self) -> Option<Space>;
+
+    /// Writes that are under way, and those that a crash left behind.
+    async fn unfinished(&self) -> Result<Vec<Unfinished>>;
+
+    /// Whether callers should keep in memory what they have read and been told. The same for as long as the store is open.
+    fn distance(&self) -> Distance {
+        Distance::Near
+    }
+
+    /// Removes what drafts of servers that died have left behind, where nothing has been added to it since `before`.
+    /// Returns how many. For backends where such things stay, unseen.
+    async fn sweep_drafts(&self, _before: SystemTime) -> Result<usize> {
+        Ok(0)
+    }
+
+    /// An address where a client may fetch the object by itself for a short while, when the operator wants that for an
+    /// object of this size. It needs no call to the backend.
+    async fn direct(&self, _meta: &Meta) -> Result<Option<String>> {
+        Ok(None)
+    }
 }
 
 pub use crate::config::READ_BYTES_MAX;
+
+/// What is known of requests that come late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// A dated request is not done when it is older.
+    pub age_max: Duration,
+    /// Nothing of it is done after the process that sent it has ended, and no other process sends any.
+    pub dies_with_process: bool,
+}
 
 /// An object being written. Dropped without `commit` it disappears.
 #[async_trait]

@@ -14,35 +14,45 @@
 
 mod client;
 mod concat;
+mod dated;
 mod draft;
 mod error;
 mod list;
 mod multipart;
 mod pool;
 mod probe;
+mod stray;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::{ByteStream as SdkStream, DateTime};
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ServerSideEncryption};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
-use super::{ByteStream, Draft, Error, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Version, When};
-use crate::config::{Checksum, S3Config};
+use super::{
+    ByteStream, Distance, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Unfinished,
+    Version, When,
+};
+use crate::config::{Checksum, Redirect, S3Config};
 use pool::Pool;
 
 pub use probe::OpenError;
 
 /// Our own corner of the bucket, outside the key space: no key component begins with a dot at the top.
 const PRIVATE: &str = ".larder/";
+/// Keys deleted at the same time.
+const DELETES_AT_ONCE: usize = 16;
+/// How long an address that is handed to a client can be used: it follows at once.
+const DIRECT_FOR: Duration = Duration::from_secs(300);
 /// Name of the metadata that tells two writings of the same bytes apart.
 const MARK: &str = "larder-write";
 
@@ -68,6 +78,10 @@ struct Inner {
     unsigned_payload: bool,
     /// Whether the endpoint refuses a conditional create when the object is there.
     conditional_create: bool,
+    /// Whether the endpoint refuses requests that are dated long ago.
+    refuses_late: bool,
+    /// Objects of so many bytes and more may be fetched by clients themselves.
+    direct_min: Option<u64>,
 }
 
 impl S3Objects {
@@ -86,9 +100,12 @@ impl S3Objects {
             unsigned_payload: config.checksum == Checksum::Crc32c
                 && config.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https:")),
             conditional_create: true,
+            refuses_late: false,
+            direct_min: (config.redirect == Redirect::ColdLarge).then(|| config.redirect_min.as_u64()),
         };
         let probing = S3Objects { inner: Arc::new(inner.clone()) };
         inner.conditional_create = probe::bucket(&probing, config).await?;
+        inner.refuses_late = inner.conditional_create && dated::is_refused_late(&probing).await;
         Ok(S3Objects { inner: Arc::new(inner) })
     }
 }
@@ -178,6 +195,15 @@ impl Inner {
                 Err(Error::NotFound) => Err(Error::Busy("object came and went".into())),
                 settled => settled,
             },
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn delete(&self, key: &Key) -> Result<()> {
+        let sent = self.client.delete_object().bucket(&self.bucket).key(self.full(key)).send().await;
+        match sent.map_err(|error| error::from_sdk("DELETE", key, error)) {
+            // S3 does not tell a missing key; others do.
+            Ok(_) | Err(Error::NotFound) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -308,21 +334,52 @@ impl Objects for S3Objects {
         concat::concat(self, from, to).await
     }
 
-    /// One call for each key: the deletes of one DeleteObjects call have no order.
+    /// One call for each key: not every server knows how to delete several, and S3 takes nothing for it.
     async fn delete(&self, keys: &[Key]) -> Result<()> {
-        let inner = &*self.inner;
-        for key in keys {
-            let sent = inner.client.delete_object().bucket(&inner.bucket).key(inner.full(key)).send().await;
-            match sent.map_err(|error| error::from_sdk("DELETE", key, error)) {
-                // S3 does not tell a missing key; others do.
-                Ok(_) | Err(Error::NotFound) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        let Some((first, rest)) = keys.split_first() else { return Ok(()) };
+        self.inner.delete(first).await?;
+        let deletes = rest.iter().map(|key| self.inner.delete(key)).collect::<Vec<_>>();
+        stream::iter(deletes).buffer_unordered(DELETES_AT_ONCE).try_collect().await
+    }
+
+    async fn delete_dated(&self, keys: &[Key], at: SystemTime) -> Result<()> {
+        dated::delete(self, keys, at).await
+    }
+
+    fn fence(&self) -> Option<Fence> {
+        let refuses = self.inner.refuses_late;
+        refuses.then_some(Fence { age_max: dated::AGE_MAX, dies_with_process: false })
     }
 
     async fn probe(&self) -> Result<()> {
         self.inner.put(&probe::key(), "probe".into(), When::Always).await.map(drop)
+    }
+
+    fn space(&self) -> Option<Space> {
+        None
+    }
+
+    async fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        stray::unfinished(self).await
+    }
+
+    fn distance(&self) -> Distance {
+        Distance::Far
+    }
+
+    async fn sweep_drafts(&self, before: SystemTime) -> Result<usize> {
+        stray::sweep(self, before).await
+    }
+
+    async fn direct(&self, meta: &Meta) -> Result<Option<String>> {
+        let inner = &*self.inner;
+        if inner.direct_min.is_none_or(|min| meta.size < min) {
+            return Ok(None);
+        }
+        let failed = |error: &dyn std::fmt::Display| Error::Backend(format!("cannot sign an address: {error}").into());
+        let life = PresigningConfig::expires_in(DIRECT_FOR).map_err(|error| failed(&error))?;
+        let request = inner.client.get_object().bucket(&inner.bucket).key(inner.full(&meta.key));
+        let signed = request.presigned(life).await.map_err(|error| failed(&error))?;
+        Ok(Some(signed.uri().to_string()))
     }
 }

@@ -30,6 +30,11 @@ pub enum FormatError {
     Objects(#[from] objects::Error),
 }
 
+/// Where the format is.
+pub fn key() -> crate::objects::Key {
+    layout::format()
+}
+
 /// Checks the format of the store, and writes it into a new one.
 pub async fn open(objects: &dyn Objects) -> Result<(), FormatError> {
     // Read first: a store that is full takes no write, and is to be read all the same.
@@ -44,6 +49,11 @@ pub async fn open(objects: &dyn Objects) -> Result<(), FormatError> {
         Err(objects::Error::Exists) => check(objects.read(&layout::format(), None).await?),
         written => Ok(written.map(drop)?),
     }
+}
+
+/// Whether these bytes say a format.
+pub(super) fn is_format(bytes: &[u8]) -> serde_json::Result<()> {
+    serde_json::from_slice::<Format>(bytes).map(drop)
 }
 
 fn check(found: Read) -> Result<(), FormatError> {

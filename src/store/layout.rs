@@ -3,6 +3,10 @@
 //! ```text
 //! meta/format                                          written first; see `store::format`
 //! meta/signing-key                                     what tokens are signed with, where no key is configured
+//! meta/clock                                           rewritten by whoever wants to know the backend's time
+//! condemned/<batch>/list                               what is going to be deleted; see `store::condemned`
+//! condemned/<batch>/spared/<number>                    somebody relies on this entry of the list
+//! condemned/<batch>/claim                              the right to delete the batch
 //! t/<tenant>/
 //!   blobs/<algorithm>/ab/<hex>                         the bytes, write-once
 //!   repos/<name>/!/manifests/<algorithm>/<hex>         manifest bytes exactly as pushed, write-once
@@ -13,6 +17,7 @@
 //!   repos/<name>/!/used/<tag>                          when the tag was last served
 //!   uploads/<id>/state                                 a chunked upload: what has arrived, and the hash state
 //!   uploads/<id>/parts/<offset>-<nonce>                its bytes so far, one object a request
+//! quarantine/<key>                                     note: this version of the object under the key is wrong
 //! ```
 //!
 //! `!` is outside the grammar of names: so repository `a` may have a repository `a/b` beside it on a filesystem, and no
@@ -23,7 +28,7 @@
 use std::fmt::Write;
 
 use crate::digest::{Algorithm, Digest};
-use crate::names::{RepoName, Tag, Tenant, UploadId};
+use crate::names::{BatchId, RepoName, Tag, Tenant, UploadId};
 use crate::objects::Key;
 
 /// The format of the store as a whole.
@@ -34,6 +39,58 @@ pub fn format() -> Key {
 /// What tokens are signed with, where no key is configured.
 pub fn signing_key() -> Key {
     Key::new("meta/signing-key")
+}
+
+/// All notes of what is wrong.
+pub const QUARANTINE: &str = "quarantine/";
+
+/// The note that the object under a key is wrong.
+pub fn quarantine(key: &Key) -> Key {
+    Key::new(format!("{QUARANTINE}{key}"))
+}
+
+/// An object whose modification time is the backend's time.
+pub fn clock() -> Key {
+    Key::new("meta/clock")
+}
+
+/// All that is condemned: one list shows it.
+pub const CONDEMNED: &str = "condemned/";
+
+/// All of one batch.
+pub fn batch_prefix(batch: &BatchId) -> String {
+    format!("condemned/{batch}/")
+}
+
+pub fn batch_list(batch: &BatchId) -> Key {
+    Key::new(format!("condemned/{batch}/list"))
+}
+
+pub fn batch_claim(batch: &BatchId) -> Key {
+    Key::new(format!("condemned/{batch}/claim"))
+}
+
+/// `entry` is a position in the batch's list.
+pub fn batch_spared(batch: &BatchId, entry: u32) -> Key {
+    Key::new(format!("condemned/{batch}/spared/{entry:04}"))
+}
+
+/// All tenants.
+pub const TENANTS: &str = "t/";
+
+/// A text that sorts behind every key of one tenant and before every key of the next: for skipping over it.
+pub fn tenant_end(tenant: &Tenant) -> String {
+    format!("t/{tenant}/~")
+}
+
+/// Whose key it is.
+pub fn tenant_of(key: &str) -> Option<Tenant> {
+    key.strip_prefix(TENANTS)?.split_once('/')?.0.parse().ok()
+}
+
+/// All blobs of a tenant.
+pub fn blobs_prefix(tenant: &Tenant) -> String {
+    format!("t/{tenant}/blobs/")
 }
 
 /// All of a tenant.
@@ -88,6 +145,11 @@ pub struct PushId {
 /// Pushing the same again writes the same key.
 pub fn push(tenant: &Tenant, repo: &RepoName, tag: &Tag, id: &PushId) -> Key {
     Key::new(format!("t/{tenant}/repos/{repo}/!/pushes/{tag}/{}-{}", id.identity.hex(), flat(&id.manifest)))
+}
+
+/// Whether the object is a push record.
+pub fn is_push(key: &Key) -> bool {
+    matches!(parse(key.as_str()), Some(Place::Repo { item: RepoItem::Push(..), .. }))
 }
 
 /// All push records of a repository.
@@ -153,9 +215,35 @@ fn digest(algorithm: &str, hex: &str) -> Option<Digest> {
 pub enum Place {
     Format,
     SigningKey,
-    Blob { tenant: Tenant, digest: Digest },
-    Repo { tenant: Tenant, repo: RepoName, item: RepoItem },
-    Upload { tenant: Tenant, id: UploadId, item: UploadItem },
+    Clock,
+    Condemned {
+        batch: BatchId,
+        item: BatchItem,
+    },
+    Blob {
+        tenant: Tenant,
+        digest: Digest,
+    },
+    Repo {
+        tenant: Tenant,
+        repo: RepoName,
+        item: RepoItem,
+    },
+    Upload {
+        tenant: Tenant,
+        id: UploadId,
+        item: UploadItem,
+    },
+    /// What is noted of the object under this key.
+    Quarantine(Key),
+}
+
+/// What of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchItem {
+    List,
+    Spared(u32),
+    Claim,
 }
 
 /// What in a repository.
@@ -181,9 +269,18 @@ pub fn parse(key: &str) -> Option<Place> {
     match key {
         "meta/format" => return Some(Place::Format),
         "meta/signing-key" => return Some(Place::SigningKey),
+        "meta/clock" => return Some(Place::Clock),
         _ => {}
     }
-    let (tenant, rest) = key.strip_prefix("t/")?.split_once('/')?;
+    if let Some(rest) = key.strip_prefix(CONDEMNED) {
+        let (batch, rest) = rest.split_once('/')?;
+        return Some(Place::Condemned { batch: batch.parse().ok()?, item: parse_batch_item(rest)? });
+    }
+    if let Some(of) = key.strip_prefix(QUARANTINE) {
+        let noted = parse(of).is_some_and(|place| matches!(place, Place::Blob { .. } | Place::Repo { .. }));
+        return noted.then(|| Place::Quarantine(Key::new(of)));
+    }
+    let (tenant, rest) = key.strip_prefix(TENANTS)?.split_once('/')?;
     let tenant: Tenant = tenant.parse().ok()?;
     let (kind, rest) = rest.split_once('/')?;
     match kind {
@@ -229,6 +326,18 @@ fn parse_repo_item(text: &str) -> Option<RepoItem> {
     })
 }
 
+fn parse_batch_item(text: &str) -> Option<BatchItem> {
+    match text {
+        "list" => Some(BatchItem::List),
+        "claim" => Some(BatchItem::Claim),
+        _ => {
+            let entry = text.strip_prefix("spared/")?;
+            (entry.len() == 4 && entry.bytes().all(|b| b.is_ascii_digit())).then_some(())?;
+            Some(BatchItem::Spared(entry.parse().ok()?))
+        }
+    }
+}
+
 fn parse_upload_item(text: &str) -> Option<UploadItem> {
     if text == "state" {
         return Some(UploadItem::State);
@@ -269,11 +378,16 @@ mod tests {
     proptest! {
         #[test]
         fn parse_undoes_every_builder((t, r, g) in names(), a in any_digest(), b in any_digest(), offset: u64, nonce: u64) {
-            let id = UploadId::random();
+            let (id, batch, entry) = (UploadId::random(), BatchId::new(offset, nonce), (offset % 10_000) as u32);
+            let condemned = |item| Place::Condemned { batch: batch.clone(), item };
             let repo = |item| Place::Repo { tenant: t.clone(), repo: r.clone(), item };
             let upload = |item| Place::Upload { tenant: t.clone(), id: id.clone(), item };
             for (key, place) in [
                 (format(), Place::Format),
+                (clock(), Place::Clock),
+                (batch_list(&batch), condemned(BatchItem::List)),
+                (batch_claim(&batch), condemned(BatchItem::Claim)),
+                (batch_spared(&batch, entry), condemned(BatchItem::Spared(entry))),
                 (blob(&t, &a), Place::Blob { tenant: t.clone(), digest: a }),
                 (manifest(&t, &r, &a), repo(RepoItem::Manifest(a))),
                 (tag(&t, &r, &g), repo(RepoItem::Tag(g.clone()))),
@@ -283,6 +397,7 @@ mod tests {
                 (referrer(&t, &r, &a, &b), repo(RepoItem::Referrer { subject: a, manifest: b })),
                 (upload_state(&t, &id), upload(UploadItem::State)),
                 (upload_part(&t, &id, offset, nonce), upload(UploadItem::Part { offset, nonce })),
+                (quarantine(&blob(&t, &a)), Place::Quarantine(blob(&t, &a))),
             ] {
                 prop_assert_eq!(parse(key.as_str()), Some(place));
             }

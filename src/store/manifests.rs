@@ -5,6 +5,7 @@
 //! whose `Content-Type` says otherwise is refused.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -12,10 +13,12 @@ use oci_spec::image::{Descriptor, MediaType};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::condemned::Snapshot;
 use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result};
-use crate::buildkit;
+use crate::buildkit::{self, Push};
 use crate::digest::{Algorithm, Digest};
+use crate::hot::Slot;
 use crate::names::{Reference, Tag};
 use crate::objects::Key;
 
@@ -55,6 +58,10 @@ pub struct Parsed {
     pub media_type: &'static str,
     /// What must be in the tenant's blobs.
     pub blobs: Vec<Digest>,
+    /// Their sizes in bytes, as the manifest says.
+    pub sizes: Vec<u64>,
+    /// Which of them is the config.
+    pub config: Option<Digest>,
     /// What must be among the repository's manifests.
     pub children: Vec<Digest>,
     pub subject: Option<Digest>,
@@ -145,26 +152,39 @@ impl Document {
         let config_type = self.config.as_ref().map(|config| config.media_type().to_string());
         let named = self.config.iter().chain(self.manifests.iter().flatten());
         let cache = named.into_iter().any(|named| named.media_type().as_ref() == CACHE_CONFIG);
-        let (mut blobs, mut children) = (Vec::new(), Vec::new());
+        let (mut blobs, mut sizes, mut children) = (Vec::new(), Vec::new(), Vec::new());
+        let mut config_digest = None;
         if matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST) {
             let config = self.config.ok_or_else(|| invalid("config is missing"))?;
             blobs.push(digest_of(&config)?);
+            config_digest = blobs.last().copied();
+            sizes.push(config.size());
             for layer in self.layers.unwrap_or_default() {
                 let digest = digest_of(&layer)?;
                 if !is_foreign(&layer) {
                     blobs.push(digest);
+                    sizes.push(layer.size());
                 }
             }
         } else {
             // Builders push caches as indexes whose children are layers: what a child is, its media type says.
             for child in self.manifests.unwrap_or_default() {
-                let kind = if is_manifest(child.media_type()) { &mut children } else { &mut blobs };
-                kind.push(digest_of(&child)?);
+                if is_manifest(child.media_type()) {
+                    children.push(digest_of(&child)?);
+                    continue;
+                }
+                blobs.push(digest_of(&child)?);
+                sizes.push(child.size());
+                if child.media_type().as_ref() == CACHE_CONFIG {
+                    config_digest = blobs.last().copied();
+                }
             }
         }
         Ok(Parsed {
             media_type,
             blobs,
+            sizes,
+            config: config_digest,
             children,
             cache,
             subject: self.subject.as_ref().map(digest_of).transpose()?,
@@ -216,28 +236,63 @@ impl Repo {
         }
         let parsed = Parsed::parse(&bytes, content_type)?;
         let _shared = self.store.references.read().await;
-        self.require(&parsed).await?;
-        let key = self.manifest_key(&actual);
-        let size = bytes.len() as u64;
-        self.store.put(&key, bytes.clone()).await?;
-        if let Some(subject) = &parsed.subject {
-            self.put_referrer(subject, &actual, size, &parsed).await?;
-        }
-        self.store.hot.insert(key, bytes.clone());
-        let pointer = Pointer::new(actual, parsed.media_type, size);
-        let is_push = parsed.cache && !tags.is_empty() && self.has_views();
-        let push = if is_push { Some(self.new_push(&bytes).await?) } else { None };
-        for tag in tags {
-            match &push {
-                Some(push) => self.put_push(tag, pointer.clone(), push).await?,
-                None => self.put_plain(tag, pointer.clone()).await?,
-            }
-        }
+        let (parsed, bytes) = (&parsed, &bytes);
+        let store = |pin: Arc<Snapshot>| async move { self.store_manifest(&pin, actual, tags, parsed, bytes).await };
+        self.store.condemned.resting(store).await?;
         Ok(Pushed { digest: actual, subject: parsed.subject })
     }
 
+    /// Content, then record, then pointer.
+    async fn store_manifest(
+        &self,
+        pin: &Snapshot,
+        digest: Digest,
+        tags: &[Tag],
+        parsed: &Parsed,
+        bytes: &Bytes,
+    ) -> Result<()> {
+        self.require(pin, parsed).await?;
+        let (key, size) = (self.manifest_key(&digest), bytes.len() as u64);
+        let pointer = Pointer::new(digest, parsed.media_type, size);
+        if !self.store.config.collect.ingredients.content_before_pointer {
+            self.point(pin, tags, &pointer, None).await?;
+        }
+        // What is known to be there is not written again: a build that exports the same twice is not to pay for it.
+        let is_condemned = self.store.condemned.rely(pin, &key).await?;
+        let is_known = self.store.presence.get(&key).is_some_and(|known| known.valid);
+        if is_condemned || !is_known {
+            self.noticing(self.store.put_content(&key, bytes.clone()).await)?;
+        }
+        if let Some(subject) = &parsed.subject {
+            let referrer = super::layout::referrer(self.tenant(), self.name(), subject, &digest);
+            self.store.condemned.rely(pin, &referrer).await?;
+            self.put_referrer(subject, &digest, size, parsed).await?;
+        }
+        if !self.store.hot.has(&Slot::Whole(key.clone())) {
+            self.store.hot.keep_pushed(Slot::Whole(key), bytes);
+        }
+        let is_push = parsed.cache && !tags.is_empty() && self.has_views();
+        let push = if is_push { Some(self.new_push(bytes).await?) } else { None };
+        self.point(pin, tags, &pointer, push.as_ref()).await
+    }
+
+    async fn point(&self, pin: &Snapshot, tags: &[Tag], pointer: &Pointer, push: Option<&Push>) -> Result<()> {
+        for tag in tags {
+            self.store.condemned.rely(pin, &self.tag_key(tag)).await?;
+            // What a pointer names that comes too late may be gone already.
+            if !pin.is_young() {
+                return Err(Error::Busy);
+            }
+            match push {
+                Some(push) => self.put_push(pin, tag, pointer.clone(), push).await?,
+                None => self.put_plain(tag, pointer.clone()).await?,
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses a manifest that names what is not here.
-    async fn require(&self, parsed: &Parsed) -> Result<()> {
+    async fn require(&self, pin: &Snapshot, parsed: &Parsed) -> Result<()> {
         // A cache that names what is not here fails the builds that import it: no policy allows that.
         let sparse = self.store.config.rule(self.name()).is_some_and(|rule| rule.sparse);
         if sparse && !parsed.cache {
@@ -250,7 +305,7 @@ impl Repo {
         let needed = needed.filter(|(_, key)| seen.insert(key.clone()));
         let look = |(digest, key): (Digest, Key)| {
             let store = self.store.clone();
-            async move { Ok(store.head(&key).await?.is_none().then_some(digest)) }
+            async move { Ok(store.found(pin, &key).await?.is_none().then_some(digest)) }
         };
         let missing: Vec<Digest> = stream::iter(needed.map(look).collect::<Vec<_>>())
             .buffered(FAN_OUT)
@@ -262,16 +317,28 @@ impl Repo {
 
     /// The manifest that a reference names.
     pub async fn manifest(&self, reference: &Reference) -> Result<Manifest> {
+        let look = |pin: Arc<Snapshot>| async move { self.manifest_now(&pin, reference).await };
+        self.store.condemned.resting(look).await
+    }
+
+    async fn manifest_now(&self, pin: &Snapshot, reference: &Reference) -> Result<Manifest> {
         let unknown = || Error::ManifestUnknown(reference.to_string());
         match reference {
             Reference::Digest(digest) => {
+                self.store.found(pin, &self.manifest_key(digest)).await?.ok_or_else(unknown)?;
                 let bytes = self.manifest_bytes(digest).await?.ok_or_else(unknown)?;
                 let media_type = media_type_of(&bytes)?.to_string();
+                if self.names_wrong(&bytes).await? {
+                    return Err(unknown());
+                }
                 Ok(Manifest { digest: *digest, media_type, bytes })
             }
             Reference::Tag(tag) => {
-                let served = self.served(tag).await?.ok_or_else(unknown)?;
+                let served = self.served_now(pin, tag).await?.ok_or_else(unknown)?;
                 let bytes = self.manifest_bytes(&served.digest).await?.ok_or_else(unknown)?;
+                if self.names_wrong(&bytes).await? {
+                    return Err(unknown());
+                }
                 Ok(Manifest { digest: served.digest, media_type: served.media_type, bytes })
             }
         }
@@ -292,6 +359,7 @@ impl Repo {
         let bytes = match self.manifest_bytes(digest).await? {
             Some(bytes) => Some(bytes),
             // Damaged: nothing to read in it, but it can still be deleted.
+            // Not by `head`: bytes that are wrong are missing there.
             None if self.store.objects.head(&key).await.is_ok() => None,
             None => return Err(Error::ManifestUnknown(digest.to_string())),
         };
@@ -300,10 +368,8 @@ impl Repo {
         if let Some(subject) = bytes.and_then(|bytes| Parsed::parse(&bytes, None).ok()?.subject) {
             keys.push(super::layout::referrer(self.tenant(), self.name(), &subject, digest));
         }
-        keys.push(key.clone());
-        self.store.delete(&keys).await?;
-        self.store.hot.forget(&key);
-        Ok(())
+        keys.push(key);
+        self.store.delete(&keys).await
     }
 }
 

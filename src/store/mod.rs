@@ -5,20 +5,33 @@
 
 pub mod blobs;
 pub mod check;
+pub mod collect;
+pub mod condemned;
 pub mod format;
+mod inspect;
 mod keys;
 pub mod layout;
+mod look;
 pub mod manifests;
 pub mod patience;
+pub mod presence;
 pub mod pushes;
+mod quarantine;
+pub mod read;
+pub mod ready;
 mod receive;
 pub mod referrers;
+pub mod room;
 pub mod tags;
+mod tenants;
 pub mod uploads;
+pub mod usage;
+pub mod verify;
 pub mod views;
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -33,17 +46,19 @@ use crate::digest::{Algorithm, Digest};
 use crate::hot::Hot;
 use crate::metrics::Metrics;
 use crate::names::{RepoName, Tag, Tenant, UploadId};
-use crate::objects::{self, Key, Meta, Objects, Read, Version, When};
+use crate::objects::{self, Distance, Key, Meta, Objects, Version, When};
 use crate::stream::BodyError;
 
 /// Tags whose pointer is kept beside the version that proves it fresh.
 const KNOWN_TAGS_MAX: u64 = 100_000;
-/// Objects whose bytes were checked against their digest, or found wrong.
-const VERIFIED_MAX: u64 = 500_000;
 /// Uploads cancelled here that stay unknown.
 const CANCELLED_MAX: u64 = 10_000;
 /// Backend calls under way for one request.
 const FAN_OUT: usize = 16;
+/// How long what is known of a store that is far holds, where nothing is configured.
+const PRESENCE_MAX_AGE: Duration = Duration::from_secs(600);
+/// Objects looked at again in the background at once, because what is known of them gets old.
+const RENEWALS: usize = 8;
 /// Locks that stand for many keys.
 const STRIPES: usize = 64;
 
@@ -78,10 +93,30 @@ pub enum Error {
     Body(#[from] BodyError),
     #[error("store is busy")]
     Busy,
-    #[error("store is full")]
+    #[error("store is full: there is no room for uploads until something is deleted")]
     Full,
+    /// What is left of the disk is kept in reserve.
+    #[error(
+        "store is full: {} are free and {} are kept in reserve{}", shown(*free), shown(*reserve), others(*coming)
+    )]
+    Short { free: u64, reserve: u64, coming: u64 },
+    #[error("tenant {tenant} has {} of the {} that it may store{}", shown(*stored), shown(*max), more(*size))]
+    OverQuota { tenant: Tenant, stored: u64, max: u64, size: u64 },
     #[error("internal error: {0}")]
     Internal(Arc<str>),
+}
+
+/// Bytes for people.
+fn shown(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).display().iec().to_string()
+}
+
+fn others(coming: u64) -> String {
+    if coming > 0 { format!("; {} are on their way", shown(coming)) } else { String::new() }
+}
+
+fn more(bytes: u64) -> String {
+    if bytes > 0 { format!(", and was sent {}", shown(bytes)) } else { String::new() }
 }
 
 impl From<objects::Error> for Error {
@@ -121,16 +156,21 @@ pub struct Inner {
     objects: Arc<dyn Objects>,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
+    condemned: condemned::Condemned,
     hot: Arc<Hot<Error>>,
     /// Pointers with the version they were read at: an answer always asks the backend whether it still is that one.
     tags: Cache<Key, (Version, Arc<tags::Pointer>)>,
     views: views::Views,
     /// When the last use of a tag was last written.
-    used: Cache<Key, std::time::Instant>,
-    /// What this process has checked, and what came of it. A new version of a key is unchecked.
-    checked: Cache<Key, (Version, blobs::Checked)>,
+    used: Cache<Key, tokio::time::Instant>,
+    checks: verify::Checks,
+    presence: presence::Presence,
+    looks: look::Looks,
+    renewals: Arc<Semaphore>,
+    ready: ready::Ready,
     cancelled: Cache<UploadId, ()>,
     uploads: Arc<Semaphore>,
+    room: Arc<room::Room>,
     /// Sessions whose state is being replaced.
     sessions: [tokio::sync::Mutex<()>; STRIPES],
     /// Held shared while a manifest is checked and written with its tags, alone while something is deleted that manifests
@@ -148,60 +188,64 @@ impl Deref for Store {
 
 impl Store {
     pub fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>) -> Store {
+        // Files are asked every time: that costs less than to remember.
+        let is_far = objects.distance() == Distance::Far;
+        let presence_max_age = config.store.s3.as_ref().map_or(PRESENCE_MAX_AGE, |s3| s3.presence_max_age.get());
+        let hot = Hot::new(config.hot.size.as_u64(), config.hot.chunk.as_u64(), metrics.clone());
         let inner = Inner {
-            hot: Arc::new(Hot::new(config.hot.size.as_u64(), metrics.clone())),
+            hot: Arc::new(hot),
             tags: newest(KNOWN_TAGS_MAX),
             views: views::Views::default(),
             used: newest(KNOWN_TAGS_MAX),
-            checked: newest(VERIFIED_MAX),
+            checks: verify::Checks::default(),
+            presence: presence::Presence::new(is_far.then_some(presence_max_age)),
+            looks: look::Looks::default(),
+            renewals: Arc::new(Semaphore::new(RENEWALS)),
+            ready: ready::Ready::default(),
             cancelled: newest(CANCELLED_MAX),
             uploads: Arc::new(Semaphore::new(config.limits.uploads)),
+            room: Arc::new(room::Room::new(objects.clone(), config.clone(), metrics.clone())),
             sessions: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             references: tokio::sync::RwLock::new(()),
+            condemned: condemned::Condemned::new(objects.clone(), &config.collect),
             objects,
             config,
             metrics,
         };
-        Store { inner: Arc::new(inner) }
+        let inner = Arc::new(inner);
+        let memory = Arc::downgrade(&inner);
+        // What is condemned is not known to be there any more, nor is anything after a time without a look.
+        inner.condemned.listen(move |news| {
+            let Some(inner) = memory.upgrade() else { return };
+            if news.gap {
+                inner.presence.clear();
+            }
+            news.keys.iter().for_each(|key| inner.presence.forget(key));
+            if news.gap || news.keys.iter().any(layout::is_push) {
+                inner.views.forget_pushes();
+            }
+            for (tenant, account) in inner.room.usage.accounts() {
+                account.set_condemned(news.bytes.get(&tenant).copied().unwrap_or(0));
+            }
+        });
+        Store { inner }
+    }
+
+    /// What is condemned in this store.
+    pub fn condemned(&self) -> &condemned::Condemned {
+        &self.condemned
     }
 
     /// The repository that the permit is for.
     pub fn repo(&self, permit: Permit) -> Repo {
         Repo { store: self.clone(), permit }
     }
-
-    /// Proves that the backend answers and takes writes.
-    pub async fn probe(&self) -> Result<()> {
-        Ok(self.objects.probe().await?)
-    }
 }
 
 impl Inner {
-    /// A small object that never changes under its key, through the hot layer, checked against `digest`.
-    /// Waits out a busy store: builders do not ask again for manifests and configs. Missing or damaged, it is
-    /// [`Error::BlobUnknown`].
-    async fn small(&self, key: &Key, digest: Digest) -> Result<Bytes> {
-        let (objects, metrics, checked) = (self.objects.clone(), self.metrics.clone(), self.checked.clone());
-        let owned = key.clone();
-        let fetch = move || async move {
-            match patiently(|| objects.read(&owned, None)).await {
-                Ok(Read::Fresh(meta, bytes)) => {
-                    let actual = hash(digest.algorithm(), bytes.clone()).await?;
-                    blobs::record(&checked, &metrics, meta, actual == digest);
-                    if actual == digest { Ok(bytes) } else { Err(Error::BlobUnknown(digest)) }
-                }
-                Ok(Read::Same) | Err(objects::Error::NotFound) => Err(Error::BlobUnknown(digest)),
-                Err(error) => Err(error.into()),
-            }
-        };
-        self.hot.get(key, fetch).await
-    }
-
-    /// What the backend knows of an object, unless its bytes were found wrong: then it is as good as gone, and whoever
-    /// asks whether to upload it is told to.
-    async fn head(&self, key: &Key) -> Result<Option<Meta>> {
+    /// What the backend knows of an object that may change.
+    async fn stat(&self, key: &Key) -> Result<Option<Meta>> {
         match patiently(|| self.objects.head(key)).await {
-            Ok(meta) if self.is_wrong(&meta) => Ok(None),
             Ok(meta) => Ok(Some(meta)),
             Err(objects::Error::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
@@ -211,21 +255,14 @@ impl Inner {
     /// Writes a small object.
     async fn put(&self, key: &Key, body: impl Into<Bytes>) -> Result<Meta> {
         let body = body.into();
-        Ok(patiently(|| self.objects.put(key, body.clone(), When::Always)).await?)
-    }
-
-    /// Deletes in the given order.
-    async fn delete(&self, keys: &[Key]) -> Result<()> {
-        if keys.is_empty() { Ok(()) } else { Ok(patiently(|| self.objects.delete(keys)).await?) }
+        let meta = patiently(|| self.objects.put(key, body.clone(), When::Always)).await?;
+        self.heal(key).await;
+        Ok(meta)
     }
 
     /// All of a listing that is known to be short.
     async fn list(&self, prefix: &str) -> Result<Vec<Meta>> {
         Ok(patiently(|| self.objects.list(prefix, None).try_collect()).await?)
-    }
-
-    fn is_wrong(&self, meta: &Meta) -> bool {
-        self.checked.get(&meta.key) == Some((meta.version.clone(), blobs::Checked::Wrong))
     }
 }
 

@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::objects::{Error, Result};
 
@@ -26,18 +26,28 @@ pub async fn within<F: Future>(patience: Duration, request: F) -> F::Output {
     DEADLINE.scope(Instant::now() + patience, request).await
 }
 
-/// Asks a busy store again until the patience of the request has run out.
+fn deadline() -> Instant {
+    DEADLINE.try_with(|deadline| *deadline).unwrap_or_else(|_| Instant::now() + LONG)
+}
+
+/// Asks a busy store again until the patience of the request has run out, and does not wait for an answer any longer.
 pub(super) async fn patiently<T, F>(mut call: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
-    let deadline = DEADLINE.try_with(|deadline| *deadline).unwrap_or_else(|_| Instant::now() + LONG);
+    let deadline = deadline();
     loop {
-        match call().await {
-            Err(Error::Busy(_)) if Instant::now() + STEP < deadline => tokio::time::sleep(STEP).await,
-            done => return done,
+        match timeout_at(deadline, call()).await {
+            Ok(Err(Error::Busy(_))) if Instant::now() + STEP < deadline => tokio::time::sleep(STEP).await,
+            Ok(done) => return done,
+            Err(_) => return Err(Error::Busy("no answer in time".into())),
         }
     }
+}
+
+/// Waits for work that is shared with other requests, and has a patience of its own.
+pub(super) async fn in_time<T>(work: impl Future<Output = super::Result<T>>) -> super::Result<T> {
+    timeout_at(deadline(), work).await.unwrap_or(Err(super::Error::Busy))
 }
 
 #[cfg(test)]
@@ -60,6 +70,16 @@ mod tests {
         busy.await;
         assert!(began.elapsed() <= SHORT, "{:?}", began.elapsed());
         assert!(asked > 15, "{asked}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_does_not_answer_is_not_waited_for_any_longer() {
+        let began = Instant::now();
+        let silent = within(SHORT, patiently(std::future::pending::<Result<()>>));
+        assert!(matches!(silent.await, Err(Error::Busy(_))));
+        let shared = within(SHORT, in_time(std::future::pending::<crate::store::Result<()>>()));
+        assert!(matches!(shared.await, Err(crate::store::Error::Busy)));
+        assert_eq!(began.elapsed(), SHORT * 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,18 +4,21 @@
 //! and writes back. The pointer that comes last names one of the records, and a list shows them all. A reader who finds
 //! the pointer unchanged knows that the records are: every record, and every expiry, is followed by a new pointer.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
+use super::condemned::Snapshot;
 use super::layout::{Place, PushId, RepoItem};
 use super::patience::patiently;
 use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result, layout};
 use crate::buildkit::{CacheManifest, Family, FormatError, Live, Push, surplus};
 use crate::digest::Digest;
+use crate::hot::Slot;
 use crate::names::Tag;
 use crate::objects::{self, Key, READ_BYTES_MAX, Read};
 
@@ -23,8 +26,6 @@ use crate::objects::{self, Key, READ_BYTES_MAX, Read};
 pub const PUSHES_MAX: usize = 64;
 /// A push that is older than this, of a tag that was not served for as long, makes room when the next push comes.
 const UNUSED_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How often the last use of a tag is written at most.
-const USED_EVERY: Duration = Duration::from_secs(3600);
 
 /// Content of a push record: what expiry wants to know without reading the push. It follows from the manifest, so that
 /// writing a record again writes the same.
@@ -85,8 +86,8 @@ impl Repo {
         };
         let (digest, key) = (manifest.config.digest, self.blob_key(&manifest.config.digest));
         // What the manifest says of the size need not be true.
-        let size = match self.store.hot.peek(&key) {
-            Some(bytes) => bytes.len() as u64,
+        let size = match self.store.hot.peek(&Slot::Whole(key.clone())) {
+            Some(piece) => piece.bytes.len() as u64,
             None => match self.store.head(&key).await? {
                 Some(meta) => meta.size,
                 None => return Ok(Found::NoConfig(digest)),
@@ -105,27 +106,53 @@ impl Repo {
     }
 
     /// Adds a push to a cache tag: the record, then what it makes expire, then the pointer.
-    pub(super) async fn put_push(&self, tag: &Tag, mut pointer: Pointer, push: &Push) -> Result<()> {
+    pub(super) async fn put_push(&self, pin: &Snapshot, tag: &Tag, mut pointer: Pointer, push: &Push) -> Result<()> {
         let id = PushId { identity: push.identity(), manifest: pointer.digest };
-        let before = self.tag(tag).await?;
-        let live = if before.is_some() { self.pushes(tag).await? } else { Vec::new() };
+        let (before, live) = match self.store.pointer(&self.tag_key(tag)).await? {
+            Some((version, before)) => {
+                let live = match self.known_pushes(tag, &version) {
+                    Some(known) => known,
+                    None => self.pushes(tag).await?,
+                };
+                (Some(before), live)
+            }
+            None => (None, Vec::new()),
+        };
         pointer.push = Some(id);
+        let is_new = before.is_none();
         let known = live.iter().find(|live| live.id.identity == id.identity);
-        if let (Some(before), Some(known)) = (before.filter(|before| before.push.is_some()), known) {
+        if let (Some(before), Some(known)) = (before.filter(|before| before.push.is_some()), known)
+            && self.has_record(pin, tag, known).await?
+        {
             return self.push_again(tag, &before, pointer, known, live.len()).await;
         }
         let key = layout::push(self.tenant(), self.name(), tag, &id);
         let family = push.family();
         let record = serde_json::to_vec(&Record { family: family.clone() });
         let record: Bytes = record.map_err(|error| Error::Internal(error.to_string().into()))?.into();
-        self.store.put(&key, record.clone()).await?;
-        self.store.hot.insert(key, record);
+        self.store.condemned.rely(pin, &key).await?;
+        let at = self.store.put(&key, record.clone()).await?.modified;
+        self.store.hot.keep_pushed(Slot::Whole(key), &record);
         let expired = self.expired(tag, live, family).await?;
         if !expired.is_empty() {
             tracing::info!(repo = %self.name(), %tag, pushes = expired.len(), "old pushes made room");
             self.store.delete(&expired).await?;
         }
+        // The record tells by its own time that the tag is in use.
+        self.store.used.insert(layout::used(self.tenant(), self.name(), tag), Instant::now());
+        // The first push of a tag is all that there is, as long as nobody else was first: its view is made from what is at
+        // hand, so that the next look at the tag costs one call.
+        if is_new && let Some(version) = self.put_new_tag(tag, &pointer).await? {
+            self.know_first(pin, tag, version, &pointer, LivePush { id, at }).await;
+            return Ok(());
+        }
         self.put_tag(tag, pointer).await
+    }
+
+    /// Whether a record that was listed is there to stay: not when it was condemned before that, and has gone since.
+    async fn has_record(&self, pin: &Snapshot, tag: &Tag, push: &LivePush) -> Result<bool> {
+        let record = layout::push(self.tenant(), self.name(), tag, &push.id);
+        Ok(!self.store.condemned.rely(pin, &record).await? || self.store.stat(&record).await?.is_some())
     }
 
     /// A push that is there already makes no record.
@@ -137,7 +164,8 @@ impl Repo {
         known: &LivePush,
         live: usize,
     ) -> Result<()> {
-        let is_old = SystemTime::now().duration_since(known.at).is_ok_and(|age| age > USED_EVERY);
+        let is_old =
+            SystemTime::now().duration_since(known.at).is_ok_and(|age| age > self.store.config.collect.used_every());
         // Alone, a push is served as it is: then as it was sent last, so that its builder finds its own digest and sends
         // nothing next time.
         let is_served_as_is = live == 1 && before.push == Some(known.id);
@@ -220,7 +248,7 @@ impl Repo {
         let is_old = |at: &SystemTime| now.duration_since(*at).is_ok_and(|age| age > UNUSED_MAX);
         let (mut old, mut live): (Vec<_>, Vec<_>) = live.into_iter().partition(|push| is_old(&push.at));
         if !old.is_empty() {
-            let used = self.store.head(&layout::used(self.tenant(), self.name(), tag)).await?;
+            let used = self.store.stat(&layout::used(self.tenant(), self.name(), tag)).await?;
             if used.is_some_and(|used| !is_old(&used.modified)) {
                 old.append(&mut live);
                 live = std::mem::take(&mut old);
@@ -235,7 +263,9 @@ impl Repo {
             async move {
                 // Not checked against a digest: records are small, ours, and only say what goes first.
                 let owned = record.clone();
-                let read = hot.get(&record, || async move { read_whole(&*objects, &owned).await }).await?;
+                let read = hot
+                    .get(&Slot::Whole(record.clone()), 0, || async move { read_whole(&*objects, &owned).await })
+                    .await?;
                 let record: Option<Record> = serde_json::from_slice(&read).ok();
                 Ok::<_, Error>((order, record.and_then(|record| record.family)))
             }
@@ -257,7 +287,7 @@ impl Repo {
     /// reading: then the note is tried again with the next use.
     pub(super) async fn touch(&self, tag: &Tag) {
         let key = layout::used(self.tenant(), self.name(), tag);
-        if self.store.used.get(&key).is_some_and(|at| at.elapsed() < USED_EVERY) {
+        if self.store.used.get(&key).is_some_and(|at| at.elapsed() < self.store.config.collect.used_every()) {
             return;
         }
         self.store.used.insert(key.clone(), Instant::now());

@@ -1,32 +1,41 @@
 //! Bytes coming in: hashed and written while the next ones are read from the socket.
 
 use crate::digest::Hasher;
+use crate::hot::Pushing;
 use crate::objects::Draft;
 use crate::stream::{BodyError, Portion, Portions};
 
+use super::room::Place;
 use super::{Error, Result};
 
 /// Bytes handed to the backend at once. One transfer holds at most three portions: one being read, one being hashed and
 /// written, and what the socket holds.
 pub(super) const PORTION_BYTES: usize = 512 << 10;
 
+/// What looks at the bytes on their way.
+pub(super) struct Watch {
+    pub hashers: Vec<Hasher>,
+    /// Keeps them in the hot layer.
+    pub keep: Option<Pushing<Error>>,
+}
+
 /// What came of a body.
 pub(super) struct Received {
-    /// The hashers, fed with all bytes that were written.
-    pub hashers: Vec<Hasher>,
+    /// It has seen all bytes that were written.
+    pub watch: Watch,
     pub length: u64,
     /// The body broke off behind these bytes.
     pub failed: Option<BodyError>,
 }
 
 /// Writes `portion` and all that follows it to `draft`. A body that breaks off is not an error here: what came before
-/// has been written, and the caller decides what it is worth.
+/// has been written, and the caller decides what it is worth. At most `limit` bytes are taken, and the room that they need.
 pub(super) async fn pump(
     mut portion: Portion,
     body: &mut Portions,
     draft: &mut dyn Draft,
-    mut hashers: Vec<Hasher>,
-    limit: u64,
+    mut watch: Watch,
+    (limit, place): (u64, &mut Place),
 ) -> Result<Received> {
     let mut length = 0;
     loop {
@@ -34,21 +43,25 @@ pub(super) async fn pump(
         if length > limit {
             return Err(Error::Body(BodyError::TooLarge { limit }));
         }
+        place.write(portion.length as u64)?;
         let ended = portion.last || portion.failed.is_some();
         let failed = portion.failed.take();
         let pieces = portion.pieces.clone();
         let hash = tokio::task::spawn_blocking(move || {
-            for hasher in &mut hashers {
+            for hasher in &mut watch.hashers {
                 pieces.iter().for_each(|piece| hasher.update(piece));
             }
-            hashers
+            if let Some(keep) = &mut watch.keep {
+                pieces.iter().for_each(|piece| keep.add(piece));
+            }
+            watch
         });
         let next = async { if ended { Portion::default() } else { body.next(PORTION_BYTES).await } };
         let (hashed, written, next) = tokio::join!(hash, draft.write(portion.pieces), next);
-        hashers = hashed?;
+        watch = hashed?;
         written?;
         if ended {
-            return Ok(Received { hashers, length, failed });
+            return Ok(Received { watch, length, failed });
         }
         portion = next;
     }

@@ -31,6 +31,18 @@ pub struct Referrer {
     pub annotations: Option<HashMap<String, String>>,
 }
 
+impl Referrer {
+    pub(super) fn of(digest: &Digest, size: u64, parsed: &Parsed) -> Referrer {
+        Referrer {
+            media_type: parsed.media_type.to_string(),
+            digest: *digest,
+            size,
+            artifact_type: parsed.artifact_type.clone(),
+            annotations: parsed.annotations.clone(),
+        }
+    }
+}
+
 impl Repo {
     pub(super) async fn put_referrer(
         &self,
@@ -39,13 +51,7 @@ impl Repo {
         size: u64,
         parsed: &Parsed,
     ) -> Result<()> {
-        let referrer = Referrer {
-            media_type: parsed.media_type.to_string(),
-            digest: *digest,
-            size,
-            artifact_type: parsed.artifact_type.clone(),
-            annotations: parsed.annotations.clone(),
-        };
+        let referrer = Referrer::of(digest, size, parsed);
         let key = layout::referrer(self.tenant(), self.name(), subject, digest);
         let body = serde_json::to_vec(&referrer).map_err(|error| Error::Internal(error.to_string().into()))?;
         self.store.put(&key, body).await?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +11,7 @@ use super::patience::patiently;
 use super::{Error, FAN_OUT, Repo, Result, Store, layout};
 use crate::digest::Digest;
 use crate::names::{RepoName, Tag, Tenant};
-use crate::objects::{self, Key, Read, Version};
+use crate::objects::{self, Key, Read, Version, When};
 
 /// Content of a tag.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,11 +54,25 @@ pub struct Listed<T> {
 
 impl Repo {
     pub(super) async fn put_tag(&self, tag: &Tag, pointer: Pointer) -> Result<()> {
+        Ok(self.write_tag(tag, &pointer, When::Always).await.map(drop)?)
+    }
+
+    /// Writes a tag that nobody has written so far. Its version, or nothing when somebody has.
+    pub(super) async fn put_new_tag(&self, tag: &Tag, pointer: &Pointer) -> Result<Option<Version>> {
+        match self.write_tag(tag, pointer, When::Absent).await {
+            Ok(version) => Ok(Some(version)),
+            Err(objects::Error::Exists) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn write_tag(&self, tag: &Tag, pointer: &Pointer, when: When) -> objects::Result<Version> {
         let key = self.tag_key(tag);
-        let body = serde_json::to_vec(&pointer).map_err(|error| Error::Internal(error.to_string().into()))?;
-        let meta = self.store.put(&key, body).await?;
-        self.store.tags.insert(key, (meta.version, Arc::new(pointer)));
-        Ok(())
+        let body = serde_json::to_vec(pointer).map_err(|error| objects::Error::Backend(error.to_string().into()))?;
+        let body = Bytes::from(body);
+        let meta = patiently(|| self.store.objects.put(&key, body.clone(), when)).await?;
+        self.store.tags.insert(key, (meta.version.clone(), Arc::new(pointer.clone())));
+        Ok(meta.version)
     }
 
     /// Where a tag points now.
@@ -67,7 +82,7 @@ impl Repo {
 
     pub async fn delete_tag(&self, tag: &Tag) -> Result<()> {
         let _alone = self.store.references.write().await;
-        if self.store.head(&self.tag_key(tag)).await?.is_none() {
+        if self.store.stat(&self.tag_key(tag)).await?.is_none() {
             return Err(Error::ManifestUnknown(tag.to_string()));
         }
         self.remove_tag(tag).await

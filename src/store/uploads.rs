@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blobs::fits;
 use super::patience::patiently;
-use super::receive::pump;
+use super::receive::{Watch, pump};
 use super::{Error, Repo, Result, Store, layout};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::names::{Tenant, UploadId};
@@ -41,8 +41,8 @@ impl Session {
     }
 }
 
-/// The bytes that close an upload.
-pub struct Closing {
+/// Bytes of an upload.
+pub struct Chunk {
     /// Where the client says that the body begins.
     pub at: Option<u64>,
     /// Length of the body in bytes, when told.
@@ -52,7 +52,7 @@ pub struct Closing {
 
 /// Content of `uploads/<id>/state`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct State {
+struct State {
     /// A session belongs to the repository that began it.
     repo: String,
     algorithm: Algorithm,
@@ -74,17 +74,17 @@ impl Repo {
         Ok(self.find(session).await?.map_or(0, |state| state.offset))
     }
 
-    /// Receives a chunk: all that follows, or what begins `at` the byte that is due. Returns the new offset.
+    /// Receives a chunk: all that follows, or what begins at the byte that is due. Returns the new offset.
     ///
     /// What arrived before a client went away is kept, so that it can resume.
-    pub async fn append(&self, session: &Session, at: Option<u64>, body: Incoming) -> Result<u64> {
+    pub async fn append(&self, session: &Session, chunk: Chunk) -> Result<u64> {
         let state = self.find(session).await?;
         let mut state = state.unwrap_or_else(|| self.fresh(session.algorithm));
-        if at.is_some_and(|at| at != state.offset) {
+        if chunk.at.is_some_and(|at| at != state.offset) {
             return Err(Error::OffsetMismatch { offset: state.offset });
         }
         let hasher = state.hasher()?;
-        let staged = self.stage(&session.id, &state, vec![hasher], body).await?;
+        let staged = self.stage(&session.id, &state, vec![hasher], chunk).await?;
         if let Some(part) = staged.part {
             let began = state.clone();
             state.parts.push(part);
@@ -102,7 +102,7 @@ impl Repo {
     ///
     /// A body without a place that hashes to the digest by itself is the whole blob, whatever came before, and also when
     /// the session is not known any more: builders send a failed upload again, to the same address, from the beginning.
-    pub async fn seal(&self, session: &Session, digest: &Digest, closing: Closing) -> Result<()> {
+    pub async fn seal(&self, session: &Session, digest: &Digest, closing: Chunk) -> Result<()> {
         if self.store.cancelled.contains_key(&session.id) {
             return Err(Error::UploadUnknown);
         }
@@ -127,7 +127,7 @@ impl Repo {
         if closing.at.is_none() {
             hashers.push(Hasher::new(digest.algorithm()));
         }
-        let staged = self.stage(&session.id, &state, hashers, closing.body).await?;
+        let staged = self.stage(&session.id, &state, hashers, closing).await?;
         if let Some(error) = staged.failed {
             return Err(Error::Body(error));
         }
@@ -140,7 +140,13 @@ impl Repo {
         }
         state.parts.extend(staged.part);
         let parts: Vec<Key> = state.parts.iter().map(|part| self.part_key(&session.id, part)).collect();
-        self.store.objects.concat(&parts, &self.blob_key(digest)).await?;
+        let key = self.blob_key(digest);
+        let ticket = self.store.presence.ticket(&key);
+        let concat = async { Ok(self.store.objects.concat(&parts, &key).await?) };
+        let made = self.noticing(self.store.appear(&key, concat).await)?;
+        self.store.presence.insert(ticket, &made);
+        self.store.usage().account(self.tenant()).added(made.size);
+        self.store.heal(&key).await;
         self.store.metrics.blobs_stored.inc();
         // The blob is there: whatever cannot be removed now goes when the session has been idle.
         if let Err(error) = self.store.remove_upload(self.tenant(), &session.id).await {
@@ -188,6 +194,8 @@ impl Repo {
         let offset = now.as_ref().map_or(0, |now| now.offset);
         if offset != began.offset || now.is_some_and(|now| now.parts != began.parts) {
             self.store.delete(&[self.part_key(id, part)]).await?;
+            let staged = state.offset - began.offset;
+            self.store.usage().account(self.tenant()).staged(-i64::try_from(staged).unwrap_or(i64::MAX));
             return Err(Error::OffsetMismatch { offset });
         }
         let body = serde_json::to_vec(state).map_err(|error| Error::Internal(error.to_string().into()))?;
@@ -205,10 +213,11 @@ impl Repo {
     }
 
     /// Writes a body as the part behind `state`. An empty body makes no part.
-    async fn stage(&self, id: &UploadId, state: &State, hashers: Vec<Hasher>, body: Incoming) -> Result<Staged> {
+    async fn stage(&self, id: &UploadId, state: &State, hashers: Vec<Hasher>, chunk: Chunk) -> Result<Staged> {
         let limit = self.store.config.limits.blob.as_u64().saturating_sub(state.offset);
         let part = Part { offset: state.offset, nonce: rand::random() };
-        let mut body = Portions::new(body);
+        let mut place = self.place(chunk.size).await?;
+        let mut body = Portions::new(chunk.body);
         let (first, _turn) = self.first_portion(&mut body).await?;
         if first.length == 0 {
             return Ok(Staged { part: None, length: 0, hashers, failed: first.failed });
@@ -217,9 +226,13 @@ impl Repo {
             return Err(Error::TooManyParts { limit: PARTS_MAX });
         }
         let mut draft = self.store.objects.begin(&self.part_key(id, &part), None).await?;
-        let received = pump(first, &mut body, &mut *draft, hashers, limit).await?;
-        draft.commit().await?;
-        Ok(Staged { part: Some(part), length: received.length, hashers: received.hashers, failed: received.failed })
+        let watch = Watch { hashers, keep: None };
+        let received = pump(first, &mut body, &mut *draft, watch, (limit, &mut place)).await;
+        let received = self.noticing(received)?;
+        self.noticing(draft.commit().await.map_err(Error::from))?;
+        place.staged(received.length);
+        let hashers = received.watch.hashers;
+        Ok(Staged { part: Some(part), length: received.length, hashers, failed: received.failed })
     }
 
     /// The hash behind what has been received. When the client names another algorithm at the end than at the start,
@@ -250,9 +263,13 @@ struct Staged {
     failed: Option<BodyError>,
 }
 
+/// The objects that hold what has been received, by the state of an upload.
+pub(super) fn parts_of(state: &[u8], tenant: &Tenant, id: &UploadId) -> serde_json::Result<Vec<Key>> {
+    Ok(serde_json::from_slice::<State>(state)?.part_keys(tenant, id))
+}
+
 impl State {
-    /// The objects that hold what has been received.
-    pub(super) fn part_keys(&self, tenant: &Tenant, id: &UploadId) -> Vec<Key> {
+    fn part_keys(&self, tenant: &Tenant, id: &UploadId) -> Vec<Key> {
         self.parts.iter().map(|part| layout::upload_part(tenant, id, part.offset, part.nonce)).collect()
     }
 
@@ -264,10 +281,30 @@ impl State {
 impl Store {
     async fn remove_upload(&self, tenant: &Tenant, id: &UploadId) -> Result<()> {
         let listed = self.list(&layout::upload_prefix(tenant, id)).await?;
+        let state = layout::upload_state(tenant, id);
+        let bytes: u64 = listed.iter().filter(|meta| meta.key != state).map(|meta| meta.size).sum();
         let mut keys: Vec<Key> = listed.into_iter().map(|meta| meta.key).collect();
         // The state goes first: without it, parts are leftovers.
         keys.reverse();
-        self.delete(&keys).await
+        self.delete(&keys).await?;
+        let staged = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.usage().account(tenant).staged(-staged);
+        Ok(())
+    }
+
+    /// Removes idle uploads of every tenant that the store has.
+    pub async fn sweep_all_uploads(&self, idle: Duration, now: SystemTime) -> Result<usize> {
+        let mut swept = 0;
+        for tenant in self.tenants().await? {
+            swept += self.sweep_uploads(&tenant, idle, now).await?;
+        }
+        Ok(swept)
+    }
+
+    /// Removes what writes of servers that died have left behind, and to which nothing has been added for `idle`.
+    pub async fn sweep_drafts(&self, idle: Duration, now: SystemTime) -> Result<usize> {
+        let before = now.checked_sub(idle).unwrap_or(SystemTime::UNIX_EPOCH);
+        Ok(self.objects.sweep_drafts(before).await?)
     }
 
     /// Removes uploads to which nothing has been added for `idle`. Returns how many.

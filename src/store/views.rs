@@ -10,23 +10,26 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
+use super::condemned::Snapshot;
 use super::layout::PushId;
 use super::manifests::{OCI_MANIFEST, media_type_of};
 use super::patience::patiently;
 use super::pushes::{Found, LivePush};
 use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result, STRIPES, layout, stripe};
-use crate::buildkit::{Explanation, IMPORT_LIMIT_BYTES, Outcome, Push, View, view};
+use crate::buildkit::{Explanation, Outcome, Push, View, view};
 use crate::digest::Digest;
+use crate::hot::Slot;
 use crate::names::Tag;
 use crate::objects::{self, Key, Read, Version};
 
@@ -46,6 +49,8 @@ const RULES: u32 = 1;
 /// The views that this server has made or found.
 pub struct Views {
     known: Cache<Key, Arc<Known>>,
+    /// Counted up when push records are condemned: what was listed before that may name some that are gone.
+    epoch: AtomicU64,
     /// One maker for a tag at a time: what the others wait for, they find made.
     turns: [tokio::sync::Mutex<()>; STRIPES],
     makers: Semaphore,
@@ -58,7 +63,23 @@ impl Default for Views {
             .weigher(|_: &Key, known: &Arc<Known>| known.weight())
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        Views { known, turns: std::array::from_fn(|_| tokio::sync::Mutex::new(())), makers: Semaphore::new(MAKERS) }
+        Views {
+            known,
+            epoch: AtomicU64::new(0),
+            turns: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
+            makers: Semaphore::new(MAKERS),
+        }
+    }
+}
+
+impl Views {
+    /// Lists of pushes that are known say nothing any more.
+    pub(super) fn forget_pushes(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 }
 
@@ -66,6 +87,9 @@ impl Default for Views {
 struct Known {
     /// The pointer that was read before the pushes were listed.
     version: Version,
+    /// Of [`Views::epoch`], read before the pushes were listed.
+    epoch: u64,
+    live: Vec<LivePush>,
     hint: Hint,
 }
 
@@ -78,6 +102,9 @@ struct Hint {
     pushes: Vec<PushId>,
     /// Blobs that the view names.
     needed: Vec<Digest>,
+    /// Its config, which whoever imports it reads.
+    #[serde(default)]
+    config: Option<Digest>,
     /// Blobs that pushes name and the store did not have: layers, and configs, without which a push is not in the view.
     missing: Vec<Digest>,
     /// Manifests of pushes that the store did not have.
@@ -96,14 +123,14 @@ pub struct Served {
 }
 
 impl Served {
-    fn pushed(pointer: &Pointer) -> Served {
+    pub(super) fn pushed(pointer: &Pointer) -> Served {
         Served { media_type: pointer.media_type.clone(), digest: pointer.digest, size: pointer.size }
     }
 }
 
 impl Known {
     fn weight(&self) -> u32 {
-        let entries = self.hint.pushes.len() * 2 + self.hint.needed.len() + self.hint.missing.len();
+        let entries = self.hint.pushes.len() * 5 + self.hint.needed.len() + self.hint.missing.len();
         u32::try_from(256 + entries * size_of::<Digest>()).unwrap_or(u32::MAX)
     }
 }
@@ -111,20 +138,80 @@ impl Known {
 impl Repo {
     /// What a tag serves now.
     pub async fn served(&self, tag: &Tag) -> Result<Option<Served>> {
+        let serve = |pin: Arc<Snapshot>| async move { self.served_now(&pin, tag).await };
+        self.store.condemned.resting(serve).await
+    }
+
+    /// What a tag serves, for an answer that rests on `pin`.
+    pub(super) async fn served_now(&self, pin: &Snapshot, tag: &Tag) -> Result<Option<Served>> {
         let key = self.tag_key(tag);
-        let Some((version, pointer)) = self.store.pointer(&key).await? else { return Ok(None) };
+        // Before it is read: what it says then, it goes on to say.
+        self.store.condemned.rely(pin, &key).await?;
+        let Some((mut version, mut pointer)) = self.store.pointer(&key).await? else { return Ok(None) };
         if pointer.push.is_none() || !self.has_views() {
-            return Ok(Some(Served::pushed(&pointer)));
+            let served = Served::pushed(&pointer);
+            let is_whole = self.is_whole(pin, &served.digest).await?;
+            self.touch(tag).await;
+            return Ok(is_whole.then_some(served));
         }
-        let (known, pointer) = match self.store.views.known.get(&key) {
-            Some(known) if known.version == version && self.holds(&known.hint).await? => (known, pointer),
-            _ => {
-                let _turn = self.store.views.turns[stripe(&key)].lock().await;
-                self.make_known(tag, &key).await?
+        let known = match self.known(pin, &key, &version).await? {
+            Some(known) => known,
+            None => {
+                let turn = &self.store.views.turns[stripe(&key)];
+                let _turn = match turn.try_lock() {
+                    Ok(turn) => turn,
+                    Err(_) => {
+                        let turn = turn.lock().await;
+                        // Somebody has just made a view, perhaps of a newer pointer.
+                        let Some(newer) = self.store.pointer(&key).await? else { return Ok(None) };
+                        (version, pointer) = newer;
+                        turn
+                    }
+                };
+                self.make_known(pin, tag, &key, version, &pointer).await?
             }
         };
         self.touch(tag).await;
         Ok(Some(known.hint.view.clone().unwrap_or_else(|| Served::pushed(&pointer))))
+    }
+
+    /// Whether a manifest is served: not when it or what it names is known to be gone. Looks only for what is condemned:
+    /// nothing else that a tag names can be.
+    async fn is_whole(&self, pin: &Snapshot, digest: &Digest) -> Result<bool> {
+        if pin.is_empty() {
+            return Ok(true);
+        }
+        let (mut wave, mut seen) = (vec![*digest], HashSet::from([*digest]));
+        while let Some(manifest) = wave.pop() {
+            let key = self.manifest_key(&manifest);
+            if pin.has(&key) && self.store.found(pin, &key).await?.is_none() {
+                return Ok(false);
+            }
+            let Some(bytes) = self.manifest_bytes(&manifest).await? else { continue };
+            let Ok(parsed) = super::manifests::Parsed::parse(&bytes, None) else { continue };
+            for blob in parsed.blobs.iter().map(|blob| self.blob_key(blob)) {
+                if pin.has(&blob) && self.store.found(pin, &blob).await?.is_none() {
+                    return Ok(false);
+                }
+            }
+            wave.extend(parsed.children.into_iter().filter(|child| seen.insert(*child)));
+        }
+        Ok(true)
+    }
+
+    /// The view that was made for this version of the pointer, when it still holds.
+    async fn known(&self, pin: &Snapshot, key: &Key, version: &Version) -> Result<Option<Arc<Known>>> {
+        match self.store.views.known.get(key) {
+            Some(known) if known.version == *version && self.holds(pin, &known.hint).await? => Ok(Some(known)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The pushes of a tag, when they were listed for this version of its pointer: every change of them is followed by a
+    /// new pointer, but for those that the collector takes.
+    pub(super) fn known_pushes(&self, tag: &Tag, version: &Version) -> Option<Vec<LivePush>> {
+        let known = self.store.views.known.get(&self.tag_key(tag))?;
+        (known.version == *version && known.epoch == self.store.views.epoch()).then(|| known.live.clone())
     }
 
     /// The pushes that are in a view, when the tag is known to serve it.
@@ -133,26 +220,47 @@ impl Repo {
         Ok(hint.map_or(Vec::new(), |hint| hint.pushes))
     }
 
-    /// Makes the view, unless another request has just done so or the hint in the store still holds.
-    async fn make_known(&self, tag: &Tag, key: &Key) -> Result<(Arc<Known>, Arc<Pointer>)> {
-        // The pointer is read before the pushes are listed: a push that the list misses comes with a newer pointer.
-        let Some((version, pointer)) = self.store.pointer(key).await? else {
-            return Err(Error::ManifestUnknown(tag.to_string()));
-        };
-        if let Some(known) = self.store.views.known.get(key)
-            && known.version == version
-            && self.holds(&known.hint).await?
-        {
-            return Ok((known, pointer));
+    /// Makes the view, unless another request has just done so or the hint in the store still holds. The pointer was read
+    /// before the pushes are listed: a push that the list misses comes with a newer pointer.
+    async fn make_known(
+        &self,
+        pin: &Snapshot,
+        tag: &Tag,
+        key: &Key,
+        version: Version,
+        pointer: &Pointer,
+    ) -> Result<Arc<Known>> {
+        if let Some(known) = self.known(pin, key, &version).await? {
+            return Ok(known);
         }
-        let live = self.pushes_behind(tag, &pointer).await?;
-        let hint = match self.hint(tag).await? {
-            Some(hint) if hint.is_of(&live) && self.holds(&hint).await? => hint,
-            _ => self.make(tag, &pointer, &live).await?,
+        let epoch = self.store.views.epoch();
+        let (live, hint) = tokio::try_join!(self.pushes_behind(tag, pointer), self.hint(tag))?;
+        let hint = match hint {
+            Some(hint) if hint.is_of(&live) && self.holds(pin, &hint).await? => hint,
+            _ => self.make(pin, tag, pointer, &live).await?,
         };
-        let known = Arc::new(Known { version, hint });
+        let known = Arc::new(Known { version, epoch, live, hint });
         self.store.views.known.insert(key.clone(), known.clone());
-        Ok((known, pointer))
+        Ok(known)
+    }
+
+    /// Makes the view of a tag that has just been pushed for the first time. Whatever fails here is done when somebody asks.
+    pub(super) async fn know_first(
+        &self,
+        pin: &Snapshot,
+        tag: &Tag,
+        version: Version,
+        pointer: &Pointer,
+        push: LivePush,
+    ) {
+        let (epoch, live) = (self.store.views.epoch(), vec![push]);
+        match self.make(pin, tag, pointer, &live).await {
+            Ok(hint) => {
+                let known = Known { version, epoch, live, hint };
+                self.store.views.known.insert(self.tag_key(tag), Arc::new(known));
+            }
+            Err(error) => tracing::info!(repo = %self.name(), %tag, %error, "view is not made yet"),
+        }
     }
 
     async fn hint(&self, tag: &Tag) -> Result<Option<Hint>> {
@@ -165,16 +273,29 @@ impl Repo {
     }
 
     /// Whether the store has what the view needs, and still lacks what it was made without.
-    async fn holds(&self, hint: &Hint) -> Result<bool> {
-        let own = hint.view.as_ref().map(|view| self.manifest_key(&view.digest));
-        let needed = hint.needed.iter().map(|digest| self.blob_key(digest)).chain(own).map(|key| (key, true));
+    async fn holds(&self, pin: &Snapshot, hint: &Hint) -> Result<bool> {
+        // Whoever asks for the tag reads these two next.
+        let own = hint.view.iter().map(|view| (self.manifest_key(&view.digest), view.digest));
+        let config = hint.config.iter().map(|digest| (self.blob_key(digest), *digest));
+        let read = own.chain(config).map(|(key, digest)| {
+            let store = self.store.clone();
+            async move {
+                if store.condemned.rely(pin, &key).await? {
+                    return Ok(store.ask(&key).await?.is_some());
+                }
+                store.has_small(&key, &digest).await
+            }
+            .boxed()
+        });
+        let needed = hint.needed.iter().filter(|digest| hint.config.as_ref() != Some(digest));
+        let needed = needed.map(|digest| (self.blob_key(digest), true));
         let manifests = hint.missing_manifests.iter().map(|digest| self.manifest_key(digest));
         let missing = hint.missing.iter().map(|digest| self.blob_key(digest)).chain(manifests).map(|key| (key, false));
         let looks = needed.chain(missing).map(|(key, expected)| {
             let store = self.store.clone();
-            async move { Ok::<_, Error>(store.head(&key).await?.is_some() == expected) }
+            async move { Ok::<_, Error>(store.servable(pin, &key).await? == expected) }.boxed()
         });
-        let mut looks = stream::iter(looks.collect::<Vec<_>>()).buffered(FAN_OUT);
+        let mut looks = stream::iter(read.chain(looks).collect::<Vec<_>>()).buffered(FAN_OUT);
         while let Some(as_expected) = looks.try_next().await? {
             if !as_expected {
                 return Ok(false);
@@ -184,10 +305,11 @@ impl Repo {
     }
 
     /// Makes the view of these pushes and stores it.
-    async fn make(&self, tag: &Tag, pointer: &Pointer, live: &[LivePush]) -> Result<Hint> {
+    async fn make(&self, pin: &Snapshot, tag: &Tag, pointer: &Pointer, live: &[LivePush]) -> Result<Hint> {
         let began = Instant::now();
-        let made = self.united(live).await?;
+        let made = self.united(pin, live).await?;
         let mut needed = made.present;
+        let mut config = None;
         let view = match made.view {
             Some((View { outcome: Outcome::Merged(merged), explanation }, _)) => {
                 let served = Served {
@@ -196,13 +318,15 @@ impl Repo {
                     size: merged.manifest.len() as u64,
                 };
                 needed = named_by(&merged.manifest);
+                config = Some(merged.config_digest);
                 self.report(tag, &explanation, began);
-                self.store_view(served.digest, merged.manifest, merged.config_digest, merged.config).await?;
+                self.store_view(pin, served.digest, merged.manifest, merged.config_digest, merged.config).await?;
                 Some(served)
             }
             Some((View { outcome: Outcome::Unchanged(index), .. }, first)) => {
-                let id = made.pushes.get(first + index).map(|(id, _)| *id);
-                match id {
+                let push = made.pushes.get(first + index);
+                config = push.map(|(_, push)| push.manifest.config.digest);
+                match push.map(|(id, _)| *id) {
                     // The pointer has it as it was sent last.
                     Some(id) if pointer.push.is_none_or(|push| push.identity == id.identity) => None,
                     Some(id) => self.as_pushed(&id).await?,
@@ -216,10 +340,15 @@ impl Repo {
             rules: RULES,
             pushes: live.iter().map(|push| push.id).collect(),
             needed,
+            config,
             missing: made.missing,
             missing_manifests: made.missing_manifests,
             view,
         };
+        // One push that is served as it is: to find that out costs no more than to read a hint.
+        if hint.view.is_none() && live.len() <= 1 {
+            return Ok(hint);
+        }
         let body = serde_json::to_vec(&hint).map_err(|error| Error::Internal(error.to_string().into()))?;
         // Without it, another server makes the same view again.
         let key = layout::view(self.tenant(), self.name(), tag);
@@ -237,7 +366,7 @@ impl Repo {
     }
 
     /// Loads the pushes of a tag, the newest first and as many as may be, and unites them.
-    async fn united(&self, live: &[LivePush]) -> Result<United> {
+    pub(super) async fn united(&self, pin: &Snapshot, live: &[LivePush]) -> Result<United> {
         let _maker = self.store.views.makers.acquire().await.map_err(|_| Error::Busy)?;
         let loads = live.iter().rev().map(|push| {
             let (repo, id) = (self.clone(), push.id);
@@ -265,7 +394,7 @@ impl Repo {
         pushes.reverse();
         let layers = pushes.iter().flat_map(|(_, push)| &push.manifest.layers).map(|layer| layer.digest);
         let named: HashSet<Digest> = layers.collect();
-        let present = self.present(named.iter().copied()).await?;
+        let present = self.present(pin, named.iter().copied()).await?;
         missing.extend(named.difference(&present));
         missing.sort_unstable();
         let (ids, pushes): (Vec<PushId>, Vec<Push>) = pushes.into_iter().unzip();
@@ -280,25 +409,35 @@ impl Repo {
     }
 
     /// Which of these blobs the store has.
-    async fn present(&self, digests: impl Iterator<Item = Digest>) -> Result<HashSet<Digest>> {
+    async fn present(&self, pin: &Snapshot, digests: impl Iterator<Item = Digest>) -> Result<HashSet<Digest>> {
         let looks = digests.map(|digest| {
             let (store, key) = (self.store.clone(), self.blob_key(&digest));
-            async move { Ok::<_, Error>(store.head(&key).await?.map(|_| digest)) }
+            async move { Ok::<_, Error>(store.servable(pin, &key).await?.then_some(digest)) }
         });
         let found = stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(FAN_OUT);
         found.try_filter_map(|found| async move { Ok(found) }).try_collect().await
     }
 
     /// Content before pointer, here as everywhere: the config, then the manifest that names it.
-    async fn store_view(&self, digest: Digest, manifest: Bytes, config: Digest, bytes: Bytes) -> Result<()> {
+    async fn store_view(
+        &self,
+        pin: &Snapshot,
+        digest: Digest,
+        manifest: Bytes,
+        config: Digest,
+        bytes: Bytes,
+    ) -> Result<()> {
+        let size = bytes.len() as u64;
         for (key, bytes) in [(self.blob_key(&config), bytes), (self.manifest_key(&digest), manifest)] {
-            match self.store.put(&key, bytes.clone()).await {
+            self.store.condemned.rely(pin, &key).await?;
+            match self.noticing(self.store.put_content(&key, bytes.clone()).await) {
                 // Reads go on: this server has it in memory, and makes it again when it has not.
                 Err(Error::Full) => tracing::warn!(%key, "view is not stored, the store is full"),
                 done => drop(done?),
             }
-            self.store.hot.insert(key, bytes);
+            self.store.hot.keep_pushed(Slot::Whole(key), &bytes);
         }
+        self.store.usage().account(self.tenant()).added(size);
         Ok(())
     }
 
@@ -326,43 +465,14 @@ impl Repo {
             "view made"
         );
     }
-
-    /// What a tag is made of, made anew so that it can be explained.
-    pub async fn inspect(&self, tag: &Tag) -> Result<Inspection> {
-        let unknown = || Error::ManifestUnknown(tag.to_string());
-        let pointer = self.tag(tag).await?.ok_or_else(unknown)?;
-        let served = self.served(tag).await?.ok_or_else(unknown)?;
-        let is_cache = pointer.push.is_some();
-        let live = if is_cache { self.pushes_behind(tag, &pointer).await? } else { Vec::new() };
-        let united = if is_cache { Some(self.united(&live).await?) } else { None };
-        let loaded = united.as_ref().map_or(&[][..], |united| &united.pushes);
-        let pushes = live.iter().map(|push| {
-            let found = loaded.iter().find(|(id, _)| *id == push.id);
-            InspectedPush::of(push, found.map(|(_, push)| push))
-        });
-        let pushes = pushes.collect();
-        let explanation = united.and_then(|united| united.view).map(|(view, _)| view.explanation);
-        let explanation = explanation.filter(|_| self.has_views());
-        let limit_bytes = explanation.is_some().then_some(IMPORT_LIMIT_BYTES);
-        Ok(Inspection {
-            repo: self.name().to_string(),
-            tag: tag.to_string(),
-            pushed: pointer.pushed,
-            is_view: served.digest != pointer.digest,
-            served,
-            pushes,
-            limit_bytes,
-            explanation,
-        })
-    }
 }
 
 /// What the pushes of a tag come to.
-struct United {
+pub(super) struct United {
     /// The view, and the index of the first push that it was made from.
-    view: Option<(View, usize)>,
+    pub view: Option<(View, usize)>,
     /// Those that could be loaded, oldest first.
-    pushes: Vec<(PushId, Push)>,
+    pub pushes: Vec<(PushId, Push)>,
     /// Their layers that the store has.
     present: Vec<Digest>,
     missing: Vec<Digest>,
@@ -387,68 +497,19 @@ impl Hint {
     }
 }
 
+/// The manifest that the view of a hint is, where there is one.
+pub(super) async fn hinted(store: &super::Store, key: &Key) -> Result<Option<Digest>> {
+    match patiently(|| store.objects.read(key, None)).await {
+        Ok(Read::Fresh(_, bytes)) => {
+            let hint: Option<Hint> = serde_json::from_slice(&bytes).ok();
+            Ok(hint.and_then(|hint| hint.view).map(|view| view.digest))
+        }
+        Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn named_by(manifest: &[u8]) -> Vec<Digest> {
     let parsed = super::manifests::Parsed::parse(manifest, None);
     parsed.map(|parsed| parsed.blobs).unwrap_or_default()
-}
-
-/// What a tag is made of, for people.
-#[derive(Clone, Debug, Serialize)]
-pub struct Inspection {
-    pub repo: String,
-    pub tag: String,
-    /// When it was pushed last.
-    pub pushed: jiff::Timestamp,
-    pub served: Served,
-    /// What is served is not what was pushed last.
-    pub is_view: bool,
-    /// Oldest first.
-    pub pushes: Vec<InspectedPush>,
-    /// What BuildKit imports at most, for manifest and config each.
-    pub limit_bytes: Option<u64>,
-    pub explanation: Option<Explanation>,
-}
-
-/// One push of a cache tag.
-#[derive(Clone, Debug, Serialize)]
-pub struct InspectedPush {
-    pub manifest: Digest,
-    pub at: jiff::Timestamp,
-    pub manifest_bytes: u64,
-    pub config_bytes: u64,
-    /// Sum of the layers, each counted once.
-    pub layer_bytes: u64,
-    pub records: usize,
-    pub layers: usize,
-    /// Why the push is not part of the view.
-    pub error: Option<String>,
-}
-
-impl InspectedPush {
-    fn of(live: &LivePush, push: Option<&Push>) -> InspectedPush {
-        let at = jiff::Timestamp::try_from(live.at).unwrap_or_default();
-        let empty = InspectedPush {
-            manifest: live.id.manifest,
-            at,
-            manifest_bytes: 0,
-            config_bytes: 0,
-            layer_bytes: 0,
-            records: 0,
-            layers: 0,
-            error: Some("it is gone, or more than can be united".to_string()),
-        };
-        let Some(push) = push else { return empty };
-        let mut layers: Vec<_> = push.manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
-        layers.sort_unstable();
-        layers.dedup();
-        InspectedPush {
-            manifest_bytes: push.manifest.bytes,
-            config_bytes: push.manifest.config.size,
-            layer_bytes: layers.iter().fold(0, |sum, (_, size)| size.saturating_add(sum)),
-            records: push.config.as_ref().map_or(0, |config| config.records.len()),
-            layers: layers.len(),
-            error: push.config.as_ref().err().map(|error| error.to_string()),
-            ..empty
-        }
-    }
 }

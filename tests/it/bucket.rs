@@ -162,7 +162,7 @@ fn refusal(status: StatusCode, code: &str) -> Response<Body> {
 }
 
 /// The name of a call, as S3's price list has it.
-fn name(request: &Request<Incoming>) -> &'static str {
+pub fn name(request: &Request<Incoming>) -> &'static str {
     let query = request.uri().query().unwrap_or_default();
     let has = |name: &str| form_urlencoded::parse(query.as_bytes()).any(|(key, _)| key == name);
     let copied = request.headers().contains_key("x-amz-copy-source");

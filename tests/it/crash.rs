@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use axum::body::Body;
@@ -14,7 +15,9 @@ use larder::buildkit::CONFIG_MEDIA_TYPE;
 use larder::config::Config;
 use larder::digest::Digest;
 use larder::objects::fs::FsObjects;
-use larder::objects::{ByteStream, Draft, Error, Key, Meta, Objects, Read, Result, Version, When};
+use larder::objects::{
+    ByteStream, Distance, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Unfinished, Version, When,
+};
 use larder::store::check::{Depth, check};
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -72,8 +75,37 @@ impl Objects for StopAfter {
         Ok(())
     }
 
+    async fn delete_dated(&self, keys: &[Key], at: SystemTime) -> Result<()> {
+        write(&self.left)?;
+        self.objects.delete_dated(keys, at).await
+    }
+
+    fn fence(&self) -> Option<Fence> {
+        self.objects.fence()
+    }
+
     async fn probe(&self) -> Result<()> {
         self.objects.probe().await
+    }
+
+    fn space(&self) -> Option<Space> {
+        self.objects.space()
+    }
+
+    async fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        self.objects.unfinished().await
+    }
+
+    fn distance(&self) -> Distance {
+        self.objects.distance()
+    }
+
+    async fn sweep_drafts(&self, before: SystemTime) -> Result<usize> {
+        self.objects.sweep_drafts(before).await
+    }
+
+    async fn direct(&self, meta: &Meta) -> Result<Option<String>> {
+        self.objects.direct(meta).await
     }
 }
 
@@ -104,14 +136,14 @@ struct Told {
 }
 
 struct Client {
-    router: axum::Router,
+    front: larder::doors::Front,
     told: Told,
 }
 
 impl Client {
     async fn send(&self, method: Method, uri: &str, body: &Bytes) -> Option<http::Response<Body>> {
         let request = Request::builder().method(method).uri(uri).header("content-length", body.len());
-        let Ok(response) = self.router.clone().oneshot(request.body(Body::from(body.clone())).unwrap()).await;
+        let Ok(response) = self.front.clone().oneshot(request.body(Body::from(body.clone())).unwrap()).await;
         (response.status() != StatusCode::INTERNAL_SERVER_ERROR).then_some(response)
     }
 
@@ -209,7 +241,7 @@ async fn whatever_write_is_the_last_nothing_told_is_lost_and_nothing_names_what_
             let left = Arc::new(AtomicI64::new(writes));
             let objects = StopAfter { objects: FsObjects::open(folder.path()).unwrap(), left };
             let app = App::over(Arc::new(objects), config.clone()).await.unwrap();
-            let mut client = Client { router: app.router(), told: Told::default() };
+            let mut client = Client { front: app.front(), told: Told::default() };
             client.everything().await;
             client.told
         };
@@ -217,7 +249,7 @@ async fn whatever_write_is_the_last_nothing_told_is_lost_and_nothing_names_what_
         let findings = check(&objects, &config, Depth::Bytes).await.unwrap();
         assert!(findings.is_empty(), "after {writes} writes: {findings:?}");
         let app = App::over(Arc::new(objects), config).await.unwrap();
-        let client = Client { router: app.router(), told: Told::default() };
+        let client = Client { front: app.front(), told: Told::default() };
         for (path, bytes) in &told.there {
             let response = client.send(Method::GET, path, &Bytes::new()).await.unwrap();
             assert_eq!(response.status(), StatusCode::OK, "{path} after {writes} writes");

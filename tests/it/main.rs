@@ -2,16 +2,20 @@
 
 mod bucket;
 mod call;
-mod counting;
 mod crash;
+mod fault;
+mod tap;
 mod wire;
 mod world;
 
 mod auth;
 mod bad_input;
+mod check;
+mod collect;
 mod objects;
 mod over_s3;
 mod registry;
 mod server;
 mod shape;
+mod tenants;
 mod views;

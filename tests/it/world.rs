@@ -4,12 +4,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use larder::app::{self, App};
 use larder::config::Config;
 use larder::digest::Digest;
+use larder::doors::Front;
 use larder::doors::listen;
 use larder::objects::fs::FsObjects;
 use larder::store::check::{Depth, Finding, check};
@@ -37,7 +37,7 @@ pub struct World {
 struct Running {
     objects: FsObjects,
     app: App,
-    router: Router,
+    front: Front,
 }
 
 impl World {
@@ -59,6 +59,12 @@ impl World {
     pub async fn restart(&mut self) {
         self.running = None;
         self.running = Some(Running::open(&self.config).await);
+    }
+
+    /// The same folder under a new server with another configuration.
+    pub async fn reconfigure(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        self.restart().await;
     }
 
     fn running(&self) -> &Running {
@@ -94,7 +100,7 @@ impl World {
     }
 
     pub async fn send(&self, request: http::Request<Body>) -> Answer {
-        let Ok(response) = self.running().router.clone().oneshot(request).await;
+        let Ok(response) = self.running().front.clone().oneshot(request).await;
         Answer::of(response).await
     }
 
@@ -174,6 +180,7 @@ impl World {
             metrics: app.metrics.clone(),
             store: app.store.clone(),
             gate: app.gate.clone(),
+            collector: app.collector.clone(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(app::run(app, listeners, async {
@@ -187,8 +194,8 @@ impl Running {
     async fn open(config: &Config) -> Running {
         let objects = FsObjects::open(&config.store.path).unwrap();
         let app = App::over(Arc::new(objects.clone()), config.clone()).await.unwrap();
-        let router = app.router();
-        Running { objects, app, router }
+        let front = app.front();
+        Running { objects, app, front }
     }
 }
 
@@ -201,7 +208,7 @@ impl Drop for World {
         // In a thread with a runtime of its own: this one may be inside another runtime, which must not be blocked.
         let findings = std::thread::scope(|scope| {
             let look = || {
-                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
                 runtime.block_on(check(&running.objects, &self.config, Depth::Bytes)).unwrap()
             };
             scope.spawn(look).join().unwrap()

@@ -8,14 +8,15 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use http::StatusCode;
 use http::header::{
-    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH, IF_RANGE, RANGE,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, IF_NONE_MATCH, IF_RANGE,
+    LOCATION, RANGE,
 };
 
 use super::error::OciError;
 use super::range::{Wanted, wanted};
-use super::{Answer, DOCKER_CONTENT_DIGEST, header, respond};
+use super::{Answer, EntityTag, header, respond};
 use crate::digest::Digest;
-use crate::store::blobs::{Blob, Content};
+use crate::store::read::{Blob, Content};
 use crate::store::{self, Repo};
 
 /// Blobs are served as bytes: a type that a browser would run must not be guessed from them.
@@ -23,35 +24,40 @@ const OCTETS: &str = "application/octet-stream";
 
 pub async fn head(repo: &Repo, digest: &Digest) -> Result<Response, OciError> {
     match repo.stat_blob(digest).await? {
-        Some(size) => Ok(found(StatusCode::OK, digest).set(CONTENT_TYPE, OCTETS).set(CONTENT_LENGTH, size).done()),
+        Some(size) => Ok(found(StatusCode::OK, &EntityTag::of(digest)).octets(size).done()),
         None => Err(store::Error::BlobUnknown(*digest).into()),
     }
 }
 
 pub async fn get(repo: &Repo, digest: &Digest, headers: &HeaderMap) -> Result<Response, OciError> {
-    let etag = format!("\"{digest}\"");
-    if header(headers, IF_NONE_MATCH) == Some(&etag) {
-        return Ok(found(StatusCode::NOT_MODIFIED, digest).done());
+    let etag = EntityTag::of(digest);
+    if etag.is(header(headers, IF_NONE_MATCH)) {
+        return Ok(found(StatusCode::NOT_MODIFIED, &etag).done());
     }
     let blob = repo.open_blob(digest).await?;
-    let ranged = header(headers, IF_RANGE).is_none_or(|known| known == etag);
+    if let Some(address) = repo.direct_blob(&blob).await? {
+        // The client repeats its ranges there. The address is good for minutes, and not for anybody else to keep.
+        return Ok(found(StatusCode::TEMPORARY_REDIRECT, &etag)
+            .set(LOCATION, address)
+            .set_const(CACHE_CONTROL, "no-store")
+            .done());
+    }
+    let ranged = header(headers, IF_RANGE).is_none_or(|known| etag.is(Some(known)));
     match wanted(header(headers, RANGE).filter(|_| ranged), blob.size) {
         Wanted::Unsatisfiable => Err(OciError::range_not_satisfiable(blob.size)),
         Wanted::Whole => {
             let content = repo.read_blob(&blob, 0..blob.size).await?;
-            let answer = found(StatusCode::OK, digest).set(CONTENT_TYPE, OCTETS).set(CONTENT_LENGTH, blob.size);
-            Ok(answer.body(body(content)))
+            Ok(found(StatusCode::OK, &etag).octets(blob.size).body(body(content)))
         }
         Wanted::Parts(parts) => match &parts[..] {
             [only] => {
                 let content = repo.read_blob(&blob, only.clone()).await?;
-                let answer = found(StatusCode::PARTIAL_CONTENT, digest)
-                    .set(CONTENT_TYPE, OCTETS)
-                    .set(CONTENT_LENGTH, only.end - only.start)
+                let answer = found(StatusCode::PARTIAL_CONTENT, &etag)
+                    .octets(only.end - only.start)
                     .set(CONTENT_RANGE, content_range(only, blob.size));
                 Ok(answer.body(body(content)))
             }
-            _ => Ok(multipart(repo.clone(), blob, parts)),
+            _ => Ok(multipart(repo.clone(), blob, &etag, parts)),
         },
     }
 }
@@ -61,8 +67,14 @@ pub async fn delete(repo: &Repo, digest: &Digest) -> Result<Response, OciError> 
     Ok(respond(StatusCode::ACCEPTED).done())
 }
 
-fn found(status: StatusCode, digest: &Digest) -> Answer {
-    respond(status).set(ACCEPT_RANGES, "bytes").set(ETAG, format!("\"{digest}\"")).set(DOCKER_CONTENT_DIGEST, digest)
+fn found(status: StatusCode, etag: &EntityTag) -> Answer {
+    respond(status).set_const(ACCEPT_RANGES, "bytes").content(etag)
+}
+
+impl Answer {
+    fn octets(self, size: u64) -> Answer {
+        self.set_const(CONTENT_TYPE, OCTETS).set(CONTENT_LENGTH, size)
+    }
 }
 
 fn content_range(part: &Range<u64>, size: u64) -> String {
@@ -77,7 +89,7 @@ fn body(content: Content) -> Body {
 }
 
 /// Several ranges in one answer (RFC 9110, section 14.6).
-fn multipart(repo: Repo, blob: Blob, parts: Vec<Range<u64>>) -> Response {
+fn multipart(repo: Repo, blob: Blob, etag: &EntityTag, parts: Vec<Range<u64>>) -> Response {
     let boundary = format!("larder{:032x}", rand::random::<u128>());
     let heads: Vec<(Bytes, Range<u64>)> = parts
         .into_iter()
@@ -89,7 +101,7 @@ fn multipart(repo: Repo, blob: Blob, parts: Vec<Range<u64>>) -> Response {
         .collect();
     let tail: Bytes = format!("\r\n--{boundary}--\r\n").into();
     let length = heads.iter().map(|(head, part)| head.len() as u64 + part.end - part.start).sum::<u64>();
-    let answer = found(StatusCode::PARTIAL_CONTENT, &blob.digest)
+    let answer = found(StatusCode::PARTIAL_CONTENT, etag)
         .set(CONTENT_TYPE, format!("multipart/byteranges; boundary={boundary}"))
         .set(CONTENT_LENGTH, length + tail.len() as u64);
     let bytes = stream::iter(heads)

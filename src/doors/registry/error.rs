@@ -177,7 +177,7 @@ impl From<InvalidName> for OciError {
         let code = match error {
             InvalidName::Repo | InvalidName::Tenant => Code::NameInvalid,
             InvalidName::Tag => Code::ManifestInvalid,
-            InvalidName::Upload => Code::BlobUploadUnknown,
+            InvalidName::Upload | InvalidName::Batch => Code::BlobUploadUnknown,
             InvalidName::Digest(_) => Code::DigestInvalid,
         };
         OciError::new(code).because(error.to_string())
@@ -212,7 +212,11 @@ impl From<store::Error> for OciError {
             E::Body(BodyError::Cut) => OciError::new(Code::SizeInvalid),
             E::Body(BodyError::Idle) => OciError::new(Code::SizeInvalid).status(StatusCode::REQUEST_TIMEOUT),
             E::Busy => OciError::new(Code::Unavailable).with(RETRY_AFTER, HeaderValue::from_static("1")),
-            E::Full => OciError::new(Code::Denied).status(StatusCode::INSUFFICIENT_STORAGE),
+            E::Full | E::Short { .. } => OciError::new(Code::Denied).status(StatusCode::INSUFFICIENT_STORAGE),
+            E::OverQuota { tenant, stored, max, size } => {
+                let numbers = json!({ "tenant": &*tenant, "stored": stored, "max": max, "size": size });
+                OciError::new(Code::Denied).about(numbers)
+            }
             E::Internal(_) => OciError::new(Code::Unknown),
         };
         refused.because(message)

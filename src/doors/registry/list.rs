@@ -22,8 +22,8 @@ pub fn base() -> Response {
     respond(StatusCode::OK).json(&json!({}))
 }
 
-pub async fn catalog(store: &Store, tenant: &Tenant, page: &Page) -> Result<Response, OciError> {
-    let listed = store.repos(tenant, page).await?;
+pub async fn catalog(store: &Store, tenants: &[Tenant], page: &Page) -> Result<Response, OciError> {
+    let listed = store.catalog(tenants, page).await?;
     let names: Vec<String> = listed.entries.iter().map(ToString::to_string).collect();
     let answer = linked(respond(StatusCode::OK), "/v2/_catalog?", page, &listed, names.last());
     Ok(answer.json(&json!({ "repositories": names })))
@@ -54,11 +54,11 @@ pub async fn referrers(repo: &Repo, subject: Digest, kind: Option<String>, page:
     let mut answer = respond(StatusCode::OK);
     if let Some(kind) = &kind {
         path.push_str(&format!("artifactType={}&", encode(kind)));
-        answer = answer.set(OCI_FILTERS_APPLIED, "artifactType");
+        answer = answer.set_const(OCI_FILTERS_APPLIED, "artifactType");
     }
     let last = listed.entries.last().map(|referrer| referrer.digest.to_string());
     let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listed.entries });
-    Ok(linked(answer, &path, &page, &listed, last.as_ref()).set(CONTENT_TYPE, OCI_INDEX).body(index.to_string()))
+    Ok(linked(answer, &path, &page, &listed, last.as_ref()).set_const(CONTENT_TYPE, OCI_INDEX).body(index.to_string()))
 }
 
 /// Names the next page, where there is one.

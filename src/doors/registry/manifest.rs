@@ -2,10 +2,10 @@
 
 use axum::response::Response;
 use http::StatusCode;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, IF_NONE_MATCH, LOCATION};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, IF_NONE_MATCH, LOCATION};
 
 use super::error::OciError;
-use super::{Call, DOCKER_CONTENT_DIGEST, header, respond};
+use super::{Call, DOCKER_CONTENT_DIGEST, EntityTag, header, respond};
 use crate::names::{Reference, Tag};
 use crate::store::Repo;
 use crate::stream::collect;
@@ -16,14 +16,14 @@ const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 /// `GET` and `HEAD`: the server leaves the body out of an answer to the latter.
 pub async fn read(repo: &Repo, reference: &Reference, headers: &HeaderMap) -> Result<Response, OciError> {
     let manifest = repo.manifest(reference).await?;
-    let etag = format!("\"{}\"", manifest.digest);
-    let unchanged = header(headers, IF_NONE_MATCH) == Some(&etag);
+    let etag = EntityTag::of(&manifest.digest);
+    let unchanged = etag.is(header(headers, IF_NONE_MATCH));
     let status = if unchanged { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
-    let answer = respond(status).set(ETAG, etag).set(DOCKER_CONTENT_DIGEST, manifest.digest);
+    let answer = respond(status).content(&etag);
     if unchanged {
         return Ok(answer.done());
     }
-    let answer = answer.set(CONTENT_TYPE, &manifest.media_type).set(CONTENT_LENGTH, manifest.bytes.len());
+    let answer = answer.set(CONTENT_TYPE, manifest.media_type).set(CONTENT_LENGTH, manifest.bytes.len());
     Ok(answer.body(manifest.bytes))
 }
 
@@ -46,14 +46,14 @@ pub async fn put(
     let pushed = repo.put_manifest(digest, &tags, content_type.as_deref(), bytes).await?;
     let mut answer = respond(StatusCode::CREATED)
         .set(LOCATION, format!("/v2/{}/manifests/{}", repo.name(), pushed.digest))
-        .set(DOCKER_CONTENT_DIGEST, pushed.digest)
-        .set(CONTENT_LENGTH, 0);
+        .set(DOCKER_CONTENT_DIGEST, pushed.digest.to_string())
+        .set_const(CONTENT_LENGTH, "0");
     if let Some(subject) = pushed.subject {
-        answer = answer.set(OCI_SUBJECT, subject);
+        answer = answer.set(OCI_SUBJECT, subject.to_string());
     }
     if digest.is_some() {
         for tag in &tags {
-            answer = answer.set(OCI_TAG, tag);
+            answer = answer.set(OCI_TAG, tag.to_string());
         }
     }
     Ok(answer.done())

@@ -17,15 +17,18 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
+use bytes::Bytes;
 use futures::{StreamExt, stream};
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, WWW_AUTHENTICATE};
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Body as HttpBody;
 
 use super::Doors;
-use super::observe::Label;
 use super::who::Sender;
 use crate::access::{Access, Permit, Verb};
 use crate::auth::{Caller, Refusal};
+use crate::digest::Digest;
 use crate::names::Tenant;
 use crate::store::manifests::CACHE_CONFIG;
 use crate::store::{Repo, patience};
@@ -35,15 +38,13 @@ use route::{Begin, Route};
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// Answers a request below `/v2`.
-pub async fn serve(doors: Doors, request: Request) -> Response {
+/// Answers a request below `/v2`, and says what its route is called.
+pub async fn serve(doors: Doors, request: Request) -> (&'static str, Response) {
     let uri = request.uri();
-    let (label, mut response) = match Route::parse(request.method(), uri.path(), uri.query()) {
+    match Route::parse(request.method(), uri.path(), uri.query()) {
         Ok(route) => (route.label(), answer(doors, route, request).await),
         Err(error) => ("none", error.into_response()),
-    };
-    response.extensions_mut().insert(Label(label));
-    response
+    }
 }
 
 async fn answer(doors: Doors, route: Route, request: Request) -> Response {
@@ -54,7 +55,9 @@ async fn answer(doors: Doors, route: Route, request: Request) -> Response {
     };
     let answer = match (admitted, route) {
         (Admitted::Repo(caller, permit), route) => handle(doors, caller, permit, route, request).await,
-        (Admitted::Catalog(tenant), Route::Catalog { page }) => list::catalog(&doors.store, &tenant, &page).await,
+        (Admitted::Catalog(tenants), Route::Catalog { page }) => {
+            Box::pin(list::catalog(&doors.store, &tenants, &page)).await
+        }
         _ => Ok(list::base()),
     };
     answer.unwrap_or_else(OciError::into_response)
@@ -63,7 +66,7 @@ async fn answer(doors: Doors, route: Route, request: Request) -> Response {
 /// What the caller was let in to.
 enum Admitted {
     Repo(Caller, Permit),
-    Catalog(Tenant),
+    Catalog(Vec<Tenant>),
     Base,
 }
 
@@ -81,7 +84,7 @@ async fn admit(doors: &Doors, route: &Route, sender: &Sender<'_>) -> Result<Admi
         return Ok(Admitted::Repo(caller, permit));
     }
     match route {
-        Route::Catalog { .. } => Ok(Admitted::Catalog(doors.gate.visible_tenant(&caller)?)),
+        Route::Catalog { .. } => Ok(Admitted::Catalog(doors.gate.visible_tenants(&caller)?)),
         _ => doors.gate.admit_identified(&caller).map(|()| Admitted::Base),
     }
 }
@@ -140,13 +143,15 @@ fn patience_of(route: &Route, headers: &HeaderMap) -> Duration {
 
 async fn read(caller: &Caller, repo: Repo, route: Route, request: Request) -> Result<Response, OciError> {
     let (method, headers) = (request.method(), request.headers());
+    // A HEAD of a blob is what is asked most, and needs least: the futures of the others, which are large, are not its
+    // burden.
     match route {
-        Route::Tags { page, .. } => list::tags(&repo, caller, page).await,
-        Route::Referrers { subject, kind, page, .. } => list::referrers(&repo, subject, kind, page).await,
         Route::ReadBlob { digest, .. } if method == Method::HEAD => blob::head(&repo, &digest).await,
-        Route::ReadBlob { digest, .. } => blob::get(&repo, &digest, headers).await,
-        Route::ReadManifest { reference, .. } => manifest::read(&repo, &reference, headers).await,
-        Route::UploadStatus { session, .. } => upload::status(&repo, session).await,
+        Route::ReadBlob { digest, .. } => Box::pin(blob::get(&repo, &digest, headers)).await,
+        Route::ReadManifest { reference, .. } => Box::pin(manifest::read(&repo, &reference, headers)).await,
+        Route::Tags { page, .. } => Box::pin(list::tags(&repo, caller, page)).await,
+        Route::Referrers { subject, kind, page, .. } => Box::pin(list::referrers(&repo, subject, kind, page)).await,
+        Route::UploadStatus { session, .. } => Box::pin(upload::status(&repo, session)).await,
         _ => Err(OciError::new(Code::Unknown)),
     }
 }
@@ -154,14 +159,14 @@ async fn read(caller: &Caller, repo: Repo, route: Route, request: Request) -> Re
 async fn write(doors: &Doors, caller: &Caller, repo: Repo, route: Route, call: Call) -> Result<Response, OciError> {
     match route {
         Route::DeleteBlob { digest, .. } => blob::delete(&repo, &digest).await,
-        Route::BeginUpload { begin: Begin::Session(algorithm), .. } => upload::begin(&repo, algorithm),
+        Route::BeginUpload { begin: Begin::Session(algorithm), .. } => upload::begin(&repo, algorithm).await,
         Route::BeginUpload { begin: Begin::Whole(digest), .. } => upload::whole(&repo, digest, call).await,
         Route::BeginUpload { begin: Begin::Mount { digest, from }, .. } => {
             // Whoever names a source must be allowed to read it; without one, the target's own right is enough, for
             // blobs belong to the tenant. Who may not is answered as if nothing was there, and uploads.
             let source = from.map(|from| doors.gate.admit(caller, Access::to(from, Verb::Pull)));
             match source {
-                Some(Err(_)) => upload::begin(&repo, digest.algorithm()),
+                Some(Err(_)) => upload::begin(&repo, digest.algorithm()).await,
                 _ => upload::mount(&repo, digest).await,
             }
         }
@@ -211,16 +216,58 @@ impl Call {
 
 /// The body as the house takes it. A pause longer than `idle` ends it.
 fn incoming(body: Body, idle: Duration) -> Incoming {
-    stream::unfold(Some(body.into_data_stream()), move |body| async move {
-        let mut body = body?;
-        match tokio::time::timeout(idle, body.next()).await {
-            Ok(Some(Ok(piece))) => Some((Ok(piece), Some(body))),
-            Ok(Some(Err(_))) => Some((Err(BodyError::Cut), None)),
+    stream::unfold(Unread(Some(body)), move |mut unread| async move {
+        let body = unread.0.as_mut()?;
+        let end = match tokio::time::timeout(idle, body.into_data_stream().next()).await {
+            Ok(Some(Ok(piece))) => return Some((Ok(piece), unread)),
+            Ok(Some(Err(_))) => Some(BodyError::Cut),
             Ok(None) => None,
-            Err(_) => Some((Err(BodyError::Idle), None)),
-        }
+            Err(_) => Some(BodyError::Idle),
+        };
+        unread.0 = None;
+        Some((Err(end?), unread))
     })
     .boxed()
+}
+
+/// What nobody has read yet of a body. Dropped, it is read on for a little while: a connection that is closed with
+/// unread bytes is reset, and a client that is still sending would see that instead of why it was refused. Clients stop
+/// when they see it.
+struct Unread(Option<Body>);
+
+/// How much is read for nobody, and how long.
+const LINGER_BYTES: usize = 16 << 20;
+const LINGER: Duration = Duration::from_secs(5);
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let Some(mut body) = self.0.take().filter(|body| !body.is_end_stream()) else { return };
+        let linger = async move {
+            let mut read = 0;
+            while let Some(Ok(frame)) = body.frame().await
+                && read < LINGER_BYTES
+            {
+                read += frame.data_ref().map_or(0, bytes::Bytes::len);
+            }
+        };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(tokio::time::timeout(LINGER, linger));
+        }
+    }
+}
+
+/// The entity tag of content: its digest in quotes.
+struct EntityTag(Bytes);
+
+impl EntityTag {
+    fn of(digest: &Digest) -> EntityTag {
+        EntityTag(format!("\"{digest}\"").into())
+    }
+
+    /// Whether a client names this tag in `If-None-Match` or `If-Range`.
+    fn is(&self, said: Option<&str>) -> bool {
+        said.is_some_and(|said| said.as_bytes() == self.0)
+    }
 }
 
 fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
@@ -232,18 +279,37 @@ fn respond(status: StatusCode) -> Answer {
 }
 
 /// A response under construction. All values come from parsed names and numbers, so none of them can fail to be a header.
+///
+/// Digests are most of what is said: their text is made once, and constants are not copied.
 struct Answer {
     response: Response,
     status: StatusCode,
 }
 
 impl Answer {
-    fn set(mut self, name: HeaderName, value: impl ToString) -> Answer {
-        match HeaderValue::try_from(value.to_string()) {
+    fn set<V>(mut self, name: HeaderName, value: V) -> Answer
+    where
+        HeaderValue: TryFrom<V>,
+    {
+        match HeaderValue::try_from(value) {
             Ok(value) => drop(self.response.headers_mut().append(name, value)),
-            Err(error) => tracing::error!(%name, %error, "header was left out"),
+            Err(_) => tracing::error!(%name, "header was left out"),
         }
         self
+    }
+
+    fn set_const(mut self, name: HeaderName, value: &'static str) -> Answer {
+        self.response.headers_mut().append(name, HeaderValue::from_static(value));
+        self
+    }
+
+    /// The digest of the content, which is its entity tag as well.
+    fn content(self, tag: &EntityTag) -> Answer {
+        let digest = tag.0.slice(1..tag.0.len() - 1);
+        match (HeaderValue::from_maybe_shared(tag.0.clone()), HeaderValue::from_maybe_shared(digest)) {
+            (Ok(tag), Ok(digest)) => self.set(ETAG, tag).set(DOCKER_CONTENT_DIGEST, digest),
+            _ => self,
+        }
     }
 
     fn body(mut self, body: impl Into<Body>) -> Response {
@@ -252,7 +318,7 @@ impl Answer {
     }
 
     fn json(self, value: &serde_json::Value) -> Response {
-        self.set(CONTENT_TYPE, "application/json").body(value.to_string())
+        self.set_const(CONTENT_TYPE, "application/json").body(value.to_string())
     }
 
     fn done(mut self) -> Response {

@@ -54,7 +54,11 @@ pub enum Begin {
 
 impl Route {
     pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Route, OciError> {
-        let path = percent_decode_str(path).decode_utf8().map_err(|_| OciError::new(Code::NameInvalid))?;
+        // Most paths have nothing to decode.
+        let path = match path.contains('%') {
+            true => percent_decode_str(path).decode_utf8().map_err(|_| OciError::new(Code::NameInvalid))?,
+            false => path.into(),
+        };
         let query = Query::parse(query.unwrap_or_default());
         let parts: Vec<&str> = path.strip_prefix("/v2").unwrap_or_default().split('/').skip(1).collect();
         // From the end: what a repository is called must not hide what is asked of it.

@@ -7,14 +7,16 @@ use http::{HeaderValue, StatusCode};
 use super::error::OciError;
 use super::{Answer, Call, DOCKER_CONTENT_DIGEST, respond};
 use crate::digest::{Algorithm, Digest};
-use crate::store::uploads::{Closing, Session};
+use crate::store::uploads::{Chunk, Session};
 use crate::store::{self, Repo};
 
 const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
-/// Begins a session without any I/O.
-pub fn begin(repo: &Repo, algorithm: Algorithm) -> Result<Response, OciError> {
-    Ok(progress(StatusCode::ACCEPTED, repo, &Session::begin(algorithm), 0).set(CONTENT_LENGTH, 0).done())
+/// Begins a session without any I/O. What could not be stored is refused here already: a builder that has sent nothing
+/// yet gets to read why.
+pub async fn begin(repo: &Repo, algorithm: Algorithm) -> Result<Response, OciError> {
+    repo.expect_room().await?;
+    Ok(progress(StatusCode::ACCEPTED, repo, &Session::begin(algorithm), 0).set_const(CONTENT_LENGTH, "0").done())
 }
 
 /// The whole blob came with the request that would have begun a session.
@@ -26,15 +28,15 @@ pub async fn whole(repo: &Repo, digest: Digest, call: Call) -> Result<Response, 
 
 /// Nothing to send when the blob is here; an ordinary session elsewhere.
 pub async fn mount(repo: &Repo, digest: Digest) -> Result<Response, OciError> {
-    if repo.mount_blob(&digest).await? { Ok(created(repo, &digest)) } else { begin(repo, digest.algorithm()) }
+    if repo.mount_blob(&digest).await? { Ok(created(repo, &digest)) } else { begin(repo, digest.algorithm()).await }
 }
 
 pub async fn append(repo: &Repo, mut session: Session, call: Call) -> Result<Response, OciError> {
-    let at = call.chunk_start()?;
-    match repo.append(&session, at, call.body).await {
+    let chunk = Chunk { at: call.chunk_start()?, size: call.size(), body: call.body };
+    match repo.append(&session, chunk).await {
         Ok(offset) => {
             session.staged = offset > 0 || session.staged;
-            Ok(progress(StatusCode::ACCEPTED, repo, &session, offset).set(CONTENT_LENGTH, 0).done())
+            Ok(progress(StatusCode::ACCEPTED, repo, &session, offset).set_const(CONTENT_LENGTH, "0").done())
         }
         Err(error) => Err(refused(repo, session, error)),
     }
@@ -47,7 +49,7 @@ pub async fn status(repo: &Repo, mut session: Session) -> Result<Response, OciEr
 }
 
 pub async fn seal(repo: &Repo, session: Session, digest: Digest, call: Call) -> Result<Response, OciError> {
-    let closing = Closing { at: call.chunk_start()?, size: call.size(), body: call.body };
+    let closing = Chunk { at: call.chunk_start()?, size: call.size(), body: call.body };
     match repo.seal(&session, &digest, closing).await {
         Ok(()) => Ok(created(repo, &digest)),
         Err(error) => Err(refused(repo, session, error)),
@@ -62,8 +64,8 @@ pub async fn cancel(repo: &Repo, session: Session) -> Result<Response, OciError>
 fn created(repo: &Repo, digest: &Digest) -> Response {
     respond(StatusCode::CREATED)
         .set(LOCATION, format!("/v2/{}/blobs/{digest}", repo.name()))
-        .set(DOCKER_CONTENT_DIGEST, digest)
-        .set(CONTENT_LENGTH, 0)
+        .set(DOCKER_CONTENT_DIGEST, digest.to_string())
+        .set_const(CONTENT_LENGTH, "0")
         .done()
 }
 
@@ -72,7 +74,7 @@ fn progress(status: StatusCode, repo: &Repo, session: &Session, offset: u64) -> 
     respond(status)
         .set(LOCATION, location(repo, session))
         .set(RANGE, received(offset))
-        .set(DOCKER_UPLOAD_UUID, &session.id)
+        .set(DOCKER_UPLOAD_UUID, session.id.to_string())
 }
 
 /// All that a session needs travels with the client: any server can go on with it.

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
-use super::{FsObjects, Key, Meta, PRIVATE, Result, from_io, meta};
+use super::file::{from_io, meta};
+use super::{FsObjects, Key, Meta, PRIVATE, Result};
 
 /// Entries handed over at once, so that a thread hop is paid once for many. The first batch is one: many ask for no more.
 const BATCH_MAX: usize = 512;
@@ -59,7 +60,7 @@ impl Walk {
                     let entries = self.entries(&name)?;
                     self.pending.push(entries);
                 }
-                Some(name) => match fs::metadata(self.objects.inner.root.join(&name)) {
+                Some(name) => match fs::metadata(self.objects.inner.folders.root().join(&name)) {
                     Ok(found) => batch.push(meta(Key::new(name), &found)),
                     // Deleted since the folder was read.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -73,7 +74,7 @@ impl Walk {
     /// What of a folder belongs to the listing, in reverse order.
     fn entries(&self, folder: &str) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        let read = match fs::read_dir(self.objects.inner.root.join(folder)) {
+        let read = match fs::read_dir(self.objects.inner.folders.root().join(folder)) {
             Ok(read) => read,
             Err(error) if is_gone(&error) => return Ok(names),
             Err(error) => return Err(error),

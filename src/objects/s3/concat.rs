@@ -1,13 +1,13 @@
 //! One object out of several, inside the bucket where that can be.
 
-use aws_sdk_s3::types::MetadataDirective;
+use aws_sdk_s3::types::{ChecksumMode, MetadataDirective};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::multipart::{PARTS_MAX, Upload};
-use super::{Error, Key, MARK, Meta, Result, S3Objects, When, client, error, mark};
-use crate::objects::Objects;
+use super::{Error, Key, MARK, Meta, Result, S3Objects, When, client, error, mark, pieces};
+use crate::objects::{ByteStream, Objects};
 
 /// Smallest part of a multipart upload, but for the last. Bytes.
 const COPIED_PART_MIN: u64 = 5 << 20;
@@ -76,7 +76,7 @@ async fn through(objects: &S3Objects, sources: &[Meta], to: &Key) -> Result<Meta
     let size = sources.iter().map(|source| source.size).sum();
     let mut draft = objects.begin(to, Some(size)).await?;
     for from in sources {
-        let (meta, mut bytes) = objects.get(&from.key, 0..u64::MAX).await?;
+        let (meta, mut bytes) = checked(objects, &from.key).await?;
         if meta.version != from.version {
             return Err(Error::Busy("object changed while it was copied".into()));
         }
@@ -85,4 +85,15 @@ async fn through(objects: &S3Objects, sources: &[Meta], to: &Key) -> Result<Meta
         }
     }
     draft.commit().await
+}
+
+/// A whole object, whose bytes end with an error when they do not fit the bucket's checksum of them: what was received was
+/// hashed then, and nobody hashes it again. Of what was itself sent in parts, the checksum is of its parts, and tells nothing.
+async fn checked(objects: &S3Objects, key: &Key) -> Result<(Meta, ByteStream)> {
+    let inner = &*objects.inner;
+    let request = inner.client.get_object().bucket(&inner.bucket).key(inner.full(key));
+    let request = request.set_checksum_mode(inner.checksum.as_ref().map(|_| ChecksumMode::Enabled));
+    let found = request.send().await.map_err(|error| error::from_sdk("GET", key, error))?;
+    let (meta, length) = inner.opened(key, &(0..u64::MAX), &found)?;
+    Ok((meta, pieces(found.body, length)))
 }

@@ -45,7 +45,7 @@ impl S3Draft {
     }
 
     async fn send(&mut self, buffer: Buffer) -> Result<()> {
-        let (bytes, held) = buffer.freeze();
+        let (bytes, held) = buffer.freeze()?;
         let mut upload = match self.upload.take() {
             Some(upload) => upload,
             None => Upload::begin(&self.objects, &self.key).await?,
@@ -67,7 +67,7 @@ impl S3Draft {
                 None => self.next_buffer().await?,
             };
             let before = piece.len();
-            piece = buffer.fill(piece);
+            piece = buffer.fill(piece)?;
             self.written += (before - piece.len()) as u64;
             self.buffer = Some(buffer);
         }
@@ -109,7 +109,7 @@ impl Draft for S3Draft {
         let last = self.buffer.take();
         if self.upload.is_none() {
             // The memory is given back when the answer is there.
-            let (bytes, _held) = last.map(Buffer::freeze).unzip();
+            let (bytes, _held) = last.map(Buffer::freeze).transpose()?.unzip();
             let bytes = bytes.unwrap_or_default();
             self.expect(bytes.len() as u64)?;
             return self.objects.inner.put(&self.key, bytes, When::Always).await;

@@ -44,9 +44,8 @@ where
             (Some(412), _) | (Some(409), Some("ConditionalRequestConflict")) => Error::Exists,
             (Some(507), _) | (_, Some("QuotaExceeded" | "XMinioStorageFull" | "InsufficientStorage")) => Error::Full,
             // Bytes that were damaged on their way.
-            (_, Some("BadDigest" | "XAmzContentChecksumMismatch" | "RequestTimeout" | "IncompleteBody")) => {
-                Error::Busy(text())
-            }
+            (_, Some("BadDigest" | "XAmzContentChecksumMismatch" | "XAmzContentSHA256Mismatch")) => Error::Busy(text()),
+            (_, Some("RequestTimeout" | "IncompleteBody")) => Error::Busy(text()),
             (Some(501), _) => Error::Backend(text()),
             (Some(409 | 429 | 500..), _) => Error::Busy(text()),
             // A proxy's answer, or half of one.

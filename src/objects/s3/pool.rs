@@ -1,29 +1,40 @@
 //! Memory for parts on their way to the bucket: one budget for all uploads.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
 
 use super::{Error, Result};
 
 /// What the budget is counted in: a semaphore counts no further than some billions.
 const UNIT_BYTES: u64 = 64 << 10;
+/// A buffer to which nothing has come for so long may be taken away, when others have waited for `WAIT`. A builder that
+/// pauses here has sent part of a layer: it sends the whole layer again when it is told so.
+const STALLED: Duration = Duration::from_secs(30);
+/// How long somebody waits before those who have stalled are looked for.
+const WAIT: Duration = Duration::from_secs(5);
 
 /// A budget of bytes. Whoever wants a buffer waits until it fits, first come first served, however large.
 ///
 /// Nobody waits for a second buffer while it holds one that needs that second one to be given back: a part is sent as soon
-/// as it is full, by a task of its own, whether or not the upload gets its next buffer.
+/// as it is full, by a task of its own, whether or not the upload gets its next buffer. A client that stops in the middle
+/// of a part loses its buffer when others want it: otherwise a few such clients would end all uploads.
 #[derive(Clone)]
 pub(super) struct Pool {
     units: Arc<Semaphore>,
     bytes: u64,
+    /// Buffers that are being filled.
+    filling: Arc<Mutex<Vec<Weak<Mutex<Filling>>>>>,
 }
 
 impl Pool {
     pub(super) fn new(bytes: u64) -> Pool {
         let units = usize::try_from(bytes / UNIT_BYTES).unwrap_or(Semaphore::MAX_PERMITS);
-        Pool { units: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))), bytes }
+        let units = Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)));
+        Pool { units, bytes, filling: Arc::default() }
     }
 
     /// Bytes of the whole budget.
@@ -36,34 +47,81 @@ impl Pool {
         let units = bytes.min(self.bytes).div_ceil(UNIT_BYTES).min(self.bytes / UNIT_BYTES).max(1);
         let failed = || Error::Backend("memory for uploads cannot be had".into());
         let units = u32::try_from(units).map_err(|_| failed())?;
-        let held = self.units.clone().acquire_many_owned(units).await.map_err(|_| failed())?;
+        let mut wanted = Box::pin(self.units.clone().acquire_many_owned(units));
+        let held = loop {
+            match timeout(WAIT, &mut wanted).await {
+                Ok(held) => break held.map_err(|_| failed())?,
+                Err(_) => self.take_from_stalled(units),
+            }
+        };
         let capacity = usize::try_from(bytes).map_err(|_| failed())?;
-        Ok(Buffer { bytes: BytesMut::with_capacity(capacity), capacity, held })
+        let bytes = BytesMut::with_capacity(capacity);
+        let filling = Arc::new(Mutex::new(Filling { memory: Some((bytes, held)), since: Instant::now() }));
+        let mut all = lock(&self.filling);
+        all.retain(|other| other.strong_count() > 0);
+        all.push(Arc::downgrade(&filling));
+        Ok(Buffer { filling, capacity })
     }
+
+    /// Frees the buffers that have stalled the longest, until `units` are free.
+    fn take_from_stalled(&self, units: u32) {
+        let all = lock(&self.filling);
+        let mut stalled: Vec<_> = all.iter().filter_map(Weak::upgrade).collect();
+        stalled.retain(|filling| lock(filling).since.elapsed() >= STALLED);
+        stalled.sort_by_key(|filling| lock(filling).since);
+        let mut freed = 0;
+        for filling in stalled {
+            if freed >= units as usize {
+                return;
+            }
+            if let Some((_, held)) = lock(&filling).memory.take() {
+                freed += held.num_permits();
+                tracing::info!("an upload that has stalled gives its memory to others, and fails");
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Memory out of the budget.
 pub(super) struct Buffer {
-    bytes: BytesMut,
+    filling: Arc<Mutex<Filling>>,
     capacity: usize,
-    held: OwnedSemaphorePermit,
+}
+
+struct Filling {
+    /// Gone when it was taken away.
+    memory: Option<(BytesMut, OwnedSemaphorePermit)>,
+    /// When something came last.
+    since: Instant,
+}
+
+fn taken_away() -> Error {
+    Error::Busy("upload had stalled, and others needed its memory".into())
 }
 
 impl Buffer {
     /// Copies what fits of `piece`, and returns the rest.
-    pub(super) fn fill(&mut self, mut piece: Bytes) -> Bytes {
-        let taken = piece.split_to(piece.len().min(self.capacity - self.bytes.len()));
-        self.bytes.extend_from_slice(&taken);
-        piece
+    pub(super) fn fill(&mut self, mut piece: Bytes) -> Result<Bytes> {
+        let mut filling = lock(&self.filling);
+        let (bytes, _) = filling.memory.as_mut().ok_or_else(taken_away)?;
+        let taken = piece.split_to(piece.len().min(self.capacity - bytes.len()));
+        bytes.extend_from_slice(&taken);
+        filling.since = Instant::now();
+        Ok(piece)
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.bytes.len() == self.capacity
+        lock(&self.filling).memory.as_ref().is_some_and(|(bytes, _)| bytes.len() == self.capacity)
     }
 
     /// The bytes, and what has to be kept for as long as they are.
-    pub(super) fn freeze(self) -> (Bytes, OwnedSemaphorePermit) {
-        (self.bytes.freeze(), self.held)
+    pub(super) fn freeze(self) -> Result<(Bytes, OwnedSemaphorePermit)> {
+        let (bytes, held) = lock(&self.filling).memory.take().ok_or_else(taken_away)?;
+        Ok((bytes.freeze(), held))
     }
 }
 
@@ -77,11 +135,44 @@ mod tests {
         let pool = Pool::new(1 << 20);
         let mut first = pool.take(768 << 10).await.unwrap();
         assert!(pool.take(512 << 10).now_or_never().is_none());
-        assert_eq!(first.fill(Bytes::from(vec![1; 1 << 20])).len(), 256 << 10);
+        assert_eq!(first.fill(Bytes::from(vec![1; 1 << 20])).unwrap().len(), 256 << 10);
         assert!(first.is_full());
-        let (bytes, held) = first.freeze();
+        let (bytes, held) = first.freeze().unwrap();
         assert_eq!(bytes.len(), 768 << 10);
         drop(held);
         assert!(pool.take(1 << 20).now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stalls_with_a_part_half_filled_does_not_end_all_uploads() {
+        let pool = Pool::new(4 << 20);
+        let mut stalled = Vec::new();
+        for _ in 0..4 {
+            let mut buffer = pool.take(1 << 20).await.unwrap();
+            buffer.fill("the beginning".into()).unwrap();
+            stalled.push(buffer);
+        }
+        // No more of them than is needed.
+        let fresh = pool.take(2 << 20).await.unwrap();
+        let mut refused = 0;
+        for buffer in &mut stalled {
+            refused += usize::from(matches!(buffer.fill("more".into()), Err(Error::Busy(_))));
+        }
+        assert_eq!(refused, 2);
+        drop(fresh);
+        // Whoever goes on is left alone.
+        let waiting = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.take(4 << 20).await.map(drop) }
+        });
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            for buffer in &mut stalled[2..] {
+                buffer.fill("x".into()).unwrap();
+            }
+        }
+        assert!(!waiting.is_finished());
+        drop(stalled);
+        waiting.await.unwrap().unwrap();
     }
 }

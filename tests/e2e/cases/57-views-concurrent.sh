@@ -1,22 +1,18 @@
 # shellcheck shell=bash
+# stores: fs s3
 # Fifty machines push fifty targets to one reference in the same moment, and
-# none of them is lost.
+# none of them is lost. Over a bucket, half of them push to another replica.
 
 larder_start
+servers=("$LARDER")
+if [ "$STORE_KIND" = s3 ]; then
+  INSTANCE=second STORE=main larder_start
+  servers+=("$LARDER")
+fi
 base_push
 readonly TARGETS=50
 repo=$LARDER/cache/crowd
-
-mkdir crowd
-{
-  echo "ARG BASE"
-  for ((n = 1; n <= TARGETS; n++)); do
-    echo "FROM \${BASE} AS t$n"
-    echo "RUN echo $n > /made"
-  done
-  echo "FROM scratch AS all"
-  for ((n = 1; n <= TARGETS; n++)); do echo "COPY --from=t$n /made /$n"; done
-} >crowd/Dockerfile
+crowd_context crowd $TARGETS
 
 # Real caches, each under a tag of its own; all at once they go to one tag.
 builder_start a
@@ -29,7 +25,7 @@ builder_stop a
 
 pushes=()
 for ((n = 1; n <= TARGETS; n++)); do
-  put_manifest "$repo:shared" "own-$n.mf" &
+  put_manifest "${servers[n % ${#servers[@]}]}/cache/crowd:shared" "own-$n.mf" &
   pushes+=($!)
 done
 for push in "${pushes[@]}"; do wait "$push" || fail "a push was refused"; done

@@ -56,3 +56,19 @@ put_cache() { # ref manifest-file config-file
     '.config.digest = $digest | .config.size = $size' "$2" | tr -d '\n' >"$3.manifest"
   put_manifest "$1" "$3.manifest"
 }
+
+# A context in which every target tN has one step of its own, and `all` copies
+# what each of them made: it is CACHED only when every one of them is.
+crowd_context() { # directory targets command-of-a-step
+  local n
+  mkdir -p "$1"
+  {
+    echo "ARG BASE"
+    for ((n = 1; n <= $2; n++)); do
+      echo "FROM \${BASE} AS t$n"
+      echo "RUN echo $n > /made${3:+ && $3}"
+    done
+    echo "FROM scratch AS all"
+    for ((n = 1; n <= $2; n++)); do echo "COPY --from=t$n /made /$n"; done
+  } >"$1/Dockerfile"
+}

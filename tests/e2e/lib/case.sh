@@ -6,7 +6,7 @@ lib=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 E2E=$(dirname "$lib")
 CONTEXTS=$E2E/contexts
 export E2E CONTEXTS
-for part in common larder base builder steps cache proxy; do
+for part in common s3 larder base builder steps cache proxy balancer; do
   # shellcheck source=/dev/null
   . "$lib/$part.sh"
 done
@@ -22,3 +22,4 @@ set -E
 
 # shellcheck source=/dev/null
 . "$1"
+larder_check_all || fail "the store is not sound"

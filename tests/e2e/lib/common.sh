@@ -27,6 +27,16 @@ assert_file_eq() { # file file what
   cmp "$1" "$2" || fail "$3: $1 and $2 differ"
 }
 
+assert_at_most() { # got limit what
+  [ "$1" -le "$2" ] || fail "$3: got $1, at most $2 allowed"
+}
+
+# Bytes without a pattern, the same for the same key and quickly made.
+keyed_bytes() { # key count
+  openssl enc -aes-128-ctr -nosalt -K "$(printf '%032x' "$1")" -iv "$(printf '%032x' 0)" </dev/zero 2>/dev/null |
+    head -c "$2" || true
+}
+
 # Waits until a command succeeds.
 eventually() { # seconds command...
   local deadline=$((SECONDS + $1))
@@ -63,6 +73,8 @@ stop_process() { # name [signal]
   local pid
   pid=$(pid_of "$1")
   kill "-${2:-TERM}" "$pid" 2>/dev/null || true
+  # A case may have stopped it half-way.
+  kill -CONT "$pid" 2>/dev/null || true
   if ! eventually 20 not alive "$pid"; then
     echo "$1 ($pid) did not end within 20 s and was killed"
     kill -KILL "$pid" 2>/dev/null || true

@@ -1,13 +1,31 @@
 # shellcheck shell=bash
 # Starts and stops the server under test. A case has one server unless it sets
-# INSTANCE, which names another one with its own store and port.
+# INSTANCE, which names another one with its own port and, unless STORE names
+# one, its own store. STORE_KIND says where stores are: fs or s3.
+
+# The server reads LARDER_… as configuration and refuses what it does not know.
+without=()
+for name in "${!LARDER_@}"; do without+=(-u "$name"); done
 
 # LARDER is host:port of the server started last.
 LARDER=
 
 larder_dir() { echo "$WORK/larder/${INSTANCE:-main}"; }
-larder_store() { echo "$(larder_dir)/store"; }
 larder_log() { echo "$(larder_dir)/log"; }
+larder_address() { cat "$(larder_dir)/address"; } # of the instance
+
+# The folder with the files of the store, which a bucket has as well.
+larder_store() {
+  if [ "$STORE_KIND" = s3 ]; then s3_file "${STORE:-${INSTANCE:-main}}"; else echo "$(larder_dir)/store"; fi
+}
+
+larder_store_config() {
+  if [ "$STORE_KIND" = s3 ]; then
+    s3_config "${STORE:-${INSTANCE:-main}}"
+  else
+    printf '[store]\npath = "%s"\n' "$(larder_store)"
+  fi
+}
 
 free_port() {
   local port
@@ -25,11 +43,12 @@ larder_start() {
   local dir attempt
   dir=$(larder_dir)
   mkdir -p "$dir"
+  if [ "$STORE_KIND" = s3 ] && [ -z "$S3" ]; then s3_start; fi
   for attempt in 1 2 3; do
     LARDER=127.0.0.1:$(free_port)
     {
       printf '[server]\nlisten = ["%s"]\n' "$LARDER"
-      printf '[store]\npath = "%s"\n' "$dir/store"
+      larder_store_config
       printf '[log]\nformat = "json"\n'
       [ $# = 0 ] || printf '%s\n' "$@"
     } >"$dir/larder.toml"
@@ -45,11 +64,9 @@ larder_start() {
 
 # Starts the server on the configuration, port and store it had before.
 larder_launch() {
-  local dir name without=()
+  local dir
   dir=$(larder_dir)
   LARDER=$(cat "$dir/address")
-  # The server reads LARDER_… as configuration and refuses what it does not know.
-  for name in "${!LARDER_@}"; do without+=(-u "$name"); done
   spawn "larder-${INSTANCE:-main}" "$dir/log" \
     env "${without[@]}" "$LARDER_BIN" serve --config "$dir/larder.toml"
   eventually 20 larder_ready_or_dead && larder_ready
@@ -64,6 +81,20 @@ larder_kill9() { stop_process "larder-${INSTANCE:-main}" KILL; }
 larder_restart() {
   larder_stop
   larder_launch || fail "larder did not get ready again"
+}
+
+# Whatever a case did, the stores that it leaves are sound. One that damages a
+# store on purpose, and does not mend it, sets DAMAGED.
+DAMAGED=
+larder_check_all() {
+  local dir status=0
+  [ -z "$DAMAGED" ] || return 0
+  for dir in "$WORK"/larder/*/; do
+    [ -e "$dir/larder.toml" ] || continue
+    stop_process "larder-$(basename "$dir")"
+    env "${without[@]}" "$LARDER_BIN" check --read-data --config "$dir/larder.toml" || status=$?
+  done
+  return $status
 }
 
 # The server's request log with the fields the cases use. The only place that

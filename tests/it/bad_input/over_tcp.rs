@@ -41,3 +41,20 @@ async fn what_is_no_http_is_refused_and_the_server_goes_on() {
     assert_eq!(status(&server, &format!("GET /v2/ HTTP/1.1\n{host}\n\n")).await, Some(200));
     server.stopped().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_sends_all_before_it_reads_gets_to_read_why_it_was_refused() {
+    let world = World::with(|config| config.limits.blob = bytesize::ByteSize::mib(1)).await;
+    let server = world.serve().await;
+    let location = world.begin("a").await;
+    let mut stream = server.connect().await;
+    let body = vec![0; 8 << 20];
+    let uri = crate::world::with_digest(&location, &larder::digest::Digest::sha256(b""));
+    let head =
+        format!("PUT {uri} HTTP/1.1\r\nhost: larder\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+    tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stream, &body).await.unwrap();
+    let answer = wire::rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("more than 1048576 bytes"), "{answer}");
+    server.stopped().await;
+}

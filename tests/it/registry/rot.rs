@@ -20,8 +20,8 @@ fn flip(world: &mut World, digest: &Digest, at: u64) {
 
 #[tokio::test]
 async fn a_large_blob_that_rotted_is_cut_then_missing_then_healed() {
-    let bytes = noise(5_000_000, 1);
-    for at in [0, 2_500_000, 4_999_999] {
+    let bytes = noise(20_000_000, 1);
+    for at in [0, 10_000_000, 19_999_999] {
         let mut world = World::new().await;
         let digest = world.put_blob("a", bytes.clone()).await;
         flip(&mut world, &digest, at);
@@ -115,6 +115,7 @@ async fn a_check_finds_what_was_damaged_and_nothing_else() {
                 Problem::WrongBytes => "wrong",
                 Problem::Unreadable(_) => "unreadable",
                 Problem::Missing(_) => "missing",
+                other => other.name(),
             };
             (name.rsplit('/').next().unwrap().to_string(), kind)
         })

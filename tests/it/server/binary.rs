@@ -7,6 +7,8 @@ use std::process::{Child, Command, Output, Stdio};
 use larder::digest::Digest;
 use tempfile::tempdir;
 
+use serde_json::Value;
+
 use crate::world::{CONFIG, descriptor, image};
 
 /// The program in a folder, with nothing from outside that would configure it.
@@ -192,4 +194,64 @@ async fn inspect_asks_a_running_server_for_people_and_for_programs() {
     assert!(larder.terminate().success());
     let (silent, errors) = run(folder.path(), &["inspect", &format!("{host}/app:v1")]);
     assert!(!silent.status.success() && errors.contains("no larder answers"), "{errors}");
+}
+
+/// What a check prints, and its exit status.
+fn check(folder: &Path, arguments: &[&str]) -> (Option<i32>, Vec<Value>) {
+    let (output, errors) = run(folder, &[&["check", "--json"], arguments].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}: {errors}")));
+    (output.status.code(), lines.collect())
+}
+
+fn problems(told: &[Value]) -> Vec<(&str, bool)> {
+    let findings = told.iter().map(|told| &told["finding"]).filter(|finding| finding.is_object());
+    findings.map(|finding| (finding["problem"].as_str().unwrap(), finding["repaired"].is_string())).collect()
+}
+
+#[tokio::test]
+async fn a_check_asks_the_server_that_has_the_store_or_opens_it_itself() {
+    let folder = tempdir().unwrap();
+    let (nothing, errors) = run(folder.path(), &["check"]);
+    assert!(nothing.status.code() == Some(1) && errors.contains("there is no store in larder-data"), "{errors}");
+    assert!(!folder.path().join("larder-data").exists());
+
+    let mut larder = Process::start(folder.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    let client = reqwest::Client::new();
+    let digest = Digest::sha256(b"layer");
+    let upload = format!("{}/v2/app/blobs/uploads/?digest={digest}", larder.url);
+    assert_eq!(client.post(&upload).body("layer").send().await.unwrap().status(), 201);
+    let (status, told) = check(folder.path(), &["--read-data"]);
+    assert_eq!((status, problems(&told)), (Some(0), vec![]));
+    let done = &told.last().unwrap()["done"];
+    assert_eq!((&done["objects"], &done["bytes"]), (&Value::from(2), &Value::from(5)));
+
+    // Whoever reaches the port gives no orders.
+    let ordered = client.post(format!("{}/api/check?repair=true", larder.url));
+    assert_eq!(ordered.try_clone().unwrap().send().await.unwrap().status(), 403);
+    assert_eq!(ordered.bearer_auth("0".repeat(32)).send().await.unwrap().status(), 403);
+
+    let hex = digest.hex();
+    let file = folder.path().join(format!("larder-data/t/default/blobs/sha256/{}/{hex}", &hex[..2]));
+    std::fs::write(&file, "lawyer").unwrap();
+    let (status, told) = check(folder.path(), &["--read-data"]);
+    assert_eq!((status, problems(&told)), (Some(3), vec![("wrong_bytes", false)]));
+    let (status, told) = check(folder.path(), &["--read-data", "--repair"]);
+    assert_eq!((status, problems(&told)), (Some(4), vec![("wrong_bytes", true)]));
+    let blob = format!("{}/v2/app/blobs/{digest}", larder.url);
+    assert_eq!(client.head(&blob).send().await.unwrap().status(), 404, "the running server does not know");
+    let (human, _) = run(folder.path(), &["check"]);
+    let text = String::from_utf8(human.stdout).unwrap();
+    assert!(human.status.code() == Some(3) && text.contains("BROKEN t/default/blobs"), "{text}");
+    assert!(text.contains("in quarantine") && text.ends_with("1 broken, 0 notes, 0 repaired\n"), "{text}");
+
+    // At rest it is the same store.
+    assert!(larder.terminate().success());
+    let (status, told) = check(folder.path(), &["--read-data"]);
+    assert_eq!((status, problems(&told)), (Some(3), vec![("quarantined", false)]));
+    let mut larder = Process::start(folder.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    let upload = format!("{}/v2/app/blobs/uploads/?digest={digest}", larder.url);
+    assert_eq!(client.post(&upload).body("layer").send().await.unwrap().status(), 201);
+    assert!(larder.terminate().success());
+    assert_eq!(check(folder.path(), &["--read-data"]).0, Some(0));
 }

@@ -1,7 +1,9 @@
-// Command cutproxy stands between a registry client and the server under test.
+// Command wireproxy stands between a client and a server, of a registry or of S3.
 // It writes one JSON line per request, so that a case can count what really
-// crossed the wire without trusting the server's own log, and it can cut the
-// body of one blob download short, as a broken network would.
+// crossed the wire without trusting the server's own log. It can cut the body of
+// one blob download short, as a broken network would, and be as slow as S3: a
+// delay before each response, and a bound on the bytes per second of each
+// connection.
 package main
 
 import (
@@ -139,6 +141,8 @@ func main() {
 	flag.Int64Var(&cut.nth, "cut-nth", 0, "cut the nth matching blob download, counted from 1 (0: none)")
 	flag.Int64Var(&cut.after, "cut-after", 1<<20, "bytes of the body to let through before the cut")
 	flag.Int64Var(&cut.minBytes, "cut-min", 1<<20, "smallest body that counts as a match")
+	delay := flag.Duration("delay", 0, "wait before the first byte of each response")
+	rate := flag.Int64("rate", 0, "bytes per second that a client's connection may carry in each direction (0: no bound)")
 	flag.Parse()
 	if *target == "" || *logPath == "" || *portFile == "" {
 		flag.Usage()
@@ -153,7 +157,7 @@ func main() {
 		log.Fatal(err)
 	}
 	rec := &recorder{out: out}
-	server := &http.Server{Handler: handler(*target, rec, cut), ReadHeaderTimeout: 30 * time.Second}
+	server := &http.Server{Handler: handler(*target, rec, cut, *delay), ReadHeaderTimeout: 30 * time.Second}
 	// Written under another name and renamed, so that a reader never sees half of it.
 	port := fmt.Sprintf("%d\n", listener.Addr().(*net.TCPAddr).Port)
 	if err := os.WriteFile(*portFile+".new", []byte(port), 0o644); err != nil {
@@ -162,19 +166,21 @@ func main() {
 	if err := os.Rename(*portFile+".new", *portFile); err != nil {
 		log.Fatal(err)
 	}
-	log.Fatal(server.Serve(listener))
+	log.Fatal(server.Serve(slowListener{listener, *rate}))
 }
 
-func handler(target string, rec *recorder, cut *cutter) http.Handler {
+func handler(target string, rec *recorder, cut *cutter, delay time.Duration) http.Handler {
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(&url.URL{Scheme: "http", Host: target})
-			// An absolute Location must lead back through this proxy.
+			// An absolute Location must lead back through this proxy, and S3's
+			// signatures are over the name the client used.
 			r.Out.Host = r.In.Host
 		},
 		FlushInterval: -1,
-		Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64},
+		Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 256},
 		ModifyResponse: func(r *http.Response) error {
+			time.Sleep(delay)
 			limit := cut.limit(r.Request.Method, r.Request.URL.Path, r.ContentLength)
 			r.Request.Context().Value(limitKey{}).(*limitedWriter).cutAfter = limit
 			return nil

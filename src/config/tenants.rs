@@ -1,0 +1,159 @@
+//! Tenants: which repositories belong to whom, and how much each may store.
+
+use anyhow::bail;
+use bytesize::ByteSize;
+use serde::Deserialize;
+
+use super::{Config, Pattern};
+use crate::names::{RepoName, Tenant};
+
+/// A tenant, and the repositories that are its own.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantConfig {
+    #[serde(deserialize_with = "tenant")]
+    pub name: Tenant,
+    /// Repositories that match any of these, and none of a tenant before, are the tenant's. What matches nowhere is of
+    /// the tenant `default`, which needs no patterns.
+    #[serde(default)]
+    pub repositories: Vec<Pattern>,
+    #[serde(default)]
+    pub quota: Quota,
+}
+
+fn tenant<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Tenant, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+/// How much a tenant may store, in bytes of content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Written")]
+pub struct Quota {
+    /// Uploads that would go beyond are refused.
+    pub max: Option<u64>,
+    /// Above this, what was used least recently goes.
+    pub high: Option<u64>,
+    /// Down to this.
+    pub low: Option<u64>,
+}
+
+/// Where eviction begins, in percent of `max`, and where it ends, in percent of where it begins.
+const HIGH_PERCENT: u64 = 90;
+const LOW_PERCENT: u64 = 90;
+
+/// `quota` as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    max: Option<ByteSize>,
+    high: Option<ByteSize>,
+    low: Option<ByteSize>,
+}
+
+impl TryFrom<Written> for Quota {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Quota, Self::Error> {
+        let percent = |of: u64, percent: u64| u64::try_from(u128::from(of) * u128::from(percent) / 100).unwrap_or(of);
+        let max = written.max.map(|max| max.as_u64());
+        let high = written.high.map(|high| high.as_u64()).or(max.map(|max| percent(max, HIGH_PERCENT)));
+        let low = written.low.map(|low| low.as_u64());
+        let low = low.or(high.map(|high| percent(high, LOW_PERCENT)));
+        if max.is_some_and(|max| high.is_some_and(|high| high > max)) {
+            return Err("a quota's high must not be above its max");
+        }
+        if low.is_some_and(|low| high.is_none_or(|high| low > high)) {
+            return Err("a quota's low must not be above its high");
+        }
+        Ok(Quota { max, high, low })
+    }
+}
+
+impl Config {
+    /// Whose repository it is.
+    pub fn tenant_of(&self, repo: &RepoName) -> Tenant {
+        let matches = |tenant: &&TenantConfig| tenant.repositories.iter().any(|pattern| pattern.matches(repo));
+        self.tenants.iter().find(matches).map_or_else(Tenant::default_tenant, |tenant| tenant.name.clone())
+    }
+
+    /// Every tenant that a request may belong to.
+    pub fn all_tenants(&self) -> Vec<Tenant> {
+        let mut names: Vec<Tenant> = self.tenants.iter().map(|tenant| tenant.name.clone()).collect();
+        let default = Tenant::default_tenant();
+        if !names.contains(&default) {
+            names.push(default);
+        }
+        names
+    }
+
+    /// What a tenant may store.
+    pub fn quota(&self, tenant: &Tenant) -> Quota {
+        self.tenants.iter().find(|known| known.name == *tenant).map_or(Quota::default(), |tenant| tenant.quota)
+    }
+
+    pub(super) fn check_tenants(&self) -> anyhow::Result<()> {
+        let mut seen = std::collections::HashSet::new();
+        for tenant in &self.tenants {
+            if !seen.insert(&tenant.name) {
+                bail!("[[tenants]] has {} twice", tenant.name);
+            }
+            let ruled = self.rules.iter().any(|rule| rule.tenant.as_ref() == Some(&tenant.name));
+            if tenant.repositories.is_empty() && !ruled && tenant.name != Tenant::default_tenant() {
+                bail!("[[tenants]] {} has no repositories: give it patterns", tenant.name);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> anyhow::Result<Config> {
+        let config: Config = toml::from_str(text)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    #[test]
+    fn the_first_tenant_that_matches_owns_a_repository() {
+        let config = parse(
+            "[[tenants]]\nname = \"a\"\nrepositories = [\"a/**\", \"shared\"]\n\
+             [[tenants]]\nname = \"b\"\nrepositories = [\"**/b\", \"a/x\"]\n",
+        )
+        .unwrap();
+        for (repo, tenant) in [("a/x", "a"), ("shared", "a"), ("c/b", "b"), ("a/b", "a"), ("c", "default")] {
+            assert_eq!(&*config.tenant_of(&repo.parse().unwrap()), tenant, "{repo}");
+        }
+        let names: Vec<String> = config.all_tenants().iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["a", "b", "default"]);
+    }
+
+    #[test]
+    fn eviction_begins_before_a_quota_is_full() {
+        let quota = |text: &str| parse(&format!("[[tenants]]\nname = \"default\"\nquota = {{ {text} }}\n"));
+        let of = |text: &str| quota(text).unwrap().quota(&Tenant::default_tenant());
+        assert_eq!(of("max = 1000"), Quota { max: Some(1000), high: Some(900), low: Some(810) });
+        assert_eq!(of("max = 1000, high = 1000, low = 1"), Quota { max: Some(1000), high: Some(1000), low: Some(1) });
+        assert_eq!(of("high = 100"), Quota { max: None, high: Some(100), low: Some(90) });
+        assert_eq!(of(""), Quota::default());
+        for bad in ["max = 1, high = 2", "high = 1, low = 2", "low = 2", "soft = 1"] {
+            assert!(quota(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn tenants_that_cannot_be_meant_are_refused() {
+        for (text, said) in [
+            ("[[tenants]]\nname = \"a\"\n", "no repositories"),
+            ("[[tenants]]\nname = \"default\"\n[[tenants]]\nname = \"default\"\n", "twice"),
+            ("[[tenants]]\nname = \"a/b\"\nrepositories = [\"a\"]\n", "tenant"),
+            ("[[tenants]]\nname = \"a~b\"\nrepositories = [\"a\"]\n", "tenant"),
+            ("[[tenants]]\nrepositories = [\"a\"]\n", "name"),
+        ] {
+            let error = format!("{:#}", parse(text).unwrap_err());
+            assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Read-ahead: the chunks behind the one that a reader is at are fetched meanwhile.
+//!
+//! A reader has one chunk on its way by right; all others come out of one budget for all readers. A place in the budget is
+//! held until the reader has come to the chunk: otherwise chunks of many readers would push each other out before they
+//! are read. A reader that has stopped gives its places back after a while; what it had fetched is then kept or not like
+//! any other chunk.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use tokio::task::JoinError;
+
+use super::flights::Owned;
+use super::{Hot, Piece, Slot};
+use crate::objects::{Key, Version};
+
+/// Chunks of one reader that are on their way or not read yet, the one it is at included.
+const WINDOW: usize = 8;
+/// How long a place is held for a reader that does not come.
+const HELD_MAX: Duration = Duration::from_secs(10);
+
+struct Reader<E, G> {
+    hot: Arc<Hot<E>>,
+    key: Key,
+    version: Version,
+    at: u64,
+    end: u64,
+    /// The chunks from `at` on that have been asked for, each with the task that fetches it, where this reader has one.
+    ahead: VecDeque<Option<Owned<()>>>,
+    fetch: G,
+}
+
+impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
+    /// The chunks `range` of one writing of an object, in order. What is not here comes by `fetch`, given its index.
+    pub fn chunks<F>(
+        self: &Arc<Self>,
+        key: Key,
+        version: Version,
+        range: Range<u64>,
+        fetch: impl Fn(u64) -> F + Clone + Send + Sync + 'static,
+    ) -> BoxStream<'static, Result<Piece, E>>
+    where
+        F: Future<Output = Result<Piece, E>> + Send + 'static,
+    {
+        let (hot, ahead) = (self.clone(), VecDeque::new());
+        let reader = Reader { hot, key, version, at: range.start, end: range.end, ahead, fetch };
+        let chunks = stream::unfold(Some(reader), |reader| async {
+            let mut reader = reader.filter(|reader| reader.at < reader.end)?;
+            let next = reader.next().await;
+            // Behind an error there is nothing.
+            let rest = next.is_ok().then_some(reader);
+            Some((next, rest))
+        });
+        chunks.boxed()
+    }
+}
+
+impl<E, G, F> Reader<E, G>
+where
+    E: Clone + Send + Sync + From<JoinError> + 'static,
+    G: Fn(u64) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Piece, E>> + Send + 'static,
+{
+    fn slot(&self, index: u64) -> Slot {
+        Slot::Chunk(self.key.clone(), self.version.clone(), index)
+    }
+
+    async fn next(&mut self) -> Result<Piece, E> {
+        let (index, fetch) = (self.at, self.fetch.clone());
+        let first = self.hot.join(&self.slot(index), move || fetch(index));
+        if self.ahead.is_empty() {
+            self.ahead.push_back(None);
+        }
+        self.look_ahead();
+        let piece = first.await?;
+        self.ahead.pop_front();
+        self.at += 1;
+        Ok(piece)
+    }
+
+    fn look_ahead(&mut self) {
+        while self.ahead.len() < WINDOW {
+            let index = self.at + self.ahead.len() as u64;
+            if index >= self.end {
+                return;
+            }
+            let slot = self.slot(index);
+            if self.hot.has(&slot) || self.hot.is_coming(&slot) {
+                self.ahead.push_back(None);
+                continue;
+            }
+            let Some(place) = self.hot.place_ahead() else { return };
+            let (fetch, hot) = (self.fetch.clone(), self.hot.clone());
+            self.ahead.push_back(Some(Owned::spawn(async move {
+                // Who comes to it finds the error by itself.
+                let _ = hot.join(&slot, move || fetch(index)).await;
+                drop(hot);
+                tokio::time::sleep(HELD_MAX).await;
+                drop(place);
+            })));
+        }
+    }
+}

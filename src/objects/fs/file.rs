@@ -1,0 +1,156 @@
+//! One file: what is known of it, and its bytes in and out.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::super::{Error, Key, Meta, Result, Version};
+
+/// One read from a file: large enough that what surrounds it does not count, small enough to be done on the spot.
+pub const READ_BYTES: usize = 256 << 10;
+/// Buffers that are kept for the next reads, of [`READ_BYTES`] each. Fresh memory costs as much as to fill it.
+const KEPT_BUFFERS_MAX: usize = 32;
+
+pub fn meta(key: Key, found: &fs::Metadata) -> Meta {
+    let version = format!("{:x}-{:x}-{:x}-{:x}", found.ino(), found.mtime(), found.mtime_nsec(), found.size());
+    Meta {
+        key,
+        size: found.size(),
+        modified: found.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+        version: Version(version.into()),
+    }
+}
+
+pub fn from_io(error: io::Error) -> Error {
+    use io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::NotFound | Kind::NotADirectory => Error::NotFound,
+        Kind::AlreadyExists => Error::Exists,
+        Kind::StorageFull | Kind::QuotaExceeded => Error::Full,
+        Kind::WouldBlock | Kind::Interrupted | Kind::OutOfMemory | Kind::ResourceBusy => {
+            Error::Busy(error.to_string().into())
+        }
+        // Out of file descriptors: of this process, or of the machine.
+        _ if matches!(error.raw_os_error(), Some(24 | 23)) => Error::Busy(error.to_string().into()),
+        _ => Error::Backend(error.to_string().into()),
+    }
+}
+
+/// Opens a file for reading, and what is known of it from the same descriptor: a later rename does not mix two objects.
+pub fn open(path: &Path, key: &Key) -> Result<(File, Meta)> {
+    let file = File::open(path).map_err(from_io)?;
+    let found = file.metadata().map_err(from_io)?;
+    if !found.is_file() {
+        return Err(Error::NotFound);
+    }
+    let meta = meta(key.clone(), &found);
+    Ok((file, meta))
+}
+
+/// The whole of a small file.
+pub fn read_all(file: &File, length: usize) -> Result<Bytes> {
+    let mut bytes = vec![0; length];
+    fill(file, 0, &mut bytes)?;
+    Ok(bytes.into())
+}
+
+/// Reads the bytes from `offset` on.
+fn fill(file: &File, offset: u64, mut into: &mut [u8]) -> Result<()> {
+    let end = offset + into.len() as u64;
+    while !into.is_empty() {
+        let at = end - into.len() as u64;
+        match rustix::io::pread(file.as_fd(), &mut *into, at) {
+            // Files here never shrink, so this is a damaged filesystem, not an end.
+            Ok(0) => return Err(Error::Backend("file is shorter than it was".into())),
+            Ok(read) => into = &mut into[read..],
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(from_io(error.into())),
+        }
+    }
+    Ok(())
+}
+
+/// Buffers for reads, used again.
+#[derive(Clone, Default)]
+pub struct Buffers {
+    free: Arc<Mutex<Vec<Box<[u8]>>>>,
+}
+
+impl Buffers {
+    /// At most [`READ_BYTES`] of a file. What the kernel has in memory is copied on the spot; only for what it has not,
+    /// the caller waits for another thread.
+    pub async fn read(&self, file: &Arc<File>, offset: u64, length: usize) -> Result<Bytes> {
+        let mut buffer = self.take(length.min(READ_BYTES));
+        let cached = copy_cached(file, offset, buffer.bytes_mut());
+        if cached < buffer.length {
+            let file = file.clone();
+            let reading = tokio::task::spawn_blocking(move || {
+                fill(&file, offset + cached as u64, &mut buffer.bytes_mut()[cached..])?;
+                Ok(buffer)
+            });
+            buffer = reading.await.map_err(|error| Error::Backend(error.to_string().into()))??;
+        }
+        Ok(Bytes::from_owner(buffer))
+    }
+
+    fn take(&self, length: usize) -> Buffer {
+        let kept = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Buffer { memory: kept.unwrap_or_else(|| vec![0; READ_BYTES].into()), length, home: self.clone() }
+    }
+}
+
+/// Copies as much from the front as the kernel has in memory. Where it cannot tell, nothing.
+fn copy_cached(file: &File, offset: u64, into: &mut [u8]) -> usize {
+    rustix::io::preadv2(file.as_fd(), &mut [io::IoSliceMut::new(into)], offset, ReadWriteFlags::NOWAIT).unwrap_or(0)
+}
+
+/// A buffer that goes back when nobody looks at its bytes any more.
+struct Buffer {
+    /// Of [`READ_BYTES`].
+    memory: Box<[u8]>,
+    length: usize,
+    home: Buffers,
+}
+
+impl Buffer {
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[..self.length]
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory[..self.length]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut free = self.home.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.len() < KEPT_BUFFERS_MAX {
+            free.push(std::mem::take(&mut self.memory));
+        }
+    }
+}
+
+pub fn write_all_vectored(file: &mut File, pieces: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<io::IoSlice<'_>> = pieces.iter().map(|piece| io::IoSlice::new(piece)).collect();
+    let mut rest = &mut slices[..];
+    io::IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        match file.write_vectored(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => io::IoSlice::advance_slices(&mut rest, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

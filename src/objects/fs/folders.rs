@@ -1,0 +1,265 @@
+//! Folders, and what it takes that a name in them survives a power cut.
+//!
+//! A name is durable when its folder has been synced since, and so has every folder above it since it was made. A sync
+//! that begins after a change covers the change, whoever asked for it: so those who write to one folder at once share
+//! syncs. None is left out.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+
+/// Folders whose entry is known to be durable. Forgetting one costs a sync.
+const DURABLE_MAX: u64 = 65_536;
+/// A folder may be removed as empty between its creation and the rename into it; then it is made again, so often.
+const RACES_MAX: u32 = 16;
+
+/// The folders below the root of a store.
+pub struct Folders {
+    root: PathBuf,
+    durable: moka::sync::Cache<PathBuf, ()>,
+    /// Held alone while a folder is removed, shared while one is made and taken for durable.
+    removing: RwLock<()>,
+    syncs: Syncs,
+}
+
+impl Folders {
+    pub fn new(root: PathBuf) -> Folders {
+        let durable = moka::sync::Cache::new(DURABLE_MAX);
+        Folders { root, durable, removing: RwLock::new(()), syncs: Syncs::default() }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn of<'a>(&'a self, path: &'a Path) -> &'a Path {
+        path.parent().unwrap_or(&self.root)
+    }
+
+    /// Runs `place`, which makes the entry `path`, and syncs all that needs it for the entry to survive a power cut.
+    /// When folders keep disappearing under it: [`io::ErrorKind::ResourceBusy`].
+    pub fn place(&self, path: &Path, place: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        let folder = self.of(path);
+        for _ in 0..RACES_MAX {
+            match self.make_durable(folder).and_then(|()| place()) {
+                // A folder on the way was empty and has just been removed: whoever removed it did not know of us.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.forget(folder),
+                Err(error) => return Err(error),
+                // Once more: the folder may have been removed and made again since, by one who has not synced it yet.
+                Ok(()) => return self.make_durable(folder).and_then(|()| self.sync_nearest(folder)),
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::ResourceBusy, "folder keeps disappearing"))
+    }
+
+    /// Makes sure that an entry which can be seen is there to stay.
+    pub fn settle(&self, path: &Path) -> io::Result<()> {
+        let folder = self.of(path);
+        self.make_durable(folder).and_then(|()| self.sync(folder))
+    }
+
+    /// Makes the going of the entry `path` durable, and removes the folders that it leaves empty.
+    pub fn settle_removal(&self, path: &Path) -> io::Result<()> {
+        let mut folder = self.of(path);
+        self.sync_nearest(folder)?;
+        let _alone = self.removing.write().unwrap_or_else(PoisonError::into_inner);
+        while folder != self.root {
+            // Forgotten first: nobody may take a folder for durable because it was there before it went.
+            self.durable.invalidate(folder);
+            if fs::remove_dir(folder).is_err() {
+                break;
+            }
+            folder = self.of(folder);
+        }
+        Ok(())
+    }
+
+    /// Creates `folder` and its parents, and syncs each one's entry in its parent. A folder that exists is not thereby
+    /// durable: another thread may have made it a moment ago and not synced yet. Only our own memory says so.
+    fn make_durable(&self, folder: &Path) -> io::Result<()> {
+        if folder == self.root || self.durable.contains_key(folder) {
+            return Ok(());
+        }
+        let parent = self.of(folder);
+        self.make_durable(parent)?;
+        let _shared = self.removing.read().unwrap_or_else(PoisonError::into_inner);
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        self.sync(parent)?;
+        self.durable.insert(folder.to_path_buf(), ());
+        Ok(())
+    }
+
+    fn forget(&self, folder: &Path) {
+        for folder in folder.ancestors().take_while(|folder| *folder != self.root) {
+            self.durable.invalidate(folder);
+        }
+    }
+
+    /// Syncs a folder or, when it has gone with the last that was in it, the folder from which it went.
+    fn sync_nearest<'a>(&'a self, mut folder: &'a Path) -> io::Result<()> {
+        loop {
+            match self.sync(folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && folder != self.root => {
+                    folder = self.of(folder);
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn sync(&self, folder: &Path) -> io::Result<()> {
+        self.syncs.sync(folder, || sync_folder(folder))
+    }
+}
+
+/// Syncs a folder by itself.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// The syncs under way, by folder.
+#[derive(Default)]
+struct Syncs {
+    folders: Mutex<HashMap<PathBuf, Arc<Turns>>>,
+}
+
+/// Syncs of one folder, one after the other.
+#[derive(Default)]
+struct Turns {
+    state: Mutex<State>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Number of the sync that began last.
+    begun: u64,
+    running: bool,
+    /// Number of the last sync that ended well, and of the last that failed, and how.
+    done: u64,
+    failed: u64,
+    failure: Option<io::ErrorKind>,
+    /// Callers that have not returned.
+    callers: usize,
+}
+
+impl Syncs {
+    /// Returns when a sync that began after this call has ended. Callers that wait for one share the next.
+    fn sync(&self, folder: &Path, sync: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        let turns = {
+            let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+            let turns = folders.entry(folder.to_path_buf()).or_default().clone();
+            turns.state().callers += 1;
+            turns
+        };
+        let done = turns.wait(sync);
+        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = turns.state();
+        state.callers -= 1;
+        if state.callers == 0 {
+            folders.remove(folder);
+        }
+        done
+    }
+}
+
+impl Turns {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait(&self, sync: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        let mut state = self.state();
+        // The one that runs may have begun before our change.
+        let needed = state.begun + 1;
+        loop {
+            // The kernel tells of a failed sync once, so whoever relied on that one has failed, whatever comes after it.
+            if state.failed >= needed {
+                return Err(state.failure.unwrap_or(io::ErrorKind::Other).into());
+            }
+            if state.done >= needed {
+                return Ok(());
+            }
+            if state.running {
+                state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.running = true;
+            state.begun += 1;
+            let number = state.begun;
+            drop(state);
+            let synced = sync();
+            state = self.state();
+            state.running = false;
+            match &synced {
+                Ok(()) => state.done = number,
+                Err(error) => (state.failed, state.failure) = (number, Some(error.kind())),
+            }
+            self.ended.notify_all();
+            return synced;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    /// Eight callers while a sync is under way; what each is told, and how many syncs there were after the first.
+    fn eight_behind_one(outcome: fn(usize) -> io::Result<()>) -> (Vec<io::Result<()>>, usize) {
+        let (syncs, count) = (Syncs::default(), AtomicUsize::new(0));
+        let folder = Path::new("folder");
+        let (begun, has_begun) = mpsc::channel();
+        let (go, may_go) = mpsc::channel::<()>();
+        let may_go = Mutex::new(may_go);
+        let sync = |begun: mpsc::Sender<()>| {
+            let number = count.fetch_add(1, Ordering::SeqCst);
+            if number == 0 {
+                begun.send(()).unwrap();
+                may_go.lock().unwrap().recv().unwrap();
+            }
+            outcome(number)
+        };
+        std::thread::scope(|scope| {
+            let (first, rest) = (begun.clone(), begun);
+            let first = scope.spawn(|| syncs.sync(folder, move || sync(first.clone())));
+            has_begun.recv().unwrap();
+            let callers: Vec<_> = (0..8)
+                .map(|_| {
+                    let begun = rest.clone();
+                    scope.spawn(|| syncs.sync(folder, move || sync(begun.clone())))
+                })
+                .collect();
+            let turns = syncs.folders.lock().unwrap()[folder].clone();
+            // A caller that has not come to wait yet is only more certain to need a later sync.
+            while turns.state().callers < 9 {
+                std::thread::yield_now();
+            }
+            go.send(()).unwrap();
+            first.join().unwrap().unwrap();
+            let told = callers.into_iter().map(|caller| caller.join().unwrap()).collect();
+            assert!(syncs.folders.lock().unwrap().is_empty());
+            (told, count.load(Ordering::SeqCst) - 1)
+        })
+    }
+
+    #[test]
+    fn a_sync_that_was_under_way_does_not_count_and_a_later_one_is_shared() {
+        let (told, syncs) = eight_behind_one(|_| Ok(()));
+        assert!(told.iter().all(Result::is_ok));
+        assert!((1..=8).contains(&syncs), "{syncs} syncs");
+    }
+
+    #[test]
+    fn nobody_is_told_that_a_failed_sync_was_good() {
+        let (told, syncs) = eight_behind_one(|number| if number == 0 { Ok(()) } else { Err(io::Error::other("disk")) });
+        assert!(told.iter().all(Result::is_err), "{told:?} after {syncs} syncs");
+    }
+}

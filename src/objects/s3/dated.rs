@@ -1,0 +1,81 @@
+//! Deletes that cannot be done late: signed with a date of the past, which the endpoint compares with its own clock.
+//!
+//! S3 refuses a request whose signature is more than 15 minutes old. A delete that is dated when its right was obtained, and
+//! sent once, is therefore done soon after that or never, however long it was held up in this process or on its way.
+
+use std::time::{Duration, SystemTime};
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+use aws_smithy_async::time::StaticTimeSource;
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{Error, Key, PRIVATE, Result, S3Objects, error, mark};
+
+/// Age at which S3 refuses a request.
+pub(super) const AGE_MAX: Duration = Duration::from_secs(15 * 60);
+/// Age of the request that is sent to see whether it is refused.
+const PROBE_AGE: Duration = Duration::from_secs(20 * 60);
+/// Keys of one request.
+const KEYS_MAX: usize = 1000;
+/// Requests under way, where each takes one key only.
+const SINGLE: usize = 16;
+
+/// A client whose requests are all dated `at` and sent once. It is one of its own: the client that everybody shares
+/// takes the age of an answer for an error of its clock, and would correct that from then on.
+fn dated(objects: &S3Objects, at: SystemTime) -> Client {
+    let config = objects.inner.client.config().to_builder();
+    let config = config.time_source(StaticTimeSource::new(at)).retry_config(RetryConfig::disabled());
+    Client::from_conf(config.build())
+}
+
+pub(super) async fn delete(objects: &S3Objects, keys: &[Key], at: SystemTime) -> Result<()> {
+    let client = dated(objects, at);
+    for keys in keys.chunks(KEYS_MAX) {
+        many(objects, &client, keys).await?;
+    }
+    Ok(())
+}
+
+async fn many(objects: &S3Objects, client: &Client, keys: &[Key]) -> Result<()> {
+    let inner = &*objects.inner;
+    let named = keys.iter().map(|key| ObjectIdentifier::builder().key(inner.full(key)).build());
+    let delete = Delete::builder().set_objects(Some(named.collect::<std::result::Result<_, _>>().map_err(unbuilt)?));
+    let delete = delete.quiet(true).build().map_err(unbuilt)?;
+    let sent = client.delete_objects().bucket(&inner.bucket).delete(delete).send().await;
+    match sent.map_err(|error| error::from_sdk("DELETE", "of a batch", error)) {
+        Ok(answer) => match answer.errors().first() {
+            None => Ok(()),
+            Some(failed) => {
+                let (key, code) = (failed.key().unwrap_or_default(), failed.code().unwrap_or_default());
+                Err(Error::Busy(format!("DELETE {key}: {code}").into()))
+            }
+        },
+        // An endpoint that knows only single ones.
+        Err(Error::Backend(reason)) if reason.contains("NotImplemented") || reason.contains(": 501") => {
+            let singles = keys.iter().map(|key| one(objects, client, key)).collect::<Vec<_>>();
+            stream::iter(singles).buffer_unordered(SINGLE).try_collect().await
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn one(objects: &S3Objects, client: &Client, key: &Key) -> Result<()> {
+    let sent = client.delete_object().bucket(&objects.inner.bucket).key(objects.inner.full(key)).send().await;
+    match sent.map_err(|error| error::from_sdk("DELETE", key, error)) {
+        Ok(_) | Err(Error::NotFound) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn unbuilt(error: aws_sdk_s3::error::BuildError) -> Error {
+    Error::Backend(error.to_string().into())
+}
+
+/// Whether the endpoint refuses to delete what never was there, by a request dated 20 minutes ago.
+pub(super) async fn is_refused_late(objects: &S3Objects) -> bool {
+    let late = dated(objects, SystemTime::now() - PROBE_AGE);
+    let key = Key::new(format!("{PRIVATE}late/{}", mark()));
+    one(objects, &late, &key).await.is_err() && many(objects, &late, &[key]).await.is_err()
+}

@@ -1,0 +1,270 @@
+//! Which tags and layers go, by the rules of the operator. Pure functions of what a mark found.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use crate::config::RetainConfig;
+use crate::names::{RepoName, Tag};
+
+/// A tag, as far as it matters here.
+#[derive(Clone, Debug)]
+pub struct TagFacts {
+    pub repo: RepoName,
+    pub tag: Tag,
+    pub pushed: SystemTime,
+    /// Last push or pull.
+    pub used: SystemTime,
+    /// What it names, most of it several times over. Of a cache tag, layers may go one by one.
+    pub cache: bool,
+    pub content: Vec<Content>,
+}
+
+/// A blob that a tag names.
+#[derive(Clone, Copy, Debug)]
+pub struct Content {
+    pub id: u64,
+    pub bytes: u64,
+    /// When it was last pushed or named by a push.
+    pub used: SystemTime,
+    /// Layers below it. Of those that were used last at the same time, the uppermost goes first.
+    pub depth: u32,
+    /// A config or something else that is not a layer: it goes with the tag only.
+    pub fixed: bool,
+}
+
+/// Why a tag or a layer goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Not used for longer than the rule allows. Seconds since its last use.
+    Unused { seconds: u64 },
+    /// Pushed longer ago than the rule allows.
+    Pushed { seconds: u64 },
+    /// More tags of the pattern are newer than the rule keeps.
+    NotNewest { newest: usize },
+    /// The tenant holds more than it may: its least recently used goes.
+    Room { seconds: u64 },
+}
+
+/// Something that goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Decision {
+    pub repo: String,
+    pub tag: String,
+    /// Of one layer, when not the whole tag goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
+    pub bytes: u64,
+    pub reason: Reason,
+}
+
+fn age(at: SystemTime, now: SystemTime) -> Duration {
+    now.duration_since(at).unwrap_or_default()
+}
+
+/// The rule of a tag.
+fn rule<'a>(rules: &'a [RetainConfig], tag: &Tag) -> Option<(usize, &'a RetainConfig)> {
+    rules.iter().enumerate().find(|(_, rule)| rule.tags.matches(tag))
+}
+
+/// Tags that no rule lets go, whatever happens.
+pub fn is_protected(rules: &[RetainConfig], tag: &Tag) -> bool {
+    rule(rules, tag).is_some_and(|(_, rule)| rule.protected)
+}
+
+/// Which tags of one repository go because of their age or their number: positions in `tags`.
+pub fn retired(tags: &[&TagFacts], rules: &[RetainConfig], now: SystemTime) -> Vec<(usize, Reason)> {
+    let mut gone = Vec::new();
+    let mut groups = HashMap::<usize, Vec<usize>>::new();
+    for (at, facts) in tags.iter().enumerate() {
+        let Some((number, rule)) = rule(rules, &facts.tag) else { continue };
+        if rule.protected {
+            continue;
+        }
+        let (unused, old) = (age(facts.used, now), age(facts.pushed, now));
+        if rule.unused.is_some_and(|limit| unused > limit.get()) {
+            gone.push((at, Reason::Unused { seconds: unused.as_secs() }));
+        } else if rule.pushed.is_some_and(|limit| old > limit.get()) {
+            gone.push((at, Reason::Pushed { seconds: old.as_secs() }));
+        } else {
+            groups.entry(number).or_default().push(at);
+        }
+    }
+    for (number, mut group) in groups {
+        let Some(newest) = rules[number].newest else { continue };
+        group.sort_by_key(|at| (std::cmp::Reverse(tags[*at].pushed), *at));
+        gone.extend(group.into_iter().skip(newest).map(|at| (at, Reason::NotNewest { newest })));
+    }
+    gone.sort_unstable_by_key(|(at, _)| *at);
+    gone
+}
+
+/// What goes to make room: layers, then whole tags.
+#[derive(Debug, Default)]
+pub struct Room {
+    /// Layers by id, each with the position of a tag that names it and the time of its last use.
+    pub layers: Vec<(u64, usize, SystemTime)>,
+    pub tags: Vec<usize>,
+    /// Bytes that will be free.
+    pub bytes: u64,
+}
+
+/// Chooses what to let go until `excess` bytes are free, among what was not used within `floor`.
+///
+/// Layers of cache tags go first, the least recently used before all others and, among those of one time, from the tail
+/// of their chains: a build that misses one does its step again. A layer that an ordinary image or a protected tag names
+/// stays. Then whole tags, least recently used first.
+pub fn make_room(
+    tags: &[TagFacts],
+    protected: &dyn Fn(&TagFacts) -> bool,
+    excess: u64,
+    floor: Duration,
+    now: SystemTime,
+) -> Room {
+    struct Layer {
+        bytes: u64,
+        used: SystemTime,
+        depth: u32,
+        tag: usize,
+        fixed: bool,
+    }
+    let mut layers = HashMap::<u64, Layer>::new();
+    for (at, facts) in tags.iter().enumerate() {
+        let fixed = !facts.cache || protected(facts);
+        for content in &facts.content {
+            let new = Layer { bytes: content.bytes, used: content.used, depth: 0, tag: at, fixed: false };
+            let layer = layers.entry(content.id).or_insert(new);
+            layer.used = layer.used.max(content.used);
+            layer.depth = layer.depth.max(content.depth);
+            layer.fixed |= fixed || content.fixed;
+        }
+    }
+    let mut room = Room::default();
+    let mut order: Vec<(&u64, &Layer)> =
+        layers.iter().filter(|(_, layer)| !layer.fixed && age(layer.used, now) > floor).collect();
+    order.sort_unstable_by_key(|(id, layer)| (layer.used, std::cmp::Reverse(layer.depth), **id));
+    for (id, layer) in order {
+        if room.bytes >= excess {
+            return room;
+        }
+        room.bytes += layer.bytes;
+        room.layers.push((*id, layer.tag, layer.used));
+    }
+    // What only the tags that go name is freed with them.
+    let mut names = HashMap::<u64, usize>::new();
+    for facts in tags {
+        let once: HashSet<u64> = facts.content.iter().map(|content| content.id).collect();
+        once.into_iter().for_each(|id| *names.entry(id).or_default() += 1);
+    }
+    let evicted: HashSet<u64> = room.layers.iter().map(|(id, ..)| *id).collect();
+    let mut whole: Vec<usize> =
+        (0..tags.len()).filter(|at| !protected(&tags[*at]) && age(tags[*at].used, now) > floor).collect();
+    whole.sort_by_key(|at| tags[*at].used);
+    for at in whole {
+        if room.bytes >= excess {
+            break;
+        }
+        let mut once = HashSet::new();
+        for content in tags[at].content.iter().filter(|content| once.insert(content.id)) {
+            let left = names.entry(content.id).or_default();
+            *left = left.saturating_sub(1);
+            if *left == 0 && !evicted.contains(&content.id) {
+                room.bytes += content.bytes;
+            }
+        }
+        room.tags.push(at);
+    }
+    room
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Span;
+
+    fn at(hours: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(hours * 3600)
+    }
+
+    fn tag(name: &str, pushed: u64, used: u64, cache: bool, content: &[(u64, u64, u64, u32)]) -> TagFacts {
+        let content = content.iter().map(|(id, bytes, used, depth)| Content {
+            id: *id,
+            bytes: *bytes,
+            used: at(*used),
+            depth: *depth,
+            fixed: false,
+        });
+        TagFacts {
+            repo: "a".parse().unwrap(),
+            tag: name.parse().unwrap(),
+            pushed: at(pushed),
+            used: at(used),
+            cache,
+            content: content.collect(),
+        }
+    }
+
+    fn retain(tags: &str) -> RetainConfig {
+        let tags = tags.to_string().try_into().unwrap();
+        RetainConfig { tags, protected: false, unused: None, pushed: None, newest: None }
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_a_tag_counts() {
+        let rules = [
+            RetainConfig { protected: true, ..retain("main") },
+            RetainConfig { unused: Some(Span::hours(10)), newest: Some(2), ..retain("pr-*") },
+            RetainConfig { pushed: Some(Span::hours(50)), ..retain("*") },
+        ];
+        let tags = [
+            tag("main", 0, 0, true, &[]),
+            tag("pr-1", 0, 89, true, &[]),
+            tag("pr-2", 80, 95, true, &[]),
+            tag("pr-3", 85, 99, true, &[]),
+            tag("pr-4", 90, 99, true, &[]),
+            tag("other", 40, 99, true, &[]),
+            tag("recent", 60, 60, true, &[]),
+        ];
+        let tags: Vec<&TagFacts> = tags.iter().collect();
+        let hours = |hours: u64| hours * 3600;
+        assert_eq!(
+            retired(&tags, &rules, at(100)),
+            [
+                (1, Reason::Unused { seconds: hours(11) }),
+                (2, Reason::NotNewest { newest: 2 }),
+                (5, Reason::Pushed { seconds: hours(60) })
+            ]
+        );
+    }
+
+    #[test]
+    fn the_oldest_layers_go_first_and_of_one_time_the_tail() {
+        let tags = [
+            tag("a", 0, 99, true, &[(1, 10, 50, 0), (2, 10, 50, 1), (3, 10, 90, 2)]),
+            tag("b", 0, 99, true, &[(4, 10, 40, 0), (1, 10, 60, 0)]),
+        ];
+        let ids = |excess| {
+            let room = make_room(&tags, &|_| false, excess, Duration::from_secs(3600), at(100));
+            room.layers.iter().map(|(id, ..)| *id).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(10), [4]);
+        assert_eq!(ids(25), [4, 2, 1]);
+    }
+
+    #[test]
+    fn images_go_as_whole_tags_and_what_others_name_frees_nothing() {
+        let tags = [
+            tag("old", 0, 10, false, &[(1, 10, 10, 0), (2, 10, 10, 0)]),
+            tag("new", 0, 20, false, &[(2, 10, 20, 0)]),
+            tag("kept", 0, 0, false, &[(3, 10, 0, 0)]),
+            tag("cache", 0, 0, true, &[(3, 10, 0, 0)]),
+            tag("just", 0, 100, false, &[(4, 10, 100, 0)]),
+        ];
+        let protected = |facts: &TagFacts| &*facts.tag == "kept";
+        let room = make_room(&tags, &protected, 100, Duration::from_secs(3600), at(100));
+        assert!(room.layers.is_empty(), "a protected image names the only layer: {room:?}");
+        assert_eq!((room.tags, room.bytes), (vec![3, 0, 1], 20));
+    }
+}

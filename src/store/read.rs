@@ -1,0 +1,252 @@
+//! Blobs on their way out.
+//!
+//! Where the store is near, large blobs are streamed from it: the system's page cache is the memory they have. Where it is
+//! far, blobs come in chunks through the hot layer, each chunk by one read for all who want it.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::patience::{in_time, patiently};
+use super::verify::Checked;
+use super::{Error, Repo, Result, Store};
+use crate::digest::{Digest, Hasher};
+use crate::hot::{Piece, Slot};
+use crate::objects::{self, ByteStream, Distance, Meta};
+
+/// A blob of a store that is far is kept whole up to the size of so many chunks.
+const FAR_CHUNKS_WHOLE: u64 = 2;
+
+/// A blob that is here.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    held: Held,
+}
+
+#[derive(Clone, Debug)]
+enum Held {
+    /// In memory, checked.
+    Hot(Bytes),
+    /// In the backend.
+    Cold(Meta),
+}
+
+/// The bytes of a blob, or of a part of it.
+pub enum Content {
+    Whole(Bytes),
+    Stream(ByteStream),
+}
+
+impl Repo {
+    /// A blob to read from.
+    pub async fn open_blob(&self, digest: &Digest) -> Result<Blob> {
+        let key = self.blob_key(digest);
+        if let Some(piece) = self.store.hot.peek(&Slot::Whole(key.clone())) {
+            return Ok(Blob { digest: *digest, size: piece.bytes.len() as u64, held: Held::Hot(piece.bytes) });
+        }
+        let meta = self.store.find(&key).await?.ok_or(Error::BlobUnknown(*digest))?;
+        let size = meta.size;
+        let held = if size <= self.hot_blob_max() {
+            Held::Hot(self.store.small_of(&key, *digest, size).await?)
+        } else {
+            Held::Cold(meta)
+        };
+        Ok(Blob { digest: *digest, size, held })
+    }
+
+    /// An eighth of the layer at most: one blob must not flush it.
+    pub(super) fn hot_blob_max(&self) -> u64 {
+        let hot = &self.store.config.hot;
+        let max = hot.blob_max.as_u64().min(hot.size.as_u64() / 8).min(objects::READ_BYTES_MAX);
+        match self.store.objects.distance() {
+            Distance::Near => max,
+            // A reader would wait for the whole of it, and for one call after another where there could be several.
+            Distance::Far => max.min(FAR_CHUNKS_WHOLE * hot.chunk.as_u64()),
+        }
+    }
+
+    /// Where the client may fetch a blob by itself, when it is not in memory and the operator wants that. Nobody verifies
+    /// such a read but the client.
+    pub async fn direct_blob(&self, blob: &Blob) -> Result<Option<String>> {
+        match &blob.held {
+            Held::Cold(meta) if !self.store.hot.has(&chunk(meta, 0)) => Ok(self.store.objects.direct(meta).await?),
+            _ => Ok(None),
+        }
+    }
+
+    /// Bytes of a blob. `range` lies within its size.
+    ///
+    /// A whole blob that this process has not verified yet is hashed on its way out, and its last piece is held back
+    /// until the digest fits: wrong bytes reach the client as a cut connection, never as a complete answer. Part of such a
+    /// blob is served, and the whole checked in the background.
+    pub async fn read_blob(&self, blob: &Blob, range: Range<u64>) -> Result<Content> {
+        match &blob.held {
+            Held::Hot(bytes) => Ok(Content::Whole(bytes.slice(range.start as usize..range.end as usize))),
+            Held::Cold(meta) => match self.store.objects.distance() {
+                Distance::Near => self.read_near(blob, meta, range).await,
+                Distance::Far => self.read_far(blob, meta.clone(), range).await,
+            },
+        }
+    }
+
+    async fn read_near(&self, blob: &Blob, meta: &Meta, range: Range<u64>) -> Result<Content> {
+        let whole = range == (0..blob.size);
+        let (found, bytes) = match self.store.objects.get(&meta.key, range).await {
+            Ok(opened) => opened,
+            Err(objects::Error::NotFound) => return Err(Error::BlobUnknown(blob.digest)),
+            Err(error) => return Err(error.into()),
+        };
+        if self.store.checks.verdict(&found) == Some(Checked::Right) {
+            return Ok(Content::Stream(bytes));
+        }
+        if whole {
+            return Ok(Content::Stream(self.store.verifying(bytes, found, blob.digest)));
+        }
+        self.store.check_in_background(&found, &blob.digest);
+        Ok(Content::Stream(bytes))
+    }
+
+    async fn read_far(&self, blob: &Blob, mut meta: Meta, range: Range<u64>) -> Result<Content> {
+        // What is known of the blob may be old. The first chunk tells, before anything has been answered.
+        for _ in 0..2 {
+            let mut bytes = self.store.chunked(&meta, &blob.digest, range.clone());
+            match in_time(async { bytes.try_next().await }).await {
+                Ok(first) => {
+                    let bytes = stream::iter(first).map(Ok).chain(bytes);
+                    let bytes = bytes.map_err(|error| objects::Error::Backend(error.to_string().into()));
+                    return Ok(Content::Stream(bytes.boxed()));
+                }
+                Err(Error::BlobUnknown(_)) => {}
+                Err(error) => return Err(error),
+            }
+            meta = self.store.head(&meta.key).await?.ok_or(Error::BlobUnknown(blob.digest))?;
+            if meta.size != blob.size {
+                break;
+            }
+        }
+        Err(Error::Busy)
+    }
+}
+
+/// The name of a chunk in the hot layer.
+fn chunk(meta: &Meta, index: u64) -> Slot {
+    Slot::Chunk(meta.key.clone(), meta.version.clone(), index)
+}
+
+impl Store {
+    /// Bytes of an object, through the hot layer. [`Error::BlobUnknown`] when it is gone, another version, or wrong.
+    fn chunked(&self, meta: &Meta, digest: &Digest, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
+        let size = self.hot.chunk_bytes();
+        let (indices, chunks) = (range.start / size..range.end.div_ceil(size), meta.size.div_ceil(size));
+        let (store, owned, named) = (self.clone(), meta.clone(), *digest);
+        let pieces = self.hot.chunks(meta.key.clone(), meta.version.clone(), indices.clone(), move |index| {
+            let (store, meta) = (store.clone(), owned.clone());
+            async move { store.fetch_chunk(&meta, named, index).await }
+        });
+        // Without sums, what is fetched again later could not be told from what was verified.
+        let verified = self.checks.sums(meta).is_some();
+        let whole = range == (0..meta.size);
+        let progress = (whole && !verified).then(|| self.verification(meta, digest, chunks));
+        if !whole && self.checks.verdict(meta).is_none() {
+            self.check_in_background(meta, digest);
+        }
+        let passed = stream::iter(indices).zip(pieces).then(move |(index, piece)| {
+            let (progress, range) = (progress.clone(), range.clone());
+            async move {
+                let piece = piece?;
+                if let Some(progress) = progress {
+                    progress.pass(index, &piece).await?;
+                }
+                let start = index * size;
+                let from = range.start.saturating_sub(start) as usize;
+                let to = (range.end - start).min(piece.bytes.len() as u64) as usize;
+                Ok(piece.bytes.slice(from..to))
+            }
+        });
+        passed.boxed()
+    }
+
+    async fn fetch_chunk(&self, meta: &Meta, digest: Digest, index: u64) -> Result<Piece> {
+        let start = index * self.hot.chunk_bytes();
+        let end = meta.size.min(start + self.hot.chunk_bytes());
+        let ticket = self.presence.ticket(&meta.key);
+        let fetch = || async {
+            let (found, mut bytes) = self.objects.get(&meta.key, start..end).await?;
+            if found.version != meta.version || self.checks.is_wrong(meta) {
+                return Err(objects::Error::NotFound);
+            }
+            // Copied: pieces are slices of the connection's buffers.
+            let mut gathered = Vec::with_capacity((end - start) as usize);
+            while let Some(piece) = bytes.try_next().await? {
+                gathered.extend_from_slice(&piece);
+            }
+            let piece = Piece::of(gathered.into());
+            let verified = self.checks.sums(meta).and_then(|sums| sums.get(index as usize).copied());
+            if verified.is_some_and(|sum| sum != piece.sum) {
+                tracing::warn!(key = %meta.key, index, "chunk came with other bytes than before");
+                // On the line, or in the bucket.
+                self.check_in_background(meta, &digest);
+                return Err(objects::Error::Busy("chunk has other bytes than before".into()));
+            }
+            Ok(piece)
+        };
+        match patiently(fetch).await {
+            Ok(piece) => {
+                self.presence.insert(ticket, meta);
+                Ok(piece)
+            }
+            Err(objects::Error::NotFound) => {
+                self.presence.forget(&meta.key);
+                Err(Error::BlobUnknown(digest))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A whole object, hashed as it passes.
+    fn verifying(&self, bytes: ByteStream, meta: Meta, digest: Digest) -> ByteStream {
+        struct State {
+            bytes: ByteStream,
+            hasher: Hasher,
+            held: Option<Bytes>,
+        }
+        let state = State { bytes, hasher: Hasher::new(digest.algorithm()), held: None };
+        let store = self.clone();
+        stream::try_unfold(Some(state), move |state| {
+            let (store, meta) = (store.clone(), meta.clone());
+            async move {
+                let Some(mut state) = state else { return Ok(None) };
+                loop {
+                    match state.bytes.try_next().await? {
+                        Some(piece) => {
+                            let (mut hasher, hashed) = (state.hasher, piece.clone());
+                            let hashing = tokio::task::spawn_blocking(move || {
+                                hasher.update(&hashed);
+                                hasher
+                            });
+                            state.hasher = hashing.await.map_err(|e| objects::Error::Backend(e.to_string().into()))?;
+                            if let Some(ready) = state.held.replace(piece) {
+                                return Ok(Some((ready, Some(state))));
+                            }
+                        }
+                        None => {
+                            let right = state.hasher.finish() == digest;
+                            store.record(&meta, right).await;
+                            return match state.held {
+                                Some(last) if right => Ok(Some((last, None))),
+                                None if right => Ok(None),
+                                _ => Err(objects::Error::Backend("object does not fit its digest".into())),
+                            };
+                        }
+                    }
+                }
+            }
+        })
+        .boxed()
+    }
+}

@@ -1,0 +1,277 @@
+//! Room for what is uploaded: the quota of its tenant, and the free space of the disk.
+//!
+//! An upload takes its place before its body is read, where its length is known, so that what does not fit is refused
+//! before it is sent, and uploads at the same time do not take one room twice. Manifests, records and pointers are let
+//! through: they are small, a build fails without them after all of its layers were sent, and what makes room must be able
+//! to write too. That is what the reserve of the disk is for.
+//!
+//! While somebody makes room, uploads that do not fit wait for that, for a while: a build that is late is better than one
+//! that fails. Nothing is remembered of a store that was full: every upload looks anew.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+
+use super::usage::{Account, Usage};
+use super::{Error, Repo, Result, Store};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::names::Tenant;
+use crate::objects::{Objects, Space};
+
+/// Eviction for the disk begins when less than so many reserves are free, and ends when so many are.
+const LOW_RESERVES: u64 = 2;
+const ENOUGH_RESERVES: u64 = 3;
+/// The least that counts as a reserve for eviction, as a part of the disk: without one, eviction would begin when the
+/// disk is full.
+const EVICTION_PART: u64 = 100;
+
+/// How long an upload waits for room that is being made. Below the usual 60 s of proxies.
+const WAIT: Duration = Duration::from_secs(40);
+/// Rounds of eviction that it waits for: the first may have begun before the room was short.
+const ROUNDS: usize = 2;
+/// After a round that left something full, none is asked for and none is waited for: so long, and so many times what the
+/// round took. What was condemned takes its time to go.
+const FUTILE: Duration = Duration::from_secs(10);
+const FUTILE_ROUNDS: u32 = 10;
+
+/// Who has how much room.
+pub struct Room {
+    pub(super) usage: Usage,
+    objects: Arc<dyn Objects>,
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    /// Bytes that uploads under way have announced and not yet written.
+    coming: AtomicU64,
+    pressed: Notify,
+    /// Somebody makes room when told to.
+    relieved: AtomicBool,
+    /// Tells that a round of eviction has ended and, when it left something full, until when there is no use in another.
+    rounds: watch::Sender<Option<Instant>>,
+}
+
+/// A round of eviction. Dropped, it has ended, and those who wait for room look again.
+pub struct Round<'a> {
+    room: &'a Room,
+    began: Instant,
+}
+
+impl Drop for Round<'_> {
+    fn drop(&mut self) {
+        let pause = FUTILE.max(self.began.elapsed() * FUTILE_ROUNDS);
+        self.room.rounds.send_replace(self.room.is_full().then(|| Instant::now() + pause));
+    }
+}
+
+impl Room {
+    pub(super) fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>) -> Room {
+        let usage = Usage::new(metrics.clone());
+        let (pressed, relieved, rounds) = (Notify::new(), AtomicBool::new(false), watch::Sender::new(None));
+        Room { usage, objects, config, metrics, coming: AtomicU64::new(0), pressed, relieved, rounds }
+    }
+
+    /// Resolves when room is short, now or since it was last asked: something should be evicted at once, before the round
+    /// is dropped. Whoever asks goes on asking for as long as the server runs: uploads wait for it.
+    pub async fn pressed(&self) -> Round<'_> {
+        self.relieved.store(true, Relaxed);
+        self.pressed.notified().await;
+        Round { room: self, began: Instant::now() }
+    }
+
+    /// A place for an upload, now or when it has been made.
+    async fn wait(self: &Arc<Self>, tenant: &Tenant, size: Option<u64>) -> Result<Place> {
+        // Before the look: a round that ends just behind it is not missed.
+        let mut rounds = self.rounds.subscribe();
+        let mut taken = self.take(tenant, size);
+        if taken.is_err() && self.relieved.load(Relaxed) {
+            let waiting = async {
+                for _ in 0..ROUNDS {
+                    if taken.is_ok() || self.is_futile() || rounds.changed().await.is_err() {
+                        return;
+                    }
+                    taken = self.take(tenant, size);
+                }
+            };
+            // In vain or not, what the last look found counts.
+            let _ = tokio::time::timeout(WAIT, waiting).await;
+        }
+        if taken.is_err() {
+            self.metrics.uploads_refused.inc();
+        }
+        taken
+    }
+
+    pub(super) fn press(&self) {
+        if !self.is_futile() {
+            self.pressed.notify_one();
+        }
+    }
+
+    fn is_futile(&self) -> bool {
+        self.rounds.borrow().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Whether the disk takes no uploads, or something should have been condemned that was not.
+    fn is_full(&self) -> bool {
+        self.is_short() || self.fits_disk().is_err()
+    }
+
+    /// Whether something should go that has not been condemned yet.
+    pub fn is_short(&self) -> bool {
+        let mut accounts = self.usage.accounts().into_iter();
+        self.shortage() > 0 || accounts.any(|(tenant, _)| self.excess(&tenant) > 0)
+    }
+
+    /// Bytes of a tenant that should go for its quota.
+    pub fn excess(&self, tenant: &Tenant) -> u64 {
+        let (quota, live) = (self.config.quota(tenant), self.usage.account(tenant).live());
+        match (quota.high, quota.low) {
+            (Some(high), Some(low)) if live > high => live - low,
+            _ => 0,
+        }
+    }
+
+    /// Bytes that should go, of whichever tenant, for the disk. What is condemned goes already.
+    pub fn shortage(&self) -> u64 {
+        let Some(space) = self.space() else { return 0 };
+        let reserve = self.config.store.reserve(space.total).max(space.total / EVICTION_PART);
+        let condemned: u64 = self.usage.accounts().iter().map(|(_, account)| account.stored() - account.live()).sum();
+        let free = space.free.saturating_add(condemned).saturating_sub(self.coming.load(Relaxed));
+        if free < LOW_RESERVES.saturating_mul(reserve) {
+            ENOUGH_RESERVES.saturating_mul(reserve).saturating_sub(free)
+        } else {
+            0
+        }
+    }
+
+    /// Bytes that a tenant may keep while the disk is short of room: each gives as much as it has of all.
+    pub fn share(&self, tenant: &Tenant) -> Option<u64> {
+        let shortage = self.shortage();
+        if shortage == 0 {
+            return None;
+        }
+        let live = self.usage.account(tenant).live();
+        let all: u64 = self.usage.accounts().iter().map(|(_, account)| account.live()).sum();
+        let part = u128::from(shortage.min(all)) * u128::from(live) / u128::from(all.max(1));
+        Some(live.saturating_sub(u64::try_from(part).unwrap_or(live)))
+    }
+
+    fn space(&self) -> Option<Space> {
+        let space = self.objects.space()?;
+        self.metrics.free_bytes.set(i64::try_from(space.free).unwrap_or(i64::MAX));
+        Some(space)
+    }
+
+    /// A place for an upload of `size` bytes; without a size, for as long as there is room at all.
+    fn take(self: &Arc<Self>, tenant: &Tenant, size: Option<u64>) -> Result<Place> {
+        let (account, bytes) = (self.usage.account(tenant), size.unwrap_or(0));
+        // Announced first and looked at then: of two that fit only alone, one at least sees the other.
+        account.announce(bytes);
+        self.coming.fetch_add(bytes, Relaxed);
+        let mut place = Place { room: self.clone(), account, bytes, coming: bytes };
+        let fits = self.fits_quota(tenant, &place).and_then(|()| self.fits_disk());
+        if fits.is_err() {
+            self.press();
+            place.give_back();
+        }
+        fits.map(|()| place)
+    }
+
+    fn fits_quota(&self, tenant: &Tenant, place: &Place) -> Result<()> {
+        let quota = self.config.quota(tenant);
+        let stored = place.account.live();
+        let used = stored.saturating_add(place.account.arriving());
+        if quota.high.is_some_and(|high| used > high) {
+            self.press();
+        }
+        match quota.max {
+            // An upload that tells no size may begin while there is a byte left.
+            Some(max) if used > max || used == max && place.bytes == 0 => {
+                Err(Error::OverQuota { tenant: tenant.clone(), stored, max, size: place.bytes })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn fits_disk(&self) -> Result<()> {
+        let Some(space) = self.space() else { return Ok(()) };
+        let (reserve, coming) = (self.config.store.reserve(space.total), self.coming.load(Relaxed));
+        if space.free < LOW_RESERVES * reserve {
+            self.press();
+        }
+        if space.free < reserve.saturating_add(coming) {
+            return Err(Error::Short { free: space.free, reserve, coming });
+        }
+        Ok(())
+    }
+}
+
+/// The room that one upload has, given back when it is dropped.
+pub(super) struct Place {
+    room: Arc<Room>,
+    account: Arc<Account>,
+    /// Of the quota.
+    bytes: u64,
+    /// Of the disk, not yet written.
+    coming: u64,
+}
+
+impl Place {
+    /// So many bytes are about to be written.
+    pub(super) fn write(&mut self, bytes: u64) -> Result<()> {
+        let announced = bytes.min(self.coming);
+        self.room.coming.fetch_sub(announced, Relaxed);
+        self.coming -= announced;
+        // What told its length has been looked at.
+        if announced == bytes { Ok(()) } else { self.room.fits_disk() }
+    }
+
+    /// The blob is stored.
+    pub(super) fn stored(self, bytes: u64) {
+        self.account.added(bytes);
+    }
+
+    /// A part of a blob is stored.
+    pub(super) fn staged(self, bytes: u64) {
+        self.account.staged(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    fn give_back(&mut self) {
+        self.account.arrived(std::mem::take(&mut self.bytes));
+        self.room.coming.fetch_sub(std::mem::take(&mut self.coming), Relaxed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+impl Store {
+    /// The room there is.
+    pub fn room(&self) -> &Room {
+        &self.room
+    }
+}
+
+impl Repo {
+    /// Refuses what could not be stored, before it is sent.
+    pub async fn expect_room(&self) -> Result<()> {
+        self.place(None).await.map(drop)
+    }
+
+    pub(super) async fn place(&self, size: Option<u64>) -> Result<Place> {
+        self.store.room.wait(self.tenant(), size).await
+    }
+
+    /// Tells those who make room when the backend had none.
+    pub(super) fn noticing<T>(&self, done: Result<T>) -> Result<T> {
+        if let Err(Error::Full | Error::Short { .. }) = &done {
+            self.store.room.press();
+        }
+        done
+    }
+}

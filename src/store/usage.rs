@@ -1,0 +1,301 @@
+//! How much each tenant stores: an account in memory, so that no request counts anything.
+//!
+//! It begins with a scan of the store in the background and then follows what this server writes and deletes. Each later
+//! scan replaces it. It is an estimate: until the first scan is through it knows of nothing; what was written or deleted
+//! during a scan may count twice; a blob that is sent although it was there counts again until the next scan; and in a
+//! bucket each replica sees what the others do only when it scans. All of this is corrected by the next scan, and none of
+//! it decides what is deleted.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use futures::{StreamExt, TryStreamExt};
+use prometheus::IntGauge;
+use serde::Serialize;
+
+use super::layout::{Place, RepoItem};
+use super::manifests::Parsed;
+use super::patience::patiently;
+use super::{Result, Store, layout};
+use crate::digest::Digest;
+use crate::metrics::Metrics;
+use crate::names::{RepoName, Tenant};
+use crate::objects::{self, Objects, Read};
+
+/// Manifests read at once by a scan: it has time.
+const READS: usize = 4;
+
+/// The accounts of all tenants.
+pub struct Usage {
+    accounts: RwLock<BTreeMap<Tenant, Arc<Account>>>,
+    metrics: Arc<Metrics>,
+}
+
+/// What one tenant stores, as far as this server knows. Bytes are those of blobs, finished or staged.
+pub struct Account {
+    /// What the last scan found, less what had changed before it began: so the sum with `changed` is right.
+    base: Count,
+    changed: Count,
+    /// Of what is stored, bytes that are about to be deleted.
+    condemned: AtomicU64,
+    /// Bytes announced by uploads under way.
+    arriving: AtomicU64,
+    scanned: Mutex<Option<Scanned>>,
+    shown: [IntGauge; 2],
+}
+
+#[derive(Default)]
+struct Count {
+    bytes: AtomicI64,
+    blobs: AtomicI64,
+}
+
+/// What a scan of a tenant found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Scanned {
+    pub bytes: u64,
+    pub blobs: u64,
+    pub repositories: BTreeMap<String, RepoUsage>,
+    /// When it was through.
+    pub at: jiff::Timestamp,
+}
+
+/// What one repository has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RepoUsage {
+    pub manifests: u64,
+    pub tags: u64,
+    /// Bytes of the blobs that its manifests name, each counted once. They belong to the tenant: other repositories may
+    /// name them too.
+    pub bytes: u64,
+}
+
+/// Where an account stood when a scan began.
+#[derive(Clone, Copy, Debug)]
+pub struct Began {
+    bytes: i64,
+    blobs: i64,
+}
+
+impl Usage {
+    pub fn new(metrics: Arc<Metrics>) -> Usage {
+        Usage { accounts: RwLock::default(), metrics }
+    }
+
+    pub fn account(&self, tenant: &Tenant) -> Arc<Account> {
+        let known = self.accounts.read().unwrap_or_else(PoisonError::into_inner).get(tenant).cloned();
+        known.unwrap_or_else(|| {
+            let mut accounts = self.accounts.write().unwrap_or_else(PoisonError::into_inner);
+            let account = accounts.entry(tenant.clone()).or_insert_with(|| {
+                let shown = [&self.metrics.stored_bytes, &self.metrics.stored_blobs];
+                Arc::new(Account::new(shown.map(|shown| shown.with_label_values(&[&**tenant]))))
+            });
+            account.clone()
+        })
+    }
+
+    /// All accounts there are, by name.
+    pub fn accounts(&self) -> Vec<(Tenant, Arc<Account>)> {
+        let accounts = self.accounts.read().unwrap_or_else(PoisonError::into_inner);
+        accounts.iter().map(|(tenant, account)| (tenant.clone(), account.clone())).collect()
+    }
+}
+
+impl Account {
+    fn new(shown: [IntGauge; 2]) -> Account {
+        Account {
+            base: Count::default(),
+            changed: Count::default(),
+            condemned: AtomicU64::default(),
+            arriving: AtomicU64::default(),
+            scanned: Mutex::default(),
+            shown,
+        }
+    }
+
+    /// Bytes in the store.
+    pub fn stored(&self) -> u64 {
+        sum(&self.base.bytes, &self.changed.bytes)
+    }
+
+    /// Blobs in the store.
+    pub fn blobs(&self) -> u64 {
+        sum(&self.base.blobs, &self.changed.blobs)
+    }
+
+    /// Bytes that stay: what is about to be deleted counts for no quota.
+    pub fn live(&self) -> u64 {
+        self.stored().saturating_sub(self.condemned.load(Relaxed))
+    }
+
+    /// Bytes announced by uploads under way.
+    pub fn arriving(&self) -> u64 {
+        self.arriving.load(Relaxed)
+    }
+
+    /// What the last scan found.
+    pub fn scanned(&self) -> Option<Scanned> {
+        self.scanned.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A blob was stored.
+    pub fn added(&self, bytes: u64) {
+        self.change(signed(bytes), 1);
+    }
+
+    /// A blob was deleted.
+    pub fn removed(&self, bytes: u64) {
+        self.change(-signed(bytes), -1);
+    }
+
+    /// Bytes were staged by a chunked upload, or removed again.
+    pub(super) fn staged(&self, bytes: i64) {
+        self.change(bytes, 0);
+    }
+
+    fn change(&self, bytes: i64, blobs: i64) {
+        self.changed.bytes.fetch_add(bytes, Relaxed);
+        self.changed.blobs.fetch_add(blobs, Relaxed);
+        self.show();
+    }
+
+    pub(super) fn announce(&self, bytes: u64) {
+        self.arriving.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn arrived(&self, bytes: u64) {
+        self.arriving.fetch_sub(bytes, Relaxed);
+    }
+
+    /// How many of the stored bytes are about to be deleted.
+    pub fn set_condemned(&self, bytes: u64) {
+        self.condemned.store(bytes, Relaxed);
+    }
+
+    /// To be called before a scan, for [`Account::set_scanned`] behind it.
+    pub fn begin_scan(&self) -> Began {
+        Began { bytes: self.changed.bytes.load(Relaxed), blobs: self.changed.blobs.load(Relaxed) }
+    }
+
+    /// Replaces the account by what was found, with what has changed since.
+    pub fn set_scanned(&self, began: Began, found: Scanned) {
+        self.base.bytes.store(signed(found.bytes) - began.bytes, Relaxed);
+        self.base.blobs.store(signed(found.blobs) - began.blobs, Relaxed);
+        *self.scanned.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+        self.show();
+    }
+
+    fn show(&self) {
+        self.shown[0].set(signed(self.stored()));
+        self.shown[1].set(signed(self.blobs()));
+    }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+fn sum(base: &AtomicI64, changed: &AtomicI64) -> u64 {
+    u64::try_from(base.load(Relaxed).saturating_add(changed.load(Relaxed))).unwrap_or(0)
+}
+
+impl Store {
+    /// What each tenant stores.
+    pub fn usage(&self) -> &Usage {
+        &self.room.usage
+    }
+
+    /// Counts what all tenants store, and corrects their accounts: lists everything, and reads every manifest.
+    pub async fn scan_usage(&self) -> Result<()> {
+        for tenant in self.tenants().await? {
+            let account = self.usage().account(&tenant);
+            let began = account.begin_scan();
+            let found = scan(&*self.objects, &tenant).await?;
+            tracing::info!(%tenant, bytes = found.bytes, blobs = found.blobs, "usage counted");
+            account.set_scanned(began, found);
+        }
+        Ok(())
+    }
+}
+
+/// What of a tenant's listing counts.
+enum Counted {
+    Bytes(u64),
+    Blob(u64),
+    Tag(RepoName),
+    Manifest(RepoName, Vec<(Digest, u64)>),
+    Nothing,
+}
+
+async fn scan(objects: &dyn Objects, tenant: &Tenant) -> Result<Scanned> {
+    let prefix = layout::tenant_prefix(tenant);
+    let listed = objects.list(&prefix, None).map_err(super::Error::from);
+    let looks = listed.map_ok(|meta| async move {
+        Ok(match layout::parse(meta.key.as_str()) {
+            Some(Place::Blob { .. }) => Counted::Blob(meta.size),
+            Some(Place::Upload { item: layout::UploadItem::Part { .. }, .. }) => Counted::Bytes(meta.size),
+            Some(Place::Repo { repo, item: RepoItem::Tag(_), .. }) => Counted::Tag(repo),
+            Some(Place::Repo { repo, item: RepoItem::Manifest(_), .. }) => {
+                match patiently(|| objects.read(&meta.key, None)).await {
+                    Ok(Read::Fresh(_, bytes)) => {
+                        let parsed = Parsed::parse(&bytes, None);
+                        let named = parsed.map(|parsed| parsed.blobs.into_iter().zip(parsed.sizes).collect());
+                        Counted::Manifest(repo, named.unwrap_or_default())
+                    }
+                    Ok(Read::Same) | Err(objects::Error::NotFound) => Counted::Nothing,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            _ => Counted::Nothing,
+        })
+    });
+    let mut looks = looks.try_buffered(READS).boxed();
+    let (mut found, mut of, mut seen) = (Scanned::default(), None, HashSet::new());
+    while let Some(counted) = looks.try_next().await? {
+        match counted {
+            Counted::Bytes(bytes) => found.bytes += bytes,
+            Counted::Blob(bytes) => (found.bytes, found.blobs) = (found.bytes + bytes, found.blobs + 1),
+            Counted::Tag(repo) => found.repositories.entry(repo.to_string()).or_default().tags += 1,
+            Counted::Manifest(repo, named) => {
+                let usage = found.repositories.entry(repo.to_string()).or_default();
+                usage.manifests += 1;
+                if of.as_ref() != Some(&repo) {
+                    seen.clear();
+                    of = Some(repo);
+                }
+                // Eight bytes of a digest: this is memory for each blob of a repository, and an estimate.
+                let new = named.iter().filter(|(digest, _)| seen.insert(digest.bytes().first_chunk::<8>().copied()));
+                usage.bytes = new.fold(usage.bytes, |sum, (_, size)| sum.saturating_add(*size));
+            }
+            Counted::Nothing => {}
+        }
+    }
+    found.at = jiff::Timestamp::now();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scan_corrects_an_account_and_keeps_what_has_changed_since() {
+        let metrics = Arc::new(Metrics::default());
+        let usage = Usage::new(metrics.clone());
+        let account = usage.account(&Tenant::default_tenant());
+        account.added(10);
+        account.added(10);
+        let began = account.begin_scan();
+        account.added(5);
+        account.set_scanned(began, Scanned { bytes: 100, blobs: 7, ..Scanned::default() });
+        assert_eq!((account.stored(), account.blobs()), (105, 8));
+        account.removed(100);
+        account.removed(100);
+        assert_eq!((account.stored(), account.blobs()), (0, 6));
+        account.added(200);
+        account.set_condemned(50);
+        assert_eq!((account.stored(), account.live()), (105, 55));
+        assert!(metrics.render().contains("larder_stored_bytes{tenant=\"default\"} 105"));
+    }
+}

@@ -1,0 +1,82 @@
+# shellcheck shell=bash
+# stores: s3
+# However much moves at once, memory is the hot layer and a constant for each
+# transfer; and a client that stops reading is nobody else's trouble.
+
+readonly COUNT=64 HOT='[hot]
+size = "256MiB"'
+readonly LIMIT_KB=$((512 << 10))
+mib=${FULL:+128}
+mib=${mib:-16}
+bytes=$((mib << 20))
+
+# Blobs that differ in their first bytes only: quickly made, and never on this disk twice.
+keyed_bytes 1 $bytes >base
+blob() { # number
+  printf '%08d' "$1"
+  tail -c +9 base
+}
+for ((n = 0; n < COUNT; n++)); do blob $n | sha256sum | cut -d' ' -f1; done >digests
+mapfile -t digests <digests
+
+peak_kb() { awk '$1 == "VmHWM:" { print $2 }' "/proc/$(pid_of "larder-${INSTANCE:-main}")/status"; }
+
+all() { # command, run with each number at once
+  local n jobs=() job
+  for ((n = 0; n < COUNT; n++)); do
+    "$@" $n &
+    jobs+=($!)
+  done
+  for job in "${jobs[@]}"; do wait "$job" || fail "$* failed"; done
+}
+
+push() { # number
+  local location
+  location=$(curl -fsS -D - -o /dev/null -X POST -H 'Content-Length: 0' "http://$LARDER/v2/many/blobs/uploads/" |
+    tr -d '\r' | sed -nE 's/^location: *//Ip')
+  blob "$1" | curl -fsS -o /dev/null -X PUT -T - -H "Content-Length: $bytes" -H 'Transfer-Encoding:' -H 'Expect:' \
+    -H 'Content-Type: application/octet-stream' "http://$LARDER$location?digest=sha256:${digests[$1]}"
+}
+pull() { # number
+  local got
+  got=$(curl -fsS "http://$LARDER/v2/many/blobs/sha256:${digests[$1]}" | sha256sum | cut -d' ' -f1)
+  assert_eq "$got" "${digests[$1]}" "blob $1"
+}
+
+STORE=shared larder_start "$HOT"
+start=$SECONDS
+all push
+peak=$(peak_kb)
+note "$COUNT pushes of $mib MiB at once: $((peak >> 10)) MiB at most, $((SECONDS - start)) s"
+assert_at_most "$peak" $LIMIT_KB "resident KiB of pushes"
+larder_stop
+
+INSTANCE=cold STORE=shared larder_start "$HOT"
+start=$SECONDS
+all pull
+peak=$(INSTANCE=cold peak_kb)
+note "$COUNT pulls of $mib MiB at once, cold: $((peak >> 10)) MiB at most, $((SECONDS - start)) s"
+assert_at_most "$peak" $LIMIT_KB "resident KiB of pulls"
+INSTANCE=cold larder_stop
+
+# Readers of one cold blob, without and with one that stops after its first bytes.
+read_same() { curl -fsS -o /dev/null "http://$LARDER/v2/many/blobs/sha256:${digests[0]}"; }
+milliseconds() { echo $(($(date +%s%N) / 1000000)); }
+crowd() { # instance -> milliseconds
+  local start
+  start=$(milliseconds)
+  all read_same
+  echo $(($(milliseconds) - start))
+}
+INSTANCE=without STORE=shared larder_start "$HOT"
+without=$(crowd)
+INSTANCE=without larder_stop
+
+INSTANCE=with STORE=shared larder_start "$HOT"
+exec 8<>"/dev/tcp/${LARDER%:*}/${LARDER#*:}"
+printf 'GET /v2/many/blobs/sha256:%s HTTP/1.1\r\nHost: larder\r\n\r\n' "${digests[0]}" >&8
+head -c 100 <&8 >/dev/null
+with=$(crowd)
+exec 8>&-
+note "$COUNT readers of one cold blob: $without ms, beside a stalled one $with ms"
+assert_at_most "$with" $((without * 3 + 2000)) "milliseconds beside a stalled reader"

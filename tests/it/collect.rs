@@ -1,0 +1,3 @@
+//! Collection: what goes, and that nothing else does.
+
+mod model;

@@ -1,0 +1,108 @@
+//! The collector and the doors' half of the protocol, in every order that seeds can think of.
+//!
+//! The code is the real one; only the bucket and the clock are played. The full form: `LARDER_MODEL_PLAYS=100000 cargo test
+//! --release --test it collect::model`.
+
+mod clients;
+mod ghost;
+mod play;
+mod sim;
+
+use play::{Outcome, Setting, play};
+
+/// Plays of the short form.
+const PLAYS: u64 = 400;
+
+fn run(seed: u64, setting: Setting, traced: bool) -> Outcome {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).max_blocking_threads(1);
+    runtime.build().unwrap().block_on(play(seed, setting, traced))
+}
+
+fn plays(default: u64) -> u64 {
+    std::env::var("LARDER_MODEL_PLAYS").ok().and_then(|plays| plays.parse().ok()).unwrap_or(default)
+}
+
+fn first() -> u64 {
+    std::env::var("LARDER_MODEL_FIRST").ok().and_then(|first| first.parse().ok()).unwrap_or(1)
+}
+
+#[test]
+fn no_order_of_events_breaks_a_promise() {
+    let (mut steps, mut deleted, mut spared) = (0, 0, 0);
+    for seed in first()..first() + plays(PLAYS) {
+        let setting = if seed % 2 == 0 { Setting::default() } else { Setting::for_faults() };
+        let outcome = run(seed, setting, false);
+        if let Some(violation) = outcome.violation {
+            let again = run(seed, setting, true);
+            panic!("seed {seed}: {violation}\n{}", again.trace.join("\n"));
+        }
+        steps += outcome.steps;
+        deleted += outcome.deleted;
+        spared += outcome.spared;
+    }
+    println!("{steps} steps, {deleted} objects deleted, {spared} stayed because they were used again");
+    assert!(deleted > 0 && spared > 0, "{deleted} {spared}");
+}
+
+/// Otherwise a seed would be of no use.
+#[test]
+fn a_seed_decides_everything() {
+    for seed in first()..first() + plays(40) {
+        let [one, two] = [(); 2].map(|()| run(seed, Setting::for_faults(), true).trace);
+        let differs = one.iter().zip(&two).position(|(one, two)| one != two);
+        assert!(
+            differs.is_none() && one.len() == two.len(),
+            "seed {seed}: {:?}",
+            differs.map(|at| (&one[at], &two[at]))
+        );
+    }
+}
+
+/// Each ingredient by itself, and within how many plays its absence is noticed.
+#[test]
+#[ignore = "takes minutes: cargo test --release --test it collect::model -- --ignored"]
+fn without_any_one_ingredient_a_promise_is_broken() {
+    let all = larder::config::Ingredients::default();
+    type Change = fn(&mut larder::config::Ingredients);
+    let missing: [(&str, Change); 14] = [
+        ("nothing", |_| {}),
+        ("age at the answer", |i| i.age_at_answer = false),
+        ("spare", |i| i.spare = false),
+        ("look for a claim", |i| i.look_for_claim = false),
+        ("HEAD after the list", |i| i.head_after_list = false),
+        ("memory dropped after a gap", |i| i.drop_memory = false),
+        ("grace from the list's own time", |i| i.grace_from_list = false),
+        ("re-mark", |i| i.re_mark = false),
+        ("exclusive claim", |i| i.exclusive_claim = false),
+        ("list after the claim", |i| i.list_after_claim = false),
+        ("list before the claim", |i| i.list_before_claim = false),
+        ("unanswered batches left", |i| i.keep_unanswered = false),
+        ("lease", |i| i.lease = false),
+        ("content before pointer", |i| i.content_before_pointer = false),
+    ];
+    let only = std::env::var("LARDER_MODEL_ONLY").unwrap_or_default();
+    let mut unnoticed = Vec::new();
+    for (name, change) in missing.into_iter().filter(|(name, _)| name.contains(&only)) {
+        let mut setting = Setting { ingredients: all, ..Setting::for_faults() };
+        change(&mut setting.ingredients);
+        report(name, setting, &mut unnoticed);
+    }
+    if "fence".contains(&only) {
+        report("fence", Setting { fenced: false, ..Setting::for_faults() }, &mut unnoticed);
+    }
+    assert!(unnoticed.is_empty(), "not noticed: {unnoticed:?}");
+}
+
+fn report<'a>(name: &'a str, setting: Setting, unnoticed: &mut Vec<&'a str>) {
+    let found = (first()..first() + plays(20_000)).find_map(|seed| Some((seed, run(seed, setting, false).violation?)));
+    match found {
+        Some((seed, violation)) => {
+            println!("without {name:32} seed {seed:6}: {violation}");
+            if std::env::var("LARDER_MODEL_TRACE").is_ok() {
+                run(seed, setting, true).trace.iter().for_each(|line| println!("{line}"));
+            }
+        }
+        None => unnoticed.push(name),
+    }
+}

@@ -1,0 +1,331 @@
+//! One play: replicas, collectors and clients over one bucket, in an order that the seed decides.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
+
+use larder::config::{Config, Ingredients};
+use larder::metrics::Metrics;
+use larder::store::Store;
+use larder::store::collect::{Collector, Wish};
+use tokio::time::Instant;
+
+use super::clients::{self, Replica};
+use super::ghost::Ghost;
+use super::sim::{Fate, Sim};
+
+/// Steps of one play, at most.
+const STEPS_MAX: usize = 6_000;
+
+/// Numbers that follow from a seed.
+#[derive(Clone)]
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Dice {
+        Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound.max(1) as u64) as usize
+    }
+
+    /// True in so many of a thousand cases.
+    pub fn permille(&mut self, chance: usize) -> bool {
+        self.below(1000) < chance
+    }
+}
+
+/// How the play is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    pub grace: Duration,
+    pub lease: Duration,
+    pub age: Duration,
+    pub collectors: usize,
+    pub clients: usize,
+    /// Out of a thousand steps: time passes, a replica stops, an answer is held back, a write is given up.
+    pub ticks: usize,
+    pub pauses: usize,
+    pub held: usize,
+    pub given_up: usize,
+    pub ingredients: Ingredients,
+    pub fenced: bool,
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+impl Default for Setting {
+    fn default() -> Self {
+        Setting {
+            grace: 60 * MINUTE,
+            lease: 40 * MINUTE,
+            age: 10 * MINUTE,
+            collectors: 3,
+            clients: 4,
+            ticks: 25,
+            pauses: 15,
+            held: 20,
+            given_up: 5,
+            ingredients: Ingredients::default(),
+            fenced: true,
+        }
+    }
+}
+
+impl Setting {
+    /// More goes wrong, and a lease that is longer than the grace.
+    pub fn for_faults() -> Setting {
+        Setting { lease: 90 * MINUTE, pauses: 30, held: 30, given_up: 20, ..Setting::default() }
+    }
+
+    pub fn wait(&self) -> Duration {
+        self.grace.max(self.lease + self.age)
+    }
+
+    pub fn config(&self) -> Config {
+        let mut config = Config::default();
+        let collect = &mut config.collect;
+        collect.grace = span(self.grace);
+        collect.lease = span(self.lease);
+        collect.snapshot_age = Some(span(self.age));
+        collect.objects_per_second = u32::MAX;
+        collect.ingredients = self.ingredients;
+        clients::rules(&mut config);
+        config
+    }
+}
+
+fn span(span: Duration) -> larder::config::Span {
+    larder::config::Span::seconds(span.as_secs())
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+struct Task {
+    future: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    woken: Arc<Woken>,
+    asleep_until: Option<Instant>,
+    replica: usize,
+    client: bool,
+}
+
+/// What a play came to.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub violation: Option<String>,
+    pub steps: usize,
+    pub deleted: usize,
+    pub spared: usize,
+    pub trace: Vec<String>,
+}
+
+/// Plays to the end, and says what went wrong.
+pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
+    let sim = Sim::new();
+    sim.state.lock().unwrap().fenced = setting.fenced;
+    let dice = Rc::new(RefCell::new(Dice::new(seed)));
+    let ghost = Rc::new(RefCell::new(Ghost::new(sim.clone(), setting)));
+    let config = Arc::new(setting.config());
+    let store = || Store::new(Arc::new(sim.clone()), config.clone(), Arc::new(Metrics::default()));
+    clients::plant(&sim, &mut dice.borrow_mut(), setting);
+    let mut tasks = Vec::<Task>::new();
+    let mut add = |replica: usize, client: bool, future: Pin<Box<dyn Future<Output = ()>>>| {
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        // A budget of the runtime's own would stop them where no seed decides.
+        let future = Box::pin(tokio::task::unconstrained(future));
+        tasks.push(Task { future: Some(future), woken, asleep_until: None, replica, client });
+    };
+    let stores: Vec<Store> = (0..setting.collectors).map(|_| store()).collect();
+    for (number, store) in stores.iter().enumerate() {
+        let skew = dice.borrow_mut().below(3) as i64 * 40_000 - 40_000;
+        sim.state.lock().unwrap().skews.insert(number, skew);
+        let collector = Collector::named(store.clone(), number as u64);
+        let (times, counts) = (2 + dice.borrow_mut().below(3), ghost.clone());
+        let wait = Duration::from_secs(1 + dice.borrow_mut().below(40 * 60) as u64);
+        let collecting = async move {
+            for _ in 0..times {
+                if let Ok(report) = collector.run(Wish::default()).await {
+                    counts.borrow_mut().count(&report);
+                }
+                tokio::time::sleep(wait).await;
+            }
+        };
+        add(number, false, Box::pin(collecting));
+        let polled = store.clone();
+        let every = setting.age / 3;
+        let polling = async move {
+            loop {
+                tokio::time::sleep(every).await;
+                let _ = polled.condemned().refresh().await;
+            }
+        };
+        add(number, false, Box::pin(polling));
+    }
+    for number in 0..setting.clients {
+        let at = dice.borrow_mut().below(stores.len());
+        let other = dice.borrow_mut().below(stores.len());
+        let replicas = [Replica::new(stores[at].clone()), Replica::new(stores[other].clone())];
+        let script = clients::script(number, replicas, ghost.clone(), dice.clone(), setting);
+        add(at, true, Box::pin(script));
+    }
+    let mut outcome = Outcome::default();
+    schedule(&sim, &mut tasks, &dice, &ghost, setting, &mut outcome, traced).await;
+    if ghost.borrow().violation.is_none() {
+        // Everybody has crashed. What they asked for last may still be done.
+        tasks.clear();
+        sim.abandon();
+        reclaim(&sim, store(), &dice, &ghost, setting).await;
+    }
+    let ghost = ghost.borrow();
+    outcome.violation = ghost.violation.clone();
+    outcome.deleted = ghost.deleted;
+    outcome.spared = ghost.spared;
+    outcome
+}
+
+async fn schedule(
+    sim: &Sim,
+    tasks: &mut [Task],
+    dice: &Rc<RefCell<Dice>>,
+    ghost: &Rc<RefCell<Ghost>>,
+    setting: Setting,
+    outcome: &mut Outcome,
+    traced: bool,
+) {
+    let roll = |bound: usize| dice.borrow_mut().below(bound);
+    let chance = |permille: usize| dice.borrow_mut().permille(permille);
+    while outcome.steps < STEPS_MAX {
+        outcome.steps += 1;
+        if ghost.borrow().violation.is_some() || tasks.iter().all(|task| !task.client || task.future.is_none()) {
+            return;
+        }
+        let now = Instant::now();
+        let ready: Vec<usize> = (0..tasks.len())
+            .filter(|at| {
+                let task = &tasks[*at];
+                let awake = task.asleep_until.is_none_or(|until| until <= now);
+                awake && task.future.is_some() && task.woken.0.load(Ordering::SeqCst)
+            })
+            .collect();
+        let pending = sim.state.lock().unwrap().pending.len();
+        let late = sim.late();
+        if ready.is_empty() && pending == 0 && late == 0 || chance(setting.ticks) {
+            let ticks = [1, 20, 60, 240, 500, 601, 960, 1300, 2100, 3600, 4300];
+            let tick = if ready.is_empty() && pending == 0 { 240 } else { ticks[roll(ticks.len())] };
+            if traced {
+                outcome.trace.push(format!("{tick} s pass"));
+            }
+            // Timers are rounded to milliseconds from a start that no seed decides.
+            tokio::time::advance(Duration::from_secs(tick) + Duration::from_millis(5)).await;
+            continue;
+        }
+        let choice = roll(ready.len() + pending + late);
+        if choice < ready.len() {
+            let at = ready[choice];
+            if chance(setting.pauses) {
+                let pause = Duration::from_secs(roll(2 * setting.wait().as_secs() as usize) as u64);
+                tasks[at].asleep_until = Some(now + pause);
+                if traced {
+                    outcome.trace.push(format!("task {at} stops for {pause:?}"));
+                }
+                continue;
+            }
+            poll(sim, &mut tasks[at]).await;
+        } else if choice < ready.len() + pending {
+            let fate = match () {
+                () if chance(setting.held) => Fate::AnswerHeld,
+                () if chance(setting.given_up) => Fate::GivenUp,
+                () => Fate::Answered,
+            };
+            let at = choice - ready.len();
+            if traced {
+                let state = sim.state.lock().unwrap();
+                let line = format!("[{}] {} {fate:?}", state.pending[at].by, state.pending[at].ask.name());
+                outcome.trace.push(line);
+            }
+            let deeds = sim.happen(at, fate);
+            ghost.borrow_mut().look(deeds);
+        } else {
+            sim.answer_late(choice - ready.len() - pending);
+        }
+        if traced {
+            outcome.trace.append(&mut ghost.borrow_mut().said);
+        }
+    }
+}
+
+async fn poll(sim: &Sim, task: &mut Task) {
+    let Some(future) = &mut task.future else { return };
+    task.woken.0.store(false, Ordering::SeqCst);
+    sim.state.lock().unwrap().asking = task.replica;
+    let before = sim.state.lock().unwrap().pending.len();
+    let waker = Waker::from(task.woken.clone());
+    let done = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+    if done {
+        task.future = None;
+        return;
+    }
+    // What it has handed to other threads is waited for, so that the order depends on the seed alone: they work in order.
+    let asked = sim.state.lock().unwrap().pending.len() > before;
+    if !asked && !task.woken.0.load(Ordering::SeqCst) {
+        let _ = tokio::task::spawn_blocking(|| {}).await;
+    }
+}
+
+/// With nobody else there and no tags left, one collector leaves nothing.
+async fn reclaim(sim: &Sim, store: Store, dice: &Rc<RefCell<Dice>>, ghost: &Rc<RefCell<Ghost>>, setting: Setting) {
+    // Some of what was asked is done, some is not.
+    loop {
+        let pending = sim.state.lock().unwrap().pending.len();
+        if pending == 0 {
+            break;
+        }
+        if dice.borrow_mut().permille(300) {
+            tokio::time::advance(Duration::from_secs(300)).await;
+        }
+        let deeds = sim.happen(dice.borrow_mut().below(pending), Fate::Answered);
+        ghost.borrow_mut().look(deeds);
+    }
+    sim.state.lock().unwrap().objects.retain(|key, _| !key.contains("/!/tags/"));
+    let collector = Collector::named(store, 99);
+    for _ in 0..12 {
+        let mut collecting = Box::pin(collector.run(Wish::default()));
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        while collecting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+            let pending = sim.state.lock().unwrap().pending.len();
+            if pending > 0 {
+                let deeds = sim.happen(pending - 1, Fate::Answered);
+                ghost.borrow_mut().look(deeds);
+            } else if !woken.0.swap(false, Ordering::SeqCst) {
+                tokio::time::advance(Duration::from_secs(1)).await;
+            }
+        }
+        tokio::time::advance(setting.wait() + Duration::from_secs(1300)).await;
+    }
+    let state = sim.state.lock().unwrap();
+    let left: Vec<&String> = state.objects.keys().filter(|key| *key != "meta/clock").collect();
+    if !left.is_empty() && ghost.borrow().violation.is_none() {
+        ghost.borrow_mut().violation = Some(format!("left behind: {left:?}"));
+    }
+}

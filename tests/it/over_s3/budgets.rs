@@ -1,0 +1,126 @@
+//! What is asked of the bucket: bounds on it, once for all, keep a change from adding to it unseen.
+
+use bytesize::ByteSize;
+use futures::future::join_all;
+use http_body_util::BodyExt;
+use larder::digest::Digest;
+use larder::objects::Objects;
+
+use super::{Export, Replica, assert_sound, blob_uri};
+use crate::tap::{Calls, Tap};
+use crate::world::noise;
+
+const MIB: usize = 1 << 20;
+
+fn show(what: &str, calls: &Calls) {
+    println!("{what}: {} calls, {} bytes read: {:?}", calls.sum(), calls.read_bytes, calls.by_name);
+}
+
+/// Ten layers of a mebibyte.
+fn export(step: &str, seed: u64) -> Export {
+    Export::of(step, (0..10).map(|i| noise(MIB, seed + i)).collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_exports_and_imports() {
+    for tap in Tap::all().await {
+        let replica = Replica::over(&tap).await;
+        let count = |what: &str| {
+            let calls = tap.calls();
+            show(what, &calls);
+            calls
+        };
+        let first = export("RUN first", 100);
+        assert!(replica.export(&first).await);
+        let calls = count("export of 10 new layers, config and manifest");
+        // Looks for 11 blobs, and writes them; the tag is read for the builder and for its push; manifest, record, tag.
+        assert!(calls.sum() <= 27 && calls.of("head") <= 11, "{calls:?}");
+
+        assert!(!replica.export(&first).await);
+        let calls = count("export again, the tag serves what was pushed");
+        assert!(calls.sum() <= 1, "{calls:?}");
+
+        replica.import().await;
+        let layers = join_all(first.blobs.iter().map(|blob| replica.get_blob(blob))).await;
+        assert!(layers.into_iter().zip(&first.blobs).all(|(got, blob)| got.expect(200).body == *blob));
+        let calls = count("import with all layers, hot");
+        assert!(calls.sum() <= 2, "{calls:?}");
+
+        let mut pushes = vec![first];
+        for i in 1..5 {
+            pushes.push(export(&format!("RUN {i}"), 1_000 * i));
+            assert!(replica.export(&pushes[i as usize]).await);
+        }
+        replica.import().await;
+        let records = async || {
+            let records = tap.objects().await.list("t/default/repos/c/!/pushes/", None);
+            futures::TryStreamExt::try_collect::<Vec<_>>(records).await.unwrap().len()
+        };
+        assert_eq!(records().await, 5);
+        tap.calls();
+        assert!(replica.export(&pushes[2]).await);
+        let calls = count("export again, the tag serves a view of 5 pushes");
+        assert!(calls.sum() <= 3, "{calls:?}");
+        assert_eq!(records().await, 5);
+
+        let cold = Replica::over(&tap).await;
+        let manifest = cold.import().await;
+        let calls = count("import by another replica, cold");
+        let layers = manifest["layers"].as_array().unwrap().len();
+        assert_eq!(layers, 50);
+        // Tag, list, hint, manifest, config, last use.
+        assert!(calls.sum() <= 6 + layers && calls.of("head") <= layers, "{calls:?}");
+        let blob = &pushes[3].blobs[0];
+        assert!(cold.get_blob(blob).await.expect(200).body == *blob);
+        let calls = count("one of its layers");
+        assert_eq!((calls.sum(), calls.read_bytes), (1, MIB as u64), "{calls:?}");
+        assert_sound(&tap).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_of_n_parts_is_pushed_with_n_calls_and_three() {
+    for tap in Tap::all().await {
+        let replica = Replica::over(&tap).await;
+        for (size, parts) in [(MIB, 1), (8 * MIB, 1), (33 * MIB, 5)] {
+            let blob = noise(size, size as u64);
+            replica.push_blob(&blob).await;
+            let calls = tap.calls();
+            show(&format!("blob of {parts} parts"), &calls);
+            assert!(calls.sum() <= parts + 3, "{calls:?}");
+            // A sibling has it from memory, and another push of it sends nothing.
+            assert!(replica.get_blob(&blob).await.expect(200).body == blob || size > 32 * MIB);
+            replica.push_blob(&blob).await;
+            let calls = tap.calls();
+            assert!(calls.sum() == 0 || size > 32 * MIB, "{calls:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_clients_read_one_cold_blob_and_no_byte_is_fetched_twice() {
+    const CLIENTS: usize = 64;
+    let size = 256 * MIB;
+    let blob = noise(size, 1);
+    for tap in Tap::all().await {
+        Replica::over(&tap).await.push_blob(&blob).await;
+        let replica = Replica::with(&tap, |config| config.hot.size = ByteSize::mib(512)).await;
+        let uri = blob_uri(&Digest::sha256(&blob));
+        let read = async |looks: bool| {
+            let response = replica.respond("GET", &uri, ("accept", "*/*"), bytes::Bytes::new()).await;
+            assert_eq!(response.status(), 200);
+            let (mut body, mut at) = (response.into_body(), 0);
+            while let Some(frame) = body.frame().await {
+                let piece = frame.unwrap().into_data().unwrap();
+                assert!(!looks || blob[at..at + piece.len()] == piece);
+                at += piece.len();
+            }
+            assert_eq!(at, size);
+        };
+        join_all((0..CLIENTS).map(|i| read(i % 8 == 0))).await;
+        let calls = tap.calls();
+        show("64 clients read one cold blob of 256 MiB", &calls);
+        assert_eq!(calls.read_bytes, size as u64);
+        assert_eq!((calls.of("get"), calls.sum()), (256, 257), "{calls:?}");
+    }
+}

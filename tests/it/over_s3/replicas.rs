@@ -1,0 +1,97 @@
+//! Several servers over one bucket.
+
+use larder::digest::Digest;
+use larder::names::Tenant;
+use larder::objects::Objects;
+use larder::store::layout;
+
+use super::{Export, Replica, assert_sound, blob_uri};
+use crate::tap::Tap;
+use crate::world::{noise, with_digest};
+
+const MIB: usize = 1 << 20;
+
+/// A chunked upload is continued by a replica that knows nothing but the bucket.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_goes_on_at_another_replica() {
+    let tap = Tap::in_process().await;
+    let replicas = [Replica::over(&tap).await, Replica::over(&tap).await, Replica::over(&tap).await];
+    let bytes = noise(11 * MIB + 12_345, 7);
+    let digest = Digest::sha256(&bytes);
+    let begun = replicas[0].send("POST", "/v2/c/blobs/uploads/", "").await.expect(202);
+    let mut location = begun.header("location").to_string();
+    for (i, range) in [0..6 * MIB, 6 * MIB..11 * MIB].into_iter().enumerate() {
+        let sent = replicas[i].send("PATCH", &location, bytes.slice(range)).await.expect(202);
+        location = sent.header("location").to_string();
+    }
+    tap.calls();
+    replicas[2].send("PUT", &with_digest(&location, &digest), bytes.slice(11 * MIB..)).await.expect(201);
+    // The parts are joined inside the bucket.
+    assert_eq!(tap.calls().of("copy part"), 3);
+    assert!(replicas[0].get_blob(&bytes).await.expect(200).body == bytes);
+    let staged = tap.objects().await;
+    assert_eq!(crate::objects::list(&staged, "t/default/uploads/", None).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_pushed_at_one_replica_is_what_the_next_get_at_every_other_sees() {
+    for tap in Tap::all().await {
+        let replicas = [Replica::over(&tap).await, Replica::over(&tap).await, Replica::over(&tap).await];
+        for i in 0..9 {
+            let export = Export::of(&format!("RUN {i}"), vec![noise(1000, i)]);
+            replicas[i as usize % 3].export(&export).await;
+            for replica in &replicas {
+                let layers = replica.import().await["layers"].as_array().unwrap().len();
+                assert_eq!(layers as u64, i + 1);
+            }
+        }
+        assert_sound(&tap).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_pushes_at_once_through_two_replicas_are_all_in_the_view() {
+    for tap in Tap::all().await {
+        let replicas = [Replica::over(&tap).await, Replica::over(&tap).await];
+        let exports: Vec<Export> = (0..50).map(|i| Export::of(&format!("RUN {i}"), vec![noise(1000, i)])).collect();
+        let pushes = exports.iter().enumerate().map(|(i, export)| replicas[i % 2].export(export));
+        futures::future::join_all(pushes).await;
+        for replica in &replicas {
+            assert_eq!(replica.import().await["layers"].as_array().unwrap().len(), 50);
+        }
+        assert_sound(&tap).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_was_written_again_elsewhere_is_opened_again() {
+    for tap in Tap::all().await {
+        let blob = noise(3 * MIB, 1);
+        let (one, two) = (Replica::over(&tap).await, Replica::over(&tap).await);
+        one.push_blob(&blob).await;
+        two.send("HEAD", &blob_uri(&Digest::sha256(&blob)), "").await.expect(200);
+        let begun = one.send("POST", "/v2/c/blobs/uploads/", "").await.expect(202);
+        let location = with_digest(begun.header("location"), &Digest::sha256(&blob));
+        one.send("PUT", &location, blob.clone()).await.expect(201);
+        assert!(two.get_blob(&blob).await.expect(200).body == blob);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_finds_a_layer_gone_mends_the_view() {
+    for tap in Tap::all().await {
+        let lost = noise(3 * MIB, 1);
+        let one = Replica::over(&tap).await;
+        one.export(&Export::of("RUN a", vec![lost.clone()])).await;
+        one.export(&Export::of("RUN b", vec![noise(1000, 2)])).await;
+        let two = Replica::over(&tap).await;
+        assert_eq!(two.import().await["layers"].as_array().unwrap().len(), 2);
+        let key = layout::blob(&Tenant::default_tenant(), &Digest::sha256(&lost));
+        tap.objects().await.delete(&[key]).await.unwrap();
+        // It was told so a moment ago, and believes it until somebody reads.
+        assert_eq!(two.import().await["layers"].as_array().unwrap().len(), 2);
+        two.get_blob(&lost).await.expect(404);
+        assert_eq!(two.import().await["layers"].as_array().unwrap().len(), 1);
+        two.send("HEAD", &blob_uri(&Digest::sha256(&lost)), "").await.expect(404);
+    }
+}

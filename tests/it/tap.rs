@@ -1,0 +1,143 @@
+//! A proxy in front of a bucket: it counts what is asked for, and can take the bucket away.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use http::{Request, Response};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use larder::config::S3Config;
+use larder::objects::s3::S3Objects;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::bucket::{self, Bucket};
+
+/// What has been asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Calls {
+    pub by_name: BTreeMap<&'static str, usize>,
+    /// Of objects that were read.
+    pub read_bytes: u64,
+}
+
+impl Calls {
+    pub fn sum(&self) -> usize {
+        self.by_name.values().sum()
+    }
+
+    pub fn of(&self, name: &str) -> usize {
+        self.by_name.get(name).copied().unwrap_or(0)
+    }
+}
+
+/// A bucket behind a proxy.
+pub struct Tap {
+    pub config: S3Config,
+    calls: Arc<Mutex<Calls>>,
+    open: watch::Sender<bool>,
+    running: JoinHandle<()>,
+    _bucket: Option<Bucket>,
+}
+
+impl Tap {
+    /// A bucket in this process, and that of a real server when there is one.
+    pub async fn all() -> Vec<Tap> {
+        let mut taps = vec![Tap::in_process().await];
+        if let Some(real) = bucket::real() {
+            taps.push(Tap::on(real, None).await);
+        }
+        taps
+    }
+
+    pub async fn in_process() -> Tap {
+        let mut bucket = Bucket::in_process().await;
+        // For the longest keys: see `Bucket`.
+        bucket.config.prefix.clear();
+        Tap::on(bucket.config.clone(), Some(bucket)).await
+    }
+
+    async fn on(mut config: S3Config, bucket: Option<Bucket>) -> Tap {
+        let target = config.endpoint.clone().unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address: SocketAddr = listener.local_addr().unwrap();
+        config.endpoint = Some(format!("http://{address}"));
+        let calls = Arc::<Mutex<Calls>>::default();
+        let (open, is_open) = watch::channel(true);
+        let running = tokio::spawn(serve(listener, target, calls.clone(), is_open));
+        Tap { config, calls, open, running, _bucket: bucket }
+    }
+
+    pub async fn objects(&self) -> S3Objects {
+        S3Objects::open(&self.config).await.unwrap()
+    }
+
+    /// What has been asked for since the last time.
+    pub fn calls(&self) -> Calls {
+        std::mem::take(&mut self.calls.lock().unwrap())
+    }
+
+    /// Takes the bucket away, every connection to it included, or gives it back.
+    pub fn set_open(&self, open: bool) {
+        self.open.send_replace(open);
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+async fn serve(listener: TcpListener, target: String, calls: Arc<Mutex<Calls>>, is_open: watch::Receiver<bool>) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    loop {
+        let (socket, _) = listener.accept().await.unwrap();
+        let (client, target, calls, mut is_open) = (client.clone(), target.clone(), calls.clone(), is_open.clone());
+        let forward = service_fn(move |request: Request<Incoming>| {
+            let (client, target, calls) = (client.clone(), target.clone(), calls.clone());
+            async move { answer(&client, &target, &calls, request).await }
+        });
+        tokio::spawn(async move {
+            let serving = http1::Builder::new().serve_connection(TokioIo::new(socket), forward);
+            tokio::select! {
+                _ = is_open.wait_for(|open| !open) => {}
+                _ = serving => {}
+            }
+        });
+    }
+}
+
+async fn answer(
+    client: &reqwest::Client,
+    target: &str,
+    calls: &Mutex<Calls>,
+    request: Request<Incoming>,
+) -> io::Result<Response<http_body_util::combinators::UnsyncBoxBody<Bytes, io::Error>>> {
+    let name = bucket::name(&request);
+    *calls.lock().unwrap().by_name.entry(name).or_default() += 1;
+    let (head, body) = request.into_parts();
+    let sent = client.request(head.method, format!("{target}{}", head.uri)).headers(head.headers);
+    let sent = if body.is_end_stream() {
+        sent
+    } else {
+        sent.body(reqwest::Body::wrap_stream(body.into_data_stream().map_err(io::Error::other)))
+    };
+    let answer = sent.send().await.map_err(io::Error::other)?;
+    let mut response = Response::new(());
+    *response.status_mut() = answer.status();
+    *response.headers_mut() = answer.headers().clone();
+    if name == "get" && answer.status().is_success() {
+        calls.lock().unwrap().read_bytes += answer.content_length().unwrap();
+    }
+    let frames = answer.bytes_stream().map(|piece| piece.map(Frame::data).map_err(io::Error::other));
+    Ok(response.map(|()| StreamBody::new(frames).boxed_unsync()))
+}
