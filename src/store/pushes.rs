@@ -150,7 +150,9 @@ impl Repo {
             self.know_first(pin, tag, pointed, LivePush { id, at }).await;
             return Ok(());
         }
-        self.put_tag(tag, pointer).await
+        self.put_tag(tag, pointer).await?;
+        self.make_ahead(tag);
+        Ok(())
     }
 
     /// Whether a record that was listed is there to stay: not when it was condemned before that, and has gone since.

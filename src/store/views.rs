@@ -9,8 +9,8 @@
 //! what another announced.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
@@ -31,7 +31,7 @@ use crate::buildkit::{Explanation, Outcome, Push, View, view};
 use crate::digest::Digest;
 use crate::hot::Slot;
 use crate::names::Tag;
-use crate::objects::{self, Key, Read, Version};
+use crate::objects::{self, Distance, Key, Read, Version};
 
 /// Memory for what is known of views.
 const VIEWS_BYTES_MAX: u64 = 64 << 20;
@@ -53,6 +53,8 @@ pub struct Views {
     epoch: AtomicU64,
     /// One maker for a tag at a time: what the others wait for, they find made.
     turns: [Arc<tokio::sync::Mutex<()>>; STRIPES],
+    /// Tags whose view will be made without anybody having asked for it.
+    ahead: Mutex<HashSet<Key>>,
     makers: Semaphore,
 }
 
@@ -67,6 +69,7 @@ impl Default for Views {
             known,
             epoch: AtomicU64::new(0),
             turns: std::array::from_fn(|_| Arc::default()),
+            ahead: Mutex::default(),
             makers: Semaphore::new(MAKERS),
         }
     }
@@ -80,6 +83,15 @@ impl Views {
 
     fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
+    }
+
+    fn ahead(&self) -> MutexGuard<'_, HashSet<Key>> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was made of a pointer that is at least as new as `asked`.
+    fn made_since(&self, key: &Key, asked: Instant) -> Option<Arc<Known>> {
+        self.known.get(key).filter(|known| known.at.asked >= asked)
     }
 }
 
@@ -191,8 +203,7 @@ impl Repo {
                 let turn = in_time(turn.lock_owned().map(Ok)).await?;
                 // While tags are pushed faster than views are made, the newest pointer never has its view. One that is as
                 // new as this request will do.
-                let made = self.store.views.known.get(&key).filter(|known| known.at.asked >= at.asked);
-                if let Some(known) = made
+                if let Some(known) = self.store.views.made_since(&key, at.asked)
                     && self.holds(pin, &known.hint).await?
                 {
                     return Ok(Some(known));
@@ -211,6 +222,35 @@ impl Repo {
             known
         });
         in_time(async { making.await? }).await.map(Some)
+    }
+
+    /// Has the view of a tag made that was just pushed to, where another server may be asked for it next: that one finds a
+    /// hint, and need not read all pushes. Whatever fails here is done when somebody asks.
+    pub(super) fn make_ahead(&self, tag: &Tag) {
+        let (key, asked) = (self.tag_key(tag), Instant::now());
+        // Whoever waits for the turn already reads the pointer when it has come.
+        if self.store.objects.distance() == Distance::Near || !self.store.views.ahead().insert(key.clone()) {
+            return;
+        }
+        let (repo, tag) = (self.clone(), tag.clone());
+        tokio::spawn(async move {
+            let views = &repo.store.views;
+            let _turn = views.turns[stripe(&key)].lock().await;
+            views.ahead().remove(&key);
+            if views.made_since(&key, asked).is_none()
+                && let Err(error) = repo.make_newest(&tag, &key).await
+            {
+                tracing::info!(repo = %repo.name(), %tag, %error, "view is not made yet");
+            }
+        });
+    }
+
+    async fn make_newest(&self, tag: &Tag, key: &Key) -> Result<()> {
+        let pin = self.store.condemned.pin().await?;
+        match self.pointed(key).await? {
+            Some(at) if at.pointer.push.is_some() => self.make_known(&pin, tag, at).await.map(drop),
+            _ => Ok(()),
+        }
     }
 
     /// Whether a manifest is served: not when it or what it names is known to be gone. Looks only for what is condemned:

@@ -2,6 +2,7 @@
 # stores: s3
 # What Larder asks of a bucket while a real BuildKit exports and imports, counted
 # on the wire between them. A call costs money and 20 ms.
+# DISTRIBUTION_BIN: CNCF distribution, to be counted at the same work, for docs/measurements.md.
 
 budget() { # calls-allowed what
   local calls line
@@ -79,3 +80,43 @@ fetched=$(proxy_sum '.method == "GET" and (.path | contains("/blobs/"))' bytes_o
 note "64 readers of one cold blob of $bytes bytes: $fetched bytes fetched"
 assert_eq "$fetched" $bytes "bytes fetched for 64 readers"
 assert_eq "$(curl -fsS "http://$LARDER/v2/big/blobs/$digest" | sha256sum | cut -d' ' -f1)" "${digest#*:}" "the blob"
+
+if [ -n "${DISTRIBUTION_BIN:-}" ]; then
+  peer=127.0.0.1:$(free_port)
+  cat >distribution.yml <<YAML
+version: 0.1
+http: {addr: "$peer", secret: peer}
+storage:
+  s3:
+    regionendpoint: http://$S3_VIA
+    bucket: $S3_BUCKET
+    rootdirectory: /distribution
+    accesskey: $S3_KEY
+    secretkey: $S3_SECRET
+    region: us-east-1
+    forcepathstyle: true
+    secure: false
+    loglevel: "off"
+  redirect: {disable: true}
+YAML
+  OTEL_TRACES_EXPORTER=none spawn distribution distribution.log "$DISTRIBUTION_BIN" serve distribution.yml
+  eventually 10 curl -fsS -o /dev/null "http://$peer/v2/" || fail "distribution did not start"
+  counted() { # what
+    proxy_settle
+    note "CNCF distribution: $1: $(jq -s length "$PROXY_LOG") calls"
+    proxy_forget
+  }
+  mapfile -t to < <(cache_to "$peer/cache/ten:latest" mode=max,image-manifest=true,oci-mediatypes=true)
+  mapfile -t from < <(cache_from "$peer/cache/ten:latest")
+  builder_prune a
+  build a ten --output type=local,dest=other
+  proxy_forget
+  build a ten "${to[@]}"
+  counted "export of 10 new layers"
+  build a ten "${to[@]}"
+  counted "export again, nothing changed"
+  builder_prune a
+  build a ten "${from[@]}" --output type=local,dest=pulled-again
+  counted "import with all its layers"
+  stop_process distribution
+fi

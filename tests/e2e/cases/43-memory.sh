@@ -16,7 +16,7 @@ blob() { # number
   printf '%08d' "$1"
   tail -c +9 base
 }
-for ((n = 0; n < COUNT; n++)); do blob $n | sha256sum | cut -d' ' -f1; done >digests
+for ((n = 0; n < 2 * COUNT; n++)); do blob $n | sha256sum | cut -d' ' -f1; done >digests
 mapfile -t digests <digests
 
 peak_kb() { awk '$1 == "VmHWM:" { print $2 }' "/proc/$(pid_of "larder-${INSTANCE:-main}")/status"; }
@@ -58,6 +58,20 @@ peak=$(INSTANCE=cold peak_kb)
 note "$COUNT pulls of $mib MiB at once, cold: $((peak >> 10)) MiB at most, $((SECONDS - start)) s"
 assert_at_most "$peak" $LIMIT_KB "resident KiB of pulls"
 INSTANCE=cold larder_stop
+
+# Both at once, with a small layer.
+INSTANCE=both STORE=shared larder_start '[hot]' 'size = "64MiB"'
+both() { # number
+  pull "$1" &
+  push $(($1 + COUNT))
+  wait $!
+}
+start=$SECONDS
+all both
+peak=$(INSTANCE=both peak_kb)
+note "$COUNT pushes and $COUNT cold pulls of $mib MiB at once, hot layer of 64 MiB: $((peak >> 10)) MiB at most, $((SECONDS - start)) s"
+assert_at_most "$peak" $((256 << 10)) "resident KiB of pushes and pulls"
+INSTANCE=both larder_stop
 
 # Readers of one cold blob, without and with one that stops after its first bytes.
 read_same() { curl -fsS -o /dev/null "http://$LARDER/v2/many/blobs/sha256:${digests[0]}"; }

@@ -14,8 +14,9 @@ use crate::call::Answer;
 use crate::world::{CONFIG, LAYER, descriptor, image, noise, with_digest};
 
 const CACHE_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
-/// A request is answered by then, one way or the other: the longest wait for a busy store, and one call more.
-const ANSWERED: Duration = Duration::from_secs(75);
+/// A request is answered by then, one way or the other: the longest wait for a busy store, and a large upload that is put
+/// together twice.
+const ANSWERED: Duration = Duration::from_secs(200);
 /// How often an upload goes on after a refusal.
 const RESUMES_MAX: usize = 4;
 /// Pushes to one cache tag: fewer than the server keeps of one.

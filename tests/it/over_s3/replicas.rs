@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use larder::digest::Digest;
 use larder::names::Tenant;
-use larder::objects::Objects;
+use larder::objects::{Key, Objects};
 use larder::store::layout;
 
 use super::{Export, Replica, assert_sound, blob_uri, eventually};
@@ -72,6 +72,10 @@ async fn a_view_is_made_though_who_asked_for_it_has_gone() {
     let one = Replica::over(&tap).await;
     one.export(&Export::of("RUN a", vec![noise(1000, 1)])).await;
     one.export(&Export::of("RUN b", vec![noise(1000, 2)])).await;
+    // What the first server leaves for others.
+    let (objects, hint) = (tap.objects().await, Key::new("t/default/repos/c/!/views/m"));
+    eventually(async || objects.head(&hint).await.ok()).await;
+    objects.delete(&[hint]).await.unwrap();
     let two = Replica::over(&tap).await;
     tap.hold(Some("list"));
     let asked = tokio::time::timeout(Duration::from_secs(1), two.send("HEAD", "/v2/c/manifests/m", "")).await;
