@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use crate::names::RepoName;
 
-pub use collect::{CollectConfig, Ingredients, RetainConfig};
+pub use collect::{CollectConfig, GRAIN, Ingredients, RetainConfig};
 pub use store::{Checksum, Redirect, S3Config, Secret, StoreConfig};
 pub use tenants::{Quota, TenantConfig};
 

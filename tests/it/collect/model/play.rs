@@ -15,12 +15,14 @@ use larder::store::Store;
 use larder::store::collect::{Collector, Wish};
 use tokio::time::Instant;
 
-use super::clients::{self, Replica};
+use super::clients::{self, Client, Replica};
 use super::ghost::Ghost;
 use super::sim::{Fate, Sim};
 
 /// Steps of one play, at most.
 const STEPS_MAX: usize = 6_000;
+/// How often what one step has set off may set off more.
+const ROUNDS: usize = 8;
 
 /// Numbers that follow from a seed.
 #[derive(Clone)]
@@ -63,6 +65,10 @@ pub struct Setting {
     pub given_up: usize,
     pub ingredients: Ingredients,
     pub fenced: bool,
+    /// Bytes: above the first, room is made down to the second.
+    pub room: Option<(u64, u64)>,
+    /// Servers remember what the bucket told them.
+    pub far: bool,
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -81,6 +87,8 @@ impl Default for Setting {
             given_up: 5,
             ingredients: Ingredients::default(),
             fenced: true,
+            room: None,
+            far: true,
         }
     }
 }
@@ -89,6 +97,13 @@ impl Setting {
     /// More goes wrong, and a lease that is longer than the grace.
     pub fn for_faults() -> Setting {
         Setting { lease: 90 * MINUTE, pauses: 30, held: 30, given_up: 20, ..Setting::default() }
+    }
+
+    /// The one that a seed plays.
+    pub fn of(seed: u64) -> Setting {
+        let base = if seed.is_multiple_of(2) { Setting::default() } else { Setting::for_faults() };
+        let room = seed.is_multiple_of(3).then_some((3 * clients::BLOB_BYTES, 2 * clients::BLOB_BYTES));
+        Setting { room, far: !seed.is_multiple_of(5), ..base }
     }
 
     pub fn wait(&self) -> Duration {
@@ -103,7 +118,7 @@ impl Setting {
         collect.snapshot_age = Some(span(self.age));
         collect.objects_per_second = u32::MAX;
         collect.ingredients = self.ingredients;
-        clients::rules(&mut config);
+        clients::rules(&mut config, self.room);
         config
     }
 }
@@ -142,7 +157,10 @@ pub struct Outcome {
 /// Plays to the end, and says what went wrong.
 pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
     let sim = Sim::new();
-    sim.state.lock().unwrap().fenced = setting.fenced;
+    {
+        let mut state = sim.state.lock().unwrap();
+        (state.fenced, state.far) = (setting.fenced, setting.far);
+    }
     let dice = Rc::new(RefCell::new(Dice::new(seed)));
     let ghost = Rc::new(RefCell::new(Ghost::new(sim.clone(), setting)));
     let config = Arc::new(setting.config());
@@ -185,8 +203,8 @@ pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
         let at = dice.borrow_mut().below(stores.len());
         let other = dice.borrow_mut().below(stores.len());
         let replicas = [Replica::new(stores[at].clone()), Replica::new(stores[other].clone())];
-        let script = clients::script(number, replicas, ghost.clone(), dice.clone(), setting);
-        add(at, true, Box::pin(script));
+        let client = Client { replicas, ghost: ghost.clone(), dice: dice.clone(), setting };
+        add(at, true, Box::pin(client.script(number)));
     }
     let mut outcome = Outcome::default();
     schedule(&sim, &mut tasks, &dice, &ghost, setting, &mut outcome, traced).await;
@@ -237,6 +255,7 @@ async fn schedule(
             }
             // Timers are rounded to milliseconds from a start that no seed decides.
             tokio::time::advance(Duration::from_secs(tick) + Duration::from_millis(5)).await;
+            quiet(sim).await;
             continue;
         }
         let choice = roll(ready.len() + pending + late);
@@ -249,6 +268,10 @@ async fn schedule(
                     outcome.trace.push(format!("task {at} stops for {pause:?}"));
                 }
                 continue;
+            }
+            if traced {
+                let state: Vec<String> = sim.state.lock().unwrap().pending.iter().map(|p| p.ask.name()).collect();
+                outcome.trace.push(format!("task {at} of {ready:?} goes on, late {late}, at {:?}, pending {state:?}", sim.now()));
             }
             poll(sim, &mut tasks[at]).await;
         } else if choice < ready.len() + pending {
@@ -265,8 +288,10 @@ async fn schedule(
             }
             let deeds = sim.happen(at, fate);
             ghost.borrow_mut().look(deeds);
+            quiet(sim).await;
         } else {
             sim.answer_late(choice - ready.len() - pending);
+            quiet(sim).await;
         }
         if traced {
             outcome.trace.append(&mut ghost.borrow_mut().said);
@@ -278,17 +303,25 @@ async fn poll(sim: &Sim, task: &mut Task) {
     let Some(future) = &mut task.future else { return };
     task.woken.0.store(false, Ordering::SeqCst);
     sim.state.lock().unwrap().asking = task.replica;
-    let before = sim.state.lock().unwrap().pending.len();
     let waker = Waker::from(task.woken.clone());
-    let done = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
-    if done {
+    if future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
         task.future = None;
-        return;
     }
-    // What it has handed to other threads is waited for, so that the order depends on the seed alone: they work in order.
-    let asked = sim.state.lock().unwrap().pending.len() > before;
-    if !asked && !task.woken.0.load(Ordering::SeqCst) {
+    quiet(sim).await;
+}
+
+/// Lets all that was handed to other tasks and threads come as far as it can without the bucket, so that the order depends
+/// on the seed alone. There is one thread, and one queue of tasks.
+async fn quiet(sim: &Sim) {
+    let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    for _ in 0..ROUNDS {
+        let before = (sim.asked(), alive());
+        tokio::task::yield_now().await;
         let _ = tokio::task::spawn_blocking(|| {}).await;
+        tokio::task::yield_now().await;
+        if before == (sim.asked(), alive()) {
+            break;
+        }
     }
 }
 
@@ -313,6 +346,7 @@ async fn reclaim(sim: &Sim, store: Store, dice: &Rc<RefCell<Dice>>, ghost: &Rc<R
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
         while collecting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+            quiet(sim).await;
             let pending = sim.state.lock().unwrap().pending.len();
             if pending > 0 {
                 let deeds = sim.happen(pending - 1, Fate::Answered);
