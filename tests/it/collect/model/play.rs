@@ -17,12 +17,11 @@ use tokio::time::Instant;
 
 use super::clients::{self, Client, Replica};
 use super::ghost::Ghost;
+use super::quiet::Quiet;
 use super::sim::{Fate, Sim};
 
 /// Steps of one play, at most.
 const STEPS_MAX: usize = 6_000;
-/// How often what one step has set off may set off more.
-const ROUNDS: usize = 8;
 
 /// Numbers that follow from a seed.
 #[derive(Clone)]
@@ -161,6 +160,7 @@ pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
         let mut state = sim.state.lock().unwrap();
         (state.fenced, state.far) = (setting.fenced, setting.far);
     }
+    let quiet = Quiet::new(&sim);
     let dice = Rc::new(RefCell::new(Dice::new(seed)));
     let ghost = Rc::new(RefCell::new(Ghost::new(sim.clone(), setting)));
     let config = Arc::new(setting.config());
@@ -207,12 +207,12 @@ pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
         add(at, true, Box::pin(client.script(number)));
     }
     let mut outcome = Outcome::default();
-    schedule(&sim, &mut tasks, &dice, &ghost, setting, &mut outcome, traced).await;
+    schedule((&sim, &quiet), &mut tasks, &dice, &ghost, setting, &mut outcome, traced).await;
     if ghost.borrow().violation.is_none() {
         // Everybody has crashed. What they asked for last may still be done.
         tasks.clear();
         sim.abandon();
-        reclaim(&sim, store(), &dice, &ghost, setting).await;
+        reclaim((&sim, &quiet), store(), &dice, &ghost, setting).await;
     }
     let ghost = ghost.borrow();
     outcome.violation = ghost.violation.clone();
@@ -222,7 +222,7 @@ pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
 }
 
 async fn schedule(
-    sim: &Sim,
+    (sim, quiet): (&Sim, &Quiet),
     tasks: &mut [Task],
     dice: &Rc<RefCell<Dice>>,
     ghost: &Rc<RefCell<Ghost>>,
@@ -255,7 +255,7 @@ async fn schedule(
             }
             // Timers are rounded to milliseconds from a start that no seed decides.
             tokio::time::advance(Duration::from_secs(tick) + Duration::from_millis(5)).await;
-            quiet(sim).await;
+            quiet.settle().await;
             continue;
         }
         let choice = roll(ready.len() + pending + late);
@@ -270,10 +270,10 @@ async fn schedule(
                 continue;
             }
             if traced {
-                let state: Vec<String> = sim.state.lock().unwrap().pending.iter().map(|p| p.ask.name()).collect();
-                outcome.trace.push(format!("task {at} of {ready:?} goes on, late {late}, at {:?}, pending {state:?}", sim.now()));
+                outcome.trace.push(format!("task {at} of {ready:?} goes on"));
             }
-            poll(sim, &mut tasks[at]).await;
+            poll(sim, &mut tasks[at]);
+            quiet.settle().await;
         } else if choice < ready.len() + pending {
             let fate = match () {
                 () if chance(setting.held) => Fate::AnswerHeld,
@@ -288,10 +288,10 @@ async fn schedule(
             }
             let deeds = sim.happen(at, fate);
             ghost.borrow_mut().look(deeds);
-            quiet(sim).await;
+            quiet.settle().await;
         } else {
             sim.answer_late(choice - ready.len() - pending);
-            quiet(sim).await;
+            quiet.settle().await;
         }
         if traced {
             outcome.trace.append(&mut ghost.borrow_mut().said);
@@ -299,7 +299,7 @@ async fn schedule(
     }
 }
 
-async fn poll(sim: &Sim, task: &mut Task) {
+fn poll(sim: &Sim, task: &mut Task) {
     let Some(future) = &mut task.future else { return };
     task.woken.0.store(false, Ordering::SeqCst);
     sim.state.lock().unwrap().asking = task.replica;
@@ -307,26 +307,16 @@ async fn poll(sim: &Sim, task: &mut Task) {
     if future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
         task.future = None;
     }
-    quiet(sim).await;
-}
-
-/// Lets all that was handed to other tasks and threads come as far as it can without the bucket, so that the order depends
-/// on the seed alone. There is one thread, and one queue of tasks.
-async fn quiet(sim: &Sim) {
-    let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
-    for _ in 0..ROUNDS {
-        let before = (sim.asked(), alive());
-        tokio::task::yield_now().await;
-        let _ = tokio::task::spawn_blocking(|| {}).await;
-        tokio::task::yield_now().await;
-        if before == (sim.asked(), alive()) {
-            break;
-        }
-    }
 }
 
 /// With nobody else there and no tags left, one collector leaves nothing.
-async fn reclaim(sim: &Sim, store: Store, dice: &Rc<RefCell<Dice>>, ghost: &Rc<RefCell<Ghost>>, setting: Setting) {
+async fn reclaim(
+    (sim, quiet): (&Sim, &Quiet),
+    store: Store,
+    dice: &Rc<RefCell<Dice>>,
+    ghost: &Rc<RefCell<Ghost>>,
+    setting: Setting,
+) {
     // Some of what was asked is done, some is not.
     loop {
         let pending = sim.state.lock().unwrap().pending.len();
@@ -346,7 +336,7 @@ async fn reclaim(sim: &Sim, store: Store, dice: &Rc<RefCell<Dice>>, ghost: &Rc<R
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
         while collecting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
-            quiet(sim).await;
+            quiet.settle().await;
             let pending = sim.state.lock().unwrap().pending.len();
             if pending > 0 {
                 let deeds = sim.happen(pending - 1, Fate::Answered);
