@@ -135,6 +135,21 @@ pub fn plant(sim: &Sim, dice: &mut Dice, setting: Setting) {
             sim.plant(&format!("t/default/repos/{REPO}/!/tags/{tag}"), pointer.to_string().into(), old);
         }
     }
+    if dice.permille(setting.due) {
+        plant_batch(sim, setting);
+    }
+}
+
+/// A batch of what nothing named when there was nothing else, published when it could be deleted just now.
+fn plant_batch(sim: &Sim, setting: Setting) {
+    let at = setting.wait() + Duration::from_secs(30);
+    let marked = jiff::Timestamp::try_from(sim.now() - at).unwrap();
+    let state = sim.state.lock().unwrap();
+    let blobs: Vec<String> = state.objects.keys().filter(|key| key.contains("/blobs/")).cloned().collect();
+    let sizes: Vec<usize> = blobs.iter().map(|key| state.objects[key].bytes.len()).collect();
+    drop(state);
+    let list = json!({ "kind": "garbage", "marked": marked, "keys": blobs, "sizes": sizes });
+    sim.plant(&format!("condemned/{:032x}/list", 77), list.to_string().into(), at);
 }
 
 /// One client. It asks one of two servers each time, as behind a balancer.
@@ -157,10 +172,10 @@ impl Client {
     pub async fn script(self, number: usize) {
         for _ in 0..1 + self.roll(3) {
             // Clients come when something is going on, not all at the beginning.
-            let waits = [0, 10, self.setting.wait().as_secs() as usize, self.setting.wait().as_secs() as usize * 2];
+            let waits = [0, 0, 10, self.setting.wait().as_secs() as usize, self.setting.wait().as_secs() as usize * 2];
             let wait = waits[self.roll(waits.len())];
             tokio::time::sleep(Duration::from_secs(1 + self.roll(wait + 1) as u64)).await;
-            let is_cache = self.roll(2) == 0;
+            let is_cache = self.roll(1000) < self.setting.caches;
             let tag: Tag = if is_cache { CACHE } else { TAGS[self.roll(TAGS.len())] }.parse().unwrap();
             let (one, other) = (self.roll(BLOBS), self.roll(BLOBS));
             let pushed = || if is_cache { Push::cache(one, other) } else { Push::image(one, other) };
@@ -178,6 +193,9 @@ impl Client {
             let digest = Digest::sha256(blob);
             let key = blob_key(&digest);
             if asks {
+                if self.roll(3) == 0 {
+                    drop(self.repo().open_blob(&digest).await);
+                }
                 match self.repo().stat_blob(&digest).await {
                     Ok(Some(_)) => {
                         self.ghost.borrow_mut().advertised(&key, "HEAD");

@@ -68,6 +68,10 @@ pub struct Setting {
     pub room: Option<(u64, u64)>,
     /// Servers remember what the bucket told them.
     pub far: bool,
+    /// Out of a thousand plays: some garbage has been condemned long enough when it begins.
+    pub due: usize,
+    /// Out of a thousand deeds of clients: those with the cache tag.
+    pub caches: usize,
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -88,6 +92,8 @@ impl Default for Setting {
             fenced: true,
             room: None,
             far: true,
+            due: 500,
+            caches: 500,
         }
     }
 }
@@ -100,9 +106,29 @@ impl Setting {
 
     /// The one that a seed plays.
     pub fn of(seed: u64) -> Setting {
-        let base = if seed.is_multiple_of(2) { Setting::default() } else { Setting::for_faults() };
+        let base = match seed % 8 {
+            0..3 => Setting::default(),
+            3..6 => Setting::for_faults(),
+            6 => Setting::of_pauses(),
+            _ => Setting::of_deletes(),
+        };
         let room = seed.is_multiple_of(3).then_some((3 * clients::BLOB_BYTES, 2 * clients::BLOB_BYTES));
         Setting { room, far: !seed.is_multiple_of(5), ..base }
+    }
+
+    /// Whoever stops does so for long, and often.
+    pub fn of_pauses() -> Setting {
+        Setting { pauses: 60, held: 10, given_up: 0, due: 0, ..Setting::default() }
+    }
+
+    /// Clients meet what is just being deleted.
+    pub fn of_deletes() -> Setting {
+        Setting { due: 1000, pauses: 40, held: 40, given_up: 40, ticks: 15, ..Setting::default() }
+    }
+
+    /// Clients do nothing but push caches and pull them.
+    pub fn of_caches() -> Setting {
+        Setting { due: 0, caches: 1000, ticks: 10, clients: 8, ..Setting::default() }
     }
 
     pub fn wait(&self) -> Duration {
@@ -262,7 +288,9 @@ async fn schedule(
         if choice < ready.len() {
             let at = ready[choice];
             if chance(setting.pauses) {
-                let pause = Duration::from_secs(roll(2 * setting.wait().as_secs() as usize) as u64);
+                // Long enough for something to be condemned and deleted, or for something to get between two calls.
+                let longest = [2 * setting.wait().as_secs() as usize, 600][roll(2)];
+                let pause = Duration::from_secs(roll(longest) as u64);
                 tasks[at].asleep_until = Some(now + pause);
                 if traced {
                     outcome.trace.push(format!("task {at} stops for {pause:?}"));
