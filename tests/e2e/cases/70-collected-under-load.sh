@@ -24,6 +24,7 @@ if [ "$STORE_KIND" = s3 ]; then
   servers=("$(INSTANCE=one larder_address)" "$(INSTANCE=two larder_address)")
   store=$(STORE=shared larder_store)
 else
+  larder_own_disk 2g
   larder_start "${settings[@]}"
   servers=("$LARDER" "$LARDER")
   store=$(larder_store)

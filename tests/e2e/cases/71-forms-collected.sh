@@ -5,6 +5,7 @@
 # deleted, they go, to the last byte.
 
 readonly STEPS=4
+[ "$STORE_KIND" = s3 ] || larder_own_disk 1g
 # Nothing collects but this case, between builds: so no build has to be shorter than the grace.
 larder_start '[collect]' 'enabled = false' 'grace = "1s"' 'lease = "1s"' 'short_spans = true' \
   '[[tenants]]' 'name = "library"' 'repositories = ["library/**"]'
@@ -21,7 +22,7 @@ collect() {
 objects() { find "$store" -type f -not -path '*/used/*' 2>/dev/null | sort; }
 assert_nothing_left() { # what
   collect
-  [ -z "$(find "$store" -type f 2>/dev/null)" ] || fail "left of $1: $(find "$store" -type f)"
+  [ -z "$(find "$store/" -type f 2>/dev/null)" ] || fail "left of $1: $(find "$store/" -type f)"
 }
 
 form_options() { # form ref

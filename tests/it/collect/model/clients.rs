@@ -194,7 +194,9 @@ impl Client {
             let key = blob_key(&digest);
             if asks {
                 if self.roll(3) == 0 {
+                    // Somebody else reads it, through the same server or the other one, some time before.
                     drop(self.repo().open_blob(&digest).await);
+                    tokio::time::sleep(Duration::from_secs(self.roll(60) as u64)).await;
                 }
                 match self.repo().stat_blob(&digest).await {
                     Ok(Some(_)) => {
