@@ -14,10 +14,11 @@ builders=(a b c d)
 
 produced=$((${#builders[@]} * rounds * BYTES))
 quota=$((produced * 45 / 100))
+# Between where eviction ends and the quota is room for what four builds send at once.
 settings=(
   '[collect]' 'interval = "2s"' "grace = \"${grace}s\"" "lease = \"${grace}s\"" 'short_spans = true'
   '[[tenants]]' 'name = "library"' 'repositories = ["library/**"]'
-  '[[tenants]]' 'name = "default"' "quota = { max = \"${quota}B\" }"
+  '[[tenants]]' 'name = "default"' "quota = { max = \"${quota}B\", high = \"$((quota * 3 / 4))B\", low = \"$((quota * 6 / 10))B\" }"
 )
 if [ "$STORE_KIND" = s3 ]; then
   for replica in one two; do INSTANCE=$replica STORE=shared larder_start "${settings[@]}"; done
@@ -41,8 +42,8 @@ ARG MADE
 RUN echo ${MADE} > /made && head -c 4000000 /dev/urandom > /bytes
 DOCKERFILE
 
-# Layers that a tag serves now.
-layers_of() { manifest_of "$1" 2>/dev/null | jq -r '.layers[].digest' | sort; }
+# Layers that a tag serves now, none before its first push.
+layers_of() { { manifest_of "$1" 2>/dev/null || echo '{"layers":[]}'; } | jq -r '.layers[].digest' | sort; }
 
 # A build must be shorter than grace and lease: they promise no more.
 timed_build() { # builder options...
