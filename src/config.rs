@@ -22,7 +22,7 @@ use serde::Deserialize;
 use crate::names::RepoName;
 
 pub use auth::{AuthConfig, Challenge, IssuerConfig, Label, RuleConfig, TokenConfig, TokenHash};
-pub use collect::{CollectConfig, Ingredients, RetainConfig};
+pub use collect::{CollectConfig, GRAIN, Ingredients, RetainConfig};
 pub use network::{Network, PublicUrl};
 pub use pattern::{Glob, Pattern, Template};
 pub use store::{Checksum, Redirect, S3Config, Secret, StoreConfig};

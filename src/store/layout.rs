@@ -147,11 +147,6 @@ pub fn push(tenant: &Tenant, repo: &RepoName, tag: &Tag, id: &PushId) -> Key {
     Key::new(format!("t/{tenant}/repos/{repo}/!/pushes/{tag}/{}-{}", id.identity.hex(), flat(&id.manifest)))
 }
 
-/// Whether the object is a push record.
-pub fn is_push(key: &Key) -> bool {
-    matches!(parse(key.as_str()), Some(Place::Repo { item: RepoItem::Push(..), .. }))
-}
-
 /// All push records of a repository.
 pub fn all_pushes_prefix(tenant: &Tenant, repo: &RepoName) -> String {
     format!("t/{tenant}/repos/{repo}/!/pushes/")

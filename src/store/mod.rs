@@ -214,16 +214,14 @@ impl Store {
         };
         let inner = Arc::new(inner);
         let memory = Arc::downgrade(&inner);
-        // What is condemned is not known to be there any more, nor is anything after a time without a look.
+        // What is condemned is not known to be there any more. Nor is anything after a time without a look, or when a batch
+        // has gone: reads may have found what was in it, and remembered it, until it was deleted.
         inner.condemned.listen(move |news| {
             let Some(inner) = memory.upgrade() else { return };
-            if news.gap {
+            if news.gap || news.ended {
                 inner.presence.clear();
             }
             news.keys.iter().for_each(|key| inner.presence.forget(key));
-            if news.gap || news.keys.iter().any(layout::is_push) {
-                inner.views.forget_pushes();
-            }
             for (tenant, account) in inner.room.usage.accounts() {
                 account.set_condemned(news.bytes.get(&tenant).copied().unwrap_or(0));
             }

@@ -90,8 +90,6 @@ use mark::{Mark, Names};
 
 /// Memory for what manifests name, from one collection to the next.
 const NAMES_BYTES_MAX: u64 = 64 << 20;
-/// Times of a bucket are whole seconds: differences of them may be off by so much.
-const GRAIN: Duration = Duration::from_secs(2);
 
 /// Collects one store. Any number of them may run, in any number of processes.
 pub struct Collector {
