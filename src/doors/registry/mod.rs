@@ -49,7 +49,8 @@ async fn handle(doors: Doors, route: Route, request: Request) -> Result<Response
     let repo = doors.store.repo(doors.gate.admit(access)?);
     let patience = patience_of(&route, request.headers());
     if !route.writes() {
-        return patience::within(patience, read(repo, route, request)).await;
+        // In a box: whoever holds this future copies it, from here up to the connection.
+        return patience::within(patience, Box::pin(read(repo, route, request))).await;
     }
     // A client that goes away takes its request's future with it. What it had begun to write is finished or undone all
     // the same, by a task of its own.

@@ -15,7 +15,7 @@ server=larder-main
 without=()
 for name in "${!LARDER_@}"; do without+=(-u "$name"); done
 spawn $server trace.log env "${without[@]}" strace -f -y -s 4096 -o trace \
-  -e trace=openat,creat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir,write,writev,pwrite64,pwritev,copy_file_range,ftruncate,fsync,fdatasync,recvfrom,recvmsg,read,readv,sendto,sendmsg \
+  -e trace=openat,utimensat,creat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir,write,writev,pwrite64,pwritev,copy_file_range,ftruncate,fsync,fdatasync,recvfrom,recvmsg,read,readv,sendto,sendmsg \
   "$LARDER_BIN" serve --config "$(larder_dir)/larder.toml"
 eventually 20 larder_ready || fail "larder did not get ready under strace"
 

@@ -201,7 +201,7 @@ class Model:
             folder, last = self.folder(strings[0])
             if folder is not None:
                 folder.live.pop(last, None)
-        elif name in ("write", "writev", "pwrite64", "pwritev", "copy_file_range", "ftruncate"):
+        elif name in ("write", "writev", "pwrite64", "pwritev", "copy_file_range", "ftruncate", "utimensat"):
             node = self.by_descriptor(arguments)
             if isinstance(node, File):
                 node.written += 1
