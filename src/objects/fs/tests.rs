@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use futures::poll;
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
 use super::folders::{Folders, SyncFolder, sync_folder};
 use super::{FsObjects, Key, Objects, When};
@@ -29,6 +30,15 @@ struct Gate {
     changed: Condvar,
 }
 
+struct Closed(Arc<Gate>);
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        *self.0.closed.lock().unwrap() = false;
+        self.0.changed.notify_all();
+    }
+}
+
 impl Record {
     fn note(&self, event: impl Into<String>) {
         self.events.lock().unwrap().push(event.into());
@@ -38,17 +48,19 @@ impl Record {
         std::mem::take(&mut self.events.lock().unwrap())
     }
 
-    fn count(&self) -> usize {
-        self.events.lock().unwrap().len()
-    }
-
-    fn close(&self) {
+    /// Until what is returned is dropped, so that a test which fails does not wait for ever.
+    fn close(&self) -> Closed {
         *self.gate.closed.lock().unwrap() = true;
+        Closed(self.gate.clone())
     }
 
-    fn open(&self) {
-        *self.gate.closed.lock().unwrap() = false;
-        self.gate.changed.notify_all();
+    /// Returns when a sync has begun that `work` waits for.
+    async fn begun<T>(&self, work: &JoinHandle<T>) {
+        while self.events.lock().unwrap().is_empty() {
+            assert!(!work.is_finished(), "nothing is synced");
+            tokio::task::yield_now().await;
+        }
+        assert!(!work.is_finished());
     }
 
     fn sync(&self, root: &Path) -> SyncFolder {
@@ -145,20 +157,17 @@ async fn nobody_is_told_of_a_name_that_is_not_durable() {
     let (_folder, record, objects) = store();
     put(&objects, "a/first").await.unwrap();
     record.take();
-    record.close();
+    let closed = record.close();
     let putting = tokio::spawn({
         let objects = objects.clone();
         async move { put(&objects, "a/x").await }
     });
-    while record.count() == 0 {
-        tokio::task::yield_now().await;
-    }
     // It has its name, and the sync of its folder is under way.
+    record.begun(&putting).await;
     let key = Key::new("a/x");
     let mut look = pin!(objects.head(&key));
     assert!(poll!(look.as_mut()).is_pending());
-    assert!(!putting.is_finished());
-    record.open();
+    drop(closed);
     look.await.unwrap();
     putting.await.unwrap().unwrap();
     // The one under way may have begun before the name was there, for all that the second knows.
@@ -187,18 +196,15 @@ async fn what_is_deleted_does_not_come_back() {
         put(&objects, key).await.unwrap();
     }
     record.take();
-    record.close();
+    let closed = record.close();
     let deleting = tokio::spawn({
         let objects = objects.clone();
         async move { objects.delete(&[Key::new("a/b/x")]).await }
     });
-    while record.count() == 0 {
-        tokio::task::yield_now().await;
-    }
     // The sync has begun behind the removal, and is waited for.
+    record.begun(&deleting).await;
     assert!(!folder.path().join("a/b/x").exists());
-    assert!(!deleting.is_finished());
-    record.open();
+    drop(closed);
     deleting.await.unwrap().unwrap();
     assert_eq!(record.take(), ["a/b"]);
     // Perhaps another one has removed it and not synced yet.
