@@ -35,6 +35,8 @@ use folders::{Folders, SyncFolder, sync_folder};
 
 /// Our own folder: outside the key space, since no key component begins with a dot at the top.
 const PRIVATE: &str = ".larder";
+/// Keys below this are for the server alone: there is one that signs tokens.
+const SECRET: &str = "meta/";
 /// Age at which a dated request is not done any more.
 const DATED_AGE_MAX: Duration = Duration::from_secs(15 * 60);
 
@@ -128,8 +130,12 @@ impl Inner {
     }
 
     fn temporary(&self) -> Result<Temporary> {
+        self.temporary_with(0o644)
+    }
+
+    fn temporary_with(&self, mode: u32) -> Result<Temporary> {
         let path = self.tmp.join(format!("{:032x}", rand::random::<u128>()));
-        let file = File::options().write(true).create_new(true).mode(0o644).open(&path).map_err(from_io)?;
+        let file = File::options().write(true).create_new(true).mode(mode).open(&path).map_err(from_io)?;
         Ok(Temporary { path, file: Some(file) })
     }
 
@@ -248,7 +254,7 @@ impl Objects for FsObjects {
     async fn put(&self, key: &Key, body: Bytes, when: When) -> Result<Meta> {
         let key = key.clone();
         self.blocking(move |inner| {
-            let mut temporary = inner.temporary()?;
+            let mut temporary = inner.temporary_with(if key.as_str().starts_with(SECRET) { 0o600 } else { 0o644 })?;
             if let Some(file) = &mut temporary.file {
                 file.write_all(&body).map_err(from_io)?;
             }
