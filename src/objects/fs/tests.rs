@@ -1,6 +1,7 @@
 //! Which folders are synced, and when. That files are synced before they get their names, the record of system calls
 //! shows (`tests/e2e/cases/61-syscalls.sh`).
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,8 @@ use tokio::task::JoinHandle;
 use super::folders::{Folders, SyncFolder, sync_folder};
 use super::{FsObjects, Key, Objects, When};
 
-/// What happened to a store, in order: syncs of its folders, by path below the root, and what a test wrote in between.
+/// What happened to a store, in order: syncs of its folders, by path below the root and with the names in them, and what a
+/// test wrote in between.
 #[derive(Clone, Default)]
 struct Record {
     events: Arc<Mutex<Vec<String>>>,
@@ -71,8 +73,11 @@ impl Record {
                 Ok(below) => below.display().to_string(),
                 Err(_) => "parent".to_string(),
             };
+            let mut names: Vec<_> = fs::read_dir(folder)?.map(|entry| entry.unwrap().file_name()).collect();
+            names.retain(|name| name != ".larder");
+            names.sort();
             sync_folder(folder)?;
-            record.note(name);
+            record.note(format!("{name}({})", names.join(OsStr::new(" ")).display()));
             let closed = record.gate.closed.lock().unwrap();
             drop(record.gate.changed.wait_while(closed, |closed| *closed).unwrap());
             if record.fails.load(Ordering::SeqCst) { Err(io::Error::other("disk")) } else { Ok(()) }
@@ -106,7 +111,7 @@ fn a_new_store_is_there_to_stay() {
     FsObjects::open_with(&root, record.sync(&root)).unwrap();
     let mut synced = record.take();
     synced.sort();
-    assert_eq!(synced, [".larder", "parent", "root"]);
+    assert_eq!(synced, [".larder(case lock tmp)", "parent(store)", "root()"]);
 }
 
 #[test]
@@ -121,12 +126,12 @@ fn a_name_is_placed_below_durable_folders_and_its_own_folder_synced_behind_it() 
         placed.unwrap();
         record.take()
     };
-    assert_eq!(place("a/b/x"), ["root", "a", "placed", "a/b"]);
-    assert_eq!(place("a/b/y"), ["placed", "a/b"]);
-    assert_eq!(place("a/c/x"), ["a", "placed", "a/c"]);
+    assert_eq!(place("a/b/x"), ["root(a)", "a(b)", "placed", "a/b(x)"]);
+    assert_eq!(place("a/b/y"), ["placed", "a/b(x y)"]);
+    assert_eq!(place("a/c/x"), ["a(b c)", "placed", "a/c(x)"]);
     // Whatever is found in place was perhaps made a moment ago, by one who has not synced it yet.
     fs::create_dir(root.join("found")).unwrap();
-    assert_eq!(place("found/x"), ["root", "placed", "found"]);
+    assert_eq!(place("found/x"), ["root(a found)", "placed", "found(x)"]);
 }
 
 #[test]
@@ -141,7 +146,7 @@ fn a_folder_that_went_and_came_while_a_name_was_placed_in_it_is_synced_again() {
         fs::write(&path, "")
     });
     placed.unwrap();
-    assert_eq!(record.take(), ["root", "a", "a/b"]);
+    assert_eq!(record.take(), ["root(a)", "a(b)", "a/b(x)"]);
 }
 
 #[test]
@@ -149,7 +154,7 @@ fn what_is_settled_has_all_its_folders_synced() {
     let (_folder, record, folders, root) = folders();
     fs::create_dir_all(root.join("a/b")).unwrap();
     folders.settle(&root.join("a/b/x")).unwrap();
-    assert_eq!(record.take(), ["root", "a", "a/b"]);
+    assert_eq!(record.take(), ["root(a)", "a(b)", "a/b()"]);
 }
 
 #[tokio::test]
@@ -171,7 +176,7 @@ async fn nobody_is_told_of_a_name_that_is_not_durable() {
     look.await.unwrap();
     putting.await.unwrap().unwrap();
     // The one under way may have begun before the name was there, for all that the second knows.
-    assert_eq!(record.take(), ["a", "a"]);
+    assert_eq!(record.take(), ["a(first x)", "a(first x)"]);
 }
 
 #[tokio::test]
@@ -184,7 +189,7 @@ async fn what_could_not_be_synced_is_not_acknowledged_and_synced_by_whoever_asks
     record.fails.store(false, Ordering::SeqCst);
     record.take();
     objects.head(&Key::new("a/x")).await.unwrap();
-    assert_eq!(record.take(), ["a"]);
+    assert_eq!(record.take(), ["a(first x)"]);
     objects.head(&Key::new("a/x")).await.unwrap();
     assert_eq!(record.take(), [""; 0]);
 }
@@ -206,14 +211,14 @@ async fn what_is_deleted_does_not_come_back() {
     assert!(!folder.path().join("a/b/x").exists());
     drop(closed);
     deleting.await.unwrap().unwrap();
-    assert_eq!(record.take(), ["a/b"]);
+    assert_eq!(record.take(), ["a/b(y)"]);
     // Perhaps another one has removed it and not synced yet.
     objects.delete(&[Key::new("a/b/x")]).await.unwrap();
-    assert_eq!(record.take(), ["a/b"]);
+    assert_eq!(record.take(), ["a/b(y)"]);
     objects.delete(&[Key::new("a/b/y")]).await.unwrap();
     assert!(!folder.path().join("a").exists());
     record.take();
     // Its folder has gone with it.
     objects.delete(&[Key::new("a/b/y")]).await.unwrap();
-    assert_eq!(record.take(), ["root"]);
+    assert_eq!(record.take(), ["root()"]);
 }
