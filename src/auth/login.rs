@@ -94,7 +94,8 @@ impl Live {
     pub async fn identify(&self, knock: &Knock<'_>, attempts: &Attempts) -> Result<Caller, Refusal> {
         match (knock.authorization, knock.certificate) {
             _ if self.policy.is_open() => Ok(self.anonymous.clone()),
-            (Some(shown), _) => self.remembered(shown, knock.address, attempts).await,
+            // In a box, like all that is large and not for every request: it would be copied with each of them.
+            (Some(shown), _) => Box::pin(self.remembered(shown, knock.address, attempts)).await,
             (None, Some(certificate)) => Ok(self.certified(certificate)),
             (None, None) => Ok(self.anonymous.clone()),
         }

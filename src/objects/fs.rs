@@ -30,7 +30,7 @@ use futures::stream::{self, BoxStream};
 use super::{
     ByteStream, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Unfinished, Version, When,
 };
-use file::{Buffers, READ_BYTES, from_io, meta, open, read_all, write_all_vectored};
+use file::{Buffers, READ_BYTES, from_io, look, meta, open, read_all, write_all_vectored};
 use folders::{Folders, SyncFolder, sync_folder};
 
 /// Our own folder: outside the key space, since no key component begins with a dot at the top.
@@ -47,6 +47,8 @@ pub struct FsObjects {
 }
 
 struct Inner {
+    /// The folder of the store.
+    root: File,
     tmp: PathBuf,
     folders: Folders,
     buffers: Buffers,
@@ -102,9 +104,14 @@ impl FsObjects {
             // The store's own entry: without it a power cut could take the whole new store.
             let _ = sync_folder(parent);
         }
-        let (tmp, folders, unsynced) =
-            (private.join("tmp"), Folders::new(root, sync_folder), Mutex::new(HashSet::new()));
-        let inner = Inner { tmp, folders, buffers: Buffers::default(), unsynced, _lock: lock };
+        let inner = Inner {
+            root: File::open(&root).map_err(failed)?,
+            tmp: private.join("tmp"),
+            folders: Folders::new(root, sync_folder),
+            buffers: Buffers::default(),
+            unsynced: Mutex::default(),
+            _lock: lock,
+        };
         Ok(FsObjects { inner: Arc::new(inner) })
     }
 
@@ -159,10 +166,10 @@ impl Inner {
         self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_unsynced(&self, path: &Path) -> bool {
+    fn is_unsynced(&self, key: &Key) -> bool {
         let unsynced = self.unsynced();
-        // Nearly always: to hash a path costs more than all the rest of a look.
-        !unsynced.is_empty() && unsynced.contains(path)
+        // Nearly always: to make and hash a path costs more than all the rest of a look.
+        !unsynced.is_empty() && unsynced.contains(&self.path(key))
     }
 
     /// Makes sure that an object which can be seen is there to stay, before somebody relies on it.
@@ -202,12 +209,12 @@ impl Drop for Temporary {
 impl Objects for FsObjects {
     async fn head(&self, key: &Key) -> Result<Meta> {
         // In place: one stat costs less than the hop to another thread.
-        let path = self.inner.path(key);
-        let found = fs::metadata(&path).map_err(from_io)?;
-        if self.inner.is_unsynced(&path) {
+        let found = look(&self.inner.root, key)?;
+        if self.inner.is_unsynced(key) {
+            let path = self.inner.path(key);
             self.blocking(move |inner| inner.settle(&path)).await?;
         }
-        if found.is_file() { Ok(meta(key.clone(), &found)) } else { Err(Error::NotFound) }
+        Ok(found)
     }
 
     async fn read(&self, key: &Key, known: Option<&Version>) -> Result<Read> {

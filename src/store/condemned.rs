@@ -260,7 +260,7 @@ impl Condemned {
     pub async fn pin(&self) -> Result<Arc<Snapshot>> {
         match self.current() {
             Some(snapshot) if snapshot.is_young() => Ok(snapshot),
-            _ => self.refreshed(Some(self.age_max / 2)).await,
+            _ => Box::pin(self.refreshed(Some(self.age_max / 2))).await,
         }
     }
 
@@ -355,6 +355,14 @@ impl Condemned {
     /// returns whether it is: then only the backend can say whether it is there.
     pub async fn rely(&self, pin: &Snapshot, key: &Key) -> Result<bool> {
         let entries = pin.of(key);
+        if entries.is_empty() {
+            return Ok(false);
+        }
+        Box::pin(self.spare_all(pin, entries)).await?;
+        Ok(true)
+    }
+
+    async fn spare_all(&self, pin: &Snapshot, entries: &[Entry]) -> Result<()> {
         for entry in entries {
             let batch = &pin.batches[entry.batch as usize];
             let name = (batch.clone(), entry.number);
@@ -364,7 +372,7 @@ impl Condemned {
             self.spare(batch, entry.number).await?;
             lock(&self.spared).insert(name);
         }
-        Ok(!entries.is_empty())
+        Ok(())
     }
 
     /// Either the collector that claims the batch sees the spare, or we see its claim; or the batch came to its end in

@@ -111,7 +111,8 @@ async fn handle(
     let repo = doors.store.repo(permit);
     let patience = patience_of(&route, request.headers());
     if !route.writes() {
-        return patience::within(patience, read(&caller, repo, route, request)).await;
+        // In a box: whoever holds this future copies it, from here up to the connection.
+        return patience::within(patience, Box::pin(read(&caller, repo, route, request))).await;
     }
     // A client that goes away takes its request's future with it. What it had begun to write is finished or undone all
     // the same, by a task of its own.
