@@ -17,4 +17,5 @@ mod registry;
 mod server;
 mod shape;
 mod tenants;
+mod upgrade;
 mod views;
