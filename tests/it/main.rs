@@ -12,6 +12,7 @@ mod auth;
 mod bad_input;
 mod check;
 mod collect;
+mod docs;
 mod objects;
 mod over_s3;
 mod registry;
