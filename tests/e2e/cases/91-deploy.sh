@@ -64,6 +64,17 @@ sed 's/^Type=notify/Type=notifi/' "$DEPLOY/systemd/larder.service" >units/larder
 systemd-analyze verify --man=no units/larder.service >verify.log 2>&1 || true
 grep -qi 'notifi' verify.log || fail "systemd-analyze does not see a wrong type"
 
+# The socket is there before the program, which is started by who comes first.
+activated=127.0.0.1:$(free_port)
+mkdir activated
+cd activated
+spawn activated "$WORK/activated.log" systemd-socket-activate -l "$activated" env "${without[@]}" "$LARDER_BIN" serve
+cd ..
+eventually 10 grep -q Listening activated.log || fail "$(cat activated.log)"
+curl -fsS -m 20 -o /dev/null "http://$activated/v2/" || fail "who comes first is not answered: $(cat activated.log)"
+stop_process activated
+note "socket activation: the first request, before there was a server, is answered"
+
 promtool check config "$DEPLOY/prometheus/prometheus.yml" >promtool.log 2>&1 || fail "$(cat promtool.log)"
 promtool test rules "$DEPLOY/prometheus/rules_test.yml" >promtool.log 2>&1 || fail "$(cat promtool.log)"
 alerts=$(grep -c 'alert: ' "$DEPLOY/prometheus/rules.yml")
