@@ -29,10 +29,15 @@ for values in "$DEPLOY/helm/larder/values.yaml" "$DEPLOY"/helm/examples/*.yaml; 
   kubectl-validate --version $KUBERNETES "$name.yaml" >validate.log 2>&1 || fail "$name: $(cat validate.log)"
   render "$values" >"$name-all.yaml"
   deploylint operator <"$name-all.yaml"
+  # The server takes the variables and the file that the chart gives it.
+  mkdir -p "server-$name"
+  deploylint server "server-$name" <"$name-all.yaml"
+  mapfile -t variables < <(sed "s|^LARDER_CONFIG=.*|LARDER_CONFIG=$PWD/server-$name/larder.toml|" "server-$name/env")
+  env "${without[@]}" "${variables[@]}" "$LARDER_BIN" config check >config.log 2>&1 || fail "$name: $(cat config.log)"
   kinds=$((kinds + $(grep -c '^kind:' "$name-all.yaml")))
 done
 kubectl-validate --version $KUBERNETES "$DEPLOY/kubernetes/larder.yaml" >validate.log 2>&1 || fail "plain manifests: $(cat validate.log)"
-note "chart: 3 values files and the defaults lint and render, $kinds resources are valid"
+note "chart: 3 values files and the defaults lint and render, $kinds resources are valid, and the server takes its configuration"
 for kind in Deployment HorizontalPodAutoscaler PodDisruptionBudget ServiceMonitor PrometheusRule NetworkPolicy Ingress Secret; do
   grep -q "^kind: $kind$" bucket-all.yaml || fail "the values of a bucket render no $kind"
 done
