@@ -413,6 +413,13 @@ mod tests {
     }
 
     #[test]
+    fn certificates_may_come_from_the_environment() {
+        let environment = [("LARDER_TLS_KEY", "k"), ("LARDER_TLS_CERT", "c"), ("LARDER_TLS_CLIENT_AUTH", "required")];
+        let tls = load("", &environment).unwrap().tls.unwrap();
+        assert_eq!((tls.cert.as_path(), tls.key.as_path()), (Path::new("c"), Path::new("k")));
+    }
+
+    #[test]
     fn the_environment_reaches_a_section_within_a_section() {
         let environment = [
             // In this order: what is not complete yet is no error.

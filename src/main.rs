@@ -206,17 +206,19 @@ async fn start(serve: Serve, config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The sockets that systemd has handed over, else those of the configured addresses.
+/// The configured addresses. Where systemd has handed over sockets, they stand for those of `[server] listen`.
 fn open_listeners(config: &Config) -> anyhow::Result<Vec<Listener>> {
-    let is_plain = config.tls.is_none();
+    let bind =
+        |addresses: &[SocketAddr]| addresses.iter().map(|at| listen::bind(*at)).collect::<anyhow::Result<Vec<_>>>();
     let passed = systemd::listeners()?;
-    if !passed.is_empty() {
-        let listener = |socket| Ok(Listener { socket: TcpListener::from_std(socket)?, plain: is_plain });
-        return passed.into_iter().map(listener).collect();
-    }
-    let (listen, plain) = (&config.server.listen, &config.server.listen_plain);
-    let addresses = listen.iter().map(|at| (at, is_plain)).chain(plain.iter().map(|at| (at, true)));
-    addresses.map(|(at, plain)| Ok(Listener { socket: listen::bind(*at)?, plain })).collect()
+    let sockets = if passed.is_empty() {
+        bind(&config.server.listen)?
+    } else {
+        passed.into_iter().map(TcpListener::from_std).collect::<Result<_, _>>()?
+    };
+    let listeners = sockets.into_iter().map(|socket| Listener { socket, plain: config.tls.is_none() });
+    let plain = bind(&config.server.listen_plain)?.into_iter().map(|socket| Listener { socket, plain: true });
+    Ok(listeners.chain(plain).collect())
 }
 
 /// Resolves at SIGTERM or ctrl-C.

@@ -269,6 +269,10 @@ pub(super) fn check(config: &Config) -> anyhow::Result<()> {
     if !config.server.listen_plain.is_empty() && config.tls.is_none() {
         bail!("[server] listen_plain goes with [tls]: without it, all addresses are plain");
     }
+    // Not by the parser: from the environment, the two come one after the other.
+    if config.tls.as_ref().is_some_and(|tls| tls.cert.as_os_str().is_empty() || tls.key.as_os_str().is_empty()) {
+        bail!("[tls] needs cert and key");
+    }
     config.signing_keys().map(drop)
 }
 
@@ -321,6 +325,7 @@ mod tests {
             ("[[rules]]\nidentity = \"*\"\nmay = [\"pull\"]\nrepository = \"a\"".into(), "repository"),
             ("[auth]\nsigning_keys = [\"short\"]".into(), "32"),
             ("[server]\nlisten_plain = [\"127.0.0.1:1\"]".into(), "listen_plain"),
+            ("[tls]\nkey = \"k\"".into(), "needs cert and key"),
         ] {
             let error = format!("{:#}", parse(&text).unwrap_err());
             assert!(error.contains(expected), "{text}: {error}");

@@ -8,9 +8,11 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
-    /// The server's certificate, followed by those that lead to its CA.
+    /// The server's certificate, followed by those that lead to its CA. Never empty once checked.
+    #[serde(default)]
     pub cert: PathBuf,
-    /// Its private key.
+    /// Its private key. Never empty once checked.
+    #[serde(default)]
     pub key: PathBuf,
     /// Who signs the certificates of clients.
     pub client_ca: Option<PathBuf>,
