@@ -3,10 +3,10 @@
 mod cli;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use larder::app::{self, App};
 use larder::config::Config;
 use larder::doors::listen;
@@ -14,6 +14,7 @@ use larder::doors::listen;
 /// A self-hosted remote cache for container builds.
 #[derive(Parser)]
 #[command(version, about, max_term_width = 100)]
+#[command(after_help = "Exit status of every command: 0 done, 1 failed, 2 misused; what else there is, its help says.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -27,12 +28,26 @@ enum Command {
     Check(CheckStore),
     /// Delete what nothing names any more, and what policies let go.
     Gc(CollectStore),
+    /// Say how a running server is: what it has, does, and saves.
+    Status(cli::status::Status),
+    /// List the repositories of a running server, or the tags of one.
+    Ls(cli::ls::List),
     /// Say what a tag on a running server is made of.
     Inspect(cli::inspect::Inspect),
+    /// Measure a running server.
+    Bench(cli::bench::Bench),
     /// Work with the configuration.
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
+    },
+    /// Print what a shell needs to complete commands.
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page (roff), or write that of each command to a folder.
+    Man {
+        /// Where to write larder.1, larder-serve.1 and so on.
+        #[arg(value_name = "FOLDER")]
+        folder: Option<PathBuf>,
     },
 }
 
@@ -113,6 +128,14 @@ fn main() -> ExitCode {
         Command::Serve(serve) => run(serve).map(|()| ExitCode::SUCCESS),
         Command::Check(order) => order.place.load().and_then(|config| block_on(order.check.run(config))),
         Command::Gc(order) => order.place.load().and_then(|config| block_on(order.gc.run(config))),
+        Command::Status(status) => block_on(status.run()),
+        Command::Ls(list) => block_on(list.run()).map(|()| ExitCode::SUCCESS),
+        Command::Bench(bench) => block_on(bench.run()).map(|()| ExitCode::SUCCESS),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "larder", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { folder } => man(folder.as_deref()).map(|()| ExitCode::SUCCESS),
         Command::Inspect(inspect) => block_on(inspect.run()).map(|()| ExitCode::SUCCESS),
         Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|_| {
             println!("valid");
@@ -126,6 +149,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn man(folder: Option<&Path>) -> anyhow::Result<()> {
+    match folder {
+        Some(folder) => clap_mangen::generate_to(Cli::command(), folder)?,
+        None => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?,
+    }
+    Ok(())
 }
 
 fn run(serve: Serve) -> anyhow::Result<()> {
@@ -207,7 +238,6 @@ A builder on another host, where this one is THIS_HOST and listens beyond loopba
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

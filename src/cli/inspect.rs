@@ -1,9 +1,11 @@
 //! `larder inspect`: what a tag is made of.
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use bytesize::ByteSize;
 use clap::Args;
 use serde_json::Value;
+
+use super::ask::Asked;
 
 /// Asks a running server what a tag serves and what it was made of.
 #[derive(Args)]
@@ -21,15 +23,7 @@ impl Inspect {
         let Some((host, name)) = self.reference.split_once('/') else {
             bail!("{} is not HOST:PORT/REPOSITORY:TAG", self.reference);
         };
-        let url = format!("http://{host}/api/inspect");
-        let asked = reqwest::Client::new().get(&url).query(&[("ref", name)]).send().await;
-        let response = asked.with_context(|| format!("no larder answers at {host}"))?;
-        let status = response.status();
-        let text = response.text().await?;
-        let answer: Value = serde_json::from_str(&text).with_context(|| format!("{host} answered {status}"))?;
-        if !status.is_success() {
-            bail!("{}", answer["errors"][0]["message"].as_str().unwrap_or("refused"));
-        }
+        let answer = Asked::of(host)?.get("/api/inspect", &[("ref", name)]).await?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&answer)?);
         } else {

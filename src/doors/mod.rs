@@ -6,6 +6,7 @@ pub mod admin;
 pub mod listen;
 pub mod observe;
 pub mod orders;
+pub mod pages;
 pub mod registry;
 
 use std::convert::Infallible;
@@ -56,6 +57,7 @@ impl Front {
             .route("/api/usage", get(admin::usage))
             .route("/api/check", post(orders::check))
             .route("/api/gc", get(admin::last_collection).post(orders::collect))
+            .merge(pages::routes())
             .with_state(doors.clone());
         Front { doors, others }
     }
@@ -67,8 +69,9 @@ impl Front {
             if is_registry(request.uri().path()) {
                 return registry::serve(doors, request).await;
             }
+            let label = if pages::is_page(request.uri().path()) { "page" } else { "admin" };
             let Ok(response) = Box::pin(others.oneshot(request)).await;
-            ("admin", response)
+            (label, response)
         })
     }
 }

@@ -13,6 +13,7 @@ mod check;
 mod collect;
 mod objects;
 mod over_s3;
+mod pages;
 mod registry;
 mod server;
 mod shape;

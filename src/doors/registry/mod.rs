@@ -4,6 +4,7 @@
 //! one handler makes one call and answers.
 
 mod blob;
+mod builds;
 pub mod error;
 mod list;
 mod manifest;
@@ -48,8 +49,11 @@ async fn handle(doors: Doors, route: Route, request: Request) -> Result<Response
     let Some(access) = route.access() else { return Box::pin(list::serve(&doors, route)).await };
     let repo = doors.store.repo(doors.gate.admit(access)?);
     let patience = patience_of(&route, request.headers());
+    let ending = builds::watch(&doors.metrics, &repo, &route, request.method(), request.headers());
     if !route.writes() {
-        return patience::within(patience, read(repo, route, request)).await;
+        let answer = patience::within(patience, read(repo, route, request)).await;
+        ending.into_iter().for_each(|ending| ending.see(&answer));
+        return answer;
     }
     // A client that goes away takes its request's future with it. What it had begun to write is finished or undone all
     // the same, by a task of its own.
@@ -58,7 +62,10 @@ async fn handle(doors: Doors, route: Route, request: Request) -> Result<Response
         patience::within(patience, write(&doors, repo, route, call)).await
     });
     match writing.await {
-        Ok(answer) => answer,
+        Ok(answer) => {
+            ending.into_iter().for_each(|ending| ending.see(&answer));
+            answer
+        }
         Err(error) => {
             tracing::error!(%error, "request failed");
             Err(OciError::new(Code::Unknown))
