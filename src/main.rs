@@ -115,10 +115,10 @@ impl Place {
 
 impl Source {
     fn load(&self) -> anyhow::Result<Config> {
-        // The one variable that is not part of the configuration but says where it is.
+        // Not part of the configuration: where it is, and where a server is for commands that ask one.
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let environment = environment.filter(|(name, _)| name != "LARDER_CONFIG");
+        let environment = environment.filter(|(name, _)| !matches!(&**name, "LARDER_CONFIG" | "LARDER_SERVER"));
         Config::load(self.config.as_deref(), environment)
     }
 }

@@ -34,7 +34,7 @@ enum Counted {
 
 /// In the order in which a repository's keys are listed.
 enum Item {
-    Manifest(Digest, Option<Parsed>, u64),
+    Manifest(Digest, Option<Box<Parsed>>, u64),
     Push(Tag, Digest),
     Tag(Tag, SystemTime, Option<std::sync::Arc<Pointer>>),
     Used(Tag, SystemTime),
@@ -70,7 +70,9 @@ async fn look(store: &Store, meta: Meta) -> Result<Counted> {
     };
     let item = match item {
         RepoItem::Manifest(digest) => match patiently(|| store.objects.read(&meta.key, None)).await {
-            Ok(Read::Fresh(_, bytes)) => Item::Manifest(digest, Parsed::parse(&bytes, None).ok(), bytes.len() as u64),
+            Ok(Read::Fresh(_, bytes)) => {
+                Item::Manifest(digest, Parsed::parse(&bytes, None).ok().map(Box::new), bytes.len() as u64)
+            }
             Ok(Read::Same) | Err(objects::Error::NotFound) => return Ok(Counted::Nothing),
             Err(error) => return Err(error.into()),
         },
@@ -128,7 +130,7 @@ impl OfTenant {
         }
         let usage = found.repositories.entry(repo.to_string()).or_default();
         let weighed = match &item {
-            Item::Manifest(_, parsed, bytes) => Some(self.weigh(parsed.as_ref(), *bytes)),
+            Item::Manifest(_, parsed, bytes) => Some(self.weigh(parsed.as_deref(), *bytes)),
             _ => None,
         };
         let Some((_, of)) = &mut self.repo else { return };

@@ -18,14 +18,14 @@ mod tag;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use http::StatusCode;
 use http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY,
-    VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY, VARY,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use http::{StatusCode, Uri};
 use maud::Markup;
 use serde::Serialize;
 
@@ -56,25 +56,16 @@ pub fn is_page(path: &str) -> bool {
     matches!(path, "/" | "/repositories" | "/evictions" | "/style.css") || path.starts_with("/repo/")
 }
 
-async fn overview(State(doors): State<Doors>, uri: Uri, headers: HeaderMap) -> Response {
-    let page = Asked::of(&uri, &headers);
-    match Sight::of(&doors, &headers).await {
-        Ok(sight) => page.answer(overview::gather(&doors, &sight)),
-        Err(refusal) => page.refuse(refusal),
-    }
+async fn overview(State(doors): State<Doors>, request: Request) -> Response {
+    let request = request.map(drop);
+    let page = Asked::of(&request);
+    page.reply(Sight::of(&doors, &request).await.map(|sight| overview::gather(&doors, &sight)))
 }
 
-async fn repositories(
-    State(doors): State<Doors>,
-    Query(wanted): Query<repos::Wanted>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Response {
-    let page = Asked::of(&uri, &headers);
-    match Sight::of(&doors, &headers).await {
-        Ok(sight) => page.answer(repos::list(&doors, &sight, wanted)),
-        Err(refusal) => page.refuse(refusal),
-    }
+async fn repositories(State(doors): State<Doors>, Query(wanted): Query<repos::Wanted>, request: Request) -> Response {
+    let request = request.map(drop);
+    let page = Asked::of(&request);
+    page.reply(Sight::of(&doors, &request).await.map(|sight| repos::list(&doors, &sight, wanted)))
 }
 
 /// A repository, or a tag of it: `app`, `app:cache`.
@@ -82,32 +73,24 @@ async fn repository(
     State(doors): State<Doors>,
     Path(name): Path<String>,
     Query(wanted): Query<repos::Wanted>,
-    uri: Uri,
-    headers: HeaderMap,
+    request: Request,
 ) -> Response {
-    let page = Asked::of(&uri, &headers);
-    let sight = match Sight::of(&doors, &headers).await {
+    let request = request.map(drop);
+    let page = Asked::of(&request);
+    let sight = match Sight::of(&doors, &request).await {
         Ok(sight) => sight,
         Err(refusal) => return page.refuse(refusal),
     };
     match name.split_once(':') {
-        Some((repo, tag)) => match tag::gather(&doors, &sight, repo, tag).await {
-            Ok(shown) => page.answer(shown),
-            Err(refusal) => page.refuse(refusal),
-        },
-        None => match repos::one(&doors, &sight, &name, wanted) {
-            Ok(shown) => page.answer(shown),
-            Err(refusal) => page.refuse(refusal),
-        },
+        Some((repo, tag)) => page.reply(tag::gather(&doors, &sight, repo, tag).await),
+        None => page.reply(repos::one(&doors, &sight, &name, wanted)),
     }
 }
 
-async fn evicted(State(doors): State<Doors>, uri: Uri, headers: HeaderMap) -> Response {
-    let page = Asked::of(&uri, &headers);
-    match Sight::of(&doors, &headers).await {
-        Ok(sight) => page.answer(evictions::gather(&doors, &sight)),
-        Err(refusal) => page.refuse(refusal),
-    }
+async fn evicted(State(doors): State<Doors>, request: Request) -> Response {
+    let request = request.map(drop);
+    let page = Asked::of(&request);
+    page.reply(Sight::of(&doors, &request).await.map(|sight| evictions::gather(&doors, &sight)))
 }
 
 async fn style() -> Response {
@@ -147,20 +130,21 @@ struct Asked {
 }
 
 impl Asked {
-    fn of(uri: &Uri, headers: &HeaderMap) -> Asked {
-        let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    fn of(request: &http::Request<()>) -> Asked {
+        let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
         let json = accept.find("application/json");
         let html = accept.find("text/html");
         // Whatever is named first: nobody who wants JSON names HTML, too.
         let preferred = json.is_some_and(|json| html.is_none_or(|html| json < html));
-        Asked { json: preferred || uri.path().starts_with("/api/") }
+        Asked { json: preferred || request.uri().path().starts_with("/api/") }
     }
 
-    fn answer(&self, page: impl Page) -> Response {
-        if self.json {
-            return guarded(Json(page).into_response());
+    fn reply(&self, page: Result<impl Page, Refusal>) -> Response {
+        match page {
+            Ok(page) if self.json => guarded(Json(page).into_response()),
+            Ok(page) => guarded(html(frame::page(&page.title(), &page.body()))),
+            Err(refusal) => self.refuse(refusal),
         }
-        guarded(html(frame::page(&page.title(), &page.body())))
     }
 
     fn refuse(&self, refusal: Refusal) -> Response {
@@ -199,8 +183,7 @@ mod tests {
     #[test]
     fn programs_get_json_and_browsers_get_pages() {
         let json = |path: &str, accept: &str| {
-            let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_str(accept).unwrap())]);
-            Asked::of(&path.parse().unwrap(), &headers).json
+            Asked::of(&http::Request::get(path).header(ACCEPT, accept).body(()).unwrap()).json
         };
         assert!(!json("/", "text/html,application/xhtml+xml,*/*;q=0.8"));
         assert!(!json("/", "*/*"));

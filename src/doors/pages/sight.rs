@@ -1,6 +1,6 @@
 //! Who may see what on the pages.
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 
 use super::super::Doors;
 use super::Refusal;
@@ -15,7 +15,7 @@ pub struct Sight<'a> {
 
 impl Sight<'_> {
     /// Who asks, and what is his to see: the one place where the pages decide.
-    pub async fn of<'a>(doors: &'a Doors, _shown: &HeaderMap) -> Result<Sight<'a>, Refusal> {
+    pub async fn of<'a>(doors: &'a Doors, _request: &http::Request<()>) -> Result<Sight<'a>, Refusal> {
         match doors.gate.visible_tenants() {
             Ok(tenants) => Ok(Sight { doors, tenants }),
             Err(denied) => Err(Refusal::new(StatusCode::FORBIDDEN, denied)),

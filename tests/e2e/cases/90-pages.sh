@@ -11,7 +11,7 @@ axe=${LARDER_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/larder/tools}/share/axe.js
 
 # Tags that a rule lets go, so that there are evictions to see.
 larder_start '[collect]' 'grace = "4s"' 'lease = "4s"' 'short_spans = true' \
-  '[[repositories]]' 'match = "old/**"' 'retain = [{ tags = "*", newest = 1 }]'
+  '[[repositories]]' 'pattern = "old/**"' 'retain = [{ tags = "*", newest = 1 }]'
 base_push
 ref=$LARDER/team/shop/cache:main
 mapfile -t to < <(cache_to "$ref" mode=max)
@@ -27,7 +27,7 @@ done
 # A name as long as they come, which must not push anything off the screen.
 long=$(printf 'a-very-long-name/%.0s' {1..9})end
 crane copy --insecure "$BASE" "$LARDER/$long:$(printf 'x%.0s' {1..100})" >/dev/null
-"$LARDER_BIN" gc --store "$(larder_store)" >gc.txt
+env "${without[@]}" "$LARDER_BIN" gc --config "$(larder_dir)/larder.toml" >gc.txt
 grep -q 'not among the newest 1' gc.txt || fail "the rule let nothing go: $(cat gc.txt)"
 
 overview=$(curl -fsS "http://$LARDER/api/overview")
