@@ -1,17 +1,19 @@
 //! From a configuration to a running server, and down again.
 
+pub mod reload;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::auth::Gate;
-use crate::config::Config;
+use crate::config::{Config, Secret};
+use crate::doors::listen::Listener;
 use crate::doors::{self, Doors, Front};
 use crate::metrics::{Metrics, recent};
 use crate::objects::Objects;
@@ -73,7 +75,8 @@ impl App {
         let config = Arc::new(config);
         let store = Store::new(objects, config.clone(), metrics.clone());
         store.load_quarantine().await.context("cannot read what is in quarantine")?;
-        let gate = Arc::new(Gate::new(config.clone()));
+        warn(&config);
+        let gate = Arc::new(Gate::open(config.clone(), signing_key(&store, &config).await?)?);
         let collector = Arc::new(Collector::new(store.clone()));
         collector.recover().await.context("cannot clear what a collection has left")?;
         Ok(App { config, metrics, store, gate, collector })
@@ -101,15 +104,19 @@ impl App {
     }
 
     /// Tells commands on this host where the server is, when the store is its own.
-    pub fn announce(&self, addresses: &[SocketAddr]) {
+    pub fn announce(&self, listeners: &[Listener]) -> anyhow::Result<()> {
         if self.config.store.s3.is_some() {
-            return;
+            return Ok(());
         }
-        let left = Operator { addresses: addresses.to_vec(), token: self.gate.operator_token().clone() };
+        let secure = self.config.tls.is_some() && !listeners.iter().any(|listener| listener.plain);
+        let reachable = listeners.iter().filter(|listener| secure || listener.plain || self.config.tls.is_none());
+        let addresses = reachable.map(|listener| listener.socket.local_addr()).collect::<Result<_, _>>()?;
+        let left = Operator { addresses, secure, token: self.gate.operator_token().clone() };
         // A server on a full disk has better things to do than to end here.
         if let Err(error) = left.announce(&self.config.store.path) {
             tracing::warn!(%error, "commands on this host cannot find this server");
         }
+        Ok(())
     }
 
     /// All that the server answers.
@@ -129,10 +136,36 @@ pub fn is_in_use(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(fs::OpenError::InUse(_)))
 }
 
+/// Says what an operator may not have meant.
+fn warn(config: &Config) {
+    let (server, closed) = (&config.server, config.is_closed());
+    let remote = |addresses: &[SocketAddr]| addresses.iter().any(|address| !address.ip().is_loopback());
+    if !closed && (remote(&server.listen) || remote(&server.listen_plain)) {
+        tracing::warn!("no authentication is configured: whoever can reach the server may read and write the cache");
+    }
+    let plain = if config.tls.is_none() { &server.listen } else { &server.listen_plain };
+    if closed && remote(plain) && server.trusted_proxies.is_empty() {
+        tracing::warn!("passwords and tokens cross the network in the clear: configure [tls], or put a proxy in front");
+    }
+    if closed && config.rules.is_empty() {
+        tracing::warn!("there are identities but no [[rules]]: nobody may do anything");
+    }
+}
+
+/// The key that the store keeps, where tokens are issued and none is configured.
+async fn signing_key(store: &Store, config: &Config) -> anyhow::Result<Option<Secret>> {
+    if !config.is_closed() || !config.signing_keys()?.is_empty() {
+        return Ok(None);
+    }
+    let key = store.signing_key().await.context("the key that signs tokens cannot be read or made")?;
+    Ok(Some(Secret::new(key)))
+}
+
 /// Serves until `shutdown` resolves, then lets requests under way finish, for as long as the configuration grants.
-pub async fn run(app: App, listeners: Vec<TcpListener>, shutdown: impl Future<Output = ()>) {
+pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl Future<Output = ()>) {
     let (stop, stopped) = watch::channel(false);
     let front = app.front();
+    let listeners = listeners.into_iter().map(Into::into).collect();
     let mut jobs = JoinSet::new();
     jobs.spawn(sweep(app.store.clone(), app.config.clone()));
     jobs.spawn(count(app.store.clone()));
@@ -144,7 +177,8 @@ pub async fn run(app: App, listeners: Vec<TcpListener>, shutdown: impl Future<Ou
     if app.config.store.s3.is_some() {
         jobs.spawn(learn(app.store.clone()));
     }
-    let serving = doors::listen::serve(listeners, front, &app.config.limits, app.metrics.clone(), stopped);
+    let serving =
+        doors::listen::serve(listeners, front, app.gate.clone(), &app.config.limits, app.metrics.clone(), stopped);
     let stopping = async {
         shutdown.await;
         tracing::info!(drain_seconds = app.config.server.drain.get().as_secs(), "stopping: no new connections");

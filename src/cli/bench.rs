@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use futures::{StreamExt, TryStreamExt, stream};
 use larder::digest::Digest;
+use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use super::ask::{Asked, Server};
@@ -138,29 +139,28 @@ impl Run {
         Ok(Measured { what, bytes, took: began.elapsed(), each })
     }
 
-    fn url(&self, path: &str) -> String {
-        self.asked.url(&format!("/v2/{}{path}", self.repo))
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.asked.request(method, &format!("/v2/{}{path}", self.repo))
     }
 
     /// As builders do: POST, then one PUT.
     async fn push(&self, digest: &Digest, bytes: &Bytes) -> anyhow::Result<u64> {
-        let begun = self.asked.client.post(self.url("/blobs/uploads/")).header("content-length", "0").send().await?;
+        let begun = self.request(Method::POST, "/blobs/uploads/").header("content-length", "0").send().await?;
         let begun = good(begun).await?;
         let location = begun.headers().get("location").and_then(|at| at.to_str().ok()).context("no Location")?;
-        let at = if location.starts_with('/') { self.asked.url(location) } else { location.to_string() };
-        let separator = if at.contains('?') { '&' } else { '?' };
-        let put = self.asked.client.put(format!("{at}{separator}digest={digest}")).body(bytes.clone());
+        let separator = if location.contains('?') { '&' } else { '?' };
+        let put = self.asked.request(Method::PUT, &format!("{location}{separator}digest={digest}")).body(bytes.clone());
         good(put.send().await?).await?;
         Ok(bytes.len() as u64)
     }
 
     async fn ask(&self, digest: &Digest) -> anyhow::Result<u64> {
-        good(self.asked.client.head(self.url(&format!("/blobs/{digest}"))).send().await?).await?;
+        good(self.request(Method::HEAD, &format!("/blobs/{digest}")).send().await?).await?;
         Ok(0)
     }
 
     async fn pull(&self, digest: &Digest) -> anyhow::Result<u64> {
-        let mut answer = good(self.asked.client.get(self.url(&format!("/blobs/{digest}"))).send().await?).await?;
+        let mut answer = good(self.request(Method::GET, &format!("/blobs/{digest}")).send().await?).await?;
         let mut bytes = 0;
         while let Some(piece) = answer.chunk().await? {
             bytes += piece.len() as u64;
@@ -181,14 +181,14 @@ impl Run {
             "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest.to_string(), "size": config.len() },
         })
         .to_string();
-        let put = self.asked.client.put(self.url("/manifests/run")).header("content-type", MANIFEST);
+        let put = self.request(Method::PUT, "/manifests/run").header("content-type", MANIFEST);
         let digest = Digest::sha256(manifest.as_bytes());
         good(put.body(manifest).send().await?).await?;
         Ok(digest)
     }
 
     async fn delete(&self, manifest: &Digest) -> anyhow::Result<()> {
-        good(self.asked.client.delete(self.url(&format!("/manifests/{manifest}"))).send().await?).await.map(drop)
+        good(self.request(Method::DELETE, &format!("/manifests/{manifest}")).send().await?).await.map(drop)
     }
 }
 

@@ -4,7 +4,7 @@ use anyhow::bail;
 use clap::Args;
 use serde_json::Value;
 
-use super::ask::Asked;
+use super::ask::{Asked, Trust};
 use super::show::{ago, count, size, table, text};
 
 /// Lists repositories, or the tags of one, as the server last counted them.
@@ -13,6 +13,8 @@ pub struct List {
     /// The server, or a repository of it: HOST:PORT, or HOST:PORT/REPOSITORY.
     #[arg(value_name = "WHERE", env = "LARDER_SERVER", default_value = "127.0.0.1:5000")]
     place: String,
+    #[command(flatten)]
+    trust: Trust,
     /// Only what has this in its name: repositories, and tags of any.
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
@@ -26,9 +28,10 @@ const PAGES_MAX: usize = 1000;
 
 impl List {
     pub async fn run(self) -> anyhow::Result<()> {
-        let (scheme, rest) = self.place.split_once("://").unwrap_or(("http", &self.place));
-        let (host, repo) = rest.split_once('/').unwrap_or((rest, ""));
-        let asked = Asked::of(&format!("{scheme}://{host}"))?;
+        let scheme = self.place.find("://").map_or(0, |at| at + "://".len());
+        let end = self.place[scheme..].find('/').map_or(self.place.len(), |at| scheme + at);
+        let (server, repo) = self.place.split_at(end);
+        let asked = Asked::of(server, self.trust.ca.as_deref())?;
         let (repo, search) = (repo.trim_matches('/'), self.search.as_deref().unwrap_or_default());
         if !repo.is_empty() && !search.is_empty() {
             bail!("--search looks through all repositories: give the server alone");

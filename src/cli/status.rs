@@ -41,11 +41,9 @@ fn render(said: &str, overview: &Value) -> String {
     let so_far = &overview["so_far"];
     let number = |value: &Value| value.as_u64().unwrap_or(0);
     let all = number(&so_far["hits"]) + number(&so_far["misses"]);
-    let hits = if all == 0 {
-        "nothing asked for yet".to_string()
-    } else {
-        format!("{} % of {all} lookups", number(&so_far["hits"]) * 100 / all)
-    };
+    let hits = (number(&so_far["hits"]) * 100)
+        .checked_div(all)
+        .map_or("nothing asked for yet".to_string(), |percent| format!("{percent} % of {all} lookups"));
     let served: Vec<u64> = list(&so_far["served"]).iter().map(number).collect();
     let hot = &overview["hot"];
     let mut out = String::new();

@@ -3,11 +3,14 @@
 //! Invariant: axum and http types stay in this folder. Doors do not know each other.
 
 pub mod admin;
+mod connection;
 pub mod listen;
 pub mod observe;
 pub mod orders;
 pub mod pages;
 pub mod registry;
+pub mod token;
+pub mod who;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -53,6 +56,8 @@ impl Front {
             .route("/healthz", get(admin::healthz))
             .route("/readyz", get(admin::readyz))
             .route("/metrics", get(admin::metrics))
+            .route("/token", get(token::token).post(token::token))
+            .route("/token/exchange", post(token::exchange))
             .route("/api/inspect", get(admin::inspect))
             .route("/api/usage", get(admin::usage))
             .route("/api/check", post(orders::check))

@@ -21,6 +21,11 @@ use crate::metrics::Metrics;
 /// Longest path in a log line, in bytes: names are bounded, but what is no name is not.
 const LOGGED_PATH_MAX: usize = 512;
 
+/// As much of a path as goes into a line.
+pub fn logged_path(uri: &Uri) -> String {
+    uri.path().chars().take(LOGGED_PATH_MAX).collect()
+}
+
 /// Has a request answered by `answer`, which also names its route.
 pub async fn observe<F>(metrics: Arc<Metrics>, request: Request, answer: impl FnOnce(Request) -> F) -> Response
 where

@@ -340,7 +340,7 @@ impl Repo {
         found
     }
 
-    async fn manifest_now(&self, pin: &Snapshot, reference: &Reference) -> Result<Manifest> {
+    async fn manifest_now(&self, pin: &Arc<Snapshot>, reference: &Reference) -> Result<Manifest> {
         let unknown = || Error::ManifestUnknown(reference.to_string());
         match reference {
             Reference::Digest(digest) => {

@@ -9,6 +9,7 @@ pub mod collect;
 pub mod condemned;
 pub mod format;
 pub mod inspect;
+mod keys;
 pub mod layout;
 mod look;
 pub mod manifests;

@@ -8,6 +8,7 @@ mod tap;
 mod wire;
 mod world;
 
+mod auth;
 mod bad_input;
 mod check;
 mod collect;

@@ -24,7 +24,7 @@ use axum::routing::get;
 use http::StatusCode;
 use http::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY, VARY,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use maud::Markup;
 use serde::Serialize;
@@ -106,11 +106,13 @@ async fn style() -> Response {
 pub struct Refusal {
     status: StatusCode,
     why: String,
+    /// How to come again with credentials.
+    challenge: Option<HeaderValue>,
 }
 
 impl Refusal {
     fn new(status: StatusCode, why: impl ToString) -> Refusal {
-        Refusal { status, why: why.to_string() }
+        Refusal { status, why: why.to_string(), challenge: None }
     }
 
     fn unknown(what: impl std::fmt::Display) -> Refusal {
@@ -148,11 +150,14 @@ impl Asked {
     }
 
     fn refuse(&self, refusal: Refusal) -> Response {
-        if self.json {
-            return guarded(super::admin::refuse(refusal.status, &refusal.why));
-        }
-        let mut response = html(frame::page("No page", &frame::refused(&refusal.why)));
+        let mut response = match self.json {
+            true => super::admin::refuse(refusal.status, &refusal.why),
+            false => html(frame::page("No page", &frame::refused(&refusal.why))),
+        };
         *response.status_mut() = refusal.status;
+        if let Some(challenge) = refusal.challenge {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        }
         guarded(response)
     }
 }

@@ -21,7 +21,9 @@ pub struct Overview {
     /// When this server began: counters and what happened are since then.
     began: Timestamp,
     now: Timestamp,
-    tenants: Vec<TenantRow>,
+    /// For who may administer.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    whole: Option<Whole>,
     /// The largest.
     repositories: Vec<RepoRow>,
     repositories_in_all: usize,
@@ -31,6 +33,12 @@ pub struct Overview {
     /// The newest first.
     events: Vec<Event>,
     evictions: Vec<Eviction>,
+}
+
+/// What concerns all tenants and the server.
+#[derive(Serialize)]
+struct Whole {
+    tenants: Vec<TenantRow>,
     history: Vec<Step>,
     so_far: Reading,
     hot: Hot,
@@ -77,33 +85,41 @@ struct Collector {
 }
 
 pub fn gather(doors: &Doors, sight: &Sight<'_>) -> Overview {
-    let (now, metrics) = (Timestamp::now(), &doors.metrics);
-    let tenants = sight.tenants().iter().map(|tenant| tenant_row(doors, tenant)).collect();
+    let now = Timestamp::now();
     let found = repos::gather(doors, sight, &|_, _| true, ROWS);
-    let so_far = sight.tenants().iter().map(|tenant| metrics.tenants.of(tenant).reading());
-    let last = doors.collector.last();
     Overview {
         version: env!("CARGO_PKG_VERSION"),
-        began: metrics.recent.began,
+        began: doors.metrics.recent.began,
         now,
-        tenants,
+        whole: sight.is_whole().then(|| Whole::gather(doors, sight, now)),
         repositories: found.repositories,
         repositories_in_all: found.repositories_in_all,
         tags: found.tags,
         tags_in_all: found.tags_in_all,
         events: seen_events(doors, sight),
         evictions: super::evictions::seen(doors, sight, ROWS),
-        history: metrics.recent.history(&metrics.tenants, |tenant| sight.sees_tenant(tenant), now),
-        so_far: so_far.fold(Reading::default(), |sum, reading| sum.plus(&reading)),
-        hot: Hot { bytes: metrics.hot_bytes.get(), limit: metrics.hot_limit_bytes.get() },
-        requests_in_flight: metrics.requests_in_flight.get(),
-        collector: Collector {
-            running: metrics.collecting.get() > 0,
-            last: last.as_ref().and_then(|last| last.began),
-            deleted_bytes: last.as_ref().map_or(0, |last| last.deleted.bytes),
-            condemned_bytes: last.as_ref().map_or(0, |last| last.condemned.bytes),
-            skipped: last.and_then(|last| last.skipped),
-        },
+    }
+}
+
+impl Whole {
+    fn gather(doors: &Doors, sight: &Sight<'_>, now: Timestamp) -> Whole {
+        let metrics = &doors.metrics;
+        let so_far = sight.tenants().iter().map(|tenant| metrics.tenants.of(tenant).reading());
+        let last = doors.collector.last();
+        Whole {
+            tenants: sight.tenants().iter().map(|tenant| tenant_row(doors, tenant)).collect(),
+            history: metrics.recent.history(&metrics.tenants, |tenant| sight.tenants().contains(tenant), now),
+            so_far: so_far.fold(Reading::default(), |sum, reading| sum.plus(&reading)),
+            hot: Hot { bytes: metrics.hot_bytes.get(), limit: metrics.hot_limit_bytes.get() },
+            requests_in_flight: metrics.requests_in_flight.get(),
+            collector: Collector {
+                running: metrics.collecting.get() > 0,
+                last: last.as_ref().and_then(|last| last.began),
+                deleted_bytes: last.as_ref().map_or(0, |last| last.deleted.bytes),
+                condemned_bytes: last.as_ref().map_or(0, |last| last.condemned.bytes),
+                skipped: last.and_then(|last| last.skipped),
+            },
+        }
     }
 }
 
@@ -143,27 +159,21 @@ impl Page for Overview {
     }
 
     fn body(&self) -> Markup {
-        let bytes: u64 = self.tenants.iter().map(|tenant| tenant.bytes).sum();
-        let named: u64 = self.tenants.iter().map(|tenant| tenant.named_bytes).sum();
-        let served: u64 = self.so_far.served.iter().sum();
         html! {
-            dl.facts {
-                (fact("Stored", &show::bytes(bytes), &format!("in {} tags", self.tags_in_all)))
-                (fact("Saved by sharing", &show::bytes(named.saturating_sub(bytes)), "as last counted"))
-                (fact("Not sent again", &show::bytes(self.so_far.saved), "by clients that asked first"))
-                (fact("Hits", &self.so_far.hit_percent().map_or("–".into(), |p| format!("{p:.0} %")), "of all that was asked for"))
-                (fact("Served", &show::bytes(served), &format!("{} % from memory", show::percent(self.so_far.served[0], served))))
-                (fact("Imports", &self.so_far.imports.to_string(), &format!("and {} exports", self.so_far.exports)))
+            @if let Some(whole) = &self.whole {
+                (whole.facts(self.tags_in_all))
+                p.note { "Counted by this server since its start, " (show::ago(self.began, self.now)) "." }
+                h2 { "Hits over time" }
+                (history::picture(&whole.history, self.now))
+                h2 { "Now" }
+                (whole.state(self.now))
             }
-            p.note { "Counted by this server since its start, " (show::ago(self.began, self.now)) "." }
-            h2 { "Hits over time" }
-            (history::picture(&self.history, self.now))
-            h2 { "Now" }
-            (self.state())
-            h3 { "Imports and exports" }
+            h2 { "Imports and exports" }
             (frame::table("Imports and exports", &["What", "When", "Took", "Where"], &self.events()))
-            h2 { "Tenants" }
-            (frame::table("Tenants", &["Tenant", "Stored", "Without sharing", "Repositories", "Tags", "Quota", "Counted"], &self.tenants()))
+            @if let Some(whole) = &self.whole {
+                h2 { "Tenants" }
+                (whole.tenants(self.now))
+            }
             h2 { "Largest repositories" }
             (repos::repo_table(&self.repositories, self.now))
             @if self.repositories_in_all > self.repositories.len() {
@@ -183,28 +193,6 @@ fn fact(name: &str, value: &str, about: &str) -> Markup {
 }
 
 impl Overview {
-    fn state(&self) -> Markup {
-        let (held, limit) = (self.hot.bytes.max(0) as u64, self.hot.limit.max(0) as u64);
-        let arriving: u64 = self.tenants.iter().map(|tenant| tenant.arriving).sum();
-        html! {
-            ul.state {
-                li { (show::meter(held, limit, "in the hot layer")) }
-                li { (self.requests_in_flight) " requests are being answered, " (show::bytes(arriving)) " are being uploaded." }
-                li {
-                    @match (&self.collector.skipped, self.collector.last) {
-                        (Some(why), _) => { "Nothing is collected: " (why) "." },
-                        (None, _) if self.collector.running => { "The collector is at work." },
-                        (None, Some(at)) => {
-                            "Collected " (show::ago(at, self.now)) ": " (show::bytes(self.collector.deleted_bytes)) " deleted, "
-                            (show::bytes(self.collector.condemned_bytes)) " condemned."
-                        },
-                        (None, None) => { "Nothing has been collected yet." },
-                    }
-                }
-            }
-        }
-    }
-
     fn events(&self) -> Vec<Markup> {
         let row = |event: &Event| {
             html! {
@@ -216,8 +204,51 @@ impl Overview {
         };
         self.events.iter().map(row).collect()
     }
+}
 
-    fn tenants(&self) -> Vec<Markup> {
+impl Whole {
+    fn facts(&self, tags: usize) -> Markup {
+        let bytes: u64 = self.tenants.iter().map(|tenant| tenant.bytes).sum();
+        let named: u64 = self.tenants.iter().map(|tenant| tenant.named_bytes).sum();
+        let (so_far, served): (&Reading, u64) = (&self.so_far, self.so_far.served.iter().sum());
+        let hits = so_far.hit_percent().map_or("–".to_string(), |percent| format!("{percent:.0} %"));
+        let hot = format!("{} % from memory", show::percent(so_far.served[0], served));
+        html! {
+            dl.facts {
+                (fact("Stored", &show::bytes(bytes), &format!("in {tags} tags")))
+                (fact("Saved by sharing", &show::bytes(named.saturating_sub(bytes)), "as last counted"))
+                (fact("Not sent again", &show::bytes(so_far.saved), "by clients that asked first"))
+                (fact("Hits", &hits, "of all that was asked for"))
+                (fact("Served", &show::bytes(served), &hot))
+                (fact("Imports", &so_far.imports.to_string(), &format!("and {} exports", so_far.exports)))
+            }
+        }
+    }
+
+    fn state(&self, now: Timestamp) -> Markup {
+        let (held, limit) = (self.hot.bytes.max(0) as u64, self.hot.limit.max(0) as u64);
+        let arriving: u64 = self.tenants.iter().map(|tenant| tenant.arriving).sum();
+        let collector = &self.collector;
+        html! {
+            ul.state {
+                li { (show::meter(held, limit, "in the hot layer")) }
+                li { (self.requests_in_flight) " requests are being answered, " (show::bytes(arriving)) " are being uploaded." }
+                li {
+                    @match (&collector.skipped, collector.last) {
+                        (Some(why), _) => { "Nothing is collected: " (why) "." },
+                        (None, _) if collector.running => { "The collector is at work." },
+                        (None, Some(at)) => {
+                            "Collected " (show::ago(at, now)) ": " (show::bytes(collector.deleted_bytes)) " deleted, "
+                            (show::bytes(collector.condemned_bytes)) " condemned."
+                        },
+                        (None, None) => { "Nothing has been collected yet." },
+                    }
+                }
+            }
+        }
+    }
+
+    fn tenants(&self, now: Timestamp) -> Markup {
         let row = |row: &TenantRow| {
             html! {
                 th scope="row" { a href=(format!("/repositories?tenant={}", row.tenant)) { (row.tenant) } }
@@ -226,9 +257,11 @@ impl Overview {
                 td.number { (row.repositories) }
                 td.number { (row.tags) }
                 td { @if let Some(quota) = &row.quota { (show::meter(row.bytes, quota.max, "")) } @else { "none" } }
-                td { @if let Some(at) = row.counted { (show::ago(at, self.now)) } @else { "not yet" } }
+                td { @if let Some(at) = row.counted { (show::ago(at, now)) } @else { "not yet" } }
             }
         };
-        self.tenants.iter().map(row).collect()
+        let rows: Vec<Markup> = self.tenants.iter().map(row).collect();
+        let columns = ["Tenant", "Stored", "Without sharing", "Repositories", "Tags", "Quota", "Counted"];
+        frame::table("Tenants", &columns, &rows)
     }
 }

@@ -11,7 +11,7 @@ use super::sight::Sight;
 use super::{Page, Refusal, frame, show};
 use crate::buildkit::IMPORT_LIMIT_BYTES;
 use crate::names::{RepoName, Tag, Tenant};
-use crate::store::stock::{TagEntry, Tags};
+use crate::store::stock::TagEntry;
 
 /// Rows on one page of a list.
 const PAGE: usize = 100;
@@ -67,14 +67,14 @@ pub fn gather(doors: &Doors, sight: &Sight<'_>, fits: &dyn Fn(&RepoName, Option<
     for tenant in sight.tenants() {
         doors.store.stock().look(tenant, |repos| {
             for (repo, tags) in repos.iter().filter(|(repo, _)| sight.sees(tenant, repo)) {
-                if fits(repo, None) {
-                    found.repositories.push(row(tenant, repo, tags));
+                let seen: Vec<(&Tag, &TagEntry)> =
+                    tags.iter().filter(|(tag, _)| sight.sees_tag(tenant, repo, tag)).collect();
+                if fits(repo, None) && !seen.is_empty() {
+                    found.repositories.push(row(tenant, repo, &seen));
                 }
-                for (tag, known) in tags {
-                    if fits(repo, Some(tag)) && sight.sees_tag(tenant, repo, tag) {
-                        found.tags_in_all += 1;
-                        keep_last(&mut found.tags, most, tenant, repo, tag, known);
-                    }
+                for (tag, known) in seen.into_iter().filter(|(tag, _)| fits(repo, Some(tag))) {
+                    found.tags_in_all += 1;
+                    keep_last(&mut found.tags, most, tenant, repo, tag, known);
                 }
             }
         });
@@ -102,14 +102,14 @@ fn keep_last(rows: &mut Vec<TagRow>, most: usize, tenant: &Tenant, repo: &RepoNa
     }
 }
 
-fn row(tenant: &Tenant, repo: &RepoName, tags: &Tags) -> RepoRow {
+fn row(tenant: &Tenant, repo: &RepoName, tags: &[(&Tag, &TagEntry)]) -> RepoRow {
     RepoRow {
         tenant: tenant.clone(),
         repo: repo.clone(),
         tags: tags.len() as u64,
         bytes: None,
-        named_bytes: tags.values().map(|known| known.bytes).sum(),
-        last: tags.values().map(TagEntry::last).max().unwrap_or_default(),
+        named_bytes: tags.iter().map(|(_, known)| known.bytes).sum(),
+        last: tags.iter().map(|(_, known)| known.last()).max().unwrap_or_default(),
     }
 }
 
@@ -129,7 +129,7 @@ pub struct List {
 
 pub fn list(doors: &Doors, sight: &Sight<'_>, wanted: Wanted) -> List {
     let query = wanted.q.trim().to_string();
-    let tenant: Option<Tenant> = wanted.tenant.parse().ok().filter(|tenant| sight.sees_tenant(tenant));
+    let tenant: Option<Tenant> = wanted.tenant.parse().ok().filter(|tenant| sight.tenants().contains(tenant));
     let only = tenant.as_ref();
     let from = wanted.from.min(crate::store::stock::TAGS_MAX);
     let fits = |repo: &RepoName, tag: Option<&Tag>| match tag {
@@ -217,9 +217,9 @@ pub struct Repository {
 
 pub fn one(doors: &Doors, sight: &Sight<'_>, name: &str, wanted: Wanted) -> Result<Repository, Refusal> {
     let repo: RepoName = name.parse().map_err(|_| Refusal::unknown(name))?;
-    let tenant = sight.permit(repo.clone())?.tenant().clone();
+    let tenant = sight.tenant_of(&repo)?;
     let tags = doors.store.stock().look(&tenant, |repos| repos.get(&repo).cloned());
-    let tags = tags.filter(|_| sight.sees(&tenant, &repo)).ok_or_else(|| Refusal::unknown(&repo))?;
+    let tags = tags.ok_or_else(|| Refusal::unknown(&repo))?;
     let mut tags: Vec<TagRow> = tags
         .into_iter()
         .filter(|(tag, _)| sight.sees_tag(&tenant, &repo, tag))

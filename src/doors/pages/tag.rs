@@ -36,11 +36,8 @@ pub async fn gather(doors: &Doors, sight: &Sight<'_>, repo: &str, tag: &str) -> 
     let name = format!("{repo}:{tag}");
     let repo: RepoName = repo.parse().map_err(|_| Refusal::unknown(&name))?;
     let tag: Tag = tag.parse().map_err(|_| Refusal::unknown(&name))?;
-    let permit = sight.permit(repo.clone())?;
+    let permit = sight.permit(&repo, &tag)?;
     let tenant = permit.tenant().clone();
-    if !sight.sees_tag(&tenant, &repo, &tag) {
-        return Err(Refusal::unknown(&name));
-    }
     let repo = doors.store.repo(permit);
     let failed = |error: Error| match error {
         Error::ManifestUnknown(_) | Error::RepoUnknown(_) => Refusal::unknown(&name),

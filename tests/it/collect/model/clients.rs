@@ -35,8 +35,9 @@ impl Replica {
     }
 
     fn repo(&self) -> Repo {
-        let access = Access { repo: REPO.parse().unwrap(), verb: Verb::Push };
-        self.store.repo(Gate::new(Arc::new(Config::default())).admit(access).unwrap())
+        let access = Access::to(REPO.parse().unwrap(), Verb::Push);
+        let gate = Gate::open(Arc::new(Config::default()), None).unwrap();
+        self.store.repo(gate.admit(&gate.anonymous(), access).unwrap())
     }
 }
 
