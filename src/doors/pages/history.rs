@@ -31,7 +31,7 @@ pub fn picture(steps: &[Step], now: Timestamp) -> Markup {
     let height = |count: u64| if count == 0 { 0 } else { (count * HEIGHT / most).max(1) };
     html! {
         figure {
-            svg.history viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label=(told) {
+            svg.history viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) preserveAspectRatio="none" role="img" aria-label=(told) {
                 @for (at, step) in steps.iter().enumerate() {
                     @let x = (first + at) * bar;
                     @let (hits, misses) = (height(step.reading.hits), height(step.reading.misses));
