@@ -128,7 +128,6 @@ impl OfTenant {
             self.end_repo(found);
             self.repo = Some((repo.clone(), OfRepo::default()));
         }
-        let usage = found.repositories.entry(repo.to_string()).or_default();
         let weighed = match &item {
             Item::Manifest(_, parsed, bytes) => Some(self.weigh(parsed.as_deref(), *bytes)),
             _ => None,
@@ -136,12 +135,12 @@ impl OfTenant {
         let Some((_, of)) = &mut self.repo else { return };
         match item {
             Item::Manifest(digest, ..) => {
-                usage.manifests += 1;
+                found.repositories.entry(repo.to_string()).or_default().manifests += 1;
                 of.manifests.extend(weighed.map(|weighed| (digest, weighed)));
             }
             Item::Push(tag, manifest) => of.pushes.entry(tag).or_default().push(manifest),
             Item::Tag(tag, at, pointer) => {
-                usage.tags += 1;
+                found.repositories.entry(repo.to_string()).or_default().tags += 1;
                 of.tags.extend(pointer.map(|pointer| (tag, (at, pointer))));
             }
             Item::Used(tag, at) => drop(of.used.insert(tag, at)),
@@ -185,7 +184,9 @@ impl OfTenant {
         let Some((repo, of)) = self.repo.take() else { return };
         let all: HashSet<u32> = of.manifests.values().flat_map(|manifest| &manifest.blobs).copied().collect();
         let bytes = all.iter().fold(0, |sum: u64, blob| sum.saturating_add(self.size(*blob)));
-        found.repositories.entry(repo.to_string()).or_default().bytes = bytes;
+        if let Some(usage) = found.repositories.get_mut(&*repo) {
+            usage.bytes = bytes;
+        }
         let mut tags = Tags::new();
         for (tag, (at, pointer)) in &of.tags {
             let served = of.views.get(tag).unwrap_or(&pointer.digest);
