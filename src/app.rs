@@ -15,7 +15,7 @@ use crate::auth::Gate;
 use crate::config::{Config, Secret};
 use crate::doors::listen::Listener;
 use crate::doors::{self, Doors, Front};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, recent};
 use crate::objects::Objects;
 use crate::objects::fs::{self, FsObjects};
 use crate::objects::s3::S3Objects;
@@ -30,6 +30,11 @@ pub use crate::store::check::Depth;
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// How often what is stored is counted anew.
 const COUNT_EVERY: Duration = Duration::from_secs(12 * 3600);
+/// When something has changed, sooner: but not sooner than this after the last count, and not for more than one part in
+/// so many of the time.
+const COUNT_PAUSE_NEAR: Duration = Duration::from_secs(60);
+const COUNT_PAUSE_FAR: Duration = Duration::from_secs(3600);
+const COUNT_SHARE: u32 = 100;
 /// The first collection comes so long after the start, or sooner where they come more often.
 const COLLECT_FIRST: Duration = Duration::from_secs(60);
 /// How often a server asks what others have found wrong.
@@ -52,17 +57,22 @@ pub struct App {
 impl App {
     /// Opens the store that the configuration names.
     pub async fn open(config: Config) -> anyhow::Result<App> {
+        let metrics = Arc::new(Metrics::default());
         let objects: Arc<dyn Objects> = match &config.store.s3 {
-            Some(s3) => Arc::new(S3Objects::open(s3).await?),
+            Some(s3) => Arc::new(S3Objects::open_counted(s3, metrics.clone()).await?),
             None => Arc::new(FsObjects::open(&config.store.path)?),
         };
-        App::over(objects, config).await
+        App::counted_over(objects, config, metrics).await
     }
 
     /// Builds the server over any objects.
     pub async fn over(objects: Arc<dyn Objects>, config: Config) -> anyhow::Result<App> {
+        App::counted_over(objects, config, Arc::default()).await
+    }
+
+    async fn counted_over(objects: Arc<dyn Objects>, config: Config, metrics: Arc<Metrics>) -> anyhow::Result<App> {
         format::open(&*objects).await.context("cannot use the store")?;
-        let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
+        let config = Arc::new(config);
         let store = Store::new(objects, config.clone(), metrics.clone());
         store.load_quarantine().await.context("cannot read what is in quarantine")?;
         warn(&config);
@@ -163,6 +173,7 @@ pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl F
     if app.config.collect.enabled {
         jobs.spawn(collect(app.collector.clone(), app.store.clone(), app.config.collect.interval.get()));
     }
+    jobs.spawn(remember(app.metrics.clone()));
     if app.config.store.s3.is_some() {
         jobs.spawn(learn(app.store.clone()));
     }
@@ -199,14 +210,29 @@ async fn sweep(store: Store, config: Arc<Config>) {
     }
 }
 
-/// Counts what is stored: at the start, and now and then.
+/// Counts what is stored: at the start, some time after changes, and now and then. To look at all of a bucket costs
+/// money, so there it is done less often.
 async fn count(store: Store) {
-    let mut timer = tokio::time::interval(COUNT_EVERY);
+    let pause = if store.is_near() { COUNT_PAUSE_NEAR } else { COUNT_PAUSE_FAR };
     loop {
-        timer.tick().await;
+        let began = tokio::time::Instant::now();
         if let Err(error) = store.scan_usage().await {
             tracing::warn!(%error, "what is stored cannot be counted");
         }
+        tokio::time::sleep(pause.max(began.elapsed() * COUNT_SHARE)).await;
+        let changed = store.stock().changed();
+        let _ = tokio::time::timeout(COUNT_EVERY, changed).await;
+    }
+}
+
+/// Reads the counters now and then, for pictures of them.
+async fn remember(metrics: Arc<Metrics>) {
+    let mut timer = tokio::time::interval(recent::READ_EVERY);
+    // What nobody has counted yet needs no reading.
+    timer.tick().await;
+    loop {
+        timer.tick().await;
+        metrics.recent.read(&metrics.tenants, jiff::Timestamp::now());
     }
 }
 

@@ -3,10 +3,10 @@
 mod cli;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use futures::FutureExt;
 use larder::app::reload::{Reload, hangups};
 use larder::app::{self, App};
@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 /// A self-hosted remote cache for container builds.
 #[derive(Parser)]
 #[command(version, about, max_term_width = 100)]
+#[command(after_help = "Exit status of every command: 0 done, 1 failed, 2 misused; what else there is, its help says.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -31,6 +32,10 @@ enum Command {
     Check(CheckStore),
     /// Delete what nothing names any more, and what policies let go.
     Gc(CollectStore),
+    /// Say how a running server is: what it has, does, and saves.
+    Status(cli::status::Status),
+    /// List the repositories of a running server, or the tags of one.
+    Ls(cli::ls::List),
     /// Say what a tag on a running server is made of.
     Inspect(cli::inspect::Inspect),
     /// Let this machine's docker, buildctl or crane use a server, by exchanging the JWT of a CI job.
@@ -45,10 +50,20 @@ enum Command {
         #[command(subcommand)]
         command: PolicyCommand,
     },
+    /// Measure a running server.
+    Bench(cli::bench::Bench),
     /// Work with the configuration.
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
+    },
+    /// Print what a shell needs to complete commands.
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page (roff), or write that of each command to a folder.
+    Man {
+        /// Where to write larder.1, larder-serve.1 and so on.
+        #[arg(value_name = "FOLDER")]
+        folder: Option<PathBuf>,
     },
 }
 
@@ -134,10 +149,10 @@ impl Place {
 
 impl Source {
     fn load(&self) -> anyhow::Result<Config> {
-        // The one variable that is not part of the configuration but says where it is.
+        // Not part of the configuration: where it is, and where a server is for commands that ask one.
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let environment = environment.filter(|(name, _)| name != "LARDER_CONFIG");
+        let environment = environment.filter(|(name, _)| !matches!(&**name, "LARDER_CONFIG" | "LARDER_SERVER"));
         Config::load(self.config.as_deref(), environment)
     }
 }
@@ -147,6 +162,14 @@ fn main() -> ExitCode {
         Command::Serve(serve) => run(serve).map(|()| ExitCode::SUCCESS),
         Command::Check(order) => order.place.load().and_then(|config| block_on(order.check.run(config))),
         Command::Gc(order) => order.place.load().and_then(|config| block_on(order.gc.run(config))),
+        Command::Status(status) => block_on(status.run()),
+        Command::Ls(list) => block_on(list.run()).map(|()| ExitCode::SUCCESS),
+        Command::Bench(bench) => block_on(bench.run()).map(|()| ExitCode::SUCCESS),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "larder", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { folder } => man(folder.as_deref()).map(|()| ExitCode::SUCCESS),
         Command::Inspect(inspect) => block_on(inspect.run()).map(|()| ExitCode::SUCCESS),
         Command::Login(login) => block_on(login.run()).map(|()| ExitCode::SUCCESS),
         Command::Token { command: TokenCommand::New(new) } => new.run().map(|()| ExitCode::SUCCESS),
@@ -166,6 +189,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn man(folder: Option<&Path>) -> anyhow::Result<()> {
+    match folder {
+        Some(folder) => clap_mangen::generate_to(Cli::command(), folder)?,
+        None => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?,
+    }
+    Ok(())
 }
 
 impl Serve {
@@ -279,7 +310,6 @@ A builder on another host, where this one is THIS_HOST and listens beyond loopba
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

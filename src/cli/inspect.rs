@@ -1,12 +1,11 @@
 //! `larder inspect`: what a tag is made of.
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use bytesize::ByteSize;
 use clap::Args;
 use serde_json::Value;
 
-use super::docker;
-use super::login::{address, client};
+use super::ask::Asked;
 
 /// Asks a running server what a tag serves and what it was made of.
 #[derive(Args)]
@@ -32,19 +31,7 @@ impl Inspect {
             bail!("{} is not HOST:PORT/REPOSITORY:TAG", self.reference);
         };
         let server = format!("{scheme}{host}");
-        let (base, host) = address(&server);
-        let mut asking = client(self.ca.as_deref())?.get(format!("{base}/api/inspect")).query(&[("ref", name)]);
-        if let Some((user, password)) = docker::credentials(host) {
-            asking = asking.basic_auth(user, Some(password));
-        }
-        let asked = asking.send().await;
-        let response = asked.with_context(|| format!("no larder answers at {host}"))?;
-        let status = response.status();
-        let text = response.text().await?;
-        let answer: Value = serde_json::from_str(&text).with_context(|| format!("{host} answered {status}"))?;
-        if !status.is_success() {
-            bail!("{}", answer["errors"][0]["message"].as_str().unwrap_or("refused"));
-        }
+        let answer = Asked::of(&server, self.ca.as_deref())?.get("/api/inspect", &[("ref", name)]).await?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&answer)?);
         } else {

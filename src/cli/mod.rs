@@ -1,5 +1,7 @@
 //! Commands beside `serve`.
 
+mod ask;
+pub mod bench;
 pub mod check;
 mod docker;
 pub mod gc;
@@ -7,5 +9,8 @@ pub mod inspect;
 mod lines;
 pub mod log;
 pub mod login;
+pub mod ls;
 pub mod policy;
+mod show;
+pub mod status;
 pub mod token;

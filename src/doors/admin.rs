@@ -90,7 +90,7 @@ pub(super) async fn admit_operator(doors: &Doors, request: http::Request<()>) ->
 }
 
 /// A refusal for want of a right.
-fn refused(doors: &Doors, request: &http::Request<()>, refusal: &Refusal) -> Response {
+pub(super) fn refused(doors: &Doors, request: &http::Request<()>, refusal: &Refusal) -> Response {
     let status = match refusal {
         Refusal::Denied(_) => StatusCode::FORBIDDEN,
         Refusal::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,

@@ -7,6 +7,7 @@ mod connection;
 pub mod listen;
 pub mod observe;
 pub mod orders;
+pub mod pages;
 pub mod registry;
 pub mod token;
 pub mod who;
@@ -61,6 +62,7 @@ impl Front {
             .route("/api/usage", get(admin::usage))
             .route("/api/check", post(orders::check))
             .route("/api/gc", get(admin::last_collection).post(orders::collect))
+            .merge(pages::routes())
             .with_state(doors.clone());
         Front { doors, others }
     }
@@ -72,8 +74,9 @@ impl Front {
             if is_registry(request.uri().path()) {
                 return registry::serve(doors, request).await;
             }
+            let label = if pages::is_page(request.uri().path()) { "page" } else { "admin" };
             let Ok(response) = Box::pin(others.oneshot(request)).await;
-            ("admin", response)
+            (label, response)
         })
     }
 }

@@ -79,7 +79,7 @@ impl Repo {
         }
     }
 
-    async fn parse_push(&self, manifest: &Bytes) -> Result<Found> {
+    pub(super) async fn parse_push(&self, manifest: &Bytes) -> Result<Found> {
         let detecting = manifest.clone();
         let manifest = match tokio::task::spawn_blocking(move || CacheManifest::detect(&detecting)).await? {
             Ok(Some(manifest)) => manifest,
@@ -303,6 +303,7 @@ impl Repo {
             return;
         }
         self.store.used.insert(key.clone(), Instant::now());
+        self.store.stock.used(self.tenant(), self.name(), tag);
         let body = serde_json::json!({ "at": jiff::Timestamp::now() }).to_string();
         if let Err(error) = self.store.put(&key, body).await {
             tracing::warn!(%key, %error, "last use cannot be noted");

@@ -21,9 +21,10 @@ use tokio::time::Instant;
 
 use super::condemned::Snapshot;
 use super::layout::PushId;
-use super::manifests::{OCI_MANIFEST, media_type_of};
+use super::manifests::{OCI_MANIFEST, Parsed, media_type_of};
 use super::patience::{in_time, patiently};
 use super::pushes::{Found, LivePush};
+use super::stock::Weight;
 use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result, STRIPES, layout, stripe};
 use crate::buildkit::{Explanation, Outcome, Push, View, view};
@@ -251,7 +252,7 @@ impl Repo {
                 return Ok(false);
             }
             let Some(bytes) = self.manifest_bytes(&manifest).await? else { continue };
-            let Ok(parsed) = super::manifests::Parsed::parse(&bytes, None) else { continue };
+            let Ok(parsed) = Parsed::parse(&bytes, None) else { continue };
             for blob in parsed.blobs.iter().map(|blob| self.blob_key(blob)) {
                 if pin.has(&blob) && self.store.found(pin, &blob).await?.is_none() {
                     return Ok(false);
@@ -359,6 +360,7 @@ impl Repo {
         let made = self.united(pin, live).await?;
         let mut needed = made.present;
         let mut config = None;
+        let mut weight = None;
         let view = match made.view {
             Some((View { outcome: Outcome::Merged(merged), explanation }, _)) => {
                 let served = Served {
@@ -366,7 +368,9 @@ impl Repo {
                     digest: Digest::sha256(&merged.manifest),
                     size: merged.manifest.len() as u64,
                 };
-                needed = named_by(&merged.manifest);
+                let parsed = Parsed::parse(&merged.manifest, None).ok();
+                weight = parsed.as_ref().map(|parsed| Weight::of(parsed, served.size));
+                needed = parsed.map(|parsed| parsed.blobs).unwrap_or_default();
                 config = Some(merged.config_digest);
                 self.report(tag, &explanation, began);
                 self.store_view(pin, served.digest, merged.manifest, merged.config_digest, merged.config).await?;
@@ -385,6 +389,9 @@ impl Repo {
             // There is nothing better to serve than what was pushed last.
             None => None,
         };
+        if let Some(weight) = weight {
+            self.store.stock.viewed(self.tenant(), self.name(), tag, live.len(), weight);
+        }
         let hint = Hint {
             rules: RULES,
             pushes: live.iter().map(|push| push.id).collect(),
@@ -556,9 +563,4 @@ pub(super) async fn hinted(store: &super::Store, key: &Key) -> Result<Option<Dig
         Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
         Err(error) => Err(error.into()),
     }
-}
-
-fn named_by(manifest: &[u8]) -> Vec<Digest> {
-    let parsed = super::manifests::Parsed::parse(manifest, None);
-    parsed.map(|parsed| parsed.blobs).unwrap_or_default()
 }

@@ -2,6 +2,7 @@
 
 mod matrix;
 mod oidc;
+mod pages;
 mod tls;
 mod tokens;
 

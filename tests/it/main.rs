@@ -15,6 +15,7 @@ mod collect;
 mod docs;
 mod objects;
 mod over_s3;
+mod pages;
 mod registry;
 mod server;
 mod shape;

@@ -5,6 +5,7 @@
 
 mod audit;
 mod blob;
+mod builds;
 pub mod error;
 mod list;
 mod manifest;
@@ -110,9 +111,12 @@ async fn handle(
 ) -> Result<Response, OciError> {
     let repo = doors.store.repo(permit);
     let patience = patience_of(&route, request.headers());
+    let ending = builds::watch(&doors.metrics, &repo, &route, request.method(), request.headers());
     if !route.writes() {
         // In a box: whoever holds this future copies it, from here up to the connection.
-        return patience::within(patience, Box::pin(read(&caller, repo, route, request))).await;
+        let answer = patience::within(patience, Box::pin(read(&caller, repo, route, request))).await;
+        ending.into_iter().for_each(|ending| ending.see(&answer));
+        return answer;
     }
     // A client that goes away takes its request's future with it. What it had begun to write is finished or undone all
     // the same, by a task of its own.
@@ -124,7 +128,10 @@ async fn handle(
         answer
     });
     match writing.await {
-        Ok(answer) => answer,
+        Ok(answer) => {
+            ending.into_iter().for_each(|ending| ending.see(&answer));
+            answer
+        }
         Err(error) => {
             tracing::error!(%error, "request failed");
             Err(OciError::new(Code::Unknown))

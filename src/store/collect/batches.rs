@@ -188,6 +188,11 @@ impl Collector {
                 }
             }
             gone.iter().for_each(|key| self.store.forget(key));
+            for key in &gone {
+                if let Some(Place::Repo { tenant, repo, item: RepoItem::Tag(tag) }) = layout::parse(key.as_str()) {
+                    self.store.stock().removed(&tenant, &repo, &tag);
+                }
+            }
             for (tenant, size) in freed {
                 self.store.usage().account(&tenant).removed(size);
             }

@@ -250,7 +250,7 @@ impl<'a> Mark<'a> {
             let group: Vec<&TagFacts> = facts[first..first + same].iter().collect();
             for (at, reason) in policy::retired(&group, rules(&facts[first].repo), self.now) {
                 gone.insert(first + at);
-                report.decisions.push(decision(&facts[first + at], None, 0, reason));
+                report.decisions.push(self.decision(tenant, &facts[first + at], reason));
             }
             first += same;
         }
@@ -261,12 +261,13 @@ impl<'a> Mark<'a> {
             let room = policy::make_room(&facts, &protected, excess, floor, self.now);
             for (id, at, used) in room.layers {
                 let seconds = self.now.duration_since(used).unwrap_or_default().as_secs();
-                self.evicted_layers.insert(id, decision(&facts[at], None, 0, Reason::Room { seconds }));
+                let decision = self.decision(tenant, &facts[at], Reason::Room { seconds });
+                self.evicted_layers.insert(id, decision);
             }
             for at in room.tags {
                 let seconds = self.now.duration_since(facts[at].used).unwrap_or_default().as_secs();
                 if gone.insert(at) {
-                    report.decisions.push(decision(&facts[at], None, 0, Reason::Room { seconds }));
+                    report.decisions.push(self.decision(tenant, &facts[at], Reason::Room { seconds }));
                 }
             }
         }
@@ -283,6 +284,19 @@ impl<'a> Mark<'a> {
             self.evicted.push(tag);
         }
         Ok(gone)
+    }
+
+    fn decision(&self, tenant: &Tenant, facts: &TagFacts, reason: Reason) -> Decision {
+        Decision {
+            tenant: tenant.to_string(),
+            repo: facts.repo.to_string(),
+            tag: facts.tag.to_string(),
+            layer: None,
+            bytes: 0,
+            why: reason.to_string(),
+            reason,
+            known: self.known.has(&layout::tag(tenant, &facts.repo, &facts.tag)),
+        }
     }
 
     /// Bytes that the tenant holds beyond what it may, when it does. What is condemned counts as gone.
@@ -480,7 +494,8 @@ impl<'a> Mark<'a> {
             let candidate = Candidate { key: meta.key, bytes: meta.size };
             if let Some(decision) = self.evicted_layers.get(&id) {
                 let digest = candidate.key.as_str().rsplit('/').next().map(str::to_string);
-                report.decisions.push(Decision { layer: digest, bytes: meta.size, ..decision.clone() });
+                let known = self.known.has(&candidate.key);
+                report.decisions.push(Decision { layer: digest, bytes: meta.size, known, ..decision.clone() });
                 publisher.add(Kind::Evict, candidate, report).await?;
             } else if self.live.get(&id).is_some_and(|live| live.stays) {
                 found.live.add(meta.size);
@@ -492,10 +507,6 @@ impl<'a> Mark<'a> {
         }
         Ok(())
     }
-}
-
-fn decision(facts: &TagFacts, layer: Option<String>, bytes: u64, reason: Reason) -> Decision {
-    Decision { repo: facts.repo.to_string(), tag: facts.tag.to_string(), layer, bytes, reason }
 }
 
 impl Index {
