@@ -25,18 +25,23 @@ const THROTTLE_STEP: u64 = 1000;
 /// What leads to manifests.
 #[derive(Clone, Copy)]
 enum Namer<'a> {
-    Tag(&'a Tag),
+    /// A tag, and whether it stays.
+    Tag(&'a Tag, bool),
     /// Nothing as yet: they were pushed by digest a while ago at most.
     Young,
 }
 
 impl Namer<'_> {
+    fn stays(self) -> bool {
+        !matches!(self, Namer::Tag(_, false))
+    }
+
     /// When a manifest was last pushed, as far as that counts against making room. A cache is pushed by a record, which names
     /// one manifest: views name what they find, and push nothing. Any other tag is pushed by its pointer, though all that it
     /// leads to may have been there for long.
     fn pushed(&self, index: &Index, digest: &Digest, names: &Names) -> Option<SystemTime> {
         match self {
-            Namer::Tag(tag) => match index.pushes.get(*tag) {
+            Namer::Tag(tag, _) => match index.pushes.get(*tag) {
                 Some(pushes) => pushes.iter().filter(|(id, ..)| id.manifest == *digest).map(|(_, at, _)| *at).max(),
                 None => index.tags.get(*tag).copied(),
             },
@@ -368,7 +373,7 @@ impl<'a> Mark<'a> {
         for (id, ..) in index.pushes.get(&root.tag).into_iter().flatten() {
             self.mark(layout::push(tenant, repo, &root.tag, id).as_str(), stays);
         }
-        self.mark_closure(tenant, repo, index, &root.manifests, stays, Namer::Tag(&root.tag), report).await
+        self.mark_closure(tenant, repo, index, &root.manifests, Namer::Tag(&root.tag, stays), report).await
     }
 
     /// Manifests that were pushed by digest a while ago at most: what names them may still come.
@@ -377,7 +382,7 @@ impl<'a> Mark<'a> {
         let young = self.wait + config.lease.get().min(self.wait);
         let manifests = index.manifests.iter().filter(|(_, (at, _))| !passed(*at, self.now, young));
         let manifests: Vec<Digest> = manifests.map(|(digest, _)| *digest).collect();
-        self.mark_closure(tenant, repo, index, &manifests, true, Namer::Young, report).await
+        self.mark_closure(tenant, repo, index, &manifests, Namer::Young, report).await
     }
 
     async fn mark_closure(
@@ -386,10 +391,10 @@ impl<'a> Mark<'a> {
         repo: &RepoName,
         index: &Index,
         from: &[Digest],
-        stays: bool,
         namer: Namer<'_>,
         report: &mut Report,
     ) -> Result<()> {
+        let stays = namer.stays();
         let mut found = Vec::new();
         let mut referrers = Vec::new();
         self.closure(tenant, repo, index, from, report, |digest, names| {
