@@ -20,8 +20,7 @@ impl Repo {
     /// Whether the store has the blob: its size. That its bytes are in memory proves nothing here, for the caller is going to
     /// rely on the store.
     pub async fn stat_blob(&self, digest: &Digest) -> Result<Option<u64>> {
-        let key = &self.blob_key(digest);
-        let look = |pin: Arc<Snapshot>| async move { self.store.found(&pin, key).await };
+        let look = |pin: Arc<Snapshot>| async move { self.store.found_in(&pin, self.blob_keys(digest)).await };
         Ok(self.store.condemned.resting(look).await?.map(|meta| meta.size))
     }
 
@@ -88,8 +87,8 @@ impl Repo {
         Ok((first, turn))
     }
 
-    /// Whether the blob can be used in this repository without sending it. Blobs belong to the tenant, so this moves
-    /// nothing; `from` was checked when its permit was issued.
+    /// Whether the blob can be used in this repository without sending it. Blobs belong to the tenant or its parents, so
+    /// this moves nothing; `from` was checked when its permit was issued.
     pub async fn mount_blob(&self, digest: &Digest) -> Result<bool> {
         let found = self.stat_blob(digest).await?.is_some();
         if found {

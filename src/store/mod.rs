@@ -22,6 +22,7 @@ pub mod ready;
 mod receive;
 pub mod referrers;
 pub mod room;
+mod scope;
 pub mod tags;
 mod tenants;
 pub mod uploads;

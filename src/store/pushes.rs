@@ -84,25 +84,32 @@ impl Repo {
             Ok(None) => return Ok(Found::NoCache("not a cache manifest".to_string())),
             Err(error) => return Ok(Found::NoCache(error.to_string())),
         };
-        let (digest, key) = (manifest.config.digest, self.blob_key(&manifest.config.digest));
+        let digest = manifest.config.digest;
         // What the manifest says of the size need not be true.
-        let size = match self.store.hot.peek(&Slot::Whole(key.clone())) {
-            Some(piece) => piece.bytes.len() as u64,
-            None => match self.store.head(&key).await? {
-                Some(meta) => meta.size,
-                None => return Ok(Found::NoConfig(digest)),
-            },
-        };
+        let Some(size) = self.size_of(&digest).await? else { return Ok(Found::NoConfig(digest)) };
         if size > READ_BYTES_MAX {
             let (bytes, max) = (size as usize, READ_BYTES_MAX as usize);
             let error = FormatError::TooLarge { what: "cacheconfig", bytes, max };
             return Ok(Found::Push(Push { manifest, config: Err(error) }));
         }
-        match self.store.small(&key, digest).await {
+        match self.store.small_in(self.blob_keys(&digest), digest).await {
             Ok(bytes) => Ok(Found::Push(tokio::task::spawn_blocking(move || Push::new(manifest, &bytes)).await?)),
             Err(Error::BlobUnknown(_)) => Ok(Found::NoConfig(digest)),
             Err(error) => Err(error),
         }
+    }
+
+    /// Bytes of a blob that is here, in memory or in the store.
+    async fn size_of(&self, digest: &Digest) -> Result<Option<u64>> {
+        for key in self.blob_keys(digest) {
+            if let Some(piece) = self.store.hot.peek(&Slot::Whole(key.clone())) {
+                return Ok(Some(piece.bytes.len() as u64));
+            }
+            if let Some(meta) = self.store.head(&key).await? {
+                return Ok(Some(meta.size));
+            }
+        }
+        Ok(None)
     }
 
     /// Adds a push to a cache tag: the record, then what it makes expire, then the pointer.
@@ -140,9 +147,12 @@ impl Repo {
         }
         // The record tells by its own time that the tag is in use.
         self.store.used.insert(layout::used(self.tenant(), self.name(), tag), Instant::now());
-        // The first push of a tag is all that there is, as long as nobody else was first: its view is made from what is at
-        // hand, so that the next look at the tag costs one call.
-        if is_new && let Some(version) = self.put_new_tag(tag, &pointer).await? {
+        // The first push of a tag is all that there is, as long as nobody else was first and no parent has the tag: its view
+        // is made from what is at hand, so that the next look at the tag costs one call.
+        if is_new
+            && !self.is_scope()
+            && let Some(version) = self.put_new_tag(tag, &pointer).await?
+        {
             self.know_first(pin, tag, version, &pointer, LivePush { id, at }).await;
             return Ok(());
         }

@@ -14,7 +14,7 @@ use super::verify::Checked;
 use super::{Error, Repo, Result, Store};
 use crate::digest::{Digest, Hasher};
 use crate::hot::{Piece, Slot};
-use crate::objects::{self, ByteStream, Distance, Meta};
+use crate::objects::{self, ByteStream, Distance, Key, Meta};
 
 /// A blob of a store that is far is kept whole up to the size of so many chunks.
 const FAR_CHUNKS_WHOLE: u64 = 2;
@@ -45,7 +45,16 @@ pub enum Content {
 impl Repo {
     /// A blob to read from.
     pub async fn open_blob(&self, digest: &Digest) -> Result<Blob> {
-        let key = self.blob_key(digest);
+        for key in self.blob_keys(digest) {
+            match self.open(key, digest).await {
+                Err(Error::BlobUnknown(_)) => {}
+                done => return done,
+            }
+        }
+        Err(Error::BlobUnknown(*digest))
+    }
+
+    async fn open(&self, key: Key, digest: &Digest) -> Result<Blob> {
         if let Some(piece) = self.store.hot.peek(&Slot::Whole(key.clone())) {
             return Ok(Blob { digest: *digest, size: piece.bytes.len() as u64, held: Held::Hot(piece.bytes) });
         }

@@ -89,7 +89,13 @@ impl Usage {
             let mut accounts = self.accounts.write().unwrap_or_else(PoisonError::into_inner);
             let account = accounts.entry(tenant.clone()).or_insert_with(|| {
                 let shown = [&self.metrics.stored_bytes, &self.metrics.stored_blobs];
-                Arc::new(Account::new(shown.map(|shown| shown.with_label_values(&[&**tenant]))))
+                // There is a scope for each pull request: too many for metrics, which are also for who may read nothing.
+                let shown = shown.map(|shown| match tenant.is_scope() {
+                    true => prometheus::core::GenericGauge::new("unseen", "a scope")
+                        .unwrap_or_else(|_| shown.with_label_values(&[""])),
+                    false => shown.with_label_values(&[&**tenant]),
+                });
+                Arc::new(Account::new(shown))
             });
             account.clone()
         })

@@ -25,6 +25,7 @@ use super::layout::PushId;
 use super::manifests::{OCI_MANIFEST, media_type_of};
 use super::patience::patiently;
 use super::pushes::{Found, LivePush};
+use super::scope::Behind;
 use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result, STRIPES, layout, stripe};
 use crate::buildkit::{Explanation, Outcome, Push, View, view};
@@ -147,14 +148,17 @@ impl Repo {
         let key = self.tag_key(tag);
         // Before it is read: what it says then, it goes on to say.
         self.store.condemned.rely(pin, &key).await?;
-        let Some((mut version, mut pointer)) = self.store.pointer(&key).await? else { return Ok(None) };
-        if pointer.push.is_none() || !self.has_views() {
-            let served = Served::pushed(&pointer);
+        let Some(mut behind) = self.behind(tag).await? else {
+            let Some(parent) = self.parent() else { return Ok(None) };
+            return Box::pin(parent.served_now(pin, tag)).await;
+        };
+        if behind.pointer.push.is_none() || !self.has_views() {
+            let served = Served::pushed(&behind.pointer);
             let is_whole = self.is_whole(pin, &served.digest).await?;
             self.touch(tag).await;
             return Ok(is_whole.then_some(served));
         }
-        let known = match self.known(pin, &key, &version).await? {
+        let known = match self.known(pin, &key, &behind.version).await? {
             Some(known) => known,
             None => {
                 let turn = &self.store.views.turns[stripe(&key)];
@@ -163,34 +167,41 @@ impl Repo {
                     Err(_) => {
                         let turn = turn.lock().await;
                         // Somebody has just made a view, perhaps of a newer pointer.
-                        let Some(newer) = self.store.pointer(&key).await? else { return Ok(None) };
-                        (version, pointer) = newer;
+                        let Some(newer) = self.behind(tag).await? else { return Ok(None) };
+                        behind = newer;
                         turn
                     }
                 };
-                self.make_known(pin, tag, &key, version, &pointer).await?
+                self.make_known(pin, tag, &key, &behind).await?
             }
         };
-        self.touch(tag).await;
-        Ok(Some(known.hint.view.clone().unwrap_or_else(|| Served::pushed(&pointer))))
+        self.touch_all(tag, &behind).await;
+        Ok(Some(known.hint.view.clone().unwrap_or_else(|| Served::pushed(&behind.pointer))))
     }
 
     /// Whether a manifest is served: not when it or what it names is known to be gone. Looks only for what is condemned:
-    /// nothing else that a tag names can be.
+    /// nothing else that a tag names can be, unless it is a parent's.
     async fn is_whole(&self, pin: &Snapshot, digest: &Digest) -> Result<bool> {
-        if pin.is_empty() {
+        let is_sparse = self.store.config.rule(self.name()).is_some_and(|rule| rule.sparse);
+        let looks_for_all = self.is_scope() && !is_sparse;
+        if pin.is_empty() && !looks_for_all {
             return Ok(true);
         }
         let (mut wave, mut seen) = (vec![*digest], HashSet::from([*digest]));
         while let Some(manifest) = wave.pop() {
-            let key = self.manifest_key(&manifest);
-            if pin.has(&key) && self.store.found(pin, &key).await?.is_none() {
+            let is_asked =
+                |mut keys: Box<dyn Iterator<Item = Key> + '_>| looks_for_all || keys.any(|key| pin.has(&key));
+            if is_asked(Box::new(self.manifest_keys(&manifest)))
+                && self.store.found_in(pin, self.manifest_keys(&manifest)).await?.is_none()
+            {
                 return Ok(false);
             }
             let Some(bytes) = self.manifest_bytes(&manifest).await? else { continue };
             let Ok(parsed) = super::manifests::Parsed::parse(&bytes, None) else { continue };
-            for blob in parsed.blobs.iter().map(|blob| self.blob_key(blob)) {
-                if pin.has(&blob) && self.store.found(pin, &blob).await?.is_none() {
+            for blob in &parsed.blobs {
+                if is_asked(Box::new(self.blob_keys(blob)))
+                    && self.store.found_in(pin, self.blob_keys(blob)).await?.is_none()
+                {
                     return Ok(false);
                 }
             }
@@ -222,19 +233,13 @@ impl Repo {
 
     /// Makes the view, unless another request has just done so or the hint in the store still holds. The pointer was read
     /// before the pushes are listed: a push that the list misses comes with a newer pointer.
-    async fn make_known(
-        &self,
-        pin: &Snapshot,
-        tag: &Tag,
-        key: &Key,
-        version: Version,
-        pointer: &Pointer,
-    ) -> Result<Arc<Known>> {
+    async fn make_known(&self, pin: &Snapshot, tag: &Tag, key: &Key, behind: &Behind) -> Result<Arc<Known>> {
+        let (version, pointer) = (behind.version.clone(), &behind.pointer);
         if let Some(known) = self.known(pin, key, &version).await? {
             return Ok(known);
         }
         let epoch = self.store.views.epoch();
-        let (live, hint) = tokio::try_join!(self.pushes_behind(tag, pointer), self.hint(tag))?;
+        let (live, hint) = tokio::try_join!(self.all_pushes(tag, behind), self.hint(tag))?;
         let hint = match hint {
             Some(hint) if hint.is_of(&live) && self.holds(pin, &hint).await? => hint,
             _ => self.make(pin, tag, pointer, &live).await?,
@@ -275,25 +280,20 @@ impl Repo {
     /// Whether the store has what the view needs, and still lacks what it was made without.
     async fn holds(&self, pin: &Snapshot, hint: &Hint) -> Result<bool> {
         // Whoever asks for the tag reads these two next.
-        let own = hint.view.iter().map(|view| (self.manifest_key(&view.digest), view.digest));
-        let config = hint.config.iter().map(|digest| (self.blob_key(digest), *digest));
-        let read = own.chain(config).map(|(key, digest)| {
+        let own = hint.view.iter().map(|view| (self.manifest_keys(&view.digest).collect(), view.digest));
+        let config = hint.config.iter().map(|digest| (self.blob_keys(digest).collect(), *digest));
+        let read = own.chain(config).map(|(keys, digest): (Vec<Key>, Digest)| {
             let store = self.store.clone();
-            async move {
-                if store.condemned.rely(pin, &key).await? {
-                    return Ok(store.ask(&key).await?.is_some());
-                }
-                store.has_small(&key, &digest).await
-            }
-            .boxed()
+            async move { store.readable_in(pin, keys.into_iter(), &digest).await }.boxed()
         });
+        let blobs = |digest: &Digest| self.blob_keys(digest).collect::<Vec<_>>();
         let needed = hint.needed.iter().filter(|digest| hint.config.as_ref() != Some(digest));
-        let needed = needed.map(|digest| (self.blob_key(digest), true));
-        let manifests = hint.missing_manifests.iter().map(|digest| self.manifest_key(digest));
-        let missing = hint.missing.iter().map(|digest| self.blob_key(digest)).chain(manifests).map(|key| (key, false));
-        let looks = needed.chain(missing).map(|(key, expected)| {
+        let needed = needed.map(|digest| (blobs(digest), true));
+        let manifests = hint.missing_manifests.iter().map(|digest| self.manifest_keys(digest).collect());
+        let missing = hint.missing.iter().map(blobs).chain(manifests).map(|keys| (keys, false));
+        let looks = needed.chain(missing).map(|(keys, expected)| {
             let store = self.store.clone();
-            async move { Ok::<_, Error>(store.servable(pin, &key).await? == expected) }.boxed()
+            async move { Ok::<_, Error>(store.servable_in(pin, keys.into_iter()).await? == expected) }.boxed()
         });
         let mut looks = stream::iter(read.chain(looks).collect::<Vec<_>>()).buffered(FAN_OUT);
         while let Some(as_expected) = looks.try_next().await? {
@@ -410,9 +410,8 @@ impl Repo {
 
     /// Which of these blobs the store has.
     async fn present(&self, pin: &Snapshot, digests: impl Iterator<Item = Digest>) -> Result<HashSet<Digest>> {
-        let looks = digests.map(|digest| {
-            let (store, key) = (self.store.clone(), self.blob_key(&digest));
-            async move { Ok::<_, Error>(store.servable(pin, &key).await?.then_some(digest)) }
+        let looks = digests.map(|digest| async move {
+            Ok::<_, Error>(self.store.servable_in(pin, self.blob_keys(&digest)).await?.then_some(digest))
         });
         let found = stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(FAN_OUT);
         found.try_filter_map(|found| async move { Ok(found) }).try_collect().await

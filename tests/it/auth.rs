@@ -2,6 +2,7 @@
 
 mod matrix;
 mod oidc;
+mod scopes;
 mod tls;
 mod tokens;
 
@@ -30,6 +31,8 @@ pub fn configure(config: &mut Config, text: &str) {
     config.issuers = written.issuers;
     config.rules = written.rules;
     config.tls = written.tls;
+    config.tenants = written.tenants;
+    config.scopes = written.scopes;
     config.server.public_url = written.server.public_url;
 }
 
