@@ -235,6 +235,10 @@ impl Repo {
             super::blobs::fits(&claimed, actual)?;
         }
         let parsed = Parsed::parse(&bytes, content_type)?;
+        if self.is_scope() {
+            // The reserve is the tenants'.
+            self.expect_room().await?;
+        }
         let _shared = self.store.references.read().await;
         let (parsed, bytes) = (&parsed, &bytes);
         let store = |pin: Arc<Snapshot>| async move { self.store_manifest(&pin, actual, tags, parsed, bytes).await };

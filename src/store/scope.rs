@@ -10,6 +10,9 @@
 //! spares it like any other, so a build has its grace period; later it may be gone. Views leave it out then, which costs a
 //! step; other manifests are not served any more.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use super::condemned::Snapshot;
 use super::pushes::LivePush;
 use super::tags::{Listed, Page, Pointer};
@@ -17,8 +20,6 @@ use super::{Error, Repo, Result, Store, layout};
 use crate::digest::Digest;
 use crate::names::{Tag, Tenant};
 use crate::objects::{Key, Meta, Version};
-
-use std::sync::Arc;
 
 /// What a tag that is in this tenant serves from.
 pub(super) struct Behind {
@@ -89,9 +90,8 @@ impl Repo {
         for (repo, pointer) in behind.inherited.iter().rev() {
             live.extend(repo.pushes_behind(tag, pointer).await?);
         }
-        let own = self.pushes_behind(tag, &behind.pointer).await?;
-        live.extend(own);
-        let mut seen = std::collections::HashSet::new();
+        live.extend(self.pushes_behind(tag, &behind.pointer).await?);
+        let mut seen = HashSet::new();
         live.reverse();
         live.retain(|push: &LivePush| seen.insert(push.id.identity));
         live.reverse();
@@ -116,13 +116,17 @@ impl Repo {
     where
         F: Future<Output = Result<Listed<T>>>,
     {
-        let mut merged = Listed { entries: Vec::new(), more: false };
+        let (mut merged, mut end) = (Listed { entries: Vec::new(), more: false }, None);
         for repo in self.each() {
             let listed = page_of(repo).await?;
-            // What comes behind the last entry of a part that has more of them, no other part may bring in before it.
-            merged.more |= listed.more;
+            if listed.more {
+                merged.more = true;
+                end = listed.entries.last().map(&name).into_iter().chain(end).min();
+            }
             merged.entries.extend(listed.entries);
         }
+        // What comes behind the end of a part that goes on is for a later page: the next one begins behind this page's end.
+        merged.entries.retain(|entry| end.as_ref().is_none_or(|end| name(entry) <= *end));
         // The nearest comes first of those that are called the same, and the sort leaves them in order.
         merged.entries.sort_by_cached_key(&name);
         merged.entries.dedup_by_key(|entry| name(entry));

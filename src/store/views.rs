@@ -189,25 +189,25 @@ impl Repo {
         }
         let (mut wave, mut seen) = (vec![*digest], HashSet::from([*digest]));
         while let Some(manifest) = wave.pop() {
-            let is_asked =
-                |mut keys: Box<dyn Iterator<Item = Key> + '_>| looks_for_all || keys.any(|key| pin.has(&key));
-            if is_asked(Box::new(self.manifest_keys(&manifest)))
-                && self.store.found_in(pin, self.manifest_keys(&manifest)).await?.is_none()
-            {
+            if self.is_gone(pin, self.manifest_keys(&manifest).collect(), looks_for_all).await? {
                 return Ok(false);
             }
             let Some(bytes) = self.manifest_bytes(&manifest).await? else { continue };
             let Ok(parsed) = super::manifests::Parsed::parse(&bytes, None) else { continue };
             for blob in &parsed.blobs {
-                if is_asked(Box::new(self.blob_keys(blob)))
-                    && self.store.found_in(pin, self.blob_keys(blob)).await?.is_none()
-                {
+                if self.is_gone(pin, self.blob_keys(blob).collect(), looks_for_all).await? {
                     return Ok(false);
                 }
             }
             wave.extend(parsed.children.into_iter().filter(|child| seen.insert(*child)));
         }
         Ok(true)
+    }
+
+    /// Whether none of the keys has anything any more. Looked for when one of them is condemned, or always.
+    async fn is_gone(&self, pin: &Snapshot, keys: Vec<Key>, always: bool) -> Result<bool> {
+        let looks = always || keys.iter().any(|key| pin.has(key));
+        Ok(looks && self.store.found_in(pin, keys.into_iter()).await?.is_none())
     }
 
     /// The view that was made for this version of the pointer, when it still holds.

@@ -239,7 +239,9 @@ impl<'a> Mark<'a> {
         }
         if let Some(excess) = self.excess(tenant, repos, roots, &gone, report).await? {
             self.fill_content(tenant, repos, roots, &mut facts, report).await?;
-            let protected = |facts: &TagFacts| policy::is_protected(rules(&facts.repo), &facts.tag);
+            // Whoever writes to a scope chooses its tags.
+            let protected =
+                |facts: &TagFacts| !tenant.is_scope() && policy::is_protected(rules(&facts.repo), &facts.tag);
             let floor = self.wait.min(config.collect.snapshot_age());
             let room = policy::make_room(&facts, &protected, excess, floor, self.now);
             for (id, at, used) in room.layers {

@@ -82,7 +82,7 @@ async fn a_pull_request_reads_main_and_what_it_writes_nobody_else_can_find() {
         one.put_manifest("app", &Digest::sha256(artifact.to_string().as_bytes()).to_string(), &artifact).await;
     one.put_image("only/ours", "a", "hidden").await;
     let session = one.begin("app").await;
-    one.patch(&*session).body("begun").await.expect(202);
+    let session = one.patch(&*session).body("begun").await.expect(202).header("location").to_string();
     assert_eq!(digest_of(one, "latest").await, own.to_string());
     assert_eq!(tags(one, "app").await, ["latest", "mine"]);
     one.get(format!("/v2/app/blobs/{own_layer}")).await.expect(200);
@@ -272,13 +272,14 @@ async fn a_scope_that_nobody_uses_goes_as_a_whole() {
     let used = store.join("t").join(two).join("repos/app/!/used/latest");
     std::fs::File::options().write(true).open(&used).unwrap().set_modified(SystemTime::now()).unwrap();
     let report = world.app().collect(true).await.unwrap();
-    let gone: Vec<String> = report.decisions.iter().map(|gone| format!("{}:{}", gone.repo, gone.tag)).collect();
+    let unused = report.decisions.iter().filter_map(|gone| match gone.reason {
+        Reason::Unused { seconds } => Some((format!("{}:{}", gone.repo, gone.tag), seconds)),
+        _ => None,
+    });
+    let (gone, seconds): (Vec<String>, Vec<u64>) = unused.unzip();
     assert_eq!(gone, ["app:latest", "shop/cache:main"], "{:?}", report.decisions);
-    let seconds = 20 * DAY.as_secs();
-    for decision in &report.decisions {
-        let Reason::Unused { seconds: idle } = decision.reason else { panic!("{decision:?}") };
-        assert!((seconds..seconds + 600).contains(&idle));
-    }
+    let days = 20 * DAY.as_secs();
+    assert!(seconds.iter().all(|seconds| (days..days + 600).contains(seconds)), "{seconds:?}");
     // What is condemned waits for the grace period each time: first the tags, then what they named.
     for _ in 0..3 {
         world.app().collect(false).await.unwrap();
@@ -292,9 +293,12 @@ async fn a_scope_that_nobody_uses_goes_as_a_whole() {
     };
     assert_eq!(left(one), 0, "of {one}");
     assert!(left(two) > 0 && left("default") > 0);
-    assert_eq!(steps(of(&world, "main")).await, the(&["shared", "main"]));
-    assert_eq!(steps(of(&world, "two")).await, the(&["shared", "main", "two"]));
-    assert_eq!(steps(of(&world, "one")).await, the(&["shared", "main"]));
+    // Where the disk is short of room, more goes, by other rules.
+    if world.app().store.room().shortage() == 0 {
+        assert_eq!(steps(of(&world, "main")).await, the(&["shared", "main"]));
+        assert_eq!(steps(of(&world, "two")).await, the(&["shared", "main", "two"]));
+        assert_eq!(steps(of(&world, "one")).await, the(&["shared", "main"]));
+    }
 }
 
 fn count(folder: &Path, files: &mut usize) {
