@@ -7,10 +7,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use futures::FutureExt;
 use larder::app::reload::{Reload, hangups};
 use larder::app::{self, App};
 use larder::config::Config;
 use larder::doors::listen::{self, Listener};
+use larder::systemd::{self, State};
+use tokio::net::TcpListener;
 
 /// A self-hosted remote cache for container builds.
 #[derive(Parser)]
@@ -193,6 +196,8 @@ async fn start(serve: Serve, config: Config) -> anyhow::Result<()> {
     let (stop, hangups) = (stop_signal()?, hangups()?);
     app.announce(&listeners)?;
     announce(&app.config, &listeners)?;
+    systemd::notify(State::Ready);
+    let stop = stop.inspect(|()| systemd::notify(State::Stopping));
     let file = serve.place.source.config.clone();
     let reload = Reload { gate: app.gate.clone(), store: app.store.clone(), load: move || serve.load(), file };
     let config = app.config.clone();
@@ -201,9 +206,16 @@ async fn start(serve: Serve, config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The sockets that systemd has handed over, else those of the configured addresses.
 fn open_listeners(config: &Config) -> anyhow::Result<Vec<Listener>> {
+    let is_plain = config.tls.is_none();
+    let passed = systemd::listeners()?;
+    if !passed.is_empty() {
+        let listener = |socket| Ok(Listener { socket: TcpListener::from_std(socket)?, plain: is_plain });
+        return passed.into_iter().map(listener).collect();
+    }
     let (listen, plain) = (&config.server.listen, &config.server.listen_plain);
-    let addresses = listen.iter().map(|at| (at, config.tls.is_none())).chain(plain.iter().map(|at| (at, true)));
+    let addresses = listen.iter().map(|at| (at, is_plain)).chain(plain.iter().map(|at| (at, true)));
     addresses.map(|(at, plain)| Ok(Listener { socket: listen::bind(*at)?, plain })).collect()
 }
 

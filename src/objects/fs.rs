@@ -9,6 +9,8 @@
 
 mod file;
 mod folders;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::collections::HashSet;
@@ -29,7 +31,7 @@ use super::{
     ByteStream, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Unfinished, Version, When,
 };
 use file::{Buffers, READ_BYTES, from_io, meta, open, read_all, write_all_vectored};
-use folders::{Folders, sync_folder};
+use folders::{Folders, SyncFolder, sync_folder};
 
 /// Our own folder: outside the key space, since no key component begins with a dot at the top.
 const PRIVATE: &str = ".larder";
@@ -70,6 +72,10 @@ pub enum OpenError {
 impl FsObjects {
     /// Opens the store in `root`, creating the folder when it is missing, and clears what a crash left half written.
     pub fn open(root: &Path) -> std::result::Result<FsObjects, OpenError> {
+        FsObjects::open_with(root, Box::new(sync_folder))
+    }
+
+    fn open_with(root: &Path, sync_folder: SyncFolder) -> std::result::Result<FsObjects, OpenError> {
         let failed = |error| OpenError::Io(root.to_path_buf(), error);
         let tmp = root.join(PRIVATE).join("tmp");
         fs::create_dir_all(&tmp).map_err(failed)?;
@@ -96,7 +102,8 @@ impl FsObjects {
             // The store's own entry: without it a power cut could take the whole new store.
             let _ = sync_folder(parent);
         }
-        let (tmp, folders, unsynced) = (private.join("tmp"), Folders::new(root), Mutex::new(HashSet::new()));
+        let (tmp, folders, unsynced) =
+            (private.join("tmp"), Folders::new(root, sync_folder), Mutex::new(HashSet::new()));
         let inner = Inner { tmp, folders, buffers: Buffers::default(), unsynced, _lock: lock };
         Ok(FsObjects { inner: Arc::new(inner) })
     }

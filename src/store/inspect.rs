@@ -16,7 +16,7 @@ impl Repo {
         let Some(behind) = self.behind(tag).await? else {
             return Box::pin(self.parent().ok_or_else(unknown)?.inspect(tag)).await;
         };
-        let pointer = &behind.pointer;
+        let pointer = &behind.at.pointer;
         let served = self.served(tag).await?.ok_or_else(unknown)?;
         let is_cache = pointer.push.is_some();
         let live = if is_cache { self.all_pushes(tag, &behind).await? } else { Vec::new() };

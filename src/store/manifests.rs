@@ -325,7 +325,7 @@ impl Repo {
         self.store.condemned.resting(look).await
     }
 
-    async fn manifest_now(&self, pin: &Snapshot, reference: &Reference) -> Result<Manifest> {
+    async fn manifest_now(&self, pin: &Arc<Snapshot>, reference: &Reference) -> Result<Manifest> {
         let unknown = || Error::ManifestUnknown(reference.to_string());
         match reference {
             Reference::Digest(digest) => {

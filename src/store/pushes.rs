@@ -4,6 +4,7 @@
 //! and writes back. The pointer that comes last names one of the records, and a list shows them all. A reader who finds
 //! the pointer unchanged knows that the records are: every record, and every expiry, is followed by a new pointer.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use super::condemned::Snapshot;
 use super::layout::{Place, PushId, RepoItem};
 use super::patience::patiently;
 use super::tags::Pointer;
+use super::views::Pointed;
 use super::{Error, FAN_OUT, Repo, Result, layout};
 use crate::buildkit::{CacheManifest, Family, FormatError, Live, Push, surplus};
 use crate::digest::Digest;
@@ -85,26 +87,29 @@ impl Repo {
             Err(error) => return Ok(Found::NoCache(error.to_string())),
         };
         let digest = manifest.config.digest;
-        // What the manifest says of the size need not be true.
-        let Some(size) = self.size_of(&digest).await? else { return Ok(Found::NoConfig(digest)) };
-        if size > READ_BYTES_MAX {
-            let (bytes, max) = (size as usize, READ_BYTES_MAX as usize);
+        let too_large = |manifest, bytes: u64| {
+            let (bytes, max) = (bytes as usize, READ_BYTES_MAX as usize);
             let error = FormatError::TooLarge { what: "cacheconfig", bytes, max };
-            return Ok(Found::Push(Push { manifest, config: Err(error) }));
+            Ok(Found::Push(Push { manifest, config: Err(error) }))
+        };
+        if manifest.config.size > READ_BYTES_MAX {
+            let told = manifest.config.size;
+            return too_large(manifest, told);
         }
         match self.store.small_in(self.blob_keys(&digest), digest).await {
             Ok(bytes) => Ok(Found::Push(tokio::task::spawn_blocking(move || Push::new(manifest, &bytes)).await?)),
             Err(Error::BlobUnknown(_)) => Ok(Found::NoConfig(digest)),
-            Err(error) => Err(error),
+            // What a manifest says of a size need not be true.
+            Err(error) => match self.size_of(&digest).await? {
+                Some(size) if size > READ_BYTES_MAX => too_large(manifest, size),
+                _ => Err(error),
+            },
         }
     }
 
-    /// Bytes of a blob that is here, in memory or in the store.
+    /// Bytes of a blob that is in the store.
     async fn size_of(&self, digest: &Digest) -> Result<Option<u64>> {
         for key in self.blob_keys(digest) {
-            if let Some(piece) = self.store.hot.peek(&Slot::Whole(key.clone())) {
-                return Ok(Some(piece.bytes.len() as u64));
-            }
             if let Some(meta) = self.store.head(&key).await? {
                 return Ok(Some(meta.size));
             }
@@ -149,11 +154,13 @@ impl Repo {
         self.store.used.insert(layout::used(self.tenant(), self.name(), tag), Instant::now());
         // The first push of a tag is all that there is, as long as nobody else was first and no parent has the tag: its view
         // is made from what is at hand, so that the next look at the tag costs one call.
+        let asked = Instant::now();
         if is_new
             && !self.is_scope()
             && let Some(version) = self.put_new_tag(tag, &pointer).await?
         {
-            self.know_first(pin, tag, version, &pointer, LivePush { id, at }).await;
+            let pointed = Pointed { asked, version, pointer: Arc::new(pointer) };
+            self.know_first(pin, tag, pointed, LivePush { id, at }).await;
             return Ok(());
         }
         self.put_tag(tag, pointer).await

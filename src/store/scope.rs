@@ -13,9 +13,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::condemned::Snapshot;
 use super::pushes::LivePush;
 use super::tags::{Listed, Page, Pointer};
+use super::views::Pointed;
 use super::{Error, Repo, Result, Store, layout};
 use crate::digest::Digest;
 use crate::names::{Tag, Tenant};
@@ -23,9 +26,8 @@ use crate::objects::{Key, Meta, Version};
 
 /// What a tag that is in this tenant serves from.
 pub(super) struct Behind {
-    /// Of all pointers that were read.
-    pub version: Version,
-    pub pointer: Arc<Pointer>,
+    /// The pointer, with a version that is that of all pointers which were read.
+    pub at: Pointed,
     /// The cache tags of the same name that parents have, the nearest first.
     inherited: Vec<(Repo, Arc<Pointer>)>,
 }
@@ -63,6 +65,7 @@ impl Repo {
     /// What a tag of this tenant serves from; nothing when it has none of its own. A plain tag hides those of the parents
     /// behind it.
     pub(super) async fn behind(&self, tag: &Tag) -> Result<Option<Behind>> {
+        let asked = Instant::now();
         let Some((mut version, pointer)) = self.store.pointer(&self.tag_key(tag)).await? else { return Ok(None) };
         let mut inherited = Vec::new();
         if pointer.push.is_some() && self.is_scope() {
@@ -80,7 +83,7 @@ impl Repo {
             }
             version = Version(versions.into());
         }
-        Ok(Some(Behind { version, pointer, inherited }))
+        Ok(Some(Behind { at: Pointed { asked, version, pointer }, inherited }))
     }
 
     /// The pushes that a cache tag is made of: those of the parents, the farthest first, then its own, each oldest first.
@@ -90,7 +93,7 @@ impl Repo {
         for (repo, pointer) in behind.inherited.iter().rev() {
             live.extend(repo.pushes_behind(tag, pointer).await?);
         }
-        live.extend(self.pushes_behind(tag, &behind.pointer).await?);
+        live.extend(self.pushes_behind(tag, &behind.at.pointer).await?);
         let mut seen = HashSet::new();
         live.reverse();
         live.retain(|push: &LivePush| seen.insert(push.id.identity));

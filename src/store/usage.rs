@@ -42,7 +42,7 @@ pub struct Account {
     /// Bytes announced by uploads under way.
     arriving: AtomicU64,
     scanned: Mutex<Option<Scanned>>,
-    shown: [IntGauge; 2],
+    shown: Option<[IntGauge; 2]>,
 }
 
 #[derive(Default)]
@@ -90,11 +90,7 @@ impl Usage {
             let account = accounts.entry(tenant.clone()).or_insert_with(|| {
                 let shown = [&self.metrics.stored_bytes, &self.metrics.stored_blobs];
                 // There is a scope for each pull request: too many for metrics, which are also for who may read nothing.
-                let shown = shown.map(|shown| match tenant.is_scope() {
-                    true => prometheus::core::GenericGauge::new("unseen", "a scope")
-                        .unwrap_or_else(|_| shown.with_label_values(&[""])),
-                    false => shown.with_label_values(&[&**tenant]),
-                });
+                let shown = (!tenant.is_scope()).then(|| shown.map(|shown| shown.with_label_values(&[&**tenant])));
                 Arc::new(Account::new(shown))
             });
             account.clone()
@@ -109,7 +105,7 @@ impl Usage {
 }
 
 impl Account {
-    fn new(shown: [IntGauge; 2]) -> Account {
+    fn new(shown: Option<[IntGauge; 2]>) -> Account {
         Account {
             base: Count::default(),
             changed: Count::default(),
@@ -193,8 +189,10 @@ impl Account {
     }
 
     fn show(&self) {
-        self.shown[0].set(signed(self.stored()));
-        self.shown[1].set(signed(self.blobs()));
+        if let Some([bytes, blobs]) = &self.shown {
+            bytes.set(signed(self.stored()));
+            blobs.set(signed(self.blobs()));
+        }
     }
 }
 

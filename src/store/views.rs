@@ -11,7 +11,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
@@ -19,11 +18,12 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::condemned::Snapshot;
 use super::layout::PushId;
 use super::manifests::{OCI_MANIFEST, media_type_of};
-use super::patience::patiently;
+use super::patience::{in_time, patiently};
 use super::pushes::{Found, LivePush};
 use super::scope::Behind;
 use super::tags::Pointer;
@@ -53,7 +53,7 @@ pub struct Views {
     /// Counted up when push records are condemned: what was listed before that may name some that are gone.
     epoch: AtomicU64,
     /// One maker for a tag at a time: what the others wait for, they find made.
-    turns: [tokio::sync::Mutex<()>; STRIPES],
+    turns: [Arc<tokio::sync::Mutex<()>>; STRIPES],
     makers: Semaphore,
 }
 
@@ -67,7 +67,7 @@ impl Default for Views {
         Views {
             known,
             epoch: AtomicU64::new(0),
-            turns: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
+            turns: std::array::from_fn(|_| Arc::default()),
             makers: Semaphore::new(MAKERS),
         }
     }
@@ -84,10 +84,17 @@ impl Views {
     }
 }
 
+/// A pointer, as it was at some moment after `asked`.
+pub(super) struct Pointed {
+    pub asked: Instant,
+    pub version: Version,
+    pub pointer: Arc<Pointer>,
+}
+
 /// A view, and what it was made of.
 struct Known {
     /// The pointer that was read before the pushes were listed.
-    version: Version,
+    at: Pointed,
     /// Of [`Views::epoch`], read before the pushes were listed.
     epoch: u64,
     live: Vec<LivePush>,
@@ -130,6 +137,10 @@ impl Served {
 }
 
 impl Known {
+    fn served(&self) -> Served {
+        self.hint.view.clone().unwrap_or_else(|| Served::pushed(&self.at.pointer))
+    }
+
     fn weight(&self) -> u32 {
         let entries = self.hint.pushes.len() * 5 + self.hint.needed.len() + self.hint.missing.len();
         u32::try_from(256 + entries * size_of::<Digest>()).unwrap_or(u32::MAX)
@@ -144,39 +155,62 @@ impl Repo {
     }
 
     /// What a tag serves, for an answer that rests on `pin`.
-    pub(super) async fn served_now(&self, pin: &Snapshot, tag: &Tag) -> Result<Option<Served>> {
+    pub(super) async fn served_now(&self, pin: &Arc<Snapshot>, tag: &Tag) -> Result<Option<Served>> {
         let key = self.tag_key(tag);
         // Before it is read: what it says then, it goes on to say.
         self.store.condemned.rely(pin, &key).await?;
-        let Some(mut behind) = self.behind(tag).await? else {
+        let Some(behind) = self.behind(tag).await? else {
             let Some(parent) = self.parent() else { return Ok(None) };
             return Box::pin(parent.served_now(pin, tag)).await;
         };
-        if behind.pointer.push.is_none() || !self.has_views() {
-            let served = Served::pushed(&behind.pointer);
+        let pointer = &behind.at.pointer;
+        if pointer.push.is_none() || !self.has_views() {
+            let served = Served::pushed(pointer);
             let is_whole = self.is_whole(pin, &served.digest).await?;
             self.touch(tag).await;
             return Ok(is_whole.then_some(served));
         }
-        let known = match self.known(pin, &key, &behind.version).await? {
-            Some(known) => known,
-            None => {
-                let turn = &self.store.views.turns[stripe(&key)];
-                let _turn = match turn.try_lock() {
-                    Ok(turn) => turn,
-                    Err(_) => {
-                        let turn = turn.lock().await;
-                        // Somebody has just made a view, perhaps of a newer pointer.
-                        let Some(newer) = self.behind(tag).await? else { return Ok(None) };
-                        behind = newer;
-                        turn
-                    }
-                };
-                self.make_known(pin, tag, &key, &behind).await?
+        self.touch_all(tag, &behind).await;
+        let known = match self.known(pin, &key, &behind.at.version).await? {
+            Some(known) => Some(known),
+            None => self.make_in_turn(pin, tag, behind).await?,
+        };
+        Ok(known.map(|known| known.served()))
+    }
+
+    /// Waits for the other makers of this tag, and makes what they have not made. Nothing when the tag has gone meanwhile.
+    ///
+    /// Once begun it goes on, though the request has run out of patience: whoever asks again finds it made.
+    async fn make_in_turn(&self, pin: &Arc<Snapshot>, tag: &Tag, mut behind: Behind) -> Result<Option<Arc<Known>>> {
+        let key = self.tag_key(tag);
+        let turn = self.store.views.turns[stripe(&key)].clone();
+        let turn = match turn.clone().try_lock_owned() {
+            Ok(turn) => turn,
+            Err(_) => {
+                let turn = in_time(turn.lock_owned().map(Ok)).await?;
+                // While tags are pushed faster than views are made, the newest pointer never has its view. One that is as
+                // new as this request will do.
+                let made = self.store.views.known.get(&key).filter(|known| known.at.asked >= behind.at.asked);
+                if let Some(known) = made
+                    && !self.is_scope()
+                    && self.holds(pin, &known.hint).await?
+                {
+                    return Ok(Some(known));
+                }
+                match self.behind(tag).await? {
+                    Some(newer) => behind = newer,
+                    None => return Ok(None),
+                }
+                turn
             }
         };
-        self.touch_all(tag, &behind).await;
-        Ok(Some(known.hint.view.clone().unwrap_or_else(|| Served::pushed(&behind.pointer))))
+        let (repo, pin, tag) = (self.clone(), pin.clone(), tag.clone());
+        let making = tokio::spawn(async move {
+            let known = repo.make_known(&pin, &tag, behind).await;
+            drop(turn);
+            known
+        });
+        in_time(async { making.await? }).await.map(Some)
     }
 
     /// Whether a manifest is served: not when it or what it names is known to be gone. Looks only for what is condemned:
@@ -213,7 +247,7 @@ impl Repo {
     /// The view that was made for this version of the pointer, when it still holds.
     async fn known(&self, pin: &Snapshot, key: &Key, version: &Version) -> Result<Option<Arc<Known>>> {
         match self.store.views.known.get(key) {
-            Some(known) if known.version == *version && self.holds(pin, &known.hint).await? => Ok(Some(known)),
+            Some(known) if known.at.version == *version && self.holds(pin, &known.hint).await? => Ok(Some(known)),
             _ => Ok(None),
         }
     }
@@ -222,7 +256,7 @@ impl Repo {
     /// new pointer, but for those that the collector takes.
     pub(super) fn known_pushes(&self, tag: &Tag, version: &Version) -> Option<Vec<LivePush>> {
         let known = self.store.views.known.get(&self.tag_key(tag))?;
-        (known.version == *version && known.epoch == self.store.views.epoch()).then(|| known.live.clone())
+        (known.at.version == *version && known.epoch == self.store.views.epoch()).then(|| known.live.clone())
     }
 
     /// The pushes that are in a view, when the tag is known to serve it.
@@ -233,35 +267,28 @@ impl Repo {
 
     /// Makes the view, unless another request has just done so or the hint in the store still holds. The pointer was read
     /// before the pushes are listed: a push that the list misses comes with a newer pointer.
-    async fn make_known(&self, pin: &Snapshot, tag: &Tag, key: &Key, behind: &Behind) -> Result<Arc<Known>> {
-        let (version, pointer) = (behind.version.clone(), &behind.pointer);
-        if let Some(known) = self.known(pin, key, &version).await? {
+    async fn make_known(&self, pin: &Snapshot, tag: &Tag, behind: Behind) -> Result<Arc<Known>> {
+        let (key, at) = (self.tag_key(tag), &behind.at);
+        if let Some(known) = self.known(pin, &key, &at.version).await? {
             return Ok(known);
         }
         let epoch = self.store.views.epoch();
-        let (live, hint) = tokio::try_join!(self.all_pushes(tag, behind), self.hint(tag))?;
+        let (live, hint) = tokio::try_join!(self.all_pushes(tag, &behind), self.hint(tag))?;
         let hint = match hint {
             Some(hint) if hint.is_of(&live) && self.holds(pin, &hint).await? => hint,
-            _ => self.make(pin, tag, pointer, &live).await?,
+            _ => self.make(pin, tag, &at.pointer, &live).await?,
         };
-        let known = Arc::new(Known { version, epoch, live, hint });
-        self.store.views.known.insert(key.clone(), known.clone());
+        let known = Arc::new(Known { at: behind.at, epoch, live, hint });
+        self.store.views.known.insert(key, known.clone());
         Ok(known)
     }
 
     /// Makes the view of a tag that has just been pushed for the first time. Whatever fails here is done when somebody asks.
-    pub(super) async fn know_first(
-        &self,
-        pin: &Snapshot,
-        tag: &Tag,
-        version: Version,
-        pointer: &Pointer,
-        push: LivePush,
-    ) {
+    pub(super) async fn know_first(&self, pin: &Snapshot, tag: &Tag, at: Pointed, push: LivePush) {
         let (epoch, live) = (self.store.views.epoch(), vec![push]);
-        match self.make(pin, tag, pointer, &live).await {
+        match self.make(pin, tag, &at.pointer, &live).await {
             Ok(hint) => {
-                let known = Known { version, epoch, live, hint };
+                let known = Known { at, epoch, live, hint };
                 self.store.views.known.insert(self.tag_key(tag), Arc::new(known));
             }
             Err(error) => tracing::info!(repo = %self.name(), %tag, %error, "view is not made yet"),

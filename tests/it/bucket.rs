@@ -42,6 +42,8 @@ pub struct Bucket {
 #[derive(Default)]
 struct Seen {
     calls: BTreeMap<&'static str, usize>,
+    /// Calls that asked for a key to encrypt with.
+    encrypted: Vec<(&'static str, String)>,
     /// What goes wrong with the next call of a name.
     faults: Vec<(&'static str, Fault)>,
 }
@@ -76,6 +78,11 @@ impl Bucket {
     /// What has been asked for since the last time, and how often.
     pub fn calls(&self) -> BTreeMap<&'static str, usize> {
         std::mem::take(&mut self.seen.lock().unwrap().calls)
+    }
+
+    /// Which calls have asked for which key of KMS.
+    pub fn encrypted(&self) -> Vec<(&'static str, String)> {
+        std::mem::take(&mut self.seen.lock().unwrap().encrypted)
     }
 
     /// Makes the next call of a name go wrong, `times` times.
@@ -114,7 +121,7 @@ async fn serve(listener: TcpListener, service: S3Service, seen: Arc<Mutex<Seen>>
         let (socket, _) = listener.accept().await.unwrap();
         let (service, seen) = (service.clone(), seen.clone());
         let watched = service_fn(move |request: Request<Incoming>| {
-            let fault = seen.lock().unwrap().note(name(&request));
+            let fault = seen.lock().unwrap().note(&request);
             let service = service.clone();
             async move { Ok::<_, io::Error>(answer(&service, request, fault).await) }
         });
@@ -126,7 +133,13 @@ async fn serve(listener: TcpListener, service: S3Service, seen: Arc<Mutex<Seen>>
 }
 
 impl Seen {
-    fn note(&mut self, name: &'static str) -> Option<Fault> {
+    fn note(&mut self, request: &Request<Incoming>) -> Option<Fault> {
+        let name = name(request);
+        let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+        if header("x-amz-server-side-encryption") == Some("aws:kms") {
+            let key = header("x-amz-server-side-encryption-aws-kms-key-id").unwrap_or_default();
+            self.encrypted.push((name, key.to_string()));
+        }
         *self.calls.entry(name).or_default() += 1;
         let at = self.faults.iter().position(|(call, _)| *call == name)?;
         Some(self.faults.remove(at).1)

@@ -6,6 +6,7 @@ mod damage;
 mod outage;
 mod reads;
 mod replicas;
+mod writes;
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -41,7 +42,8 @@ impl Replica {
         change(&mut config);
         let app = App::open(config).await.unwrap();
         let front = app.front();
-        // What it takes to start is no matter here.
+        // What it takes to start is no matter here, nor what a running server does once a minute.
+        app.store.condemned().refresh().await.unwrap();
         tap.calls();
         Replica { app, front }
     }
@@ -59,6 +61,12 @@ impl Replica {
 
     async fn get(&self, uri: &str) -> Answer {
         self.send("GET", uri, "").await
+    }
+
+    /// As builders ask for manifests: again, once and at once, when the server has trouble.
+    async fn ask(&self, method: &str, uri: &str) -> Answer {
+        let answer = self.send(method, uri, "").await;
+        if answer.status == 503 { self.send(method, uri, "").await } else { answer }
     }
 
     async fn get_blob(&self, blob: &[u8]) -> Answer {
@@ -84,7 +92,7 @@ impl Replica {
     async fn export(&self, export: &Export) -> bool {
         stream::iter(&export.blobs).for_each_concurrent(4, |blob| self.push_blob(blob)).await;
         let manifest = export.manifest.to_string();
-        let head = self.send("HEAD", "/v2/c/manifests/m", "").await;
+        let head = self.ask("HEAD", "/v2/c/manifests/m").await;
         let is_there = head.status == 200
             && head.header("docker-content-digest") == Digest::sha256(manifest.as_bytes()).to_string();
         if !is_there {
@@ -95,10 +103,11 @@ impl Replica {
 
     /// As BuildKit does: three requests. Returns the manifest.
     async fn import(&self) -> Value {
-        let head = self.send("HEAD", "/v2/c/manifests/m", "").await.expect(200);
+        let head = self.ask("HEAD", "/v2/c/manifests/m").await.expect(200);
         let digest = head.header("docker-content-digest").to_string();
-        let manifest = self.get(&format!("/v2/c/manifests/{digest}")).await.expect(200).json();
-        self.get(&format!("/v2/c/blobs/{}", manifest["config"]["digest"].as_str().unwrap())).await.expect(200);
+        let manifest = self.ask("GET", &format!("/v2/c/manifests/{digest}")).await.expect(200).json();
+        let config = manifest["config"]["digest"].as_str().unwrap();
+        self.ask("GET", &format!("/v2/c/blobs/{config}")).await.expect(200);
         manifest
     }
 }

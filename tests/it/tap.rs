@@ -44,6 +44,7 @@ pub struct Tap {
     pub config: S3Config,
     calls: Arc<Mutex<Calls>>,
     open: watch::Sender<bool>,
+    held: watch::Sender<Option<&'static str>>,
     running: JoinHandle<()>,
     _bucket: Option<Bucket>,
 }
@@ -71,9 +72,9 @@ impl Tap {
         let address: SocketAddr = listener.local_addr().unwrap();
         config.endpoint = Some(format!("http://{address}"));
         let calls = Arc::<Mutex<Calls>>::default();
-        let (open, is_open) = watch::channel(true);
-        let running = tokio::spawn(serve(listener, target, calls.clone(), is_open));
-        Tap { config, calls, open, running, _bucket: bucket }
+        let ((open, is_open), (held, holds)) = (watch::channel(true), watch::channel(None));
+        let running = tokio::spawn(serve(listener, target, calls.clone(), is_open, holds));
+        Tap { config, calls, open, held, running, _bucket: bucket }
     }
 
     pub async fn objects(&self) -> S3Objects {
@@ -89,6 +90,11 @@ impl Tap {
     pub fn set_open(&self, open: bool) {
         self.open.send_replace(open);
     }
+
+    /// Holds back all calls of a name from now on, and lets go of those that were held before.
+    pub fn hold(&self, name: Option<&'static str>) {
+        self.held.send_replace(name);
+    }
 }
 
 impl Drop for Tap {
@@ -97,14 +103,25 @@ impl Drop for Tap {
     }
 }
 
-async fn serve(listener: TcpListener, target: String, calls: Arc<Mutex<Calls>>, is_open: watch::Receiver<bool>) {
+async fn serve(
+    listener: TcpListener,
+    target: String,
+    calls: Arc<Mutex<Calls>>,
+    is_open: watch::Receiver<bool>,
+    holds: watch::Receiver<Option<&'static str>>,
+) {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     loop {
         let (socket, _) = listener.accept().await.unwrap();
         let (client, target, calls, mut is_open) = (client.clone(), target.clone(), calls.clone(), is_open.clone());
+        let holds = holds.clone();
         let forward = service_fn(move |request: Request<Incoming>| {
             let (client, target, calls) = (client.clone(), target.clone(), calls.clone());
-            async move { answer(&client, &target, &calls, request).await }
+            let (name, mut holds) = (bucket::name(&request), holds.clone());
+            async move {
+                let _ = holds.wait_for(|held| *held != Some(name)).await;
+                answer(&client, &target, &calls, request).await
+            }
         });
         tokio::spawn(async move {
             let serving = http1::Builder::new().serve_connection(TokioIo::new(socket), forward);

@@ -15,9 +15,13 @@ const DURABLE_MAX: u64 = 65_536;
 /// A folder may be removed as empty between its creation and the rename into it; then it is made again, so often.
 const RACES_MAX: u32 = 16;
 
+/// How a folder is synced: [`sync_folder`], or what a test wants to know of it.
+pub type SyncFolder = Box<dyn Fn(&Path) -> io::Result<()> + Send + Sync>;
+
 /// The folders below the root of a store.
 pub struct Folders {
     root: PathBuf,
+    sync_folder: SyncFolder,
     durable: moka::sync::Cache<PathBuf, ()>,
     /// Held alone while a folder is removed, shared while one is made and taken for durable.
     removing: RwLock<()>,
@@ -25,9 +29,9 @@ pub struct Folders {
 }
 
 impl Folders {
-    pub fn new(root: PathBuf) -> Folders {
+    pub fn new(root: PathBuf, sync_folder: SyncFolder) -> Folders {
         let durable = moka::sync::Cache::new(DURABLE_MAX);
-        Folders { root, durable, removing: RwLock::new(()), syncs: Syncs::default() }
+        Folders { root, sync_folder, durable, removing: RwLock::new(()), syncs: Syncs::default() }
     }
 
     pub fn root(&self) -> &Path {
@@ -113,7 +117,7 @@ impl Folders {
     }
 
     fn sync(&self, folder: &Path) -> io::Result<()> {
-        self.syncs.sync(folder, || sync_folder(folder))
+        self.syncs.sync(folder, || (self.sync_folder)(folder))
     }
 }
 

@@ -6,8 +6,8 @@
 //! # A collection
 //!
 //! 1. It writes an object and asks for its modification time: the beginning, T. Every time here is the backend's.
-//! 2. It reads what is named: tags, push records, views, young manifests, and all that these name in turn ([`mark`]).
-//! 3. What nothing names and is old enough, and what policies choose ([`policy`]), it publishes in batches. A batch is a
+//! 2. It reads what is named: tags, push records, views, young manifests, and all that these name in turn (`mark`).
+//! 3. What nothing names and is old enough, and what policies choose (`policy`), it publishes in batches. A batch is a
 //!    write-once list; C is the list's own modification time.
 //! 4. A batch whose list is as old as the wait W at T, it judges by this mark, which began after that: what is named now
 //!    stays. What was chosen to make room stays when something written since C − X names it.

@@ -5,6 +5,10 @@
 readonly S3_BUCKET=larder S3_KEY=larder-e2e S3_SECRET=a-secret-of-no-worth
 # S3 is its host:port, S3_VIA what Larder is told: a proxy in front, when set.
 S3='' S3_VIA=''
+# How it is started, and what Larder is told beside.
+S3_SCHEME=http S3_OPTIONS=()
+S3_KEYS="access_key_id = \"$S3_KEY\"
+secret_access_key = \"$S3_SECRET\"" S3_MORE=''
 
 s3_dir() { echo "$WORK/s3"; }
 
@@ -28,11 +32,11 @@ s3_launch() {
   dir=$(s3_dir)
   # Without --keep-alive it closes the connection after every answer.
   spawn s3 "$dir/log" env ROOT_ACCESS_KEY_ID=$S3_KEY ROOT_SECRET_ACCESS_KEY=$S3_SECRET \
-    versitygw --port "$S3" --keep-alive --quiet --health /health posix "$dir/root"
+    versitygw --port "$S3" --keep-alive --quiet --health /health "${S3_OPTIONS[@]}" posix "$dir/root"
   eventually 20 s3_ready_or_dead && s3_ready
 }
 
-s3_ready() { curl -fsS -m 5 -o /dev/null "http://$S3/health"; }
+s3_ready() { curl -kfsS -m 5 -o /dev/null "$S3_SCHEME://$S3/health"; }
 s3_ready_or_dead() { not is_running s3 || s3_ready; }
 
 # The file in which the server keeps an object.
@@ -52,20 +56,20 @@ s3_config() { # prefix
 [store.s3]
 bucket = "$S3_BUCKET"
 prefix = "$1"
-endpoint = "http://${S3_VIA:-$S3}"
-access_key_id = "$S3_KEY"
-secret_access_key = "$S3_SECRET"
+endpoint = "$S3_SCHEME://${S3_VIA:-$S3}"
+$S3_KEYS
+$S3_MORE
 TOML
 }
 
 # What crossed the proxy between Larder and the bucket, one line a kind of call,
 # with how often: "11 HEAD blob". Left out is what the server does by itself:
-# probes, and looks for leftovers of uploads.
+# probes, and looks for leftovers of uploads, for what is condemned and for what is in quarantine.
 s3_calls() {
   proxy_settle
   jq -r '
     def kind: [scan("/(blobs|manifests|tags|pushes|views|used|referrers)/")] | last // ["meta"] | .[0];
-    select((.path + .query) | test("/[.]larder|uploads%2F|[?&]?uploads=") | not)
+    select((.path + .query) | test("/[.]larder|(uploads|condemned|quarantine)%2F|[?&]?uploads=") | not)
     | .method + (if .query | test("list-type") then " list of " + (.query | @uri "\(.)" | gsub("%252F|%2F"; "/") | kind)
       else " " + (.path | kind) end)' "$PROXY_LOG" | sort | uniq -c | sed 's/^ *//'
 }

@@ -1,7 +1,7 @@
 //! Objects in a bucket, and what only buckets promise.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use bytesize::ByteSize;
@@ -86,6 +86,23 @@ async fn a_draft_that_is_dropped_leaves_no_parts_behind() {
     }
     assert_eq!(seen, 1);
     assert!(matches!(objects.head(&Key::new("dropped")).await, Err(Error::NotFound)));
+}
+
+/// The server in process knows no list of uploads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_server_that_died_had_begun_is_swept_away() {
+    let Some(config) = real() else { return };
+    let objects = S3Objects::open(&config).await.unwrap();
+    let mut died = objects.begin(&Key::new("died"), None).await.unwrap();
+    died.write(vec![noise(20 * MIB, 1)]).await.unwrap();
+    assert_eq!(objects.unfinished().await.unwrap().len(), 1);
+    // It never gets to abort what it had begun.
+    std::mem::forget(died);
+    let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+    assert_eq!(objects.sweep_drafts(now - hour).await.unwrap(), 0);
+    assert_eq!(objects.sweep_drafts(now + hour).await.unwrap(), 1);
+    assert_eq!(objects.unfinished().await.unwrap(), []);
+    assert!(matches!(objects.head(&Key::new("died")).await, Err(Error::NotFound)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -217,6 +234,23 @@ async fn keys_come_from_files_that_may_be_replaced() {
     bucket.config.access_key_id_file = Some(id);
     bucket.config.secret_access_key_file = Some(secret);
     bucket.open().await.probe().await.unwrap();
+}
+
+#[tokio::test]
+async fn whatever_makes_an_object_names_the_key_to_encrypt_it_with() {
+    let mut bucket = Bucket::in_process().await;
+    bucket.open().await;
+    assert_eq!(bucket.encrypted(), []);
+    bucket.config.sse_kms_key = Some("a-key".into());
+    let objects = bucket.open().await;
+    bucket.encrypted();
+    let (small, large) = (Key::new("small"), Key::new("large"));
+    objects.put(&small, "x".into(), When::Always).await.unwrap();
+    draft(&objects, "large", &noise(9 * MIB, 1), None).await.unwrap();
+    objects.concat(std::slice::from_ref(&small), &Key::new("copied")).await.unwrap();
+    objects.concat(&[large, small], &Key::new("joined")).await.unwrap();
+    let makers = ["put", "begin upload", "copy", "begin upload"];
+    assert_eq!(bucket.encrypted(), makers.map(|call| (call, "a-key".to_string())));
 }
 
 #[tokio::test]

@@ -46,6 +46,10 @@ async fn calls_of_exports_and_imports() {
         let calls = count("import with all layers, hot");
         assert!(calls.sum() <= 2, "{calls:?}");
 
+        Replica::over(&tap).await.import().await;
+        let calls = count("import by another replica, cold, of a tag that was pushed once");
+        assert!(calls.sum() <= 6 + 10 && calls.of("head") <= 10, "{calls:?}");
+
         let mut pushes = vec![first];
         for i in 1..5 {
             pushes.push(export(&format!("RUN {i}"), 1_000 * i));

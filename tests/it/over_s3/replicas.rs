@@ -1,11 +1,13 @@
 //! Several servers over one bucket.
 
+use std::time::Duration;
+
 use larder::digest::Digest;
 use larder::names::Tenant;
 use larder::objects::Objects;
 use larder::store::layout;
 
-use super::{Export, Replica, assert_sound, blob_uri};
+use super::{Export, Replica, assert_sound, blob_uri, eventually};
 use crate::tap::Tap;
 use crate::world::{noise, with_digest};
 
@@ -61,6 +63,23 @@ async fn fifty_pushes_at_once_through_two_replicas_are_all_in_the_view() {
         }
         assert_sound(&tap).await;
     }
+}
+
+/// Builders ask again once: what the first request has begun must not have been in vain.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_is_made_though_who_asked_for_it_has_gone() {
+    let tap = Tap::in_process().await;
+    let one = Replica::over(&tap).await;
+    one.export(&Export::of("RUN a", vec![noise(1000, 1)])).await;
+    one.export(&Export::of("RUN b", vec![noise(1000, 2)])).await;
+    let two = Replica::over(&tap).await;
+    tap.hold(Some("list"));
+    let asked = tokio::time::timeout(Duration::from_secs(1), two.send("HEAD", "/v2/c/manifests/m", "")).await;
+    assert!(asked.is_err());
+    tap.hold(None);
+    eventually(async || (two.app.metrics.views_made.get() == 1).then_some(())).await;
+    assert_eq!(two.import().await["layers"].as_array().unwrap().len(), 2);
+    assert_eq!(two.app.metrics.views_made.get(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,213 @@
+//! Which folders are synced, and when. That files are synced before they get their names, the record of system calls
+//! shows (`tests/e2e/cases/61-syscalls.sh`).
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use futures::poll;
+use tempfile::TempDir;
+
+use super::folders::{Folders, SyncFolder, sync_folder};
+use super::{FsObjects, Key, Objects, When};
+
+/// What happened to a store, in order: syncs of its folders, by path below the root, and what a test wrote in between.
+#[derive(Clone, Default)]
+struct Record {
+    events: Arc<Mutex<Vec<String>>>,
+    fails: Arc<AtomicBool>,
+    gate: Arc<Gate>,
+}
+
+/// Closed, a sync of a folder waits behind its beginning.
+#[derive(Default)]
+struct Gate {
+    closed: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Record {
+    fn note(&self, event: impl Into<String>) {
+        self.events.lock().unwrap().push(event.into());
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.events.lock().unwrap())
+    }
+
+    fn count(&self) -> usize {
+        self.events.lock().unwrap().len()
+    }
+
+    fn close(&self) {
+        *self.gate.closed.lock().unwrap() = true;
+    }
+
+    fn open(&self) {
+        *self.gate.closed.lock().unwrap() = false;
+        self.gate.changed.notify_all();
+    }
+
+    fn sync(&self, root: &Path) -> SyncFolder {
+        let (record, root) = (self.clone(), root.canonicalize().unwrap());
+        Box::new(move |folder| {
+            let name = match folder.strip_prefix(&root) {
+                Ok(below) if below.as_os_str().is_empty() => "root".to_string(),
+                Ok(below) => below.display().to_string(),
+                Err(_) => "parent".to_string(),
+            };
+            sync_folder(folder)?;
+            record.note(name);
+            let closed = record.gate.closed.lock().unwrap();
+            drop(record.gate.changed.wait_while(closed, |closed| *closed).unwrap());
+            if record.fails.load(Ordering::SeqCst) { Err(io::Error::other("disk")) } else { Ok(()) }
+        })
+    }
+}
+
+fn store() -> (TempDir, Record, FsObjects) {
+    let (folder, record) = (tempfile::tempdir().unwrap(), Record::default());
+    let objects = FsObjects::open_with(folder.path(), record.sync(folder.path())).unwrap();
+    record.take();
+    (folder, record, objects)
+}
+
+fn folders() -> (TempDir, Record, Folders, PathBuf) {
+    let (folder, record) = (tempfile::tempdir().unwrap(), Record::default());
+    let root = folder.path().canonicalize().unwrap();
+    let folders = Folders::new(root.clone(), record.sync(&root));
+    (folder, record, folders, root)
+}
+
+async fn put(objects: &FsObjects, key: &str) -> super::Result<()> {
+    objects.put(&Key::new(key), "bytes".into(), When::Always).await.map(drop)
+}
+
+#[test]
+fn a_new_store_is_there_to_stay() {
+    let (folder, record) = (tempfile::tempdir().unwrap(), Record::default());
+    let root = folder.path().join("store");
+    fs::create_dir(&root).unwrap();
+    FsObjects::open_with(&root, record.sync(&root)).unwrap();
+    let mut synced = record.take();
+    synced.sort();
+    assert_eq!(synced, [".larder", "parent", "root"]);
+}
+
+#[test]
+fn a_name_is_placed_below_durable_folders_and_its_own_folder_synced_behind_it() {
+    let (_folder, record, folders, root) = folders();
+    let place = |name: &str| {
+        let path = root.join(name);
+        let placed = folders.place(&path, || {
+            record.note("placed");
+            fs::write(&path, "")
+        });
+        placed.unwrap();
+        record.take()
+    };
+    assert_eq!(place("a/b/x"), ["root", "a", "placed", "a/b"]);
+    assert_eq!(place("a/b/y"), ["placed", "a/b"]);
+    assert_eq!(place("a/c/x"), ["a", "placed", "a/c"]);
+    // Whatever is found in place was perhaps made a moment ago, by one who has not synced it yet.
+    fs::create_dir(root.join("found")).unwrap();
+    assert_eq!(place("found/x"), ["root", "placed", "found"]);
+}
+
+#[test]
+fn a_folder_that_went_and_came_while_a_name_was_placed_in_it_is_synced_again() {
+    let (_folder, record, folders, root) = folders();
+    let path = root.join("a/b/x");
+    let placed = folders.place(&path, || {
+        folders.settle_removal(&root.join("a/b/last")).unwrap();
+        assert!(!root.join("a").exists());
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        record.take();
+        fs::write(&path, "")
+    });
+    placed.unwrap();
+    assert_eq!(record.take(), ["root", "a", "a/b"]);
+}
+
+#[test]
+fn what_is_settled_has_all_its_folders_synced() {
+    let (_folder, record, folders, root) = folders();
+    fs::create_dir_all(root.join("a/b")).unwrap();
+    folders.settle(&root.join("a/b/x")).unwrap();
+    assert_eq!(record.take(), ["root", "a", "a/b"]);
+}
+
+#[tokio::test]
+async fn nobody_is_told_of_a_name_that_is_not_durable() {
+    let (_folder, record, objects) = store();
+    put(&objects, "a/first").await.unwrap();
+    record.take();
+    record.close();
+    let putting = tokio::spawn({
+        let objects = objects.clone();
+        async move { put(&objects, "a/x").await }
+    });
+    while record.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // It has its name, and the sync of its folder is under way.
+    let key = Key::new("a/x");
+    let mut look = pin!(objects.head(&key));
+    assert!(poll!(look.as_mut()).is_pending());
+    assert!(!putting.is_finished());
+    record.open();
+    look.await.unwrap();
+    putting.await.unwrap().unwrap();
+    // The one under way may have begun before the name was there, for all that the second knows.
+    assert_eq!(record.take(), ["a", "a"]);
+}
+
+#[tokio::test]
+async fn what_could_not_be_synced_is_not_acknowledged_and_synced_by_whoever_asks_for_it() {
+    let (_folder, record, objects) = store();
+    put(&objects, "a/first").await.unwrap();
+    record.fails.store(true, Ordering::SeqCst);
+    put(&objects, "a/x").await.unwrap_err();
+    objects.head(&Key::new("a/x")).await.unwrap_err();
+    record.fails.store(false, Ordering::SeqCst);
+    record.take();
+    objects.head(&Key::new("a/x")).await.unwrap();
+    assert_eq!(record.take(), ["a"]);
+    objects.head(&Key::new("a/x")).await.unwrap();
+    assert_eq!(record.take(), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_is_deleted_does_not_come_back() {
+    let (folder, record, objects) = store();
+    for key in ["a/b/x", "a/b/y"] {
+        put(&objects, key).await.unwrap();
+    }
+    record.take();
+    record.close();
+    let deleting = tokio::spawn({
+        let objects = objects.clone();
+        async move { objects.delete(&[Key::new("a/b/x")]).await }
+    });
+    while record.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // The sync has begun behind the removal, and is waited for.
+    assert!(!folder.path().join("a/b/x").exists());
+    assert!(!deleting.is_finished());
+    record.open();
+    deleting.await.unwrap().unwrap();
+    assert_eq!(record.take(), ["a/b"]);
+    // Perhaps another one has removed it and not synced yet.
+    objects.delete(&[Key::new("a/b/x")]).await.unwrap();
+    assert_eq!(record.take(), ["a/b"]);
+    objects.delete(&[Key::new("a/b/y")]).await.unwrap();
+    assert!(!folder.path().join("a").exists());
+    record.take();
+    // Its folder has gone with it.
+    objects.delete(&[Key::new("a/b/y")]).await.unwrap();
+    assert_eq!(record.take(), ["root"]);
+}

@@ -1,0 +1,54 @@
+//! What systemd hands over, and what it is told: `sd_listen_fds(3)`, `sd_notify(3)`.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use anyhow::Context;
+
+/// The sockets that are listened on already, none unless systemd has started this process with some. They are listened
+/// on instead of the configured addresses: connections that came before the server was ready wait in them.
+pub fn listeners() -> anyhow::Result<Vec<TcpListener>> {
+    let mut passed = listenfd::ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for at in 0..passed.len() {
+        let taken = passed.take_tcp_listener(at).context("a socket that systemd has handed over is not TCP")?;
+        if let Some(listener) = taken {
+            listener.set_nonblocking(true)?;
+            listeners.push(listener);
+        }
+    }
+    Ok(listeners)
+}
+
+/// What systemd may want to know.
+#[derive(Clone, Copy, Debug)]
+pub enum State {
+    /// Connections are answered.
+    Ready,
+    /// The end has begun.
+    Stopping,
+}
+
+/// Tells systemd, where it asks to be told. That it cannot be told is logged: it will notice in its own way.
+pub fn notify(state: State) {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else { return };
+    let message = match state {
+        State::Ready => "READY=1",
+        State::Stopping => "STOPPING=1",
+    };
+    if let Err(error) = send(&socket, message) {
+        tracing::warn!(%error, ?state, "systemd cannot be told");
+    }
+}
+
+fn send(socket: &OsString, message: &str) -> io::Result<()> {
+    let address = match socket.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(socket)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address).map(drop)
+}
