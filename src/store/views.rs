@@ -60,11 +60,7 @@ impl Default for Views {
             .weigher(|_: &Key, known: &Arc<Known>| known.weight())
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        Views {
-            known,
-            turns: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
-            makers: Semaphore::new(MAKERS),
-        }
+        Views { known, turns: std::array::from_fn(|_| tokio::sync::Mutex::new(())), makers: Semaphore::new(MAKERS) }
     }
 }
 
@@ -154,8 +150,22 @@ impl Repo {
                 self.make_known(pin, tag, &key, version, &pointer).await?
             }
         };
+        let served = known.hint.view.clone().unwrap_or_else(|| Served::pushed(&pointer));
+        let is_whole = self.stays(pin, &served, known.hint.config).await?;
         self.touch(tag).await;
-        Ok(Some(known.hint.view.clone().unwrap_or_else(|| Served::pushed(&pointer))))
+        Ok(is_whole.then_some(served))
+    }
+
+    /// Whether what whoever asks for a tag reads next is there to stay. The layers have been looked at; manifest and config may
+    /// be those of a push, and condemned with its tag, which may be deleted within the lease.
+    async fn stays(&self, pin: &Snapshot, served: &Served, config: Option<Digest>) -> Result<bool> {
+        let config = config.map(|digest| self.blob_key(&digest));
+        for key in std::iter::once(self.manifest_key(&served.digest)).chain(config) {
+            if pin.has(&key) && self.store.found(pin, &key).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether a manifest is served: not when it or what it names is known to be gone. Looks only for what is condemned:
