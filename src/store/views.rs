@@ -173,7 +173,9 @@ impl Repo {
             Some(known) => Some(known),
             None => self.make_in_turn(pin, tag, behind).await?,
         };
-        Ok(known.map(|known| known.served()))
+        let Some(known) = known else { return Ok(None) };
+        let served = known.served();
+        Ok(self.stays(pin, &served, known.hint.config).await?.then_some(served))
     }
 
     /// Waits for the other makers of this tag, and makes what they have not made. Nothing when the tag has gone meanwhile.
@@ -237,6 +239,18 @@ impl Repo {
             Some(behind) if behind.at.pointer.push.is_some() => self.make_known(&pin, tag, behind).await.map(drop),
             _ => Ok(()),
         }
+    }
+
+    /// Whether what whoever asks for a tag reads next is there to stay. The layers have been looked at; manifest and config may
+    /// be those of a push, and condemned with its tag, which may be deleted within the lease.
+    async fn stays(&self, pin: &Snapshot, served: &Served, config: Option<Digest>) -> Result<bool> {
+        let config = config.map(|digest| self.blob_keys(&digest).collect());
+        for keys in std::iter::once(self.manifest_keys(&served.digest).collect()).chain(config) {
+            if self.is_gone(pin, keys, false).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether a manifest is served: not when it or what it names is known to be gone. Looks only for what is condemned:

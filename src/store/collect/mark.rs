@@ -604,7 +604,9 @@ impl Collector {
         // What the disk is short of, each tenant gives its part of.
         let share = self.store.room().share(tenant).unwrap_or(u64::MAX);
         let (high, low) = (high.min(share), low.min(share));
-        (high < u64::MAX).then_some((high, low))
+        // For what is being uploaded there must be room as well.
+        let coming = self.store.usage().account(tenant).arriving();
+        (high < u64::MAX).then(|| (high.saturating_sub(coming), low.saturating_sub(coming)))
     }
 }
 
