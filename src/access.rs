@@ -1,9 +1,12 @@
 //! What a caller may do, and the proof that somebody checked it.
 
-use crate::names::{RepoName, Tenant};
+use serde::{Deserialize, Serialize};
+
+use crate::names::{RepoName, Tag, Tenant};
 
 /// The kind of right that a request needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Verb {
     Pull,
     Push,
@@ -12,11 +15,41 @@ pub enum Verb {
     Admin,
 }
 
+impl Verb {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verb::Pull => "pull",
+            Verb::Push => "push",
+            Verb::Delete => "delete",
+            Verb::Admin => "admin",
+        }
+    }
+}
+
+/// Which tags of the repository a request reads or changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tags {
+    /// None by name: content by digest, uploads.
+    None,
+    /// Each of these.
+    Named(Vec<Tag>),
+    /// Perhaps all: deleting content by digest.
+    All,
+}
+
 /// A right that a request needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
     pub repo: RepoName,
     pub verb: Verb,
+    pub tags: Tags,
+}
+
+impl Access {
+    /// A right on a repository, whatever its tags.
+    pub fn to(repo: RepoName, verb: Verb) -> Access {
+        Access { repo, verb, tags: Tags::None }
+    }
 }
 
 /// The proof that `auth` admitted a caller to a repository. The store hands out a repository against nothing else.

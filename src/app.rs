@@ -1,19 +1,21 @@
 //! From a configuration to a running server, and down again.
 
+pub mod reload;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::auth::Gate;
-use crate::config::Config;
+use crate::config::{Config, Secret};
+use crate::doors::listen::Listener;
 use crate::doors::{self, Doors, Front};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, recent};
 use crate::objects::Objects;
 use crate::objects::fs::{self, FsObjects};
 use crate::objects::s3::S3Objects;
@@ -28,6 +30,11 @@ pub use crate::store::check::Depth;
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// How often what is stored is counted anew.
 const COUNT_EVERY: Duration = Duration::from_secs(12 * 3600);
+/// When something has changed, sooner: but not sooner than this after the last count, and not for more than one part in
+/// so many of the time.
+const COUNT_PAUSE_NEAR: Duration = Duration::from_secs(60);
+const COUNT_PAUSE_FAR: Duration = Duration::from_secs(3600);
+const COUNT_SHARE: u32 = 100;
 /// The first collection comes so long after the start, or sooner where they come more often.
 const COLLECT_FIRST: Duration = Duration::from_secs(60);
 /// How often a server asks what others have found wrong.
@@ -50,20 +57,26 @@ pub struct App {
 impl App {
     /// Opens the store that the configuration names.
     pub async fn open(config: Config) -> anyhow::Result<App> {
+        let metrics = Arc::new(Metrics::default());
         let objects: Arc<dyn Objects> = match &config.store.s3 {
-            Some(s3) => Arc::new(S3Objects::open(s3).await?),
+            Some(s3) => Arc::new(S3Objects::open_counted(s3, metrics.clone()).await?),
             None => Arc::new(FsObjects::open(&config.store.path)?),
         };
-        App::over(objects, config).await
+        App::counted_over(objects, config, metrics).await
     }
 
     /// Builds the server over any objects.
     pub async fn over(objects: Arc<dyn Objects>, config: Config) -> anyhow::Result<App> {
+        App::counted_over(objects, config, Arc::default()).await
+    }
+
+    async fn counted_over(objects: Arc<dyn Objects>, config: Config, metrics: Arc<Metrics>) -> anyhow::Result<App> {
         format::open(&*objects).await.context("cannot use the store")?;
-        let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
+        let config = Arc::new(config);
         let store = Store::new(objects, config.clone(), metrics.clone());
         store.load_quarantine().await.context("cannot read what is in quarantine")?;
-        let gate = Arc::new(Gate::new(config.clone()));
+        warn(&config);
+        let gate = Arc::new(Gate::open(config.clone(), signing_key(&store, &config).await?)?);
         let collector = Arc::new(Collector::new(store.clone()));
         collector.recover().await.context("cannot clear what a collection has left")?;
         Ok(App { config, metrics, store, gate, collector })
@@ -91,15 +104,19 @@ impl App {
     }
 
     /// Tells commands on this host where the server is, when the store is its own.
-    pub fn announce(&self, addresses: &[SocketAddr]) {
+    pub fn announce(&self, listeners: &[Listener]) -> anyhow::Result<()> {
         if self.config.store.s3.is_some() {
-            return;
+            return Ok(());
         }
-        let left = Operator { addresses: addresses.to_vec(), token: self.gate.operator_token().clone() };
+        let secure = self.config.tls.is_some() && !listeners.iter().any(|listener| listener.plain);
+        let reachable = listeners.iter().filter(|listener| secure || listener.plain || self.config.tls.is_none());
+        let addresses = reachable.map(|listener| listener.socket.local_addr()).collect::<Result<_, _>>()?;
+        let left = Operator { addresses, secure, token: self.gate.operator_token().clone() };
         // A server on a full disk has better things to do than to end here.
         if let Err(error) = left.announce(&self.config.store.path) {
             tracing::warn!(%error, "commands on this host cannot find this server");
         }
+        Ok(())
     }
 
     /// All that the server answers.
@@ -119,10 +136,36 @@ pub fn is_in_use(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(fs::OpenError::InUse(_)))
 }
 
+/// Says what an operator may not have meant.
+fn warn(config: &Config) {
+    let (server, closed) = (&config.server, config.is_closed());
+    let remote = |addresses: &[SocketAddr]| addresses.iter().any(|address| !address.ip().is_loopback());
+    if !closed && (remote(&server.listen) || remote(&server.listen_plain)) {
+        tracing::warn!("no authentication is configured: whoever can reach the server may read and write the cache");
+    }
+    let plain = if config.tls.is_none() { &server.listen } else { &server.listen_plain };
+    if closed && remote(plain) && server.trusted_proxies.is_empty() {
+        tracing::warn!("passwords and tokens cross the network in the clear: configure [tls], or put a proxy in front");
+    }
+    if closed && config.rules.is_empty() {
+        tracing::warn!("there are identities but no [[rules]]: nobody may do anything");
+    }
+}
+
+/// The key that the store keeps, where tokens are issued and none is configured.
+async fn signing_key(store: &Store, config: &Config) -> anyhow::Result<Option<Secret>> {
+    if !config.is_closed() || !config.signing_keys()?.is_empty() {
+        return Ok(None);
+    }
+    let key = store.signing_key().await.context("the key that signs tokens cannot be read or made")?;
+    Ok(Some(Secret::new(key)))
+}
+
 /// Serves until `shutdown` resolves, then lets requests under way finish, for as long as the configuration grants.
-pub async fn run(app: App, listeners: Vec<TcpListener>, shutdown: impl Future<Output = ()>) {
+pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl Future<Output = ()>) {
     let (stop, stopped) = watch::channel(false);
     let front = app.front();
+    let listeners = listeners.into_iter().map(Into::into).collect();
     let mut jobs = JoinSet::new();
     jobs.spawn(sweep(app.store.clone(), app.config.clone()));
     jobs.spawn(count(app.store.clone()));
@@ -130,10 +173,12 @@ pub async fn run(app: App, listeners: Vec<TcpListener>, shutdown: impl Future<Ou
     if app.config.collect.enabled {
         jobs.spawn(collect(app.collector.clone(), app.store.clone(), app.config.collect.interval.get()));
     }
+    jobs.spawn(remember(app.metrics.clone()));
     if app.config.store.s3.is_some() {
         jobs.spawn(learn(app.store.clone()));
     }
-    let serving = doors::listen::serve(listeners, front, &app.config.limits, app.metrics.clone(), stopped);
+    let serving =
+        doors::listen::serve(listeners, front, app.gate.clone(), &app.config.limits, app.metrics.clone(), stopped);
     let stopping = async {
         shutdown.await;
         tracing::info!(drain_seconds = app.config.server.drain.get().as_secs(), "stopping: no new connections");
@@ -165,14 +210,29 @@ async fn sweep(store: Store, config: Arc<Config>) {
     }
 }
 
-/// Counts what is stored: at the start, and now and then.
+/// Counts what is stored: at the start, some time after changes, and now and then. To look at all of a bucket costs
+/// money, so there it is done less often.
 async fn count(store: Store) {
-    let mut timer = tokio::time::interval(COUNT_EVERY);
+    let pause = if store.is_near() { COUNT_PAUSE_NEAR } else { COUNT_PAUSE_FAR };
     loop {
-        timer.tick().await;
+        let began = tokio::time::Instant::now();
         if let Err(error) = store.scan_usage().await {
             tracing::warn!(%error, "what is stored cannot be counted");
         }
+        tokio::time::sleep(pause.max(began.elapsed() * COUNT_SHARE)).await;
+        let changed = store.stock().changed();
+        let _ = tokio::time::timeout(COUNT_EVERY, changed).await;
+    }
+}
+
+/// Reads the counters now and then, for pictures of them.
+async fn remember(metrics: Arc<Metrics>) {
+    let mut timer = tokio::time::interval(recent::READ_EVERY);
+    // What nobody has counted yet needs no reading.
+    timer.tick().await;
+    loop {
+        timer.tick().await;
+        metrics.recent.read(&metrics.tenants, jiff::Timestamp::now());
     }
 }
 

@@ -3,9 +3,13 @@
 //! Every key has a default, so no configuration at all works. Unknown keys are errors: a misspelt limit must not pass
 //! for a set one. What has been parsed is valid; the rest of the code checks nothing again.
 
+mod auth;
 mod collect;
+mod network;
+mod pattern;
 mod store;
 mod tenants;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,9 +21,13 @@ use serde::Deserialize;
 
 use crate::names::RepoName;
 
-pub use collect::{CollectConfig, Ingredients, RetainConfig};
+pub use auth::{AuthConfig, Challenge, IssuerConfig, Label, RuleConfig, TokenConfig, TokenHash};
+pub use collect::{CollectConfig, GRAIN, Ingredients, RetainConfig};
+pub use network::{Network, PublicUrl};
+pub use pattern::{Glob, Pattern, Template};
 pub use store::{Checksum, Redirect, S3Config, Secret, StoreConfig};
 pub use tenants::{Quota, TenantConfig};
+pub use tls::{ClientAuth, TlsConfig};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -30,6 +38,14 @@ pub struct Config {
     pub hot: HotConfig,
     pub limits: LimitsConfig,
     pub log: LogConfig,
+    pub auth: AuthConfig,
+    pub tls: Option<TlsConfig>,
+    /// Static tokens.
+    pub tokens: Vec<TokenConfig>,
+    /// Whose JWTs are taken.
+    pub issuers: Vec<IssuerConfig>,
+    /// Who may do what. What no rule allows is denied.
+    pub rules: Vec<RuleConfig>,
     pub collect: CollectConfig,
     /// Rules for repositories; of those that match a name, the first counts.
     pub repositories: Vec<RepositoryConfig>,
@@ -41,15 +57,27 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerConfig {
-    /// Addresses to listen on, IPv4 or IPv6.
+    /// Addresses to listen on, IPv4 or IPv6: with TLS where `[tls]` is configured.
     pub listen: Vec<SocketAddr>,
+    /// Addresses to listen on without TLS, beside those of `listen`.
+    pub listen_plain: Vec<SocketAddr>,
+    /// How clients reach the server, when they cannot be told by the address that they ask: `https://cache.example.com`.
+    pub public_url: Option<PublicUrl>,
+    /// Proxies whose `X-Forwarded-…` headers are believed.
+    pub trusted_proxies: Vec<Network>,
     /// How long requests may go on after SIGTERM before they are cut.
     pub drain: Span,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        ServerConfig { listen: vec![SocketAddr::from(([127, 0, 0, 1], 5000))], drain: Span::seconds(60) }
+        ServerConfig {
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 5000))],
+            listen_plain: Vec::new(),
+            public_url: None,
+            trusted_proxies: Vec::new(),
+            drain: Span::seconds(60),
+        }
     }
 }
 
@@ -181,7 +209,7 @@ impl Config {
             bail!("[server] listen names no address");
         }
         // Each listener holds a place while it waits for a connection.
-        if limits.connections < listen.len() {
+        if limits.connections < listen.len() + self.server.listen_plain.len() {
             bail!("[limits] connections must be at least one for each address of [server] listen");
         }
         if limits.uploads == 0 {
@@ -197,6 +225,7 @@ impl Config {
         if let Some(s3) = &self.store.s3 {
             s3.check()?;
         }
+        auth::check(self)?;
         self.check_tenants()
     }
 }
@@ -294,64 +323,6 @@ impl TryFrom<jiff::SignedDuration> for Span {
     }
 }
 
-/// A pattern of repository names.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Pattern(String);
-
-impl TryFrom<String> for Pattern {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Pattern, Self::Error> {
-        let valid = |b: u8| b.is_ascii_alphanumeric() || b"*/._-".contains(&b);
-        if !text.is_empty() && text.bytes().all(valid) && !text.contains("***") {
-            Ok(Pattern(text))
-        } else {
-            Err("a pattern is a repository name in which `*` and `**` stand for other characters")
-        }
-    }
-}
-
-impl Pattern {
-    pub fn matches(&self, name: &str) -> bool {
-        // Positions of the pattern that are reached after each byte of the name: linear in both, whatever the stars.
-        let pattern = self.0.as_bytes();
-        let mut reached = vec![false; pattern.len() + 1];
-        reached[0] = true;
-        skip_stars(pattern, &mut reached);
-        for byte in name.bytes() {
-            let mut next = vec![false; pattern.len() + 1];
-            for (at, _) in reached.iter().enumerate().filter(|(at, on)| **on && *at < pattern.len()) {
-                match star(pattern, at) {
-                    Some(stars) if stars == 2 || byte != b'/' => next[at] = true,
-                    Some(_) => {}
-                    None => next[at + 1] |= pattern[at] == byte,
-                }
-            }
-            skip_stars(pattern, &mut next);
-            reached = next;
-        }
-        reached[pattern.len()]
-    }
-}
-
-/// How many stars begin at `at`.
-fn star(pattern: &[u8], at: usize) -> Option<usize> {
-    let stars = pattern[at..].iter().take_while(|b| **b == b'*').count();
-    (stars > 0).then_some(stars)
-}
-
-/// A star may stand for nothing.
-fn skip_stars(pattern: &[u8], reached: &mut [bool]) {
-    for at in 0..pattern.len() {
-        if reached[at]
-            && let Some(stars) = star(pattern, at)
-        {
-            reached[at + stars] = true;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -442,6 +413,13 @@ mod tests {
     }
 
     #[test]
+    fn certificates_may_come_from_the_environment() {
+        let environment = [("LARDER_TLS_KEY", "k"), ("LARDER_TLS_CERT", "c"), ("LARDER_TLS_CLIENT_AUTH", "required")];
+        let tls = load("", &environment).unwrap().tls.unwrap();
+        assert_eq!((tls.cert.as_path(), tls.key.as_path()), (Path::new("c"), Path::new("k")));
+    }
+
+    #[test]
     fn the_environment_reaches_a_section_within_a_section() {
         let environment = [
             // In this order: what is not complete yet is no error.
@@ -456,17 +434,5 @@ mod tests {
         assert!(!format!("{s3:?}").contains("12345"));
         let error = format!("{:#}", load("", &[("LARDER_STORE_S3_BUCKETT", "b")]).unwrap_err());
         assert!(error.contains("LARDER_STORE_S3_BUCKETT"), "{error}");
-    }
-
-    #[test]
-    fn patterns_match_whole_names() {
-        let matches = |pattern: &str, name: &str| Pattern::try_from(pattern.to_string()).unwrap().matches(name);
-        assert!(matches("team/*", "team/app"));
-        assert!(!matches("team/*", "team/app/cache"));
-        assert!(matches("team/**", "team/app/cache"));
-        assert!(matches("**/cache", "a/b/cache"));
-        assert!(matches("**", "a"));
-        assert!(matches("a*c", "abc") && matches("a*c", "ac") && !matches("a*c", "ab"));
-        assert!(!matches("app", "app2") && matches("app", "app"));
     }
 }

@@ -130,6 +130,7 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
     /// A layer that holds at most `bytes` bytes, tables included, large objects in chunks of `chunk_bytes`.
     pub fn new(bytes: u64, chunk_bytes: u64, metrics: Arc<Metrics>) -> Hot<E> {
         let fetching_bytes_max = FETCHING_BYTES_MAX.min(bytes / 4).max(chunk_bytes);
+        metrics.hot_limit_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         let budget = |bytes: u64| Arc::new(Semaphore::new(kib(bytes.max(chunk_bytes)) as usize));
         Hot {
             read: segment(bytes - bytes / PUSHED_SHARE),

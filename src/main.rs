@@ -3,20 +3,22 @@
 mod cli;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use futures::FutureExt;
+use larder::app::reload::{Reload, hangups};
 use larder::app::{self, App};
 use larder::config::Config;
-use larder::doors::listen;
+use larder::doors::listen::{self, Listener};
 use larder::systemd::{self, State};
 use tokio::net::TcpListener;
 
 /// A self-hosted remote cache for container builds.
 #[derive(Parser)]
 #[command(version, about, max_term_width = 100)]
+#[command(after_help = "Exit status of every command: 0 done, 1 failed, 2 misused; what else there is, its help says.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -30,12 +32,56 @@ enum Command {
     Check(CheckStore),
     /// Delete what nothing names any more, and what policies let go.
     Gc(CollectStore),
+    /// Say how a running server is: what it has, does, and saves.
+    Status(cli::status::Status),
+    /// List the repositories of a running server, or the tags of one.
+    Ls(cli::ls::List),
     /// Say what a tag on a running server is made of.
     Inspect(cli::inspect::Inspect),
+    /// Let this machine's docker, buildctl or crane use a server, by exchanging the JWT of a CI job.
+    Login(cli::login::Login),
+    /// Work with static tokens.
+    Token {
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Work with the rules of the configuration.
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
+    /// Measure a running server.
+    Bench(cli::bench::Bench),
     /// Work with the configuration.
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
+    },
+    /// Print what a shell needs to complete commands.
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page (roff), or write that of each command to a folder.
+    Man {
+        /// Where to write larder.1, larder-serve.1 and so on.
+        #[arg(value_name = "FOLDER")]
+        folder: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum TokenCommand {
+    /// Make a token: it is shown once, its hash goes into the configuration.
+    New(cli::token::New),
+}
+
+#[derive(Subcommand)]
+enum PolicyCommand {
+    /// Say whether a caller may do something, and what each rule has to do with it. The exit code is 0 when he may, 3 when
+    /// he may not.
+    Test {
+        #[command(flatten)]
+        source: Source,
+        #[command(flatten)]
+        test: cli::policy::PolicyTest,
     },
 }
 
@@ -89,13 +135,13 @@ struct Serve {
 }
 
 impl Place {
-    fn load(self) -> anyhow::Result<Config> {
+    fn load(&self) -> anyhow::Result<Config> {
         let mut config = self.source.load()?;
-        if let Some(path) = self.store {
+        if let Some(path) = &self.store {
             if config.store.s3.is_some() {
                 anyhow::bail!("--store names a folder, but the configuration has [store.s3]: use one of them");
             }
-            config.store.path = path;
+            config.store.path = path.clone();
         }
         Ok(config)
     }
@@ -103,10 +149,10 @@ impl Place {
 
 impl Source {
     fn load(&self) -> anyhow::Result<Config> {
-        // The one variable that is not part of the configuration but says where it is.
+        // Not part of the configuration: where it is, and where a server is for commands that ask one.
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let environment = environment.filter(|(name, _)| name != "LARDER_CONFIG");
+        let environment = environment.filter(|(name, _)| !matches!(&**name, "LARDER_CONFIG" | "LARDER_SERVER"));
         Config::load(self.config.as_deref(), environment)
     }
 }
@@ -116,7 +162,21 @@ fn main() -> ExitCode {
         Command::Serve(serve) => run(serve).map(|()| ExitCode::SUCCESS),
         Command::Check(order) => order.place.load().and_then(|config| block_on(order.check.run(config))),
         Command::Gc(order) => order.place.load().and_then(|config| block_on(order.gc.run(config))),
+        Command::Status(status) => block_on(status.run()),
+        Command::Ls(list) => block_on(list.run()).map(|()| ExitCode::SUCCESS),
+        Command::Bench(bench) => block_on(bench.run()).map(|()| ExitCode::SUCCESS),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "larder", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { folder } => man(folder.as_deref()).map(|()| ExitCode::SUCCESS),
         Command::Inspect(inspect) => block_on(inspect.run()).map(|()| ExitCode::SUCCESS),
+        Command::Login(login) => block_on(login.run()).map(|()| ExitCode::SUCCESS),
+        Command::Token { command: TokenCommand::New(new) } => new.run().map(|()| ExitCode::SUCCESS),
+        Command::Policy { command: PolicyCommand::Test { source, test } } => {
+            let allowed = source.load().and_then(|config| test.run(config));
+            allowed.map(|allowed| if allowed { ExitCode::SUCCESS } else { ExitCode::from(3) })
+        }
         Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|_| {
             println!("valid");
             ExitCode::SUCCESS
@@ -131,42 +191,65 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(serve: Serve) -> anyhow::Result<()> {
-    let mut config = serve.place.load()?;
-    if !serve.listen.is_empty() {
-        config.server.listen = serve.listen;
+fn man(folder: Option<&Path>) -> anyhow::Result<()> {
+    match folder {
+        Some(folder) => clap_mangen::generate_to(Cli::command(), folder)?,
+        None => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?,
     }
+    Ok(())
+}
+
+impl Serve {
+    fn load(&self) -> anyhow::Result<Config> {
+        let mut config = self.place.load()?;
+        if !self.listen.is_empty() {
+            config.server.listen = self.listen.clone();
+        }
+        Ok(config)
+    }
+}
+
+fn run(serve: Serve) -> anyhow::Result<()> {
+    let config = serve.load()?;
     cli::log::start(&config.log)?;
     raise_file_limit();
-    block_on(start(config))
+    block_on(start(serve, config))
 }
 
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 
-async fn start(config: Config) -> anyhow::Result<()> {
+async fn start(serve: Serve, config: Config) -> anyhow::Result<()> {
     let app = App::open(config).await?;
     let listeners = open_listeners(&app.config)?;
-    let addresses: Vec<SocketAddr> =
-        listeners.iter().map(|listener| listener.local_addr()).collect::<Result<_, _>>()?;
     // First: whoever has read the announcement may send a signal.
-    let stop = stop_signal()?;
-    app.announce(&addresses);
-    announce(&app.config, &addresses);
+    let (stop, hangups) = (stop_signal()?, hangups()?);
+    app.announce(&listeners)?;
+    announce(&app.config, &listeners)?;
     systemd::notify(State::Ready);
     let stop = stop.inspect(|()| systemd::notify(State::Stopping));
+    let file = serve.place.source.config.clone();
+    let reload = Reload { gate: app.gate.clone(), store: app.store.clone(), load: move || serve.load(), file };
+    let config = app.config.clone();
+    tokio::spawn(async move { reload.run(&config, hangups).await });
     app::run(app, listeners, stop).await;
     Ok(())
 }
 
-/// The sockets that systemd has handed over, else those of the configured addresses.
-fn open_listeners(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
+/// The configured addresses. Where systemd has handed over sockets, they stand for those of `[server] listen`.
+fn open_listeners(config: &Config) -> anyhow::Result<Vec<Listener>> {
+    let bind =
+        |addresses: &[SocketAddr]| addresses.iter().map(|at| listen::bind(*at)).collect::<anyhow::Result<Vec<_>>>();
     let passed = systemd::listeners()?;
-    if passed.is_empty() {
-        return config.server.listen.iter().map(|at| listen::bind(*at)).collect();
-    }
-    passed.into_iter().map(|socket| Ok(TcpListener::from_std(socket)?)).collect()
+    let sockets = if passed.is_empty() {
+        bind(&config.server.listen)?
+    } else {
+        passed.into_iter().map(TcpListener::from_std).collect::<Result<_, _>>()?
+    };
+    let listeners = sockets.into_iter().map(|socket| Listener { socket, plain: config.tls.is_none() });
+    let plain = bind(&config.server.listen_plain)?.into_iter().map(|socket| Listener { socket, plain: true });
+    Ok(listeners.chain(plain).collect())
 }
 
 /// Resolves at SIGTERM or ctrl-C.
@@ -191,13 +274,18 @@ fn raise_file_limit() {
 }
 
 /// What somebody who has just started a server wants to know next.
-fn announce(config: &Config, addresses: &[SocketAddr]) {
-    let shown = addresses.iter().map(|address| format!("http://{address}")).collect::<Vec<_>>().join(" ");
+fn announce(config: &Config, listeners: &[Listener]) -> anyhow::Result<()> {
+    let address = |listener: &Listener| {
+        let scheme = if listener.plain { "http" } else { "https" };
+        Ok(format!("{scheme}://{}", listener.socket.local_addr()?))
+    };
+    let shown = listeners.iter().map(address).collect::<anyhow::Result<Vec<_>>>()?.join(" ");
     let store = match &config.store.s3 {
         Some(s3) => s3.address(),
         None => format!("files in {}", config.store.path.display()),
     };
-    let port = addresses.first().map_or(5000, SocketAddr::port);
+    let first = listeners.first().map(|listener| listener.socket.local_addr()).transpose()?;
+    let port = first.map_or(5000, |address| address.port());
     let here = format!("127.0.0.1:{port}");
     println!(
         "larder {version}
@@ -216,12 +304,12 @@ A builder on another host, where this one is THIS_HOST and listens beyond loopba
         version = env!("CARGO_PKG_VERSION"),
         hot = config.hot.size,
     );
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -1,14 +1,25 @@
-//! What the server counts. One instance, passed through; names are stable.
+//! What the server counts. One instance, passed through; names are stable, and `docs/metrics.md` has all of them.
+//!
+//! Invariant: how many series there are depends on the code and on the configuration alone, never on what is stored or
+//! asked for.
+
+pub mod recent;
+mod shown;
+pub mod tenant;
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Counter, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+
+use recent::Recent;
+use tenant::Tenants;
 
 /// All metrics of one server.
 pub struct Metrics {
     registry: Registry,
     pub requests: IntCounterVec,
     pub request_seconds: HistogramVec,
+    pub answer_seconds: HistogramVec,
     pub requests_in_flight: IntGauge,
     pub received_bytes: IntCounter,
     pub sent_bytes: IntCounter,
@@ -16,13 +27,14 @@ pub struct Metrics {
     pub hot_hits: IntCounter,
     pub hot_misses: IntCounter,
     pub hot_bytes: IntGauge,
+    pub hot_limit_bytes: IntGauge,
+    pub import_seconds: Histogram,
+    pub export_seconds: Histogram,
     pub blobs_stored: IntCounter,
     pub blobs_mounted: IntCounter,
     pub corrupt_objects: IntCounter,
     pub uploads_refused: IntCounter,
     pub free_bytes: IntGauge,
-    pub stored_bytes: IntGaugeVec,
-    pub stored_blobs: IntGaugeVec,
     pub views_made: IntCounter,
     pub view_seconds: Histogram,
     pub view_pushes: IntCounter,
@@ -40,6 +52,14 @@ pub struct Metrics {
     pub deleted_objects: IntCounter,
     pub deleted_bytes: IntCounter,
     pub spared_objects: IntCounter,
+    pub collecting: IntGauge,
+    pub s3_calls: IntCounterVec,
+    pub s3_cost: Counter,
+    resident_bytes: IntGauge,
+    /// What is counted for each tenant.
+    pub tenants: Tenants,
+    /// What has just happened. Not part of what is scraped.
+    pub recent: Recent,
 }
 
 impl Default for Metrics {
@@ -52,7 +72,16 @@ impl Default for Metrics {
                 "Requests by route, method and status.",
                 &["route", "method", "status"],
             ),
-            request_seconds: m.histograms("larder_request_seconds", "Time to the last byte, by route.", &["route"]),
+            request_seconds: m.histograms(
+                "larder_request_seconds",
+                "Time to the last byte of the answer, by route and method.",
+                &["route", "method"],
+            ),
+            answer_seconds: m.histograms(
+                "larder_answer_seconds",
+                "Time to the head of the answer, by route and method.",
+                &["route", "method"],
+            ),
             requests_in_flight: m.gauge("larder_requests_in_flight", "Requests being answered."),
             received_bytes: m.counter("larder_received_bytes_total", "Bytes of request bodies."),
             sent_bytes: m.counter("larder_sent_bytes_total", "Bytes of response bodies."),
@@ -60,22 +89,21 @@ impl Default for Metrics {
             hot_hits: m.counter("larder_hot_hits_total", "Reads answered from the hot layer."),
             hot_misses: m.counter("larder_hot_misses_total", "Reads that went to the store."),
             hot_bytes: m.gauge("larder_hot_bytes", "Bytes held by the hot layer."),
+            hot_limit_bytes: m.gauge("larder_hot_limit_bytes", "Bytes that the hot layer may hold."),
+            import_seconds: m.histogram(
+                "larder_import_seconds",
+                "Time from the first request of an import to the end of the cache's config. Of builders that send traceparent.",
+            ),
+            export_seconds: m.histogram(
+                "larder_export_seconds",
+                "Time from the first request of an export to its manifest. Of builders that send traceparent.",
+            ),
             blobs_stored: m.counter("larder_blobs_stored_total", "Blobs received and stored."),
             blobs_mounted: m.counter("larder_blobs_mounted_total", "Blobs mounted from where they were already."),
             corrupt_objects: m.counter("larder_corrupt_objects_total", "Objects whose bytes did not fit their digest."),
             uploads_refused: m
                 .counter("larder_uploads_refused_total", "Uploads refused for want of room: disk full, or quota."),
             free_bytes: m.gauge("larder_free_bytes", "Free bytes of the store's filesystem, at the last upload."),
-            stored_bytes: m.gauges(
-                "larder_stored_bytes",
-                "Bytes of blobs by tenant, as this server has counted them.",
-                &["tenant"],
-            ),
-            stored_blobs: m.gauges(
-                "larder_stored_blobs",
-                "Blobs by tenant, as this server has counted them.",
-                &["tenant"],
-            ),
             views_made: m.counter(
                 "larder_views_made_total",
                 "Views made from more than one push, or from less than all of one.",
@@ -100,20 +128,17 @@ impl Default for Metrics {
             deleted_bytes: m.counter("larder_deleted_bytes_total", "Bytes of the objects that collections deleted."),
             spared_objects: m
                 .counter("larder_spared_objects_total", "Objects that were condemned and stay, being used again."),
+            collecting: m.gauge("larder_collecting", "Collections under way."),
+            s3_calls: m.counters("larder_s3_calls_total", "Requests sent to the bucket, retries included.", &["kind"]),
+            s3_cost: m.keep(Counter::new(
+                "larder_s3_cost_total",
+                "What these requests cost, by the configured prices. An estimate, in the currency of the prices.",
+            )),
+            resident_bytes: m.gauge("larder_resident_bytes", "Memory of this process."),
+            tenants: Tenants::new(&m),
+            recent: Recent::default(),
             registry,
         }
-    }
-}
-
-impl Metrics {
-    /// The metrics in Prometheus' text format.
-    pub fn render(&self) -> String {
-        let mut text = String::new();
-        let encoder = prometheus::TextEncoder::new();
-        if let Err(error) = encoder.encode_utf8(&self.registry.gather(), &mut text) {
-            tracing::error!(%error, "metrics cannot be rendered");
-        }
-        text
     }
 }
 
@@ -162,18 +187,5 @@ fn seconds() -> Vec<f64> {
     vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0]
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_metric_is_shown() {
-        let metrics = Metrics::default();
-        metrics.requests.with_label_values(&["blob", "GET", "200"]).inc();
-        metrics.request_seconds.with_label_values(&["blob"]).observe(0.1);
-        metrics.stored_bytes.with_label_values(&["default"]).set(1);
-        metrics.stored_blobs.with_label_values(&["default"]).set(1);
-        let text = metrics.render();
-        assert_eq!(text.matches("# HELP larder_").count(), 33, "{text}");
-    }
-}
+/// Kinds of requests to a bucket: the values of a label.
+pub const S3_KINDS: [&str; 9] = ["get", "head", "list", "put", "part", "multipart", "copy", "delete", "other"];

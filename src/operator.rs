@@ -17,6 +17,9 @@ use crate::config::Secret;
 #[derive(Clone, Debug, Deserialize)]
 pub struct Operator {
     pub addresses: Vec<SocketAddr>,
+    /// Whether they speak TLS.
+    #[serde(default)]
+    pub secure: bool,
     pub token: Secret,
 }
 
@@ -34,7 +37,8 @@ impl Operator {
     /// Leaves word in the store. What a server before has left is replaced.
     pub fn announce(&self, store: &Path) -> io::Result<()> {
         let (path, new) = (Operator::path(store), store.join(".larder").join("server.new"));
-        let body = json!({ "addresses": self.addresses, "token": self.token.expose() }).to_string();
+        let body =
+            json!({ "addresses": self.addresses, "secure": self.secure, "token": self.token.expose() }).to_string();
         match std::fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -61,7 +65,8 @@ impl Operator {
                 IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
                 ip => ip,
             };
-            format!("http://{}", SocketAddr::new(host, address.port()))
+            let scheme = if self.secure { "https" } else { "http" };
+            format!("{scheme}://{}", SocketAddr::new(host, address.port()))
         })
     }
 }
@@ -78,7 +83,7 @@ mod tests {
         std::fs::create_dir(folder.path().join(".larder")).unwrap();
         for port in [5000, 5001] {
             let addresses = vec![SocketAddr::from(([0, 0, 0, 0], port)), SocketAddr::from(([10, 0, 0, 1], port))];
-            let left = Operator { addresses, token: Operator::new_token() };
+            let left = Operator { addresses, secure: false, token: Operator::new_token() };
             left.announce(folder.path()).unwrap();
             let found = Operator::find(folder.path()).unwrap().unwrap();
             assert_eq!(found.token.expose(), left.token.expose());

@@ -1,39 +1,181 @@
 //! Who asks, and may they.
+//!
+//! A request [`Knock`]s with what it shows; [`Gate::identify`] says who that is; [`Gate::admit`] decides by the rules and
+//! issues the permit without which the store hands out nothing.
+//!
+//! Invariant: what a decision rests on (rules, users, tokens, keys, certificates) is one snapshot, replaced as one. A
+//! configuration that cannot be used replaces nothing.
 
+mod attempts;
+mod certificate;
+mod identity;
+mod login;
+mod oidc;
+mod policy;
+mod seal;
+mod tls;
+mod users;
+
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::access::{Access, Permit};
-use crate::config::{Config, Secret};
-use crate::names::Tenant;
+use arc_swap::ArcSwap;
+use aws_lc_rs::constant_time;
+
+use crate::access::{Access, Permit, Tags, Verb};
+use crate::config::{Challenge, Config, Secret};
+use crate::names::{RepoName, Tag, Tenant};
 use crate::operator::Operator;
+use attempts::Attempts;
+use login::{Live, now};
+use policy::{Grant, Policy};
+use seal::{Kind, Payload};
 
-/// Decides on requests, and to which tenant they belong. So far everybody may do everything that a client of a registry
-/// does: whoever can reach the listener is trusted.
-#[derive(Debug)]
+pub use certificate::Certificate;
+pub use identity::{Claims, Identity, Source, parse_label};
+pub use login::{Knock, TOKEN_PREFIX};
+pub use oidc::Rejected;
+pub use policy::Mismatch;
+pub use seal::Scope;
+
+/// Decides on requests.
 pub struct Gate {
-    config: Arc<Config>,
+    live: ArcSwap<Live>,
+    attempts: Attempts,
     operator: Secret,
+    /// As it was at the start: the store that goes by its tenants does not change.
+    config: Arc<Config>,
 }
 
-/// The caller may not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("access denied")]
-pub struct Denied;
+/// Somebody whose credentials were checked, and what the rules allow him. Cheap to clone.
+#[derive(Clone)]
+pub struct Caller {
+    who: Arc<Who>,
+}
+
+struct Who {
+    identity: Identity,
+    grants: Vec<Grant>,
+    /// What he showed is good for no more than this.
+    scope: Option<Vec<Scope>>,
+    proof: Option<String>,
+    /// Until when what he showed is good, in seconds since 1970.
+    expires: Option<u64>,
+}
+
+/// Why a caller is not let in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No credentials, where some may help.
+    #[error("authentication required")]
+    Unidentified,
+    #[error("{0}")]
+    Invalid(&'static str),
+    #[error(transparent)]
+    Jwt(#[from] Rejected),
+    /// The caller may, but the token is for something else: another one would do.
+    #[error("token is not for this")]
+    Insufficient,
+    #[error("{0}")]
+    Denied(String),
+    #[error("too many wrong passwords from this address")]
+    TooMany(Duration),
+    #[error("issuer of the token cannot be reached")]
+    Unavailable,
+}
+
+/// A token for a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    pub token: String,
+    /// Seconds.
+    pub life: u64,
+}
 
 impl Gate {
-    pub fn new(config: Arc<Config>) -> Gate {
-        Gate { config, operator: Operator::new_token() }
+    /// `generated` signs tokens where the configuration has no key.
+    pub fn open(config: Arc<Config>, generated: Option<Secret>) -> anyhow::Result<Gate> {
+        let live = ArcSwap::from_pointee(Live::load(&config, generated)?);
+        Ok(Gate { live, attempts: Attempts::default(), operator: Operator::new_token(), config })
     }
 
-    /// Invariant: the tenant of a permit follows from the name of the repository alone. So no request reaches what
-    /// another tenant has, and none can tell whether it has it.
-    pub fn admit(&self, access: Access) -> Result<Permit, Denied> {
-        Ok(Permit::issue(self.config.tenant_of(&access.repo), access))
+    /// Goes on with another configuration, or with the files that it names read anew. Requests under way go on with what
+    /// they began with. On an error nothing changes.
+    pub fn reload(&self, config: &Config, generated: Option<Secret>) -> anyhow::Result<()> {
+        self.live.store(Arc::new(Live::load(config, generated)?));
+        Ok(())
+    }
+
+    /// Whether everybody may everything.
+    pub fn is_open(&self) -> bool {
+        self.live.load().policy.is_open()
+    }
+
+    /// How to answer a handshake, where there is TLS.
+    pub fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
+        self.live.load().tls.clone()
+    }
+
+    pub fn challenge(&self) -> Challenge {
+        self.live.load().settings.challenge
+    }
+
+    /// Who it is. Wrong credentials are an error also where none are needed: whoever sends them should know.
+    pub async fn identify(&self, knock: &Knock<'_>) -> Result<Caller, Refusal> {
+        self.live.load_full().identify(knock, &self.attempts).await
+    }
+
+    /// Somebody who has shown nothing.
+    pub fn anonymous(&self) -> Caller {
+        self.live.load().anonymous.clone()
+    }
+
+    /// A name and a password that came in a form.
+    pub async fn login(&self, name: &str, password: &str, knock: &Knock<'_>) -> Result<Caller, Refusal> {
+        let live = self.live.load_full();
+        live.password(name, password, knock.address, &self.attempts, || None).await
+    }
+
+    /// A password that can only be a token.
+    pub async fn refresh(&self, token: &str) -> Result<Caller, Refusal> {
+        self.live.load_full().token(token).await?.ok_or(Refusal::Invalid("token is not valid"))
+    }
+
+    pub fn admit(&self, caller: &Caller, access: Access) -> Result<Permit, Refusal> {
+        caller.may(&access)?;
+        let tenant = self.tenant_of(caller, &access.repo);
+        Ok(Permit::issue(tenant, access))
+    }
+
+    /// Whose repository it is for this caller.
+    ///
+    /// Invariant: it follows from the name of the repository and the rules for the caller alone. So no request reaches
+    /// what another tenant has, and none can tell whether it has it.
+    fn tenant_of(&self, caller: &Caller, repo: &RepoName) -> Tenant {
+        policy::tenant(&caller.who.grants, repo).cloned().unwrap_or_else(|| self.config.tenant_of(repo))
+    }
+
+    /// For what concerns the whole installation.
+    pub fn admit_admin(&self, caller: &Caller) -> Result<(), Refusal> {
+        if !policy::allows_admin(&caller.who.grants) {
+            return Err(caller.denied("may not administer".into()));
+        }
+        let covers = |scope: &Scope| scope.may.contains(&Verb::Admin);
+        if caller.who.scope.as_ref().is_some_and(|scopes| !scopes.iter().any(covers)) {
+            return Err(Refusal::Insufficient);
+        }
+        Ok(())
+    }
+
+    /// For who wants to know only whether his credentials are good.
+    pub fn admit_identified(&self, caller: &Caller) -> Result<(), Refusal> {
+        if caller.is_unidentified() && !self.is_open() { Err(Refusal::Unidentified) } else { Ok(()) }
     }
 
     /// The tenants whose repositories the caller may list.
-    pub fn visible_tenants(&self) -> Result<Vec<Tenant>, Denied> {
-        Ok(self.config.all_tenants())
+    pub fn visible_tenants(&self, caller: &Caller) -> Result<Vec<Tenant>, Refusal> {
+        self.admit_admin(caller).map(|()| self.config.all_tenants())
     }
 
     /// What proves that somebody may operate this server: see [`Operator`].
@@ -41,11 +183,129 @@ impl Gate {
         &self.operator
     }
 
-    /// Whether the caller has proved that.
-    pub fn admit_operator(&self, token: Option<&str>) -> Result<(), Denied> {
-        let (token, ours) = (token.unwrap_or_default().as_bytes(), self.operator.expose().as_bytes());
-        // In the same time wherever they differ.
-        let differ = token.iter().zip(ours).fold(token.len() ^ ours.len(), |sum, (a, b)| sum | usize::from(a ^ b));
-        if differ == 0 { Ok(()) } else { Err(Denied) }
+    /// Whether the caller has shown that.
+    pub fn is_operator(&self, token: Option<&str>) -> bool {
+        let ours = self.operator.expose().as_bytes();
+        token.is_some_and(|token| constant_time::verify_slices_are_equal(token.as_bytes(), ours).is_ok())
+    }
+
+    /// A token for what the caller may of all that was asked.
+    pub fn issue(&self, caller: &Caller, asked: Vec<Scope>) -> Result<Issued, Refusal> {
+        let live = self.live.load_full();
+        if caller.who.scope.is_some() {
+            return Err(Refusal::Invalid("a token of larder's is not exchanged for another"));
+        }
+        let allowed = asked.into_iter().map(|scope| caller.narrowed(scope)).collect();
+        let mut who = caller.who.identity.clone();
+        who.claims.retain(|claim, _| live.policy.mentions(claim));
+        // What was checked stays checked: a JWT that ends in a minute gives a token for an hour. A session or a static
+        // token gives none that outlives it.
+        let own = caller.who.expires.filter(|_| !caller.has_jwt());
+        let expires = own.unwrap_or(u64::MAX).min(now() + live.settings.token_life.get().as_secs());
+        let payload = Payload { who, proof: caller.who.proof.clone(), scope: Some(allowed), expires };
+        sealed(&live, Kind::Access, &payload)
+    }
+
+    /// A token that lives as long as a build, for a JWT that does not. Only a JWT is exchanged, and only while it is
+    /// good: so nothing is made to live for ever.
+    pub async fn exchange(&self, jwt: &str) -> Result<Issued, Refusal> {
+        let live = self.live.load_full();
+        let caller = live.jwt(jwt).await?;
+        let expires = now() + live.settings.session_max.get().as_secs();
+        let who = caller.who.identity.clone();
+        sealed(&live, Kind::Session, &Payload { who, proof: Some(SESSION.into()), scope: None, expires })
+    }
+
+    /// What the rules say, one by one, for people.
+    pub fn explain(&self, identity: &Identity, access: &Access) -> (bool, Vec<Result<(), Mismatch>>) {
+        let policy = &self.live.load().policy;
+        (policy::allows(&policy.grants(identity), access), policy.explain(identity, access))
+    }
+}
+
+/// In the place of a proof: the caller has exchanged a JWT, and does not hold one.
+const SESSION: &str = "session";
+
+fn sealed(live: &Live, kind: Kind, payload: &Payload) -> Result<Issued, Refusal> {
+    let token = live.seal(kind, payload).ok_or(Refusal::Invalid("no credentials are needed here"))?;
+    Ok(Issued { token, life: payload.expires.saturating_sub(now()) })
+}
+
+impl Caller {
+    fn new(policy: &Policy, identity: Identity, expires: Option<u64>) -> Caller {
+        let grants = policy.grants(&identity);
+        Caller { who: Arc::new(Who { identity, grants, scope: None, proof: None, expires }) }
+    }
+
+    fn of(policy: &Policy, payload: Payload) -> Caller {
+        let grants = policy.grants(&payload.who);
+        let expires = Some(payload.expires).filter(|at| *at < u64::MAX);
+        let who = Who { identity: payload.who, grants, scope: payload.scope, proof: payload.proof, expires };
+        Caller { who: Arc::new(who) }
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.who.identity
+    }
+
+    /// Whether nothing was shown.
+    fn is_unidentified(&self) -> bool {
+        self.who.identity.is_anonymous() && self.who.scope.is_none()
+    }
+
+    /// Whether the caller may see the tag in a list.
+    pub fn may_pull(&self, repo: &RepoName, tag: &Tag) -> bool {
+        let access = Access { repo: repo.clone(), verb: Verb::Pull, tags: Tags::Named(vec![tag.clone()]) };
+        self.may(&access).is_ok()
+    }
+
+    fn has_jwt(&self) -> bool {
+        self.who.identity.source == Source::Oidc && self.who.proof.is_none()
+    }
+
+    fn may(&self, access: &Access) -> Result<(), Refusal> {
+        if !policy::allows(&self.who.grants, access) {
+            let tag = match &access.tags {
+                Tags::Named(tags) => tags.iter().map(|tag| format!(":{tag}")).collect::<Vec<_>>().join(", "),
+                _ => String::new(),
+            };
+            let verb = match access.verb {
+                Verb::Pull => "pull from",
+                Verb::Push => "push to",
+                Verb::Delete => "delete from",
+                Verb::Admin => "administer",
+            };
+            return Err(self.denied(format!("may not {verb} {}{tag}", access.repo)));
+        }
+        let covers = |scope: &Scope| scope.name == *access.repo && scope.may.contains(&access.verb);
+        match &self.who.scope {
+            Some(scopes) if !scopes.iter().any(covers) => Err(Refusal::Insufficient),
+            _ => Ok(()),
+        }
+    }
+
+    fn denied(&self, what: String) -> Refusal {
+        match &self.who.identity {
+            // With a token for nobody in particular, asking for one again would lead nowhere.
+            who if who.is_anonymous() && self.who.scope.is_some() => Refusal::Insufficient,
+            who if who.is_anonymous() => Refusal::Unidentified,
+            who => Refusal::Denied(format!("{who} {what}")),
+        }
+    }
+
+    fn narrowed(&self, scope: Scope) -> Scope {
+        let Scope { name, mut may } = scope;
+        may.retain(|verb| match (verb, name.parse::<RepoName>()) {
+            (Verb::Admin, _) => policy::allows_admin(&self.who.grants),
+            (_, Ok(repo)) => policy::allows(&self.who.grants, &Access::to(repo, *verb)),
+            (_, Err(_)) => false,
+        });
+        Scope { name, may }
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("open", &self.is_open()).finish_non_exhaustive()
     }
 }

@@ -73,6 +73,10 @@ pub struct CreatedAt(Timestamp);
 impl CreatedAt {
     const YEAR_ZERO: Timestamp = Timestamp::constant(-62_167_219_200, 0);
     const GO_ZERO: Timestamp = Timestamp::constant(-62_135_596_800, 0);
+
+    pub fn timestamp(self) -> Timestamp {
+        self.0
+    }
 }
 
 impl Default for CreatedAt {

@@ -1,17 +1,15 @@
 //! `larder check`: does everything in the store fit together?
 
-use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
-use bytesize::ByteSize;
 use clap::Args;
 use larder::app::{self, App, Depth};
 use larder::config::Config;
 use serde_json::Value;
 
 use super::lines::Server;
+use super::show::{Progress, bar, bytes};
 
 /// Looks whether everything in the store fits together.
 ///
@@ -31,8 +29,6 @@ pub struct Check {
     json: bool,
 }
 
-/// How often the progress shown is renewed.
-const SHOWN_EVERY: Duration = Duration::from_millis(200);
 const BROKEN: u8 = 3;
 const REPAIRED: u8 = 4;
 
@@ -61,16 +57,14 @@ impl Check {
 struct Shown {
     json: bool,
     read_data: bool,
-    bar: bool,
-    next: Instant,
+    progress: Progress,
     failed: Option<String>,
     done: Option<(u64, u64, u64)>,
 }
 
 impl Shown {
     fn new(json: bool, read_data: bool) -> Shown {
-        let bar = !json && std::io::stderr().is_terminal();
-        Shown { json, read_data, bar, next: Instant::now(), failed: None, done: None }
+        Shown { json, read_data, progress: Progress::new(json), failed: None, done: None }
     }
 
     fn value(&mut self, told: serde_json::Result<Value>) {
@@ -87,24 +81,16 @@ impl Shown {
         }
         if self.json {
             println!("{told}");
-        } else if self.bar && told["progress"].is_object() && Instant::now() >= self.next {
-            self.next = Instant::now() + SHOWN_EVERY;
-            eprint!("\r\x1b[K{}", bar(&told["progress"], self.read_data));
-            let _ = std::io::stderr().flush();
+        } else if told["progress"].is_object() {
+            self.progress.show(|| far(&told["progress"], self.read_data));
         } else if let Some(line) = line(&told) {
-            self.clear();
+            self.progress.clear();
             println!("{line}");
         }
     }
 
-    fn clear(&self) {
-        if self.bar {
-            eprint!("\r\x1b[K");
-        }
-    }
-
     fn end(self) -> anyhow::Result<ExitCode> {
-        self.clear();
+        self.progress.clear();
         match (self.failed, self.done) {
             (Some(reason), _) => bail!("cannot check the store: {reason}"),
             (None, None) => bail!("the check ended before its end"),
@@ -116,8 +102,7 @@ impl Shown {
 }
 
 /// What is shown while a check goes on.
-fn bar(progress: &Value, read_data: bool) -> String {
-    const WIDTH: u64 = 30;
+fn far(progress: &Value, read_data: bool) -> String {
     let count = |name: &str| progress[name].as_u64().unwrap_or(0);
     let (is, of) = if read_data { ("bytes", "bytes_expected") } else { ("blobs", "blobs_expected") };
     let (is, of, objects) = (count(is), count(of), count("objects"));
@@ -125,13 +110,7 @@ fn bar(progress: &Value, read_data: bool) -> String {
     if of == 0 {
         return format!("{objects} objects{read}");
     }
-    let filled = (is.min(of) as u128 * WIDTH as u128 / of as u128) as usize;
-    let percent = is.min(of) as u128 * 100 / of as u128;
-    format!("[{:<30}] {percent:3} %  {objects} objects{read}", "#".repeat(filled))
-}
-
-fn bytes(bytes: u64) -> String {
-    ByteSize(bytes).display().iec().to_string()
+    format!("{}  {objects} objects{read}", bar(is, of))
 }
 
 /// A line for people.
@@ -165,14 +144,14 @@ mod tests {
         let done = json!({ "done": { "objects": 7, "bytes": 2048, "broken": 1, "notes": 2, "repaired": 1 } });
         assert_eq!(line(&done).unwrap(), "7 objects, 2.0 KiB of blobs read: 1 broken, 2 notes, 1 repaired");
         let progress = json!({ "objects": 9, "blobs": 5, "blobs_expected": 10, "bytes": 0, "bytes_expected": 0 });
-        assert_eq!(bar(&progress, false), "[###############               ]  50 %  9 objects");
-        assert_eq!(bar(&progress, true), "9 objects, 0 B read");
+        assert_eq!(far(&progress, false), "[###############               ]  50 %  9 objects");
+        assert_eq!(far(&progress, true), "9 objects, 0 B read");
     }
 
     #[test]
     fn the_exit_status_tells_how_it_is() {
         let end = |told: &[Value]| {
-            let mut shown = Shown { bar: false, ..Shown::new(false, false) };
+            let mut shown = Shown { progress: Progress::off(), ..Shown::new(false, false) };
             told.iter().for_each(|told| shown.value(Ok(told.clone())));
             shown.end().map(|code| format!("{code:?}"))
         };

@@ -3,19 +3,20 @@
 use std::process::ExitCode;
 
 use anyhow::{anyhow, bail};
-use bytesize::ByteSize;
 use clap::Args;
 use larder::app::{self, App};
 use larder::config::Config;
 use serde_json::Value;
 
 use super::lines::Server;
+use super::show::{Progress, bytes};
 
 /// Deletes what nothing names any more, and what policies let go.
 ///
 /// Servers do this by themselves; this is for doing it now, and for seeing what they would do. A store of files that a
 /// server has open is collected by that server.
 #[derive(Args)]
+#[command(after_help = "Exit status: 0 collected, 1 nothing could be collected.")]
 pub struct Gc {
     /// Change nothing, and say what would go, and why.
     #[arg(long)]
@@ -27,10 +28,13 @@ pub struct Gc {
 
 impl Gc {
     pub async fn run(self, config: Config) -> anyhow::Result<ExitCode> {
-        let mut report = None;
+        let (mut report, mut progress) = (None, Progress::new(self.json));
         match App::open_existing(config.clone()).await {
             Ok(app) => {
-                let done = app.collect(self.dry_run).await.map_err(|error| anyhow!("cannot collect: {error}"))?;
+                let done = progress
+                    .during("collecting", app.collect(self.dry_run))
+                    .await
+                    .map_err(|error| anyhow!("cannot collect: {error}"))?;
                 report = Some(serde_json::to_value(done)?);
             }
             Err(error) if app::is_in_use(&error) => {
@@ -40,7 +44,8 @@ impl Gc {
                     failed = line["failed"].as_str().map(str::to_string);
                     report = line.get_mut("done").map(Value::take);
                 };
-                Server::of(&config).await?.order("/api/gc", &query, each).await?;
+                let server = Server::of(&config).await?;
+                progress.during("the server collects", server.order("/api/gc", &query, each)).await?;
                 if let Some(reason) = failed {
                     bail!("cannot collect: {reason}");
                 }
@@ -58,31 +63,7 @@ impl Gc {
 }
 
 fn sum(sum: &Value) -> String {
-    let bytes = ByteSize(sum["bytes"].as_u64().unwrap_or(0)).display().iec();
-    format!("{} objects, {bytes}", sum["objects"].as_u64().unwrap_or(0))
-}
-
-fn span(seconds: u64) -> String {
-    match seconds {
-        0..3600 => format!("{} minutes", seconds / 60),
-        3600..172_800 => format!("{} hours", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
-}
-
-/// Why something goes.
-fn reason(decision: &Value) -> String {
-    let Some((name, about)) = decision["reason"].as_object().and_then(|reason| reason.iter().next()) else {
-        return "by a rule".to_string();
-    };
-    let seconds = span(about["seconds"].as_u64().unwrap_or(0));
-    match name.as_str() {
-        "unused" => format!("not used for {seconds}"),
-        "pushed" => format!("pushed {seconds} ago"),
-        "not_newest" => format!("not among the newest {}", about["newest"]),
-        "room" => format!("to make room; last used {seconds} ago"),
-        other => other.to_string(),
-    }
+    format!("{} objects, {}", sum["objects"].as_u64().unwrap_or(0), bytes(sum["bytes"].as_u64().unwrap_or(0)))
 }
 
 fn render(report: &Value) -> String {
@@ -93,8 +74,8 @@ fn render(report: &Value) -> String {
     for decision in report["decisions"].as_array().map_or(&[][..], |decisions| decisions) {
         let text = |name: &str| decision[name].as_str().unwrap_or_default().to_string();
         let layer = decision["layer"].as_str().map(|layer| format!(" layer {layer}")).unwrap_or_default();
-        let bytes = ByteSize(decision["bytes"].as_u64().unwrap_or(0)).display().iec();
-        out.push_str(&format!("{}:{}{layer} goes, {bytes}: {}\n", text("repo"), text("tag"), reason(decision)));
+        let bytes = bytes(decision["bytes"].as_u64().unwrap_or(0));
+        out.push_str(&format!("{}:{}{layer} goes, {bytes}: {}\n", text("repo"), text("tag"), text("why")));
     }
     for (tenant, found) in report["tenants"].as_object().into_iter().flatten() {
         let (blobs, live) = (sum(&found["blobs"]), sum(&found["live"]));
@@ -132,8 +113,8 @@ mod tests {
             "tenants": { "default": { "tags": 2, "manifests": 3, "blobs": { "objects": 5, "bytes": 1024 },
                 "live": { "objects": 4, "bytes": 512 } } },
             "decisions": [
-                { "repo": "a", "tag": "pr-1", "bytes": 100, "reason": { "unused": { "seconds": 700_000 } } },
-                { "repo": "a", "tag": "main", "layer": "ab", "bytes": 100, "reason": { "room": { "seconds": 7200 } } },
+                { "repo": "a", "tag": "pr-1", "bytes": 100, "why": "not used for 8 days" },
+                { "repo": "a", "tag": "main", "layer": "ab", "bytes": 100, "why": "to make room; last used 2 hours ago" },
             ],
         });
         let shown = render(&report);

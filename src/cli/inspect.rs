@@ -1,35 +1,37 @@
 //! `larder inspect`: what a tag is made of.
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use bytesize::ByteSize;
 use clap::Args;
 use serde_json::Value;
 
+use super::ask::Asked;
+
 /// Asks a running server what a tag serves and what it was made of.
 #[derive(Args)]
 pub struct Inspect {
-    /// The tag, written as for a builder: HOST:PORT/REPOSITORY:TAG.
+    /// The tag, written as for a builder: HOST:PORT/REPOSITORY:TAG. Credentials are those of `docker login`.
     #[arg(value_name = "REF")]
     reference: String,
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// Certificates (PEM) to trust beside those of the system.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<std::path::PathBuf>,
 }
 
 impl Inspect {
     pub async fn run(self) -> anyhow::Result<()> {
-        let Some((host, name)) = self.reference.split_once('/') else {
+        let (scheme, rest) = match self.reference.split_once("://") {
+            Some((scheme, rest)) => (format!("{scheme}://"), rest),
+            None => (String::new(), &*self.reference),
+        };
+        let Some((host, name)) = rest.split_once('/') else {
             bail!("{} is not HOST:PORT/REPOSITORY:TAG", self.reference);
         };
-        let url = format!("http://{host}/api/inspect");
-        let asked = reqwest::Client::new().get(&url).query(&[("ref", name)]).send().await;
-        let response = asked.with_context(|| format!("no larder answers at {host}"))?;
-        let status = response.status();
-        let text = response.text().await?;
-        let answer: Value = serde_json::from_str(&text).with_context(|| format!("{host} answered {status}"))?;
-        if !status.is_success() {
-            bail!("{}", answer["errors"][0]["message"].as_str().unwrap_or("refused"));
-        }
+        let server = format!("{scheme}{host}");
+        let answer = Asked::of(&server, self.ca.as_deref())?.get("/api/inspect", &[("ref", name)]).await?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&answer)?);
         } else {

@@ -1,7 +1,16 @@
 //! Commands beside `serve`.
 
+mod ask;
+pub mod bench;
 pub mod check;
+mod docker;
 pub mod gc;
 pub mod inspect;
 mod lines;
 pub mod log;
+pub mod login;
+pub mod ls;
+pub mod policy;
+mod show;
+pub mod status;
+pub mod token;

@@ -17,6 +17,8 @@ const POLL_MAX: Duration = Duration::from_secs(60);
 const USED_EVERY_MAX: Duration = Duration::from_secs(3600);
 /// Parts of the grace that such a list may be old.
 const SNAPSHOT_PARTS: u32 = 12;
+/// Times of a bucket are whole seconds: differences of them may be off by so much.
+pub const GRAIN: Duration = Duration::from_secs(2);
 /// Looks at what is condemned within the time that one may be old.
 const POLLS: u32 = 8;
 
@@ -95,6 +97,17 @@ impl CollectConfig {
         (self.grace.get() / 8).min(USED_EVERY_MAX)
     }
 
+    /// A push that is sent again counts as new by the time of its record: that is renewed when it is older than this.
+    pub fn renewed_every(&self) -> Duration {
+        self.snapshot_age()
+    }
+
+    /// What was used since then, before something was chosen to make room, may have been used by somebody who did not know of
+    /// the choice: it is not chosen, and stays when it was.
+    pub fn in_use(&self) -> Duration {
+        self.snapshot_age() + self.renewed_every() + GRAIN
+    }
+
     /// Time between two looks at what is condemned.
     pub fn poll(&self) -> Duration {
         (self.snapshot_age() / POLLS).min(POLL_MAX)
@@ -136,6 +149,7 @@ pub struct Ingredients {
     pub lease: bool,
     pub view_without_condemned: bool,
     pub content_before_pointer: bool,
+    pub record_before_pointer: bool,
 }
 
 impl Default for Ingredients {
@@ -155,6 +169,7 @@ impl Default for Ingredients {
             lease: true,
             view_without_condemned: true,
             content_before_pointer: true,
+            record_before_pointer: true,
         }
     }
 }

@@ -100,6 +100,10 @@ pub struct S3Config {
     pub redirect_min: ByteSize,
     /// Id or ARN of the KMS key that new objects are encrypted with. Without it, what the bucket does by default.
     pub sse_kms_key: Option<String>,
+    /// Price of 1,000 requests that write or list, for the estimate of costs in metrics. Any currency.
+    pub price_of_writes: f64,
+    /// Price of 1,000 requests that read. Deletes cost nothing.
+    pub price_of_reads: f64,
 }
 
 impl Default for S3Config {
@@ -122,6 +126,8 @@ impl Default for S3Config {
             redirect: Redirect::Never,
             redirect_min: ByteSize::mib(64),
             sse_kms_key: None,
+            price_of_writes: 0.005,
+            price_of_reads: 0.0004,
         }
     }
 }

@@ -97,7 +97,8 @@ impl Config {
             if !seen.insert(&tenant.name) {
                 bail!("[[tenants]] has {} twice", tenant.name);
             }
-            if tenant.repositories.is_empty() && tenant.name != Tenant::default_tenant() {
+            let ruled = self.rules.iter().any(|rule| rule.tenant.as_ref() == Some(&tenant.name));
+            if tenant.repositories.is_empty() && !ruled && tenant.name != Tenant::default_tenant() {
                 bail!("[[tenants]] {} has no repositories: give it patterns", tenant.name);
             }
         }

@@ -1,14 +1,17 @@
 //! Health, metrics, and what operators ask of a running server.
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::{Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::Doors;
-use crate::access::{Access, Verb};
+use super::who::Sender;
+use crate::access::{Access, Tags, Verb};
+use crate::auth::Refusal;
+use crate::config::Challenge;
 use crate::names::{InvalidName, RepoName, Tag};
 use crate::store::Error;
 
@@ -46,14 +49,20 @@ impl Inspected {
 }
 
 /// What a tag is made of.
-pub async fn inspect(State(doors): State<Doors>, Query(asked): Query<Inspected>) -> Response {
+pub async fn inspect(State(doors): State<Doors>, Query(asked): Query<Inspected>, request: Request) -> Response {
+    let request = request.map(drop);
     let (repo, tag) = match asked.parse() {
         Ok(parsed) => parsed,
         Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
     };
-    let permit = match doors.gate.admit(Access { repo, verb: Verb::Pull }) {
+    let access = Access { repo, verb: Verb::Pull, tags: Tags::Named(vec![tag.clone()]) };
+    let admitted = match doors.gate.identify(&Sender::new(&doors, &request).knock()).await {
+        Ok(caller) => doors.gate.admit(&caller, access),
+        Err(refusal) => Err(refusal),
+    };
+    let permit = match admitted {
         Ok(permit) => permit,
-        Err(denied) => return refuse(StatusCode::FORBIDDEN, &denied.to_string()),
+        Err(refusal) => return refused(&doors, &request, &refusal),
     };
     match doors.store.repo(permit).inspect(&tag).await {
         Ok(inspection) => Json(inspection).into_response(),
@@ -65,8 +74,41 @@ pub async fn inspect(State(doors): State<Doors>, Query(asked): Query<Inspected>)
     }
 }
 
+/// Lets in who may administer, and who can read the files of the store.
+pub(super) async fn admit_operator(doors: &Doors, request: http::Request<()>) -> Result<(), Response> {
+    let sender = Sender::new(doors, &request);
+    let knock = sender.knock();
+    let bearer = knock.authorization.and_then(|shown| shown.strip_prefix("Bearer "));
+    if doors.gate.is_operator(bearer) {
+        return Ok(());
+    }
+    let admitted = match doors.gate.identify(&knock).await {
+        Ok(caller) => doors.gate.admit_admin(&caller),
+        Err(refusal) => Err(refusal),
+    };
+    admitted.map_err(|refusal| refused(doors, &request, &refusal))
+}
+
+/// A refusal for want of a right.
+pub(super) fn refused(doors: &Doors, request: &http::Request<()>, refusal: &Refusal) -> Response {
+    let status = match refusal {
+        Refusal::Denied(_) => StatusCode::FORBIDDEN,
+        Refusal::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
+        Refusal::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::UNAUTHORIZED,
+    };
+    let mut response = refuse(status, &refusal.to_string());
+    if let Some(challenge) = Sender::new(doors, request).challenge(Challenge::Basic, refusal, None) {
+        response.headers_mut().insert(http::header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
 /// What each tenant stores and may store, in bytes, and what was counted of its repositories last.
-pub async fn usage(State(doors): State<Doors>) -> Response {
+pub async fn usage(State(doors): State<Doors>, request: Request) -> Response {
+    if let Err(refusal) = admit_operator(&doors, request.map(drop)).await {
+        return refusal;
+    }
     let tenants = doors.store.usage().accounts().into_iter().map(|(tenant, account)| {
         let quota = doors.config.quota(&tenant);
         json!({
@@ -82,7 +124,10 @@ pub async fn usage(State(doors): State<Doors>) -> Response {
 }
 
 /// What the last collection of this server found and did; `null` before the first.
-pub async fn last_collection(State(doors): State<Doors>) -> Response {
+pub async fn last_collection(State(doors): State<Doors>, request: Request) -> Response {
+    if let Err(refusal) = admit_operator(&doors, request.map(drop)).await {
+        return refusal;
+    }
     Json(doors.collector.last()).into_response()
 }
 

@@ -1,31 +1,38 @@
 //! Connections: bounded, with patience for slow builders, and closed in good order.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::Front;
+use super::connection::{self, PROBE_AFTER};
+use crate::auth::Gate;
 use crate::config::LimitsConfig;
 use crate::metrics::Metrics;
 
 /// After an error that is not of one connection, most often no file descriptors left: time for others to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Bytes read ahead on a connection, and so of a request head.
-const READ_BYTES_MAX: usize = 512 << 10;
-/// Silence after which the kernel asks whether a peer is still there.
-const PROBE_AFTER: Duration = Duration::from_secs(60);
 /// Connections that the kernel keeps while all places are taken.
 const BACKLOG: u32 = 1024;
+
+/// An address that is listened on.
+pub struct Listener {
+    pub socket: TcpListener,
+    /// Without TLS, whatever is configured.
+    pub plain: bool,
+}
+
+impl From<TcpListener> for Listener {
+    fn from(socket: TcpListener) -> Listener {
+        Listener { socket, plain: false }
+    }
+}
 
 /// Opens a listener on an address.
 pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -46,8 +53,9 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 /// Answers connections until `shutdown` says stop, then waits until those that are open have had their answers.
 pub async fn serve(
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     front: Front,
+    gate: Arc<Gate>,
     limits: &LimitsConfig,
     metrics: Arc<Metrics>,
     shutdown: watch::Receiver<bool>,
@@ -55,7 +63,7 @@ pub async fn serve(
     let places = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
     let (keep_alive, stalled) = (limits.keep_alive.get(), limits.body_idle.get());
-    let server = Server { front, keep_alive, stalled, metrics, places };
+    let server = Server { front, gate, keep_alive, stalled, metrics, places };
     let accepting = listeners.into_iter().map(|listener| accept(listener, &server, &graceful, shutdown.clone()));
     futures::future::join_all(accepting).await;
     graceful.shutdown().await;
@@ -63,23 +71,19 @@ pub async fn serve(
 
 struct Server {
     front: Front,
+    gate: Arc<Gate>,
     keep_alive: Duration,
     stalled: Duration,
     metrics: Arc<Metrics>,
     places: Arc<Semaphore>,
 }
 
-async fn accept(
-    listener: TcpListener,
-    server: &Server,
-    graceful: &GracefulShutdown,
-    mut shutdown: watch::Receiver<bool>,
-) {
+async fn accept(listener: Listener, server: &Server, graceful: &GracefulShutdown, mut shutdown: watch::Receiver<bool>) {
     loop {
         // The place comes first: what cannot be served stays in the kernel's queue, not in our memory.
         let next = async {
             let place = server.places.clone().acquire_owned().await.ok()?;
-            Some((listener.accept().await, place))
+            Some((listener.socket.accept().await, place))
         };
         let accepted = tokio::select! {
             biased;
@@ -88,11 +92,13 @@ async fn accept(
         };
         match accepted {
             None => return,
-            Some((Ok((stream, _)), place)) => {
+            Some((Ok((stream, from)), place)) => {
                 if let Err(error) = server.prepare(&stream) {
                     tracing::debug!(%error, "connection keeps the system's options");
                 }
-                tokio::spawn(server.connection(stream, place, graceful));
+                // Asked for each connection: a new certificate counts from the next one on.
+                let tls = server.gate.tls().filter(|_| !listener.plain);
+                tokio::spawn(server.connection(stream, from.ip(), tls, place, graceful.watcher()));
             }
             Some((Err(error), _)) if is_of_one_connection(&error) => {}
             Some((Err(error), _)) => {
@@ -120,27 +126,23 @@ impl Server {
         Ok(())
     }
 
+    /// A connection from its first byte to its last. It holds its place all the while.
     fn connection(
         &self,
         stream: TcpStream,
+        from: IpAddr,
+        tls: Option<Arc<rustls::ServerConfig>>,
         place: OwnedSemaphorePermit,
-        graceful: &GracefulShutdown,
+        watcher: Watcher,
     ) -> impl Future<Output = ()> + use<> {
-        let mut builder = http1::Builder::new();
-        // The timer runs from the end of the last answer: it bounds idle connections as well as slow heads. HTTP/2 comes
-        // with TLS, which tells the version beforehand; to find it out from the first bytes has no timer.
-        builder.timer(TokioTimer::new()).header_read_timeout(self.keep_alive).max_buf_size(READ_BYTES_MAX);
-        let front = self.front.clone();
-        let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-            let answer = front.answer(request.map(Body::new));
-            async move { Ok::<_, Infallible>(answer.await) }
-        });
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
-        let connection = graceful.watch(connection);
-        let metrics = self.metrics.clone();
+        let (front, metrics, keep_alive) = (self.front.clone(), self.metrics.clone(), self.keep_alive);
         metrics.connections.inc();
         async move {
-            if let Err(error) = connection.await {
+            let ended = match tls {
+                None => connection::plain(stream, from, front, keep_alive, watcher).await,
+                Some(tls) => connection::secure(stream, from, tls, front, keep_alive, watcher).await,
+            };
+            if let Err(error) = ended {
                 tracing::debug!(error = %error, "connection ended");
             }
             metrics.connections.dec();

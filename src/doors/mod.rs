@@ -3,10 +3,14 @@
 //! Invariant: axum and http types stay in this folder. Doors do not know each other.
 
 pub mod admin;
+mod connection;
 pub mod listen;
 pub mod observe;
 pub mod orders;
+pub mod pages;
 pub mod registry;
+pub mod token;
+pub mod who;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -52,10 +56,13 @@ impl Front {
             .route("/healthz", get(admin::healthz))
             .route("/readyz", get(admin::readyz))
             .route("/metrics", get(admin::metrics))
+            .route("/token", get(token::token).post(token::token))
+            .route("/token/exchange", post(token::exchange))
             .route("/api/inspect", get(admin::inspect))
             .route("/api/usage", get(admin::usage))
             .route("/api/check", post(orders::check))
             .route("/api/gc", get(admin::last_collection).post(orders::collect))
+            .merge(pages::routes())
             .with_state(doors.clone());
         Front { doors, others }
     }
@@ -67,8 +74,9 @@ impl Front {
             if is_registry(request.uri().path()) {
                 return registry::serve(doors, request).await;
             }
+            let label = if pages::is_page(request.uri().path()) { "page" } else { "admin" };
             let Ok(response) = Box::pin(others.oneshot(request)).await;
-            ("admin", response)
+            (label, response)
         })
     }
 }

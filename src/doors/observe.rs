@@ -21,6 +21,11 @@ use crate::metrics::Metrics;
 /// Longest path in a log line, in bytes: names are bounded, but what is no name is not.
 const LOGGED_PATH_MAX: usize = 512;
 
+/// As much of a path as goes into a line.
+pub fn logged_path(uri: &Uri) -> String {
+    uri.path().chars().take(LOGGED_PATH_MAX).collect()
+}
+
 /// Has a request answered by `answer`, which also names its route.
 pub async fn observe<F>(metrics: Arc<Metrics>, request: Request, answer: impl FnOnce(Request) -> F) -> Response
 where
@@ -49,8 +54,10 @@ where
         }))
     });
     let (label, response) = answer(request).await;
+    let answered = line.began.elapsed();
     let response = if line.method == Method::HEAD { without_body(response) } else { response };
     (line.status, line.label) = (response.status().as_u16(), label);
+    line.metrics.answer_seconds.with_label_values(&[label, line.known_method()]).observe(answered.as_secs_f64());
     // Nothing is polled of an answer without a body; it is complete as it stands.
     line.complete = response.body().is_end_stream();
     response.map(|body| Body::new(Observed { body, line }))
@@ -68,7 +75,7 @@ fn without_body(mut response: Response) -> Response {
 }
 
 /// The trace that a request belongs to (W3C Trace Context, `traceparent`): one for all requests of a build.
-fn trace_id(headers: &HeaderMap) -> Option<String> {
+pub fn trace_id(headers: &HeaderMap) -> Option<String> {
     let mut fields = headers.get("traceparent")?.to_str().ok()?.split('-');
     let id = fields.nth(1)?;
     (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_string())
@@ -93,6 +100,19 @@ impl Line {
         let path = self.uri.path();
         &path[..path.floor_char_boundary(LOGGED_PATH_MAX)]
     }
+
+    /// The method, as a label: there are as many as anybody likes to invent.
+    fn known_method(&self) -> &'static str {
+        match self.method {
+            Method::GET => "GET",
+            Method::HEAD => "HEAD",
+            Method::PUT => "PUT",
+            Method::POST => "POST",
+            Method::PATCH => "PATCH",
+            Method::DELETE => "DELETE",
+            _ => "other",
+        }
+    }
 }
 
 impl Drop for Line {
@@ -101,16 +121,11 @@ impl Drop for Line {
         self.metrics.requests_in_flight.dec();
         self.metrics.received_bytes.inc_by(received);
         self.metrics.sent_bytes.inc_by(self.sent);
-        let method = match self.method {
-            Method::GET | Method::HEAD | Method::PUT | Method::POST | Method::PATCH | Method::DELETE => {
-                self.method.as_str()
-            }
-            _ => "other",
-        };
+        let method = self.known_method();
         let mut digits = [0; 3];
         let labels = [self.label, method, status_text(self.status, &mut digits)];
         self.metrics.requests.with_label_values(&labels).inc();
-        self.metrics.request_seconds.with_label_values(&[self.label]).observe(took.as_secs_f64());
+        self.metrics.request_seconds.with_label_values(&[self.label, method]).observe(took.as_secs_f64());
         tracing::info!(
             target: "larder::request",
             method = self.method.as_str(),

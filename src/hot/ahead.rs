@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::Either;
 use futures::stream::{self, BoxStream};
 use tokio::task::JoinError;
 
@@ -36,14 +37,15 @@ struct Reader<E, G> {
 }
 
 impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
-    /// The chunks `range` of one writing of an object, in order. What is not here comes by `fetch`, given its index.
+    /// The chunks `range` of one writing of an object, in order, each with whether it was here. What is not comes by
+    /// `fetch`, given its index.
     pub fn chunks<F>(
         self: &Arc<Self>,
         key: Key,
         version: Version,
         range: Range<u64>,
         fetch: impl Fn(u64) -> F + Clone + Send + Sync + 'static,
-    ) -> BoxStream<'static, Result<Piece, E>>
+    ) -> BoxStream<'static, Result<(Piece, bool), E>>
     where
         F: Future<Output = Result<Piece, E>> + Send + 'static,
     {
@@ -70,9 +72,11 @@ where
         Slot::Chunk(self.key.clone(), self.version.clone(), index)
     }
 
-    async fn next(&mut self) -> Result<Piece, E> {
+    async fn next(&mut self) -> Result<(Piece, bool), E> {
         let (index, fetch) = (self.at, self.fetch.clone());
         let first = self.hot.join(&self.slot(index), move || fetch(index));
+        // What this reader had fetched ahead was not here either.
+        let was_here = matches!(first, Either::Left(_)) && !matches!(self.ahead.front(), Some(Some(_)));
         if self.ahead.is_empty() {
             self.ahead.push_back(None);
         }
@@ -80,7 +84,7 @@ where
         let piece = first.await?;
         self.ahead.pop_front();
         self.at += 1;
-        Ok(piece)
+        Ok((piece, was_here))
     }
 
     fn look_ahead(&mut self) {

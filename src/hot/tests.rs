@@ -113,7 +113,7 @@ async fn chunks_come_in_order_each_once_for_all_readers_and_some_ahead() {
             fetched.fetch_add(1, Ordering::SeqCst);
             async move { Ok(Piece::of(index.to_string().into())) }
         });
-        chunks.map_ok(|piece| piece.bytes).try_collect::<Vec<Bytes>>()
+        chunks.map_ok(|(piece, _)| piece.bytes).try_collect::<Vec<Bytes>>()
     };
     let expected: Vec<Bytes> = (0..40).map(|index| Bytes::from(index.to_string())).collect();
     for got in futures::future::join_all((0..64).map(|_| read("1"))).await {
@@ -164,7 +164,7 @@ async fn what_is_pushed_can_be_read_once_it_has_a_version() {
     assert_eq!(hot.pushed.entry_count(), 0);
     push(true);
     let none = |_| async { panic!("fetched") };
-    let chunks = hot.chunks(key.clone(), version("1"), 0..3, none).map_ok(|piece| piece.bytes);
+    let chunks = hot.chunks(key.clone(), version("1"), 0..3, none).map_ok(|(piece, _)| piece.bytes);
     let read: Vec<Bytes> = chunks.try_collect().await.unwrap();
     assert_eq!(read.concat(), body);
     assert!(hot.pushing(&key, hot.pushed_bytes_max() + 1, Form::Chunks).is_none());

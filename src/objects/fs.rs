@@ -30,11 +30,13 @@ use futures::stream::{self, BoxStream};
 use super::{
     ByteStream, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Unfinished, Version, When,
 };
-use file::{Buffers, READ_BYTES, from_io, meta, open, read_all, write_all_vectored};
+use file::{Buffers, READ_BYTES, from_io, look, meta, open, read_all, write_all_vectored};
 use folders::{Folders, SyncFolder, sync_folder};
 
 /// Our own folder: outside the key space, since no key component begins with a dot at the top.
 const PRIVATE: &str = ".larder";
+/// Keys below this are for the server alone: there is one that signs tokens.
+const SECRET: &str = "meta/";
 /// Age at which a dated request is not done any more.
 const DATED_AGE_MAX: Duration = Duration::from_secs(15 * 60);
 
@@ -45,6 +47,8 @@ pub struct FsObjects {
 }
 
 struct Inner {
+    /// The folder of the store.
+    root: File,
     tmp: PathBuf,
     folders: Folders,
     buffers: Buffers,
@@ -100,9 +104,14 @@ impl FsObjects {
             // The store's own entry: without it a power cut could take the whole new store.
             let _ = sync_folder(parent);
         }
-        let (tmp, folders, unsynced) =
-            (private.join("tmp"), Folders::new(root, sync_folder), Mutex::new(HashSet::new()));
-        let inner = Inner { tmp, folders, buffers: Buffers::default(), unsynced, _lock: lock };
+        let inner = Inner {
+            root: File::open(&root).map_err(failed)?,
+            tmp: private.join("tmp"),
+            folders: Folders::new(root, sync_folder),
+            buffers: Buffers::default(),
+            unsynced: Mutex::default(),
+            _lock: lock,
+        };
         Ok(FsObjects { inner: Arc::new(inner) })
     }
 
@@ -121,8 +130,12 @@ impl Inner {
     }
 
     fn temporary(&self) -> Result<Temporary> {
+        self.temporary_with(0o644)
+    }
+
+    fn temporary_with(&self, mode: u32) -> Result<Temporary> {
         let path = self.tmp.join(format!("{:032x}", rand::random::<u128>()));
-        let file = File::options().write(true).create_new(true).mode(0o644).open(&path).map_err(from_io)?;
+        let file = File::options().write(true).create_new(true).mode(mode).open(&path).map_err(from_io)?;
         Ok(Temporary { path, file: Some(file) })
     }
 
@@ -153,10 +166,10 @@ impl Inner {
         self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_unsynced(&self, path: &Path) -> bool {
+    fn is_unsynced(&self, key: &Key) -> bool {
         let unsynced = self.unsynced();
-        // Nearly always: to hash a path costs more than all the rest of a look.
-        !unsynced.is_empty() && unsynced.contains(path)
+        // Nearly always: to make and hash a path costs more than all the rest of a look.
+        !unsynced.is_empty() && unsynced.contains(&self.path(key))
     }
 
     /// Makes sure that an object which can be seen is there to stay, before somebody relies on it.
@@ -196,12 +209,12 @@ impl Drop for Temporary {
 impl Objects for FsObjects {
     async fn head(&self, key: &Key) -> Result<Meta> {
         // In place: one stat costs less than the hop to another thread.
-        let path = self.inner.path(key);
-        let found = fs::metadata(&path).map_err(from_io)?;
-        if self.inner.is_unsynced(&path) {
+        let found = look(&self.inner.root, key)?;
+        if self.inner.is_unsynced(key) {
+            let path = self.inner.path(key);
             self.blocking(move |inner| inner.settle(&path)).await?;
         }
-        if found.is_file() { Ok(meta(key.clone(), &found)) } else { Err(Error::NotFound) }
+        Ok(found)
     }
 
     async fn read(&self, key: &Key, known: Option<&Version>) -> Result<Read> {
@@ -241,7 +254,7 @@ impl Objects for FsObjects {
     async fn put(&self, key: &Key, body: Bytes, when: When) -> Result<Meta> {
         let key = key.clone();
         self.blocking(move |inner| {
-            let mut temporary = inner.temporary()?;
+            let mut temporary = inner.temporary_with(if key.as_str().starts_with(SECRET) { 0o600 } else { 0o644 })?;
             if let Some(file) = &mut temporary.file {
                 file.write_all(&body).map_err(from_io)?;
             }

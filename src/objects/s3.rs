@@ -12,6 +12,7 @@
 //!
 //! Invariant: types of the SDK stop here.
 
+mod bill;
 mod client;
 mod concat;
 mod dated;
@@ -43,6 +44,7 @@ use super::{
     Version, When,
 };
 use crate::config::{Checksum, Redirect, S3Config};
+use crate::metrics::Metrics;
 use pool::Pool;
 
 pub use probe::OpenError;
@@ -87,7 +89,12 @@ struct Inner {
 impl S3Objects {
     /// Opens the store in a bucket, having proved that the bucket does what is needed of it.
     pub async fn open(config: &S3Config) -> std::result::Result<S3Objects, OpenError> {
-        let client = client::connect(config).await?;
+        S3Objects::open_counted(config, Arc::default()).await
+    }
+
+    /// As [`S3Objects::open`], counting what is sent to the bucket.
+    pub async fn open_counted(config: &S3Config, metrics: Arc<Metrics>) -> std::result::Result<S3Objects, OpenError> {
+        let client = client::connect(config, metrics).await?;
         let prefix = config.prefix.trim_end_matches('/');
         let mut inner = Inner {
             client,

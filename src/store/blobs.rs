@@ -13,6 +13,7 @@ use super::receive::{PORTION_BYTES, Watch, pump};
 use super::{Error, FAN_OUT, Repo, Result, layout};
 use crate::digest::{Digest, Hasher};
 use crate::hot::{Form, Pushing, Slot};
+use crate::metrics::tenant::{Asked, Saved};
 use crate::objects::{self, Distance, Key};
 use crate::stream::{BodyError, Incoming, Portion, Portions};
 
@@ -20,9 +21,16 @@ impl Repo {
     /// Whether the store has the blob: its size. That its bytes are in memory proves nothing here, for the caller is going to
     /// rely on the store.
     pub async fn stat_blob(&self, digest: &Digest) -> Result<Option<u64>> {
+        self.look_for(digest, Saved::Present).await
+    }
+
+    async fn look_for(&self, digest: &Digest, saved: Saved) -> Result<Option<u64>> {
         let key = &self.blob_key(digest);
         let look = |pin: Arc<Snapshot>| async move { self.store.found(&pin, key).await };
-        Ok(self.store.condemned.resting(look).await?.map(|meta| meta.size))
+        let size = self.store.condemned.resting(look).await?.map(|meta| meta.size);
+        self.counted.asked(Asked::Upload, size.is_some());
+        self.counted.saved(saved, size.unwrap_or(0));
+        Ok(size)
     }
 
     /// Receives a whole blob, straight to its final key. Nothing shows there unless the bytes hash to `digest`.
@@ -91,7 +99,7 @@ impl Repo {
     /// Whether the blob can be used in this repository without sending it. Blobs belong to the tenant, so this moves
     /// nothing; `from` was checked when its permit was issued.
     pub async fn mount_blob(&self, digest: &Digest) -> Result<bool> {
-        let found = self.stat_blob(digest).await?.is_some();
+        let found = self.look_for(digest, Saved::Mounted).await?.is_some();
         if found {
             self.store.metrics.blobs_mounted.inc();
         }

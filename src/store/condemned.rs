@@ -173,6 +173,8 @@ pub struct News<'a> {
     pub bytes: &'a BTreeMap<Tenant, u64>,
     /// There was no look for so long that what memory says of the store is void.
     pub gap: bool,
+    /// A batch of the last snapshot is not there any more.
+    pub ended: bool,
 }
 
 /// One batch, as a list shows it.
@@ -258,7 +260,7 @@ impl Condemned {
     pub async fn pin(&self) -> Result<Arc<Snapshot>> {
         match self.current() {
             Some(snapshot) if snapshot.is_young() => Ok(snapshot),
-            _ => self.refreshed(Some(self.age_max / 2)).await,
+            _ => Box::pin(self.refreshed(Some(self.age_max / 2))).await,
         }
     }
 
@@ -297,8 +299,9 @@ impl Condemned {
         }
         entries.sort_unstable_by_key(|entry| (entry.fingerprint, entry.batch, entry.number));
         let gap = self.current().is_none_or(|last| began.duration_since(last.began) > self.age_max);
-        self.forget_others(&batches);
-        let news = News { keys: &news, bytes: &bytes, gap: gap && self.ingredients.drop_memory };
+        let ended = self.forget_others(&batches);
+        let drop = self.ingredients.drop_memory;
+        let news = News { keys: &news, bytes: &bytes, gap: gap && drop, ended: ended && drop };
         lock(&self.listeners).iter().for_each(|listener| listener(&news));
         self.looks.fetch_add(1, Ordering::AcqRel);
         let checked = self.ingredients.age_at_answer;
@@ -320,10 +323,16 @@ impl Condemned {
         Ok(Some((id, known, keys)))
     }
 
-    fn forget_others(&self, batches: &[BatchId]) {
+    /// Forgets all batches but these, and says whether there were any.
+    fn forget_others(&self, batches: &[BatchId]) -> bool {
         let left: HashSet<&BatchId> = batches.iter().collect();
-        lock(&self.known).retain(|id, _| left.contains(id));
+        let mut known = lock(&self.known);
+        let before = known.len();
+        known.retain(|id, _| left.contains(id));
+        let ended = known.len() < before;
+        drop(known);
         lock(&self.spared).retain(|(id, _)| left.contains(id));
+        ended
     }
 
     /// Makes an answer that rests on a snapshot, again when that has become too old meanwhile.
@@ -346,6 +355,14 @@ impl Condemned {
     /// returns whether it is: then only the backend can say whether it is there.
     pub async fn rely(&self, pin: &Snapshot, key: &Key) -> Result<bool> {
         let entries = pin.of(key);
+        if entries.is_empty() {
+            return Ok(false);
+        }
+        Box::pin(self.spare_all(pin, entries)).await?;
+        Ok(true)
+    }
+
+    async fn spare_all(&self, pin: &Snapshot, entries: &[Entry]) -> Result<()> {
         for entry in entries {
             let batch = &pin.batches[entry.batch as usize];
             let name = (batch.clone(), entry.number);
@@ -355,7 +372,7 @@ impl Condemned {
             self.spare(batch, entry.number).await?;
             lock(&self.spared).insert(name);
         }
-        Ok(!entries.is_empty())
+        Ok(())
     }
 
     /// Either the collector that claims the batch sees the spare, or we see its claim; or the batch came to its end in

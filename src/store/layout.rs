@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! meta/format                                          written first; see `store::format`
+//! meta/signing-key                                     what tokens are signed with, where no key is configured
 //! meta/clock                                           rewritten by whoever wants to know the backend's time
 //! condemned/<batch>/list                               what is going to be deleted; see `store::condemned`
 //! condemned/<batch>/spared/<number>                    somebody relies on this entry of the list
@@ -33,6 +34,11 @@ use crate::objects::Key;
 /// The format of the store as a whole.
 pub fn format() -> Key {
     Key::new("meta/format")
+}
+
+/// What tokens are signed with, where no key is configured.
+pub fn signing_key() -> Key {
+    Key::new("meta/signing-key")
 }
 
 /// All notes of what is wrong.
@@ -141,11 +147,6 @@ pub fn push(tenant: &Tenant, repo: &RepoName, tag: &Tag, id: &PushId) -> Key {
     Key::new(format!("t/{tenant}/repos/{repo}/!/pushes/{tag}/{}-{}", id.identity.hex(), flat(&id.manifest)))
 }
 
-/// Whether the object is a push record.
-pub fn is_push(key: &Key) -> bool {
-    matches!(parse(key.as_str()), Some(Place::Repo { item: RepoItem::Push(..), .. }))
-}
-
 /// All push records of a repository.
 pub fn all_pushes_prefix(tenant: &Tenant, repo: &RepoName) -> String {
     format!("t/{tenant}/repos/{repo}/!/pushes/")
@@ -208,6 +209,7 @@ fn digest(algorithm: &str, hex: &str) -> Option<Digest> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     Format,
+    SigningKey,
     Clock,
     Condemned {
         batch: BatchId,
@@ -259,11 +261,11 @@ pub enum UploadItem {
 
 /// What `key` is the key of; nothing when no builder here makes such a key.
 pub fn parse(key: &str) -> Option<Place> {
-    if key == "meta/format" {
-        return Some(Place::Format);
-    }
-    if key == "meta/clock" {
-        return Some(Place::Clock);
+    match key {
+        "meta/format" => return Some(Place::Format),
+        "meta/signing-key" => return Some(Place::SigningKey),
+        "meta/clock" => return Some(Place::Clock),
+        _ => {}
     }
     if let Some(rest) = key.strip_prefix(CONDEMNED) {
         let (batch, rest) = rest.split_once('/')?;

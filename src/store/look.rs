@@ -29,6 +29,11 @@ impl Store {
         if !self.presence.is_kept() {
             return self.ask(key).await;
         }
+        Box::pin(self.join_look(key)).await
+    }
+
+    /// Asks the store once for all who want to know at the same time.
+    async fn join_look(&self, key: &Key) -> Result<Option<Meta>> {
         let mut mine = false;
         let asking = self.looks.join(
             &(key.clone(), self.condemned.looks()),

@@ -14,11 +14,13 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::condemned::Snapshot;
+use super::stock::Weight;
 use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result};
 use crate::buildkit::{self, Push};
 use crate::digest::{Algorithm, Digest};
 use crate::hot::Slot;
+use crate::metrics::tenant::Asked;
 use crate::names::{Reference, Tag};
 use crate::objects::Key;
 
@@ -85,6 +87,8 @@ pub struct Manifest {
 pub struct Pushed {
     pub digest: Digest,
     pub subject: Option<Digest>,
+    /// It is a cache manifest.
+    pub cache: bool,
 }
 
 fn invalid(reason: impl Into<String>) -> Error {
@@ -239,7 +243,7 @@ impl Repo {
         let (parsed, bytes) = (&parsed, &bytes);
         let store = |pin: Arc<Snapshot>| async move { self.store_manifest(&pin, actual, tags, parsed, bytes).await };
         self.store.condemned.resting(store).await?;
-        Ok(Pushed { digest: actual, subject: parsed.subject })
+        Ok(Pushed { digest: actual, subject: parsed.subject, cache: parsed.cache })
     }
 
     /// Content, then record, then pointer.
@@ -273,6 +277,11 @@ impl Repo {
         }
         let is_push = parsed.cache && !tags.is_empty() && self.has_views();
         let push = if is_push { Some(self.new_push(bytes).await?) } else { None };
+        // Before the pointer: a view is made with it, and knows better.
+        for tag in tags {
+            let weight = Weight::of(parsed, size);
+            self.store.stock.pushed(self.tenant(), self.name(), tag, parsed.cache && self.has_views(), weight);
+        }
         self.point(pin, tags, &pointer, push.as_ref()).await
     }
 
@@ -318,7 +327,17 @@ impl Repo {
     /// The manifest that a reference names.
     pub async fn manifest(&self, reference: &Reference) -> Result<Manifest> {
         let look = |pin: Arc<Snapshot>| async move { self.manifest_now(&pin, reference).await };
-        self.store.condemned.resting(look).await
+        let found = self.store.condemned.resting(look).await;
+        let kind = match reference {
+            Reference::Tag(_) => Asked::Tag,
+            Reference::Digest(_) => Asked::Manifest,
+        };
+        match &found {
+            Ok(_) => self.counted.asked(kind, true),
+            Err(Error::ManifestUnknown(_)) => self.counted.asked(kind, false),
+            Err(_) => {}
+        }
+        found
     }
 
     async fn manifest_now(&self, pin: &Arc<Snapshot>, reference: &Reference) -> Result<Manifest> {

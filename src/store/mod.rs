@@ -8,10 +8,12 @@ pub mod check;
 pub mod collect;
 pub mod condemned;
 pub mod format;
-mod inspect;
+pub mod inspect;
+mod keys;
 pub mod layout;
 mod look;
 pub mod manifests;
+pub mod outline;
 pub mod patience;
 pub mod presence;
 pub mod pushes;
@@ -21,6 +23,8 @@ pub mod ready;
 mod receive;
 pub mod referrers;
 pub mod room;
+mod scan;
+pub mod stock;
 pub mod tags;
 mod tenants;
 pub mod uploads;
@@ -44,6 +48,7 @@ use crate::config::Config;
 use crate::digest::{Algorithm, Digest};
 use crate::hot::Hot;
 use crate::metrics::Metrics;
+use crate::metrics::tenant::TenantMetrics;
 use crate::names::{RepoName, Tag, Tenant, UploadId};
 use crate::objects::{self, Distance, Key, Meta, Objects, Version, When};
 use crate::stream::BodyError;
@@ -160,6 +165,7 @@ pub struct Inner {
     /// Pointers with the version they were read at: an answer always asks the backend whether it still is that one.
     tags: Cache<Key, (Version, Arc<tags::Pointer>)>,
     views: views::Views,
+    stock: stock::Stock,
     /// When the last use of a tag was last written.
     used: Cache<Key, tokio::time::Instant>,
     checks: verify::Checks,
@@ -195,6 +201,7 @@ impl Store {
             hot: Arc::new(hot),
             tags: newest(KNOWN_TAGS_MAX),
             views: views::Views::default(),
+            stock: stock::Stock::default(),
             used: newest(KNOWN_TAGS_MAX),
             checks: verify::Checks::default(),
             presence: presence::Presence::new(is_far.then_some(presence_max_age)),
@@ -213,21 +220,29 @@ impl Store {
         };
         let inner = Arc::new(inner);
         let memory = Arc::downgrade(&inner);
-        // What is condemned is not known to be there any more, nor is anything after a time without a look.
+        // What is condemned is not known to be there any more. Nor is anything after a time without a look, or when a batch
+        // has gone: reads may have found what was in it, and remembered it, until it was deleted.
         inner.condemned.listen(move |news| {
             let Some(inner) = memory.upgrade() else { return };
-            if news.gap {
+            if news.gap || news.ended {
                 inner.presence.clear();
             }
             news.keys.iter().for_each(|key| inner.presence.forget(key));
-            if news.gap || news.keys.iter().any(layout::is_push) {
-                inner.views.forget_pushes();
-            }
             for (tenant, account) in inner.room.usage.accounts() {
                 account.set_condemned(news.bytes.get(&tenant).copied().unwrap_or(0));
             }
         });
         Store { inner }
+    }
+
+    /// What the store has, for people to look at.
+    pub fn stock(&self) -> &stock::Stock {
+        &self.stock
+    }
+
+    /// Whether the store is so near that to look at all of it costs little.
+    pub fn is_near(&self) -> bool {
+        self.objects.distance() == Distance::Near
     }
 
     /// What is condemned in this store.
@@ -237,7 +252,7 @@ impl Store {
 
     /// The repository that the permit is for.
     pub fn repo(&self, permit: Permit) -> Repo {
-        Repo { store: self.clone(), permit }
+        Repo { store: self.clone(), counted: self.metrics.tenants.of(permit.tenant()), permit }
     }
 }
 
@@ -294,10 +309,11 @@ fn stripe(key: &impl std::hash::Hash) -> usize {
 pub struct Repo {
     store: Store,
     permit: Permit,
+    counted: Arc<TenantMetrics>,
 }
 
 impl Repo {
-    fn tenant(&self) -> &Tenant {
+    pub fn tenant(&self) -> &Tenant {
         self.permit.tenant()
     }
 

@@ -22,8 +22,10 @@ tokio::task_local! {
 }
 
 /// Runs a request that may wait for so long in all.
-pub async fn within<F: Future>(patience: Duration, request: F) -> F::Output {
-    DEADLINE.scope(Instant::now() + patience, request).await
+///
+/// No `async fn`: that would hold the request twice, as its argument and in the scope, and all of it is copied.
+pub fn within<F: Future>(patience: Duration, request: F) -> impl Future<Output = F::Output> {
+    DEADLINE.scope(Instant::now() + patience, request)
 }
 
 fn deadline() -> Instant {

@@ -79,7 +79,7 @@ impl Repo {
         }
     }
 
-    async fn parse_push(&self, manifest: &Bytes) -> Result<Found> {
+    pub(super) async fn parse_push(&self, manifest: &Bytes) -> Result<Found> {
         let detecting = manifest.clone();
         let manifest = match tokio::task::spawn_blocking(move || CacheManifest::detect(&detecting)).await? {
             Ok(Some(manifest)) => manifest,
@@ -133,6 +133,11 @@ impl Repo {
         let record = serde_json::to_vec(&Record { family: family.clone() });
         let record: Bytes = record.map_err(|error| Error::Internal(error.to_string().into()))?.into();
         self.store.condemned.rely(pin, &key).await?;
+        if !self.store.config.collect.ingredients.record_before_pointer {
+            self.put_tag(tag, pointer.clone()).await?;
+            self.store.put(&key, record).await?;
+            return Ok(());
+        }
         let at = self.store.put(&key, record.clone()).await?.modified;
         self.store.hot.keep_pushed(Slot::Whole(key), &record);
         let expired = self.expired(tag, live, family).await?;
@@ -155,10 +160,11 @@ impl Repo {
         Ok(())
     }
 
-    /// Whether a record that was listed is there to stay: not when it was condemned before that, and has gone since.
+    /// Whether a record that was listed some time ago is there, and there to stay.
     async fn has_record(&self, pin: &Snapshot, tag: &Tag, push: &LivePush) -> Result<bool> {
         let record = layout::push(self.tenant(), self.name(), tag, &push.id);
-        Ok(!self.store.condemned.rely(pin, &record).await? || self.store.stat(&record).await?.is_some())
+        self.store.condemned.rely(pin, &record).await?;
+        Ok(self.store.stat(&record).await?.is_some())
     }
 
     /// A push that is there already makes no record.
@@ -171,7 +177,7 @@ impl Repo {
         live: usize,
     ) -> Result<()> {
         let is_old =
-            SystemTime::now().duration_since(known.at).is_ok_and(|age| age > self.store.config.collect.used_every());
+            SystemTime::now().duration_since(known.at).is_ok_and(|age| age > self.store.config.collect.renewed_every());
         // Alone, a push is served as it is: then as it was sent last, so that its builder finds its own digest and sends
         // nothing next time.
         let is_served_as_is = live == 1 && before.push == Some(known.id);
@@ -297,6 +303,7 @@ impl Repo {
             return;
         }
         self.store.used.insert(key.clone(), Instant::now());
+        self.store.stock.used(self.tenant(), self.name(), tag);
         let body = serde_json::json!({ "at": jiff::Timestamp::now() }).to_string();
         if let Err(error) = self.store.put(&key, body).await {
             tracing::warn!(%key, %error, "last use cannot be noted");

@@ -4,6 +4,7 @@
 //! far, blobs come in chunks through the hot layer, each chunk by one read for all who want it.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -14,10 +15,14 @@ use super::verify::Checked;
 use super::{Error, Repo, Result, Store};
 use crate::digest::{Digest, Hasher};
 use crate::hot::{Piece, Slot};
+use crate::metrics::tenant::{Asked, Source, TenantMetrics};
 use crate::objects::{self, ByteStream, Distance, Meta};
 
 /// A blob of a store that is far is kept whole up to the size of so many chunks.
 const FAR_CHUNKS_WHOLE: u64 = 2;
+
+/// Bytes hashed at once between what else a thread has to do: some tens of microseconds.
+const HASH_BYTES: usize = 64 << 10;
 
 /// A blob that is here.
 #[derive(Clone, Debug)]
@@ -26,6 +31,8 @@ pub struct Blob {
     /// Bytes.
     pub size: u64,
     held: Held,
+    /// Where small ones came from.
+    source: Source,
 }
 
 #[derive(Clone, Debug)]
@@ -45,9 +52,20 @@ pub enum Content {
 impl Repo {
     /// A blob to read from.
     pub async fn open_blob(&self, digest: &Digest) -> Result<Blob> {
+        let opened = self.open(digest).await;
+        match &opened {
+            Ok(_) => self.counted.asked(Asked::Blob, true),
+            Err(Error::BlobUnknown(_)) => self.counted.asked(Asked::Blob, false),
+            Err(_) => {}
+        }
+        opened
+    }
+
+    async fn open(&self, digest: &Digest) -> Result<Blob> {
         let key = self.blob_key(digest);
         if let Some(piece) = self.store.hot.peek(&Slot::Whole(key.clone())) {
-            return Ok(Blob { digest: *digest, size: piece.bytes.len() as u64, held: Held::Hot(piece.bytes) });
+            let (size, held) = (piece.bytes.len() as u64, Held::Hot(piece.bytes));
+            return Ok(Blob { digest: *digest, size, held, source: Source::Hot });
         }
         let meta = self.store.find(&key).await?.ok_or(Error::BlobUnknown(*digest))?;
         let size = meta.size;
@@ -56,7 +74,8 @@ impl Repo {
         } else {
             Held::Cold(meta)
         };
-        Ok(Blob { digest: *digest, size, held })
+        let source = self.store.beyond_memory();
+        Ok(Blob { digest: *digest, size, held, source })
     }
 
     /// An eighth of the layer at most: one blob must not flush it.
@@ -86,7 +105,10 @@ impl Repo {
     /// blob is served, and the whole checked in the background.
     pub async fn read_blob(&self, blob: &Blob, range: Range<u64>) -> Result<Content> {
         match &blob.held {
-            Held::Hot(bytes) => Ok(Content::Whole(bytes.slice(range.start as usize..range.end as usize))),
+            Held::Hot(bytes) => {
+                self.counted.served(blob.source, range.end - range.start);
+                Ok(Content::Whole(bytes.slice(range.start as usize..range.end as usize)))
+            }
             Held::Cold(meta) => match self.store.objects.distance() {
                 Distance::Near => self.read_near(blob, meta, range).await,
                 Distance::Far => self.read_far(blob, meta.clone(), range).await,
@@ -101,6 +123,9 @@ impl Repo {
             Err(objects::Error::NotFound) => return Err(Error::BlobUnknown(blob.digest)),
             Err(error) => return Err(error.into()),
         };
+        let counted = self.counted.clone();
+        let counting = move |piece: &Bytes| counted.served(Source::Warm, piece.len() as u64);
+        let bytes = bytes.inspect_ok(counting).boxed();
         if self.store.checks.verdict(&found) == Some(Checked::Right) {
             return Ok(Content::Stream(bytes));
         }
@@ -114,7 +139,7 @@ impl Repo {
     async fn read_far(&self, blob: &Blob, mut meta: Meta, range: Range<u64>) -> Result<Content> {
         // What is known of the blob may be old. The first chunk tells, before anything has been answered.
         for _ in 0..2 {
-            let mut bytes = self.store.chunked(&meta, &blob.digest, range.clone());
+            let mut bytes = self.store.chunked(&meta, &blob.digest, range.clone(), self.counted.clone());
             match in_time(async { bytes.try_next().await }).await {
                 Ok(first) => {
                     let bytes = stream::iter(first).map(Ok).chain(bytes);
@@ -140,7 +165,13 @@ fn chunk(meta: &Meta, index: u64) -> Slot {
 
 impl Store {
     /// Bytes of an object, through the hot layer. [`Error::BlobUnknown`] when it is gone, another version, or wrong.
-    fn chunked(&self, meta: &Meta, digest: &Digest, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
+    fn chunked(
+        &self,
+        meta: &Meta,
+        digest: &Digest,
+        range: Range<u64>,
+        counted: Arc<TenantMetrics>,
+    ) -> BoxStream<'static, Result<Bytes>> {
         let size = self.hot.chunk_bytes();
         let (indices, chunks) = (range.start / size..range.end.div_ceil(size), meta.size.div_ceil(size));
         let (store, owned, named) = (self.clone(), meta.clone(), *digest);
@@ -156,19 +187,29 @@ impl Store {
             self.check_in_background(meta, digest);
         }
         let passed = stream::iter(indices).zip(pieces).then(move |(index, piece)| {
-            let (progress, range) = (progress.clone(), range.clone());
+            let (progress, range, counted) = (progress.clone(), range.clone(), counted.clone());
             async move {
-                let piece = piece?;
+                let (piece, was_here) = piece?;
                 if let Some(progress) = progress {
                     progress.pass(index, &piece).await?;
                 }
                 let start = index * size;
                 let from = range.start.saturating_sub(start) as usize;
                 let to = (range.end - start).min(piece.bytes.len() as u64) as usize;
+                let source = if was_here { Source::Hot } else { Source::Cold };
+                counted.served(source, to.saturating_sub(from) as u64);
                 Ok(piece.bytes.slice(from..to))
             }
         });
         passed.boxed()
+    }
+
+    /// Where bytes come from that are not in memory.
+    fn beyond_memory(&self) -> Source {
+        match self.objects.distance() {
+            Distance::Near => Source::Warm,
+            Distance::Far => Source::Cold,
+        }
     }
 
     async fn fetch_chunk(&self, meta: &Meta, digest: Digest, index: u64) -> Result<Piece> {
@@ -224,12 +265,12 @@ impl Store {
                 loop {
                     match state.bytes.try_next().await? {
                         Some(piece) => {
-                            let (mut hasher, hashed) = (state.hasher, piece.clone());
-                            let hashing = tokio::task::spawn_blocking(move || {
-                                hasher.update(&hashed);
-                                hasher
-                            });
-                            state.hasher = hashing.await.map_err(|e| objects::Error::Backend(e.to_string().into()))?;
+                            // In place, while they are in this core's cache: to fetch them to another one costs half as
+                            // much as to hash them.
+                            for slice in piece.chunks(HASH_BYTES) {
+                                state.hasher.update(slice);
+                                tokio::task::yield_now().await;
+                            }
                             if let Some(ready) = state.held.replace(piece) {
                                 return Ok(Some((ready, Some(state))));
                             }

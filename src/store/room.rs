@@ -230,7 +230,7 @@ impl Place {
 
     /// The blob is stored.
     pub(super) fn stored(self, bytes: u64) {
-        self.account.added(bytes);
+        self.account.received(bytes);
     }
 
     /// A part of a blob is stored.

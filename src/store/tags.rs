@@ -95,6 +95,7 @@ impl Repo {
         self.store.delete(&self.push_keys(tag).await?).await?;
         self.store.delete(std::slice::from_ref(&key)).await?;
         self.store.tags.invalidate(&key);
+        self.store.stock.removed(self.tenant(), self.name(), tag);
         Ok(())
     }
 

@@ -145,7 +145,7 @@ impl Repo {
         let concat = async { Ok(self.store.objects.concat(&parts, &key).await?) };
         let made = self.noticing(self.store.appear(&key, concat).await)?;
         self.store.presence.insert(ticket, &made);
-        self.store.usage().account(self.tenant()).added(made.size);
+        self.store.usage().account(self.tenant()).received(made.size);
         self.store.heal(&key).await;
         self.store.metrics.blobs_stored.inc();
         // The blob is there: whatever cannot be removed now goes when the session has been idle.

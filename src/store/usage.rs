@@ -6,25 +6,18 @@
 //! bucket each replica sees what the others do only when it scans. All of this is corrected by the next scan, and none of
 //! it decides what is deleted.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
-use futures::{StreamExt, TryStreamExt};
-use prometheus::IntGauge;
 use serde::Serialize;
 
-use super::layout::{Place, RepoItem};
-use super::manifests::Parsed;
-use super::patience::patiently;
-use super::{Result, Store, layout};
-use crate::digest::Digest;
+use super::scan::scan;
+use super::{Result, Store};
 use crate::metrics::Metrics;
-use crate::names::{RepoName, Tenant};
-use crate::objects::{self, Objects, Read};
-
-/// Manifests read at once by a scan: it has time.
-const READS: usize = 4;
+use crate::metrics::tenant::TenantMetrics;
+use crate::names::Tenant;
 
 /// The accounts of all tenants.
 pub struct Usage {
@@ -42,7 +35,7 @@ pub struct Account {
     /// Bytes announced by uploads under way.
     arriving: AtomicU64,
     scanned: Mutex<Option<Scanned>>,
-    shown: [IntGauge; 2],
+    counted: Arc<TenantMetrics>,
 }
 
 #[derive(Default)]
@@ -57,6 +50,8 @@ pub struct Scanned {
     pub bytes: u64,
     pub blobs: u64,
     pub repositories: BTreeMap<String, RepoUsage>,
+    /// What its tags would take if nothing were shared: bytes that each names, summed.
+    pub named_bytes: u64,
     /// When it was through.
     pub at: jiff::Timestamp,
 }
@@ -87,10 +82,9 @@ impl Usage {
         let known = self.accounts.read().unwrap_or_else(PoisonError::into_inner).get(tenant).cloned();
         known.unwrap_or_else(|| {
             let mut accounts = self.accounts.write().unwrap_or_else(PoisonError::into_inner);
-            let account = accounts.entry(tenant.clone()).or_insert_with(|| {
-                let shown = [&self.metrics.stored_bytes, &self.metrics.stored_blobs];
-                Arc::new(Account::new(shown.map(|shown| shown.with_label_values(&[&**tenant]))))
-            });
+            let account = accounts
+                .entry(tenant.clone())
+                .or_insert_with(|| Arc::new(Account::new(self.metrics.tenants.of(tenant))));
             account.clone()
         })
     }
@@ -103,14 +97,14 @@ impl Usage {
 }
 
 impl Account {
-    fn new(shown: [IntGauge; 2]) -> Account {
+    fn new(counted: Arc<TenantMetrics>) -> Account {
         Account {
             base: Count::default(),
             changed: Count::default(),
             condemned: AtomicU64::default(),
             arriving: AtomicU64::default(),
             scanned: Mutex::default(),
-            shown,
+            counted,
         }
     }
 
@@ -139,9 +133,27 @@ impl Account {
         self.scanned.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// When the last scan was through, and what the tags that it found would take if nothing were shared.
+    pub fn counted(&self) -> Option<(jiff::Timestamp, u64)> {
+        let scanned = self.scanned.lock().unwrap_or_else(PoisonError::into_inner);
+        scanned.as_ref().map(|scanned| (scanned.at, scanned.named_bytes))
+    }
+
+    /// What the last scan found of one repository.
+    pub fn counted_repo(&self, repo: &str) -> Option<RepoUsage> {
+        let scanned = self.scanned.lock().unwrap_or_else(PoisonError::into_inner);
+        scanned.as_ref()?.repositories.get(repo).copied()
+    }
+
     /// A blob was stored.
     pub fn added(&self, bytes: u64) {
         self.change(signed(bytes), 1);
+    }
+
+    /// Somebody sent a blob that was stored.
+    pub(super) fn received(&self, bytes: u64) {
+        self.added(bytes);
+        self.counted.stored_new_bytes.inc_by(bytes);
     }
 
     /// A blob was deleted.
@@ -171,6 +183,7 @@ impl Account {
     /// How many of the stored bytes are about to be deleted.
     pub fn set_condemned(&self, bytes: u64) {
         self.condemned.store(bytes, Relaxed);
+        self.counted.condemned_bytes.set(signed(bytes));
     }
 
     /// To be called before a scan, for [`Account::set_scanned`] behind it.
@@ -182,13 +195,18 @@ impl Account {
     pub fn set_scanned(&self, began: Began, found: Scanned) {
         self.base.bytes.store(signed(found.bytes) - began.bytes, Relaxed);
         self.base.blobs.store(signed(found.blobs) - began.blobs, Relaxed);
+        let tags = found.repositories.values().map(|repo| repo.tags).sum();
+        self.counted.tags.set(signed(tags));
+        self.counted.repositories.set(signed(found.repositories.len() as u64));
+        self.counted.named_bytes.set(signed(found.named_bytes));
+        self.counted.counted_at.set(found.at.as_second());
         *self.scanned.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         self.show();
     }
 
     fn show(&self) {
-        self.shown[0].set(signed(self.stored()));
-        self.shown[1].set(signed(self.blobs()));
+        self.counted.stored_bytes.set(signed(self.stored()));
+        self.counted.stored_blobs.set(signed(self.blobs()));
     }
 }
 
@@ -211,68 +229,14 @@ impl Store {
         for tenant in self.tenants().await? {
             let account = self.usage().account(&tenant);
             let began = account.begin_scan();
-            let found = scan(&*self.objects, &tenant).await?;
-            tracing::info!(%tenant, bytes = found.bytes, blobs = found.blobs, "usage counted");
+            let at = Instant::now();
+            let (found, tags) = scan(self, &tenant).await?;
+            tracing::debug!(%tenant, bytes = found.bytes, blobs = found.blobs, "usage counted");
+            self.stock().replace(&tenant, tags, at);
             account.set_scanned(began, found);
         }
         Ok(())
     }
-}
-
-/// What of a tenant's listing counts.
-enum Counted {
-    Bytes(u64),
-    Blob(u64),
-    Tag(RepoName),
-    Manifest(RepoName, Vec<(Digest, u64)>),
-    Nothing,
-}
-
-async fn scan(objects: &dyn Objects, tenant: &Tenant) -> Result<Scanned> {
-    let prefix = layout::tenant_prefix(tenant);
-    let listed = objects.list(&prefix, None).map_err(super::Error::from);
-    let looks = listed.map_ok(|meta| async move {
-        Ok(match layout::parse(meta.key.as_str()) {
-            Some(Place::Blob { .. }) => Counted::Blob(meta.size),
-            Some(Place::Upload { item: layout::UploadItem::Part { .. }, .. }) => Counted::Bytes(meta.size),
-            Some(Place::Repo { repo, item: RepoItem::Tag(_), .. }) => Counted::Tag(repo),
-            Some(Place::Repo { repo, item: RepoItem::Manifest(_), .. }) => {
-                match patiently(|| objects.read(&meta.key, None)).await {
-                    Ok(Read::Fresh(_, bytes)) => {
-                        let parsed = Parsed::parse(&bytes, None);
-                        let named = parsed.map(|parsed| parsed.blobs.into_iter().zip(parsed.sizes).collect());
-                        Counted::Manifest(repo, named.unwrap_or_default())
-                    }
-                    Ok(Read::Same) | Err(objects::Error::NotFound) => Counted::Nothing,
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            _ => Counted::Nothing,
-        })
-    });
-    let mut looks = looks.try_buffered(READS).boxed();
-    let (mut found, mut of, mut seen) = (Scanned::default(), None, HashSet::new());
-    while let Some(counted) = looks.try_next().await? {
-        match counted {
-            Counted::Bytes(bytes) => found.bytes += bytes,
-            Counted::Blob(bytes) => (found.bytes, found.blobs) = (found.bytes + bytes, found.blobs + 1),
-            Counted::Tag(repo) => found.repositories.entry(repo.to_string()).or_default().tags += 1,
-            Counted::Manifest(repo, named) => {
-                let usage = found.repositories.entry(repo.to_string()).or_default();
-                usage.manifests += 1;
-                if of.as_ref() != Some(&repo) {
-                    seen.clear();
-                    of = Some(repo);
-                }
-                // Eight bytes of a digest: this is memory for each blob of a repository, and an estimate.
-                let new = named.iter().filter(|(digest, _)| seen.insert(digest.bytes().first_chunk::<8>().copied()));
-                usage.bytes = new.fold(usage.bytes, |sum, (_, size)| sum.saturating_add(*size));
-            }
-            Counted::Nothing => {}
-        }
-    }
-    found.at = jiff::Timestamp::now();
-    Ok(found)
 }
 
 #[cfg(test)]

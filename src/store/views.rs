@@ -8,8 +8,7 @@
 //! Manifest and config of a view are stored like any other content, before the view is announced: every server can serve
 //! what another announced.
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -22,9 +21,10 @@ use tokio::time::Instant;
 
 use super::condemned::Snapshot;
 use super::layout::PushId;
-use super::manifests::{OCI_MANIFEST, media_type_of};
+use super::manifests::{OCI_MANIFEST, Parsed, media_type_of};
 use super::patience::{in_time, patiently};
 use super::pushes::{Found, LivePush};
+use super::stock::Weight;
 use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result, STRIPES, layout, stripe};
 use crate::buildkit::{Explanation, Outcome, Push, View, view};
@@ -49,8 +49,6 @@ const RULES: u32 = 1;
 /// The views that this server has made or found.
 pub struct Views {
     known: Cache<Key, Arc<Known>>,
-    /// Counted up when push records are condemned: what was listed before that may name some that are gone.
-    epoch: AtomicU64,
     /// One maker for a tag at a time: what the others wait for, they find made.
     turns: [Arc<tokio::sync::Mutex<()>>; STRIPES],
     /// Tags whose view will be made without anybody having asked for it.
@@ -67,7 +65,6 @@ impl Default for Views {
             .build();
         Views {
             known,
-            epoch: AtomicU64::new(0),
             turns: std::array::from_fn(|_| Arc::default()),
             ahead: Mutex::default(),
             makers: Semaphore::new(MAKERS),
@@ -76,15 +73,6 @@ impl Default for Views {
 }
 
 impl Views {
-    /// Lists of pushes that are known say nothing any more.
-    pub(super) fn forget_pushes(&self) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
-    }
-
     fn ahead(&self) -> MutexGuard<'_, HashSet<Key>> {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -106,8 +94,6 @@ pub(super) struct Pointed {
 struct Known {
     /// The pointer that was read before the pushes were listed.
     at: Pointed,
-    /// Of [`Views::epoch`], read before the pushes were listed.
-    epoch: u64,
     live: Vec<LivePush>,
     hint: Hint,
 }
@@ -266,7 +252,7 @@ impl Repo {
                 return Ok(false);
             }
             let Some(bytes) = self.manifest_bytes(&manifest).await? else { continue };
-            let Ok(parsed) = super::manifests::Parsed::parse(&bytes, None) else { continue };
+            let Ok(parsed) = Parsed::parse(&bytes, None) else { continue };
             for blob in parsed.blobs.iter().map(|blob| self.blob_key(blob)) {
                 if pin.has(&blob) && self.store.found(pin, &blob).await?.is_none() {
                     return Ok(false);
@@ -285,11 +271,11 @@ impl Repo {
         }
     }
 
-    /// The pushes of a tag, when they were listed for this version of its pointer: every change of them is followed by a
-    /// new pointer, but for those that the collector takes.
+    /// The pushes of a tag, when they were listed for this version of its pointer. None is missing: a new record is followed
+    /// by a new pointer. Some may be gone: whoever expired or collected them may have stopped before the pointer.
     pub(super) fn known_pushes(&self, tag: &Tag, version: &Version) -> Option<Vec<LivePush>> {
         let known = self.store.views.known.get(&self.tag_key(tag))?;
-        (known.at.version == *version && known.epoch == self.store.views.epoch()).then(|| known.live.clone())
+        (known.at.version == *version).then(|| known.live.clone())
     }
 
     /// The pushes that are in a view, when the tag is known to serve it.
@@ -305,23 +291,22 @@ impl Repo {
         if let Some(known) = self.known(pin, &key, &at.version).await? {
             return Ok(known);
         }
-        let epoch = self.store.views.epoch();
         let (live, hint) = tokio::try_join!(self.pushes_behind(tag, &at.pointer), self.hint(tag))?;
         let hint = match hint {
             Some(hint) if hint.is_of(&live) && self.holds(pin, &hint).await? => hint,
             _ => self.make(pin, tag, &at.pointer, &live).await?,
         };
-        let known = Arc::new(Known { at, epoch, live, hint });
+        let known = Arc::new(Known { at, live, hint });
         self.store.views.known.insert(key, known.clone());
         Ok(known)
     }
 
     /// Makes the view of a tag that has just been pushed for the first time. Whatever fails here is done when somebody asks.
     pub(super) async fn know_first(&self, pin: &Snapshot, tag: &Tag, at: Pointed, push: LivePush) {
-        let (epoch, live) = (self.store.views.epoch(), vec![push]);
+        let live = vec![push];
         match self.make(pin, tag, &at.pointer, &live).await {
             Ok(hint) => {
-                let known = Known { at, epoch, live, hint };
+                let known = Known { at, live, hint };
                 self.store.views.known.insert(self.tag_key(tag), Arc::new(known));
             }
             Err(error) => tracing::info!(repo = %self.name(), %tag, %error, "view is not made yet"),
@@ -375,6 +360,7 @@ impl Repo {
         let made = self.united(pin, live).await?;
         let mut needed = made.present;
         let mut config = None;
+        let mut weight = None;
         let view = match made.view {
             Some((View { outcome: Outcome::Merged(merged), explanation }, _)) => {
                 let served = Served {
@@ -382,7 +368,9 @@ impl Repo {
                     digest: Digest::sha256(&merged.manifest),
                     size: merged.manifest.len() as u64,
                 };
-                needed = named_by(&merged.manifest);
+                let parsed = Parsed::parse(&merged.manifest, None).ok();
+                weight = parsed.as_ref().map(|parsed| Weight::of(parsed, served.size));
+                needed = parsed.map(|parsed| parsed.blobs).unwrap_or_default();
                 config = Some(merged.config_digest);
                 self.report(tag, &explanation, began);
                 self.store_view(pin, served.digest, merged.manifest, merged.config_digest, merged.config).await?;
@@ -401,6 +389,9 @@ impl Repo {
             // There is nothing better to serve than what was pushed last.
             None => None,
         };
+        if let Some(weight) = weight {
+            self.store.stock.viewed(self.tenant(), self.name(), tag, live.len(), weight);
+        }
         let hint = Hint {
             rules: RULES,
             pushes: live.iter().map(|push| push.id).collect(),
@@ -458,9 +449,9 @@ impl Repo {
         drop(loads);
         pushes.reverse();
         let layers = pushes.iter().flat_map(|(_, push)| &push.manifest.layers).map(|layer| layer.digest);
-        let named: HashSet<Digest> = layers.collect();
+        let named: BTreeSet<Digest> = layers.collect();
         let present = self.present(pin, named.iter().copied()).await?;
-        missing.extend(named.difference(&present));
+        missing.extend(named.iter().filter(|digest| !present.contains(*digest)));
         missing.sort_unstable();
         let (ids, pushes): (Vec<PushId>, Vec<Push>) = pushes.into_iter().unzip();
         let making = tokio::task::spawn_blocking(move || {
@@ -572,9 +563,4 @@ pub(super) async fn hinted(store: &super::Store, key: &Key) -> Result<Option<Dig
         Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
         Err(error) => Err(error.into()),
     }
-}
-
-fn named_by(manifest: &[u8]) -> Vec<Digest> {
-    let parsed = super::manifests::Parsed::parse(manifest, None);
-    parsed.map(|parsed| parsed.blobs).unwrap_or_default()
 }

@@ -8,13 +8,17 @@ mod tap;
 mod wire;
 mod world;
 
+mod auth;
 mod bad_input;
 mod check;
 mod collect;
+mod docs;
 mod objects;
 mod over_s3;
+mod pages;
 mod registry;
 mod server;
 mod shape;
 mod tenants;
+mod upgrade;
 mod views;

@@ -5,6 +5,7 @@ mod systemd;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use axum::body::Body;
 use bytes::Bytes;
 use futures::StreamExt;
 use larder::config::Span;
@@ -185,6 +186,14 @@ async fn a_server_listens_on_several_addresses() {
         assert_eq!(got.status(), 200, "{address}");
     }
     server.stopped().await;
+}
+
+#[tokio::test]
+async fn what_answers_a_request_is_small_enough_to_be_handed_on() {
+    let world = World::new().await;
+    // Copied several times on its way to the connection, for each request: it once had 13 KiB.
+    let bytes = world.answering(http::Request::head("/v2/a/blobs/latest").body(Body::empty()).unwrap());
+    assert!(bytes <= 3 << 10, "{bytes} bytes");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "doors" => &["auth", "store"],
         "store" => &["buildkit", "hot", "objects"],
         "hot" => &["objects"],
-        "cli" => &["app"],
+        "cli" => &["app", "auth"],
         "auth" | "buildkit" | "objects" => &[],
         leaf if LEAVES.contains(&leaf) => &[],
         other => panic!("say in this test what {other} may import"),
@@ -42,7 +42,8 @@ fn faults(path: &str, text: &str) -> Vec<String> {
         if code.contains("Permit::issue(") && module != "auth" {
             fault("only src/auth issues permits");
         }
-        if code.contains("aws_")
+        // The cryptography of TLS is of the same house, and is no client of it.
+        if code.replace("aws_lc_rs", "").contains("aws_")
             && !matches!(path.strip_prefix("objects/s3"), Some(rest) if rest.starts_with(['.', '/']))
         {
             fault("AWS types stay in src/objects/s3");

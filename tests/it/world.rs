@@ -104,6 +104,11 @@ impl World {
         Answer::of(response).await
     }
 
+    /// Bytes of the future that answers a request.
+    pub fn answering(&self, request: http::Request<Body>) -> usize {
+        std::mem::size_of_val(&self.running().front.answer(request))
+    }
+
     pub fn call(&self, method: &str, uri: impl Into<String>) -> Call<'_> {
         Call::new(self, method, uri.into())
     }

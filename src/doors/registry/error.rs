@@ -9,7 +9,7 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use serde_json::json;
 
-use crate::auth::Denied;
+use crate::auth::Refusal;
 use crate::names::InvalidName;
 use crate::store;
 use crate::stream::BodyError;
@@ -28,6 +28,8 @@ pub enum Code {
     NameUnknown,
     SizeInvalid,
     Denied,
+    Unauthorized,
+    TooManyRequests,
     Unsupported,
     /// Not in the spec, which has no code for a server in trouble; `distribution` uses this one.
     Unavailable,
@@ -49,6 +51,8 @@ impl Code {
             Code::NameUnknown => "NAME_UNKNOWN",
             Code::SizeInvalid => "SIZE_INVALID",
             Code::Denied => "DENIED",
+            Code::Unauthorized => "UNAUTHORIZED",
+            Code::TooManyRequests => "TOOMANYREQUESTS",
             Code::Unsupported => "UNSUPPORTED",
             Code::Unavailable => "UNAVAILABLE",
             Code::Unknown => "UNKNOWN",
@@ -62,6 +66,8 @@ impl Code {
             Code::BlobUploadInvalid | Code::DigestInvalid | Code::ManifestInvalid => StatusCode::BAD_REQUEST,
             Code::NameInvalid | Code::SizeInvalid => StatusCode::BAD_REQUEST,
             Code::Denied => StatusCode::FORBIDDEN,
+            Code::Unauthorized => StatusCode::UNAUTHORIZED,
+            Code::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Code::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
             Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Code::Unknown => StatusCode::INTERNAL_SERVER_ERROR,
@@ -133,6 +139,10 @@ impl OciError {
         }
     }
 
+    pub fn status_code(&self) -> u16 {
+        self.status.as_u16()
+    }
+
     pub fn into_response(self) -> Response {
         let mut entry = json!({ "code": self.code.name(), "message": self.message });
         if let Some(detail) = self.detail {
@@ -146,9 +156,19 @@ impl OciError {
     }
 }
 
-impl From<Denied> for OciError {
-    fn from(denied: Denied) -> OciError {
-        OciError::new(Code::Denied).because(denied.to_string())
+impl From<Refusal> for OciError {
+    fn from(refusal: Refusal) -> OciError {
+        let error = match &refusal {
+            Refusal::Unidentified | Refusal::Invalid(_) | Refusal::Jwt(_) | Refusal::Insufficient => {
+                OciError::new(Code::Unauthorized)
+            }
+            Refusal::Denied(_) => OciError::new(Code::Denied),
+            Refusal::TooMany(wait) => {
+                OciError::new(Code::TooManyRequests).with(RETRY_AFTER, HeaderValue::from(wait.as_secs()))
+            }
+            Refusal::Unavailable => OciError::new(Code::Unavailable).with(RETRY_AFTER, HeaderValue::from_static("5")),
+        };
+        error.because(refusal.to_string())
     }
 }
 

@@ -6,33 +6,43 @@ use http::header::{CONTENT_TYPE, HeaderName, LINK};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
-use super::error::{Code, OciError};
-use super::route::Route;
-use super::{Answer, Doors, respond};
+use super::error::OciError;
+use super::{Answer, respond};
+use crate::auth::Caller;
 use crate::digest::Digest;
-use crate::store::Repo;
+use crate::names::{Tag, Tenant};
 use crate::store::manifests::OCI_INDEX;
 use crate::store::tags::{Listed, Page};
+use crate::store::{Repo, Store};
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
-/// What concerns no single repository.
-pub async fn serve(doors: &Doors, route: Route) -> Result<Response, OciError> {
-    match route {
-        Route::Base => Ok(respond(StatusCode::OK).json(&json!({}))),
-        Route::Catalog { page } => {
-            let tenants = doors.gate.visible_tenants()?;
-            let listed = doors.store.catalog(&tenants, &page).await?;
-            let names: Vec<String> = listed.entries.iter().map(ToString::to_string).collect();
-            let answer = linked(respond(StatusCode::OK), "/v2/_catalog?", &page, &listed, names.last());
-            Ok(answer.json(&json!({ "repositories": names })))
-        }
-        _ => Err(OciError::new(Code::Unknown)),
-    }
+/// Clients ask here whether their credentials are good, and whether this is a registry at all.
+pub fn base() -> Response {
+    respond(StatusCode::OK).json(&json!({}))
 }
 
-pub async fn tags(repo: &Repo, page: Page) -> Result<Response, OciError> {
-    let listed = repo.tags(&page).await?;
+pub async fn catalog(store: &Store, tenants: &[Tenant], page: &Page) -> Result<Response, OciError> {
+    let listed = store.catalog(tenants, page).await?;
+    let names: Vec<String> = listed.entries.iter().map(ToString::to_string).collect();
+    let answer = linked(respond(StatusCode::OK), "/v2/_catalog?", page, &listed, names.last());
+    Ok(answer.json(&json!({ "repositories": names })))
+}
+
+/// The tags that the caller may pull: the others, and how many they are, do not show.
+pub async fn tags(repo: &Repo, caller: &Caller, page: Page) -> Result<Response, OciError> {
+    let mut listed = repo.tags(&page).await?;
+    let mut seen = listed.entries.last().cloned();
+    let visible = |tag: &String| tag.parse::<Tag>().is_ok_and(|tag| caller.may_pull(repo.name(), &tag));
+    listed.entries.retain(visible);
+    while listed.more && listed.entries.len() < page.limit {
+        let Some(last) = seen.take() else { break };
+        let next = repo.tags(&Page { limit: page.limit, after: Some(last) }).await?;
+        seen = next.entries.last().cloned();
+        listed.entries.extend(next.entries.into_iter().filter(visible));
+        listed.more = next.more || listed.entries.len() > page.limit;
+        listed.entries.truncate(page.limit);
+    }
     let path = format!("/v2/{}/tags/list?", repo.name());
     let answer = linked(respond(StatusCode::OK), &path, &page, &listed, listed.entries.last());
     Ok(answer.json(&json!({ "name": repo.name().to_string(), "tags": listed.entries })))

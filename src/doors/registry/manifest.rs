@@ -4,6 +4,7 @@ use axum::response::Response;
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, IF_NONE_MATCH, LOCATION};
 
+use super::builds::Exported;
 use super::error::OciError;
 use super::{Call, DOCKER_CONTENT_DIGEST, EntityTag, header, respond};
 use crate::names::{Reference, Tag};
@@ -56,7 +57,11 @@ pub async fn put(
             answer = answer.set(OCI_TAG, tag.to_string());
         }
     }
-    Ok(answer.done())
+    let mut answer = answer.done();
+    if pushed.cache && !tags.is_empty() {
+        answer.extensions_mut().insert(Exported(tags));
+    }
+    Ok(answer)
 }
 
 pub async fn delete(repo: &Repo, reference: &Reference) -> Result<Response, OciError> {

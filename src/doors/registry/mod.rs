@@ -3,7 +3,9 @@
 //! A request: [`route`] says what is asked and which right it needs; the gate admits; the store hands out the repository;
 //! one handler makes one call and answers.
 
+mod audit;
 mod blob;
+mod builds;
 pub mod error;
 mod list;
 mod manifest;
@@ -18,14 +20,17 @@ use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName};
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Body as HttpBody;
 
 use super::Doors;
-use crate::access::{Access, Verb};
+use super::who::Sender;
+use crate::access::{Access, Permit, Verb};
+use crate::auth::{Caller, Refusal};
 use crate::digest::Digest;
+use crate::names::Tenant;
 use crate::store::manifests::CACHE_CONFIG;
 use crate::store::{Repo, patience};
 use crate::stream::{BodyError, Incoming};
@@ -37,28 +42,96 @@ const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-conten
 /// Answers a request below `/v2`, and says what its route is called.
 pub async fn serve(doors: Doors, request: Request) -> (&'static str, Response) {
     let uri = request.uri();
-    let (label, answer) = match Route::parse(request.method(), uri.path(), uri.query()) {
-        Ok(route) => (route.label(), handle(doors, route, request).await),
-        Err(error) => ("none", Err(error)),
-    };
-    (label, answer.unwrap_or_else(OciError::into_response))
+    match Route::parse(request.method(), uri.path(), uri.query()) {
+        Ok(route) => (route.label(), answer(doors, route, request).await),
+        Err(error) => ("none", error.into_response()),
+    }
 }
 
-async fn handle(doors: Doors, route: Route, request: Request) -> Result<Response, OciError> {
-    let Some(access) = route.access() else { return Box::pin(list::serve(&doors, route)).await };
-    let repo = doors.store.repo(doors.gate.admit(access)?);
+async fn answer(doors: Doors, route: Route, request: Request) -> Response {
+    let sender = Sender::new(&doors, &request);
+    let admitted = match admit(&doors, &route, &sender).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => return refuse(&doors, &route, &sender, refusal),
+    };
+    let answer = match (admitted, route) {
+        (Admitted::Repo(caller, permit), route) => handle(doors, caller, permit, route, request).await,
+        (Admitted::Catalog(tenants), Route::Catalog { page }) => {
+            Box::pin(list::catalog(&doors.store, &tenants, &page)).await
+        }
+        _ => Ok(list::base()),
+    };
+    answer.unwrap_or_else(OciError::into_response)
+}
+
+/// What the caller was let in to.
+enum Admitted {
+    Repo(Caller, Permit),
+    Catalog(Vec<Tenant>),
+    Base,
+}
+
+async fn admit(doors: &Doors, route: &Route, sender: &Sender<'_>) -> Result<Admitted, Refusal> {
+    let caller = doors.gate.identify(&sender.knock()).await?;
+    if let Some(access) = route.access() {
+        let permit = doors.gate.admit(&caller, access)?;
+        // Another token would let him mount: it is worth asking for one.
+        if let Route::BeginUpload { begin: Begin::Mount { from: Some(from), .. }, .. } = route
+            && let Err(refusal @ Refusal::Insufficient) =
+                doors.gate.admit(&caller, Access::to(from.clone(), Verb::Pull))
+        {
+            return Err(refusal);
+        }
+        return Ok(Admitted::Repo(caller, permit));
+    }
+    match route {
+        Route::Catalog { .. } => Ok(Admitted::Catalog(doors.gate.visible_tenants(&caller)?)),
+        _ => doors.gate.admit_identified(&caller).map(|()| Admitted::Base),
+    }
+}
+
+/// A refusal that tells clients what to ask for, and the operator who was turned away.
+fn refuse(doors: &Doors, route: &Route, sender: &Sender<'_>, refusal: Refusal) -> Response {
+    audit::refused(sender, route.label(), &refusal);
+    let challenge = sender.challenge(doors.gate.challenge(), &refusal, route.scope().as_deref());
+    let error = OciError::from(refusal);
+    match challenge {
+        Some(challenge) => error.with(WWW_AUTHENTICATE, challenge),
+        None => error,
+    }
+    .into_response()
+}
+
+async fn handle(
+    doors: Doors,
+    caller: Caller,
+    permit: Permit,
+    route: Route,
+    request: Request,
+) -> Result<Response, OciError> {
+    let repo = doors.store.repo(permit);
     let patience = patience_of(&route, request.headers());
+    let ending = builds::watch(&doors.metrics, &repo, &route, request.method(), request.headers());
     if !route.writes() {
-        return patience::within(patience, read(repo, route, request)).await;
+        // In a box: whoever holds this future copies it, from here up to the connection.
+        let answer = patience::within(patience, Box::pin(read(&caller, repo, route, request))).await;
+        ending.into_iter().for_each(|ending| ending.see(&answer));
+        return answer;
     }
     // A client that goes away takes its request's future with it. What it had begun to write is finished or undone all
     // the same, by a task of its own.
+    let note = audit::Note::new(&doors, &caller, &request);
     let writing = tokio::spawn(async move {
         let call = Call::new(&doors, request);
-        patience::within(patience, write(&doors, repo, route, call)).await
+        let answer = patience::within(patience, write(&doors, &caller, repo, route, call)).await;
+        note.write(&answer);
+        answer
     });
     match writing.await {
-        Ok(answer) => answer,
+        Ok(answer) => {
+            ending.into_iter().for_each(|ending| ending.see(&answer));
+            answer
+        }
         Err(error) => {
             tracing::error!(%error, "request failed");
             Err(OciError::new(Code::Unknown))
@@ -76,7 +149,7 @@ fn patience_of(route: &Route, headers: &HeaderMap) -> Duration {
     }
 }
 
-async fn read(repo: Repo, route: Route, request: Request) -> Result<Response, OciError> {
+async fn read(caller: &Caller, repo: Repo, route: Route, request: Request) -> Result<Response, OciError> {
     let (method, headers) = (request.method(), request.headers());
     // A HEAD of a blob is what is asked most, and needs least: the futures of the others, which are large, are not its
     // burden.
@@ -84,25 +157,26 @@ async fn read(repo: Repo, route: Route, request: Request) -> Result<Response, Oc
         Route::ReadBlob { digest, .. } if method == Method::HEAD => blob::head(&repo, &digest).await,
         Route::ReadBlob { digest, .. } => Box::pin(blob::get(&repo, &digest, headers)).await,
         Route::ReadManifest { reference, .. } => Box::pin(manifest::read(&repo, &reference, headers)).await,
-        Route::Tags { page, .. } => Box::pin(list::tags(&repo, page)).await,
+        Route::Tags { page, .. } => Box::pin(list::tags(&repo, caller, page)).await,
         Route::Referrers { subject, kind, page, .. } => Box::pin(list::referrers(&repo, subject, kind, page)).await,
         Route::UploadStatus { session, .. } => Box::pin(upload::status(&repo, session)).await,
         _ => Err(OciError::new(Code::Unknown)),
     }
 }
 
-async fn write(doors: &Doors, repo: Repo, route: Route, call: Call) -> Result<Response, OciError> {
+async fn write(doors: &Doors, caller: &Caller, repo: Repo, route: Route, call: Call) -> Result<Response, OciError> {
     match route {
         Route::DeleteBlob { digest, .. } => blob::delete(&repo, &digest).await,
         Route::BeginUpload { begin: Begin::Session(algorithm), .. } => upload::begin(&repo, algorithm).await,
         Route::BeginUpload { begin: Begin::Whole(digest), .. } => upload::whole(&repo, digest, call).await,
         Route::BeginUpload { begin: Begin::Mount { digest, from }, .. } => {
             // Whoever names a source must be allowed to read it; without one, the target's own right is enough, for
-            // blobs belong to the tenant.
-            if let Some(from) = from {
-                doors.gate.admit(Access { repo: from, verb: Verb::Pull })?;
+            // blobs belong to the tenant. Who may not is answered as if nothing was there, and uploads.
+            let source = from.map(|from| doors.gate.admit(caller, Access::to(from, Verb::Pull)));
+            match source {
+                Some(Err(_)) => upload::begin(&repo, digest.algorithm()).await,
+                _ => upload::mount(&repo, digest).await,
             }
-            upload::mount(&repo, digest).await
         }
         Route::AppendUpload { session, .. } => upload::append(&repo, session, call).await,
         Route::SealUpload { session, digest, .. } => upload::seal(&repo, session, digest, call).await,

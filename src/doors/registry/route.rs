@@ -7,7 +7,7 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 
 use super::error::{Code, OciError};
-use crate::access::{Access, Verb};
+use crate::access::{Access, Tags, Verb};
 use crate::digest::{Algorithm, Digest};
 use crate::names::{InvalidName, Reference, RepoName, Tag, UploadId};
 use crate::store::tags::Page;
@@ -97,18 +97,36 @@ impl Route {
 
     /// The right that the request needs on a repository; nothing where no repository is concerned.
     pub fn access(&self) -> Option<Access> {
-        let (repo, verb) = match self {
+        let (repo, verb, tags) = match self {
             Route::Base | Route::Catalog { .. } => return None,
-            Route::Tags { repo, .. } | Route::Referrers { repo, .. } => (repo, Verb::Pull),
-            Route::ReadBlob { repo, .. } | Route::ReadManifest { repo, .. } => (repo, Verb::Pull),
-            Route::DeleteBlob { repo, .. } | Route::DeleteManifest { repo, .. } => (repo, Verb::Delete),
-            Route::BeginUpload { repo, .. } | Route::PutManifest { repo, .. } => (repo, Verb::Push),
-            Route::UploadStatus { repo, .. }
+            Route::Tags { repo, .. } | Route::Referrers { repo, .. } => (repo, Verb::Pull, Tags::None),
+            Route::ReadBlob { repo, .. } => (repo, Verb::Pull, Tags::None),
+            Route::ReadManifest { repo, reference } => (repo, Verb::Pull, named(reference, &[])),
+            Route::PutManifest { repo, reference, tags } => (repo, Verb::Push, named(reference, tags)),
+            // Content that goes takes with it every tag that names it.
+            Route::DeleteBlob { repo, .. } => (repo, Verb::Delete, Tags::All),
+            Route::DeleteManifest { repo, reference: Reference::Digest(_) } => (repo, Verb::Delete, Tags::All),
+            Route::DeleteManifest { repo, reference } => (repo, Verb::Delete, named(reference, &[])),
+            Route::BeginUpload { repo, .. }
+            | Route::UploadStatus { repo, .. }
             | Route::AppendUpload { repo, .. }
             | Route::SealUpload { repo, .. }
-            | Route::CancelUpload { repo, .. } => (repo, Verb::Push),
+            | Route::CancelUpload { repo, .. } => (repo, Verb::Push, Tags::None),
         };
-        Some(Access { repo: repo.clone(), verb })
+        Some(Access { repo: repo.clone(), verb, tags })
+    }
+
+    /// What a token for the request has to be asked for (distribution spec, "Token Scope Documentation").
+    pub fn scope(&self) -> Option<String> {
+        match (self, self.access()) {
+            (Route::BeginUpload { repo, begin: Begin::Mount { from: Some(from), .. } }, _) => {
+                Some(format!("repository:{repo}:pull,push repository:{from}:pull"))
+            }
+            (_, Some(Access { repo, verb: Verb::Push, .. })) => Some(format!("repository:{repo}:pull,push")),
+            (_, Some(Access { repo, verb, .. })) => Some(format!("repository:{repo}:{}", verb.as_str())),
+            (Route::Catalog { .. }, None) => Some("registry:catalog:*".into()),
+            (_, None) => None,
+        }
     }
 
     /// The name of the route in metrics and logs.
@@ -138,6 +156,16 @@ impl Route {
             Route::SealUpload { .. } | Route::CancelUpload { .. } => true,
         }
     }
+}
+
+/// The tags that a request names.
+fn named(reference: &Reference, more: &[Tag]) -> Tags {
+    let first = match reference {
+        Reference::Tag(tag) => Some(tag),
+        Reference::Digest(_) => None,
+    };
+    let tags: Vec<Tag> = first.into_iter().chain(more).cloned().collect();
+    if tags.is_empty() { Tags::None } else { Tags::Named(tags) }
 }
 
 fn read_only(method: &Method, route: Route) -> Result<Route, OciError> {

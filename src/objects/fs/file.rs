@@ -6,9 +6,10 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use rustix::fs::{AtFlags, FileType, statat};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::super::{Error, Key, Meta, Result, Version};
@@ -19,13 +20,29 @@ pub const READ_BYTES: usize = 256 << 10;
 const KEPT_BUFFERS_MAX: usize = 32;
 
 pub fn meta(key: Key, found: &fs::Metadata) -> Meta {
-    let version = format!("{:x}-{:x}-{:x}-{:x}", found.ino(), found.mtime(), found.mtime_nsec(), found.size());
     Meta {
         key,
         size: found.size(),
         modified: found.modified().unwrap_or(SystemTime::UNIX_EPOCH),
-        version: Version(version.into()),
+        version: version(found.ino(), (found.mtime(), found.mtime_nsec()), found.size()),
     }
+}
+
+fn version(inode: u64, (seconds, nanos): (i64, i64), size: u64) -> Version {
+    Version(format!("{inode:x}-{seconds:x}-{nanos:x}-{size:x}").into())
+}
+
+/// What is known of the file `key` below a folder. From the folder's descriptor: a store may lie deep, and to walk its path
+/// is most of what a look costs.
+pub fn look(below: &File, key: &Key) -> Result<Meta> {
+    let found = statat(below, key.as_str(), AtFlags::empty()).map_err(|error| from_io(error.into()))?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+        return Err(Error::NotFound);
+    }
+    let (seconds, nanos) = (found.st_mtime, found.st_mtime_nsec as i64);
+    let since = Duration::new(seconds.max(0) as u64, nanos as u32);
+    let (size, modified) = (found.st_size as u64, SystemTime::UNIX_EPOCH + since);
+    Ok(Meta { key: key.clone(), size, modified, version: version(found.st_ino, (seconds, nanos), size) })
 }
 
 pub fn from_io(error: io::Error) -> Error {

@@ -1,6 +1,7 @@
 //! Which folders are synced, and when. That files are synced before they get their names, the record of system calls
 //! shows (`tests/e2e/cases/61-syscalls.sh`).
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,11 +11,13 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use futures::poll;
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
 use super::folders::{Folders, SyncFolder, sync_folder};
 use super::{FsObjects, Key, Objects, When};
 
-/// What happened to a store, in order: syncs of its folders, by path below the root, and what a test wrote in between.
+/// What happened to a store, in order: syncs of its folders, by path below the root and with the names in them, and what a
+/// test wrote in between.
 #[derive(Clone, Default)]
 struct Record {
     events: Arc<Mutex<Vec<String>>>,
@@ -29,6 +32,15 @@ struct Gate {
     changed: Condvar,
 }
 
+struct Closed(Arc<Gate>);
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        *self.0.closed.lock().unwrap() = false;
+        self.0.changed.notify_all();
+    }
+}
+
 impl Record {
     fn note(&self, event: impl Into<String>) {
         self.events.lock().unwrap().push(event.into());
@@ -38,17 +50,19 @@ impl Record {
         std::mem::take(&mut self.events.lock().unwrap())
     }
 
-    fn count(&self) -> usize {
-        self.events.lock().unwrap().len()
-    }
-
-    fn close(&self) {
+    /// Until what is returned is dropped, so that a test which fails does not wait for ever.
+    fn close(&self) -> Closed {
         *self.gate.closed.lock().unwrap() = true;
+        Closed(self.gate.clone())
     }
 
-    fn open(&self) {
-        *self.gate.closed.lock().unwrap() = false;
-        self.gate.changed.notify_all();
+    /// Returns when a sync has begun that `work` waits for.
+    async fn begun<T>(&self, work: &JoinHandle<T>) {
+        while self.events.lock().unwrap().is_empty() {
+            assert!(!work.is_finished(), "nothing is synced");
+            tokio::task::yield_now().await;
+        }
+        assert!(!work.is_finished());
     }
 
     fn sync(&self, root: &Path) -> SyncFolder {
@@ -59,8 +73,11 @@ impl Record {
                 Ok(below) => below.display().to_string(),
                 Err(_) => "parent".to_string(),
             };
+            let mut names: Vec<_> = fs::read_dir(folder)?.map(|entry| entry.unwrap().file_name()).collect();
+            names.retain(|name| name != ".larder");
+            names.sort();
             sync_folder(folder)?;
-            record.note(name);
+            record.note(format!("{name}({})", names.join(OsStr::new(" ")).display()));
             let closed = record.gate.closed.lock().unwrap();
             drop(record.gate.changed.wait_while(closed, |closed| *closed).unwrap());
             if record.fails.load(Ordering::SeqCst) { Err(io::Error::other("disk")) } else { Ok(()) }
@@ -94,7 +111,7 @@ fn a_new_store_is_there_to_stay() {
     FsObjects::open_with(&root, record.sync(&root)).unwrap();
     let mut synced = record.take();
     synced.sort();
-    assert_eq!(synced, [".larder", "parent", "root"]);
+    assert_eq!(synced, [".larder(case lock tmp)", "parent(store)", "root()"]);
 }
 
 #[test]
@@ -109,12 +126,12 @@ fn a_name_is_placed_below_durable_folders_and_its_own_folder_synced_behind_it() 
         placed.unwrap();
         record.take()
     };
-    assert_eq!(place("a/b/x"), ["root", "a", "placed", "a/b"]);
-    assert_eq!(place("a/b/y"), ["placed", "a/b"]);
-    assert_eq!(place("a/c/x"), ["a", "placed", "a/c"]);
+    assert_eq!(place("a/b/x"), ["root(a)", "a(b)", "placed", "a/b(x)"]);
+    assert_eq!(place("a/b/y"), ["placed", "a/b(x y)"]);
+    assert_eq!(place("a/c/x"), ["a(b c)", "placed", "a/c(x)"]);
     // Whatever is found in place was perhaps made a moment ago, by one who has not synced it yet.
     fs::create_dir(root.join("found")).unwrap();
-    assert_eq!(place("found/x"), ["root", "placed", "found"]);
+    assert_eq!(place("found/x"), ["root(a found)", "placed", "found(x)"]);
 }
 
 #[test]
@@ -129,7 +146,7 @@ fn a_folder_that_went_and_came_while_a_name_was_placed_in_it_is_synced_again() {
         fs::write(&path, "")
     });
     placed.unwrap();
-    assert_eq!(record.take(), ["root", "a", "a/b"]);
+    assert_eq!(record.take(), ["root(a)", "a(b)", "a/b(x)"]);
 }
 
 #[test]
@@ -137,7 +154,7 @@ fn what_is_settled_has_all_its_folders_synced() {
     let (_folder, record, folders, root) = folders();
     fs::create_dir_all(root.join("a/b")).unwrap();
     folders.settle(&root.join("a/b/x")).unwrap();
-    assert_eq!(record.take(), ["root", "a", "a/b"]);
+    assert_eq!(record.take(), ["root(a)", "a(b)", "a/b()"]);
 }
 
 #[tokio::test]
@@ -145,24 +162,21 @@ async fn nobody_is_told_of_a_name_that_is_not_durable() {
     let (_folder, record, objects) = store();
     put(&objects, "a/first").await.unwrap();
     record.take();
-    record.close();
+    let closed = record.close();
     let putting = tokio::spawn({
         let objects = objects.clone();
         async move { put(&objects, "a/x").await }
     });
-    while record.count() == 0 {
-        tokio::task::yield_now().await;
-    }
     // It has its name, and the sync of its folder is under way.
+    record.begun(&putting).await;
     let key = Key::new("a/x");
     let mut look = pin!(objects.head(&key));
     assert!(poll!(look.as_mut()).is_pending());
-    assert!(!putting.is_finished());
-    record.open();
+    drop(closed);
     look.await.unwrap();
     putting.await.unwrap().unwrap();
     // The one under way may have begun before the name was there, for all that the second knows.
-    assert_eq!(record.take(), ["a", "a"]);
+    assert_eq!(record.take(), ["a(first x)", "a(first x)"]);
 }
 
 #[tokio::test]
@@ -175,7 +189,7 @@ async fn what_could_not_be_synced_is_not_acknowledged_and_synced_by_whoever_asks
     record.fails.store(false, Ordering::SeqCst);
     record.take();
     objects.head(&Key::new("a/x")).await.unwrap();
-    assert_eq!(record.take(), ["a"]);
+    assert_eq!(record.take(), ["a(first x)"]);
     objects.head(&Key::new("a/x")).await.unwrap();
     assert_eq!(record.take(), [""; 0]);
 }
@@ -187,27 +201,24 @@ async fn what_is_deleted_does_not_come_back() {
         put(&objects, key).await.unwrap();
     }
     record.take();
-    record.close();
+    let closed = record.close();
     let deleting = tokio::spawn({
         let objects = objects.clone();
         async move { objects.delete(&[Key::new("a/b/x")]).await }
     });
-    while record.count() == 0 {
-        tokio::task::yield_now().await;
-    }
     // The sync has begun behind the removal, and is waited for.
+    record.begun(&deleting).await;
     assert!(!folder.path().join("a/b/x").exists());
-    assert!(!deleting.is_finished());
-    record.open();
+    drop(closed);
     deleting.await.unwrap().unwrap();
-    assert_eq!(record.take(), ["a/b"]);
+    assert_eq!(record.take(), ["a/b(y)"]);
     // Perhaps another one has removed it and not synced yet.
     objects.delete(&[Key::new("a/b/x")]).await.unwrap();
-    assert_eq!(record.take(), ["a/b"]);
+    assert_eq!(record.take(), ["a/b(y)"]);
     objects.delete(&[Key::new("a/b/y")]).await.unwrap();
     assert!(!folder.path().join("a").exists());
     record.take();
     // Its folder has gone with it.
     objects.delete(&[Key::new("a/b/y")]).await.unwrap();
-    assert_eq!(record.take(), ["root"]);
+    assert_eq!(record.take(), ["root()"]);
 }

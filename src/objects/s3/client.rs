@@ -1,6 +1,7 @@
 //! The SDK's client: how it connects, whom it trusts, how long it tries.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_config::BehaviorVersion;
@@ -21,7 +22,9 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::OpenError;
+use super::bill::Bill;
 use crate::config::{Checksum, S3Config, Secret};
+use crate::metrics::Metrics;
 
 /// Until a connection stands.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -49,7 +52,7 @@ pub(super) fn patience(bytes: u64) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::Config::builder().timeout_config(times.build())
 }
 
-pub(super) async fn connect(config: &S3Config) -> Result<Client, OpenError> {
+pub(super) async fn connect(config: &S3Config, metrics: Arc<Metrics>) -> Result<Client, OpenError> {
     let times = TimeoutConfig::builder().connect_timeout(CONNECT);
     let times = times.operation_attempt_timeout(ATTEMPT).operation_timeout(CALL);
     let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX);
@@ -87,6 +90,7 @@ pub(super) async fn connect(config: &S3Config) -> Result<Client, OpenError> {
         return Err(OpenError::Region);
     }
     let built = aws_sdk_s3::config::Builder::from(&loaded).force_path_style(path_style).retry_classifier(Passing);
+    let built = built.interceptor(Bill::new(config, metrics));
     Ok(Client::from_conf(built.build()))
 }
 

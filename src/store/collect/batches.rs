@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::mark::Mark;
-use super::{Candidate, Collector, GRAIN, Report, passed};
-use crate::config::CollectConfig;
+use super::{Candidate, Collector, Report, passed};
+use crate::config::{CollectConfig, GRAIN};
 use crate::names::BatchId;
 use crate::objects::{self, Key, When};
 use crate::store::condemned::{ENTRIES_MAX, Kind, List, Listed, Snapshot, list_batches, read_list};
@@ -49,8 +49,7 @@ impl Batch {
 
     /// What was written since then may be by somebody who did not know of the batch, or of the choice that made it.
     fn since(&self, config: &CollectConfig) -> SystemTime {
-        let slack = config.snapshot_age() + GRAIN;
-        self.at.min(self.list.marked.into()).checked_sub(slack).unwrap_or(SystemTime::UNIX_EPOCH)
+        self.at.min(self.list.marked.into()).checked_sub(config.in_use()).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     fn positions(&self, wanted: impl Fn(&str) -> bool) -> HashSet<u32> {
@@ -189,6 +188,11 @@ impl Collector {
                 }
             }
             gone.iter().for_each(|key| self.store.forget(key));
+            for key in &gone {
+                if let Some(Place::Repo { tenant, repo, item: RepoItem::Tag(tag) }) = layout::parse(key.as_str()) {
+                    self.store.stock().removed(&tenant, &repo, &tag);
+                }
+            }
             for (tenant, size) in freed {
                 self.store.usage().account(&tenant).removed(size);
             }

@@ -22,6 +22,30 @@ use crate::store::{Error, FAN_OUT, Result, views};
 /// Objects listed between two looks at the clock that throttles.
 const THROTTLE_STEP: u64 = 1000;
 
+/// What leads to manifests.
+#[derive(Clone, Copy)]
+enum Namer<'a> {
+    Tag(&'a Tag),
+    /// Nothing as yet: they were pushed by digest a while ago at most.
+    Young,
+}
+
+impl Namer<'_> {
+    /// When a manifest was last pushed, as far as that counts against making room. A cache is pushed by a record, which names
+    /// one manifest: views name what they find, and push nothing. Any other tag is pushed by its pointer, though all that it
+    /// leads to may have been there for long.
+    fn pushed(&self, index: &Index, digest: &Digest, names: &Names) -> Option<SystemTime> {
+        match self {
+            Namer::Tag(tag) => match index.pushes.get(*tag) {
+                Some(pushes) => pushes.iter().filter(|(id, ..)| id.manifest == *digest).map(|(_, at, _)| *at).max(),
+                None => index.tags.get(*tag).copied(),
+            },
+            Namer::Young if names.cache => None,
+            Namer::Young => index.manifests.get(digest).map(|(at, _)| *at),
+        }
+    }
+}
+
 /// What a manifest names, in few bytes.
 pub(super) struct Names {
     /// Fingerprints of the blobs' keys, and their sizes as the manifest says.
@@ -73,7 +97,7 @@ pub(super) struct Mark<'a> {
     known: Arc<Snapshot>,
     /// By the fingerprint of the key.
     live: HashMap<u64, Live>,
-    /// When something was last written that names what is about to be evicted.
+    /// When something was last pushed that names what is about to be evicted.
     watched: HashMap<u64, SystemTime>,
     evicted_layers: HashMap<u64, Decision>,
     garbage: Vec<Candidate>,
@@ -226,27 +250,30 @@ impl<'a> Mark<'a> {
             let group: Vec<&TagFacts> = facts[first..first + same].iter().collect();
             for (at, reason) in policy::retired(&group, rules(&facts[first].repo), self.now) {
                 gone.insert(first + at);
-                report.decisions.push(decision(&facts[first + at], None, 0, reason));
+                report.decisions.push(self.decision(tenant, &facts[first + at], reason));
             }
             first += same;
         }
         if let Some(excess) = self.excess(tenant, repos, roots, &gone, report).await? {
             self.fill_content(tenant, repos, roots, &mut facts, report).await?;
             let protected = |facts: &TagFacts| policy::is_protected(rules(&facts.repo), &facts.tag);
-            let floor = self.wait.min(config.collect.snapshot_age());
+            let floor = config.collect.in_use();
             let room = policy::make_room(&facts, &protected, excess, floor, self.now);
             for (id, at, used) in room.layers {
                 let seconds = self.now.duration_since(used).unwrap_or_default().as_secs();
-                self.evicted_layers.insert(id, decision(&facts[at], None, 0, Reason::Room { seconds }));
+                let decision = self.decision(tenant, &facts[at], Reason::Room { seconds });
+                self.evicted_layers.insert(id, decision);
             }
             for at in room.tags {
                 let seconds = self.now.duration_since(facts[at].used).unwrap_or_default().as_secs();
                 if gone.insert(at) {
-                    report.decisions.push(decision(&facts[at], None, 0, Reason::Room { seconds }));
+                    report.decisions.push(self.decision(tenant, &facts[at], Reason::Room { seconds }));
                 }
             }
         }
-        for at in &gone {
+        let mut in_order: Vec<usize> = gone.iter().copied().collect();
+        in_order.sort_unstable();
+        for at in &in_order {
             let (facts, index) = (&facts[*at], &repos[&facts[*at].repo]);
             let key = layout::tag(tenant, &facts.repo, &facts.tag);
             let mut tag = vec![Candidate { key, bytes: 0 }];
@@ -257,6 +284,19 @@ impl<'a> Mark<'a> {
             self.evicted.push(tag);
         }
         Ok(gone)
+    }
+
+    fn decision(&self, tenant: &Tenant, facts: &TagFacts, reason: Reason) -> Decision {
+        Decision {
+            tenant: tenant.to_string(),
+            repo: facts.repo.to_string(),
+            tag: facts.tag.to_string(),
+            layer: None,
+            bytes: 0,
+            why: reason.to_string(),
+            reason,
+            known: self.known.has(&layout::tag(tenant, &facts.repo, &facts.tag)),
+        }
     }
 
     /// Bytes that the tenant holds beyond what it may, when it does. What is condemned counts as gone.
@@ -271,7 +311,7 @@ impl<'a> Mark<'a> {
         let Some((high, low)) = self.collector.limits(tenant) else { return Ok(None) };
         let mut sizes = HashMap::<u64, u64>::new();
         for (_, (repo, root)) in roots.iter().enumerate().filter(|(at, _)| !gone.contains(at)) {
-            self.closure(tenant, repo, &repos[repo], &root.manifests, report, |_, names, _| {
+            self.closure(tenant, repo, &repos[repo], &root.manifests, report, |_, names| {
                 sizes.extend(names.blobs.iter().copied());
             })
             .await?;
@@ -296,7 +336,7 @@ impl<'a> Mark<'a> {
                 index.pushes.get(&root.tag).into_iter().flatten().map(|(id, at, _)| (id.manifest, *at)).collect();
             let (cache, default) = (facts.cache, facts.used);
             let mut content = Vec::new();
-            self.closure(tenant, repo, index, &root.manifests, report, |digest, names, _| {
+            self.closure(tenant, repo, index, &root.manifests, report, |digest, names| {
                 let used = match times.get(digest) {
                     Some(at) => *at,
                     None if cache => SystemTime::UNIX_EPOCH,
@@ -328,7 +368,7 @@ impl<'a> Mark<'a> {
         for (id, ..) in index.pushes.get(&root.tag).into_iter().flatten() {
             self.mark(layout::push(tenant, repo, &root.tag, id).as_str(), stays);
         }
-        self.mark_closure(tenant, repo, index, &root.manifests, stays, report).await
+        self.mark_closure(tenant, repo, index, &root.manifests, stays, Namer::Tag(&root.tag), report).await
     }
 
     /// Manifests that were pushed by digest a while ago at most: what names them may still come.
@@ -337,7 +377,7 @@ impl<'a> Mark<'a> {
         let young = self.wait + config.lease.get().min(self.wait);
         let manifests = index.manifests.iter().filter(|(_, (at, _))| !passed(*at, self.now, young));
         let manifests: Vec<Digest> = manifests.map(|(digest, _)| *digest).collect();
-        self.mark_closure(tenant, repo, index, &manifests, true, report).await
+        self.mark_closure(tenant, repo, index, &manifests, true, Namer::Young, report).await
     }
 
     async fn mark_closure(
@@ -347,25 +387,31 @@ impl<'a> Mark<'a> {
         index: &Index,
         from: &[Digest],
         stays: bool,
+        namer: Namer<'_>,
         report: &mut Report,
     ) -> Result<()> {
         let mut found = Vec::new();
         let mut referrers = Vec::new();
-        self.closure(tenant, repo, index, from, report, |digest, names, at| {
-            found.push((*digest, names.clone(), at));
+        self.closure(tenant, repo, index, from, report, |digest, names| {
+            found.push((*digest, names.clone()));
             for (referrer, ..) in index.referrers.get(digest).into_iter().flatten() {
                 referrers.push(layout::referrer(tenant, repo, digest, referrer));
             }
         })
         .await?;
-        for (digest, names, at) in found {
+        for (digest, names) in found {
+            let at = namer.pushed(index, &digest, &names);
             self.mark(layout::manifest(tenant, repo, &digest).as_str(), stays);
             if let Some(subject) = &names.subject {
                 self.mark(layout::referrer(tenant, repo, subject, &digest).as_str(), stays);
             }
             for (id, _) in &names.blobs {
                 self.live.entry(*id).or_insert(Live { stays }).stays |= stays;
-                if let Some(newest) = self.watched.get_mut(id) {
+                // An index that is to name this image need not find its layers gone.
+                if matches!(namer, Namer::Young) && !names.cache {
+                    self.evicted_layers.remove(id);
+                }
+                if let (Some(at), Some(newest)) = (at, self.watched.get_mut(id)) {
                     *newest = at.max(*newest);
                 }
             }
@@ -386,7 +432,7 @@ impl<'a> Mark<'a> {
         index: &Index,
         from: &[Digest],
         report: &mut Report,
-        mut visit: impl FnMut(&Digest, &Arc<Names>, SystemTime),
+        mut visit: impl FnMut(&Digest, &Arc<Names>),
     ) -> Result<()> {
         let mut seen: HashSet<Digest> = from.iter().copied().collect();
         let mut wave: Vec<Digest> = from.to_vec();
@@ -398,10 +444,9 @@ impl<'a> Mark<'a> {
             wave.clear();
             for (digest, (names, read)) in found {
                 report.reads += u64::from(read);
-                let at = index.manifests.get(&digest).map_or(self.now, |(at, _)| *at);
                 let referrers = index.referrers.get(&digest).into_iter().flatten().map(|(referrer, ..)| referrer);
                 wave.extend(names.children.iter().chain(referrers).filter(|next| seen.insert(**next)));
-                visit(&digest, &names, at);
+                visit(&digest, &names);
             }
         }
         Ok(())
@@ -449,7 +494,8 @@ impl<'a> Mark<'a> {
             let candidate = Candidate { key: meta.key, bytes: meta.size };
             if let Some(decision) = self.evicted_layers.get(&id) {
                 let digest = candidate.key.as_str().rsplit('/').next().map(str::to_string);
-                report.decisions.push(Decision { layer: digest, bytes: meta.size, ..decision.clone() });
+                let known = self.known.has(&candidate.key);
+                report.decisions.push(Decision { layer: digest, bytes: meta.size, known, ..decision.clone() });
                 publisher.add(Kind::Evict, candidate, report).await?;
             } else if self.live.get(&id).is_some_and(|live| live.stays) {
                 found.live.add(meta.size);
@@ -461,10 +507,6 @@ impl<'a> Mark<'a> {
         }
         Ok(())
     }
-}
-
-fn decision(facts: &TagFacts, layer: Option<String>, bytes: u64, reason: Reason) -> Decision {
-    Decision { repo: facts.repo.to_string(), tag: facts.tag.to_string(), layer, bytes, reason }
 }
 
 impl Index {

@@ -77,21 +77,21 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use moka::sync::Cache;
+use prometheus::IntGauge;
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::condemned::{Kind, Listed, list_batches};
 use super::patience::patiently;
 use super::{Result, Store, layout};
-use crate::names::BatchId;
+use crate::metrics::recent::Eviction;
+use crate::names::{BatchId, Tenant};
 use crate::objects::{Key, When};
 use batches::{Batch, Publisher};
 use mark::{Mark, Names};
 
 /// Memory for what manifests name, from one collection to the next.
 const NAMES_BYTES_MAX: u64 = 64 << 20;
-/// Times of a bucket are whole seconds: differences of them may be off by so much.
-const GRAIN: Duration = Duration::from_secs(2);
 
 /// Collects one store. Any number of them may run, in any number of processes.
 pub struct Collector {
@@ -208,6 +208,7 @@ impl Collector {
     /// Collects once.
     pub async fn run(&self, wish: Wish) -> Result<Report> {
         let _turn = self.running.lock().await;
+        let _shown = Shown::new(&self.store.metrics.collecting);
         let began = Instant::now();
         let mut report = Report { dry: wish.dry, ..Report::default() };
         if let Some(reason) = self.reason_not_to_delete()
@@ -304,6 +305,40 @@ impl Collector {
         metrics.deleted_objects.inc_by(report.deleted.objects);
         metrics.deleted_bytes.inc_by(report.deleted.bytes);
         metrics.spared_objects.inc_by(report.spared + report.kept);
+        for decision in report.decisions.iter().filter(|decision| !decision.known) {
+            self.remember(report, decision);
+        }
+    }
+
+    fn remember(&self, report: &Report, decision: &policy::Decision) {
+        let metrics = &self.store.metrics;
+        let Ok(tenant) = decision.tenant.parse::<Tenant>() else { return };
+        metrics.tenants.of(&tenant).evicted(decision.reason.rule(), decision.bytes);
+        metrics.recent.eviction(Eviction {
+            at: report.began.unwrap_or_default(),
+            tenant,
+            repo: decision.repo.clone(),
+            tag: decision.tag.clone(),
+            layer: decision.layer.clone(),
+            bytes: decision.bytes,
+            reason: decision.why.clone(),
+        });
+    }
+}
+
+/// Something is under way, and a metric shows it.
+struct Shown<'a>(&'a IntGauge);
+
+impl Shown<'_> {
+    fn new(gauge: &IntGauge) -> Shown<'_> {
+        gauge.inc();
+        Shown(gauge)
+    }
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

@@ -1,11 +1,13 @@
 //! Which tags and layers go, by the rules of the operator. Pure functions of what a mark found.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
 use crate::config::RetainConfig;
+use crate::metrics::tenant::Rule;
 use crate::names::{RepoName, Tag};
 
 /// A tag, as far as it matters here.
@@ -51,6 +53,7 @@ pub enum Reason {
 /// Something that goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Decision {
+    pub tenant: String,
     pub repo: String,
     pub tag: String,
     /// Of one layer, when not the whole tag goes.
@@ -58,6 +61,41 @@ pub struct Decision {
     pub layer: Option<String>,
     pub bytes: u64,
     pub reason: Reason,
+    /// The reason in words.
+    pub why: String,
+    /// A collection before has condemned it.
+    pub known: bool,
+}
+
+impl Reason {
+    pub fn rule(&self) -> Rule {
+        match self {
+            Reason::Unused { .. } => Rule::Unused,
+            Reason::Pushed { .. } => Rule::Pushed,
+            Reason::NotNewest { .. } => Rule::NotNewest,
+            Reason::Room { .. } => Rule::Room,
+        }
+    }
+}
+
+/// In words, for people.
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Unused { seconds } => write!(f, "not used for {}", span(*seconds)),
+            Reason::Pushed { seconds } => write!(f, "pushed {} ago", span(*seconds)),
+            Reason::NotNewest { newest } => write!(f, "not among the newest {newest}"),
+            Reason::Room { seconds } => write!(f, "to make room; last used {} ago", span(*seconds)),
+        }
+    }
+}
+
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..3600 => format!("{} minutes", seconds / 60),
+        3600..172_800 => format!("{} hours", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
 }
 
 fn age(at: SystemTime, now: SystemTime) -> Duration {

@@ -7,6 +7,7 @@
 rounds=5
 [ -z "$FULL" ] || rounds=50
 
+acknowledged_at_least() { [ "$(cat "$2" 2>/dev/null | wc -l)" -ge "$1" ]; }
 uploads() { python3 "$E2E/lib/uploads.py" "$@"; }
 
 larder_start
@@ -16,7 +17,7 @@ for ((round = 1; round <= rounds; round++)); do
   uploads push "$LARDER" 16 "$round" "acknowledged.$round" &
   clients=$!
   # Somewhere in the middle: between the first answers and many.
-  sleep "0.$((RANDOM % 70 + 20))"
+  eventually 60 acknowledged_at_least $((RANDOM % 60 + 1)) "acknowledged.$round" || fail "nothing is acknowledged"
   larder_kill9
   wait $clients || fail "a push was refused"
   # What was being received is left behind as temporary files.

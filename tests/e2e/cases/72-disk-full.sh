@@ -5,11 +5,8 @@
 # that has reached its quota is told the numbers.
 
 # The store on a small disk of its own, with something else to fill it with.
+larder_own_disk 96m
 disk=$(larder_dir)/disk
-mkdir -p "$disk"
-mount -t tmpfs -o size=96m tmpfs "$disk"
-mkdir "$disk/store"
-ln -s "$disk/store" "$(larder_store)"
 free() { df --output=avail -B1 "$disk" | tail -1; }
 fill() { # all but so many bytes
   local bytes=$(($(free) - $1))

@@ -19,6 +19,17 @@ larder_store() {
   if [ "$STORE_KIND" = s3 ]; then s3_file "${STORE:-${INSTANCE:-main}}"; else echo "$(larder_dir)/store"; fi
 }
 
+# Puts the store on a disk of its own, before the server starts: what is free on
+# this machine's makes no difference then.
+larder_own_disk() { # size
+  local disk
+  disk=$(larder_dir)/disk
+  mkdir -p "$disk"
+  mount -t tmpfs -o "size=$1" tmpfs "$disk"
+  mkdir "$disk/store"
+  ln -s "$disk/store" "$(larder_store)"
+}
+
 larder_store_config() {
   if [ "$STORE_KIND" = s3 ]; then
     s3_config "${STORE:-${INSTANCE:-main}}"

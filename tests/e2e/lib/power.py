@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """What a power cut could leave of a store, at every moment of a recorded run.
 
-    power.py TRACE STORE [--without-each-sync]
+    power.py TRACE STORE BEFORE [--without-each-sync]
 
-TRACE is what `strace -f -y -s 4096` recorded of a server over its first requests. It is replayed into a model of a
+TRACE is what `strace -f -y -s 4096` recorded of a server over its first requests; BEFORE is a copy of the STORE before the
+first delete, to know what the deleted objects named. It is replayed into a model of a
 filesystem that keeps two states apart: what is there for every process, and what has been synced. The model promises
 as little as POSIX does: bytes of a file survive when the file was synced after they were written, a name survives when
 its folder was synced after it was made, and a sync covers only what had ended before it began. Anything else may have
@@ -11,6 +12,7 @@ reached the disk, or not.
 
 After every step, each of these must hold:
   - whatever a client was told with a 201 is durable: bytes, name, and every folder up to the root of the store;
+  - whatever a client was told with a 202 is deleted does not come back;
   - a name that may be seen below the store, durable or not, has all its bytes durable;
   - what a manifest or a tag that may be seen names is durable.
 
@@ -21,6 +23,7 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 
 LINE = re.compile(r"^(\d+)\s+(.*)$")
 RESUMED = re.compile(r"^<\.\.\. (\w+) resumed>(.*)$")
@@ -33,8 +36,8 @@ FD = re.compile(r"^(\d+)<([^>]*)>")
 class Event:
     """One end of a system call: `begins` or `ends`."""
 
-    def __init__(self, end, name, arguments, result=None):
-        self.end, self.name, self.arguments, self.result = end, name, arguments, result
+    def __init__(self, end, thread, name, arguments, result=None):
+        self.end, self.thread, self.name, self.arguments, self.result = end, thread, name, arguments, result
         self.twin = None
 
 
@@ -62,7 +65,7 @@ def read_trace(path):
             call = CALL.match(rest)
             if not call:
                 continue
-            begun = Event("begins", call.group(1), call.group(2))
+            begun = Event("begins", thread, call.group(1), call.group(2))
             events.append(begun)
             if rest.endswith("<unfinished ...>"):
                 begun.arguments = begun.arguments[: -len("<unfinished ...>")]
@@ -76,7 +79,7 @@ def finish(events, begun, arguments):
     found = list(RESULT.finditer(arguments))
     result = int(found[-1].group(1)) if found and found[-1].group(1) != "?" else -1
     begun.arguments = arguments
-    ended = Event("ends", begun.name, arguments, result)
+    ended = Event("ends", begun.thread, begun.name, arguments, result)
     begun.twin, ended.twin = ended, begun
     begun.result = result
     events.append(ended)
@@ -103,11 +106,12 @@ class Broken(Exception):
 
 
 class Model:
-    def __init__(self, store):
+    def __init__(self, store, before):
         self.store = store.rstrip("/")
+        self.before = before.rstrip("/")
         self.root = Folder()
-        self.files = {}
-        self.acknowledged = {}
+        self.acknowledged, self.pushed = {}, set()
+        self.deleted = {}
         self.requests = {}
         self.steps = 0
 
@@ -144,6 +148,14 @@ class Model:
                 node.live[part] = node.durable[part] = Folder()
             node = node.live[part]
         return node, parts[-1]
+
+    def may_come_back(self, path):
+        node = self.root
+        for part in self.parts(path):
+            if not isinstance(node, Folder) or part not in node.durable:
+                return False
+            node = node.durable[part]
+        return True
 
     def durable(self, path):
         node = self.root
@@ -189,7 +201,7 @@ class Model:
             folder, last = self.folder(strings[0])
             if folder is not None:
                 folder.live.pop(last, None)
-        elif name in ("write", "writev", "pwrite64", "pwritev", "copy_file_range", "ftruncate"):
+        elif name in ("write", "writev", "pwrite64", "pwritev", "copy_file_range", "ftruncate", "utimensat"):
             node = self.by_descriptor(arguments)
             if isinstance(node, File):
                 node.written += 1
@@ -204,6 +216,9 @@ class Model:
             line = text_of(strings[0]).split("\r\n", 1)[0]
             if line.endswith(" HTTP/1.1"):
                 self.requests[descriptor(arguments)] = line
+                # From here on it may be there or not.
+                for path in self.deletes(line):
+                    self.acknowledged.pop(path, None)
 
     def by_descriptor(self, arguments):
         match = FD.match(arguments)
@@ -225,9 +240,11 @@ class Model:
     def answer(self, arguments):
         strings = STRING.findall(arguments)
         text = text_of("".join(strings))
+        request = self.requests.get(descriptor(arguments), "")
+        if text.startswith("HTTP/1.1 202"):
+            self.deleted.update((path, request) for path in self.deletes(request))
         if not text.startswith("HTTP/1.1 201"):
             return
-        request = self.requests.get(descriptor(arguments), "")
         location = re.search(r"(?im)^location: *(\S+)", text).group(1)
         repo, kind, digest = re.match(r".*/v2/(.+)/(blobs|manifests)/(\S+)$", location).groups()
         paths = [self.blob(digest) if kind == "blobs" else self.manifest(repo, digest)]
@@ -236,6 +253,24 @@ class Model:
             paths.append(f"{self.store}/t/default/repos/{repo}/!/tags/{asked.group(1)}")
         for path in paths:
             self.acknowledged[path] = request
+            self.pushed.add(path)
+
+    def deletes(self, request):
+        """What a request deletes: of a manifest, the tags that point to it as well."""
+        asked = re.match(r"DELETE /v2/(.+)/(blobs|manifests)/(\S+) ", request)
+        if not asked:
+            return
+        repo, kind, reference = asked.groups()
+        tags = f"t/default/repos/{repo}/!/tags"
+        if kind == "blobs":
+            yield self.blob(reference)
+        elif ":" not in reference:
+            yield f"{self.store}/{tags}/{reference}"
+        else:
+            yield self.manifest(repo, reference)
+            for tag in os.listdir(f"{self.before}/{tags}"):
+                if content(f"{self.before}/{tags}/{tag}")["digest"] == reference:
+                    yield f"{self.store}/{tags}/{tag}"
 
     def blob(self, digest):
         algorithm, hexes = digest.split(":")
@@ -251,6 +286,9 @@ class Model:
         for path, request in self.acknowledged.items():
             if not self.durable(path):
                 raise Broken(f"{path} was acknowledged to `{request}` and is not durable")
+        for path, request in self.deleted.items():
+            if self.may_come_back(path):
+                raise Broken(f"{path} was deleted by `{request}` and may come back")
         for path in self.seen(self.root, self.store):
             node = self.find(path)
             if isinstance(node, File) and node.synced < node.written:
@@ -269,21 +307,25 @@ class Model:
                 yield f"{path}/{name}"
 
     def names(self, path):
-        """What the file at a path names, by its bytes after the run: they are written once."""
+        """What the file at a path names, by its bytes before the first delete: they are written once."""
         match = re.match(rf"{re.escape(self.store)}/t/default/repos/(.+)/!/(manifests|tags)/", path)
-        if not match or not os.path.exists(path):
+        if not match:
             return
         repo, kind = match.groups()
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+        named = content(self.before + path[len(self.store) :])
         if kind == "tags":
-            yield self.manifest(repo, content["digest"])
+            yield self.manifest(repo, named["digest"])
             return
-        for named in [content.get("config")] + content.get("layers", []):
-            if named:
-                yield self.blob(named["digest"])
-        for child in content.get("manifests", []):
+        for blob in [named.get("config")] + named.get("layers", []):
+            if blob:
+                yield self.blob(blob["digest"])
+        for child in named.get("manifests", []):
             yield self.manifest(repo, child["digest"])
+
+
+def content(path):
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
 
 
 def descriptor(arguments):
@@ -294,9 +336,9 @@ def is_socket(arguments):
     return re.search(r"<(socket|TCP)", descriptor(arguments)) is not None
 
 
-def replay(events, store, without=None, late=None):
+def replay(events, stores, without=None, late=None):
     """Replays the record; `without` leaves a sync out, `late` puts one behind everything else."""
-    model = Model(store)
+    model = Model(*stores)
     moved = [event for event in events if late and event in (late, late.twin)]
     for event in [event for event in events if event not in moved] + moved:
         if without and event in (without, without.twin):
@@ -311,14 +353,33 @@ def in_store(event, store):
     return bool(match) and (match.group(2) + "/").startswith(store + "/")
 
 
+def kinds(paths):
+    """How many of each kind."""
+    counted = Counter(kind for path in paths for kind in ("blobs", "manifests", "tags") if f"/{kind}/" in path)
+    return dict(sorted(counted.items()))
+
+
+def told(counted):
+    return ", ".join(f"{count} {kind}" for kind, count in counted.items())
+
+
+def behind_nothing(events):
+    """Syncs of threads that found nothing to remove: somebody else may have removed it just before, but not here."""
+    found_nothing = {}
+    for event in events:
+        if event.end == "ends" and event.name in ("unlink", "unlinkat"):
+            found_nothing[event.thread] = event.result < 0
+        elif event.end == "begins" and event.name == "fsync" and found_nothing.pop(event.thread, False):
+            yield event
+
+
 def main():
-    trace, store = sys.argv[1], os.path.realpath(sys.argv[2])
-    events = read_trace(trace)
-    model = replay(events, store)
-    kinds = [kind for path in model.acknowledged for kind in ("blobs", "manifests", "tags") if f"/{kind}/" in path]
-    counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
-    print(f"{model.steps} moments, acknowledged: {counted}; nothing broken at any of them")
-    if len(set(kinds)) < 3:
+    trace, store, before = sys.argv[1], os.path.realpath(sys.argv[2]), os.path.realpath(sys.argv[3])
+    events, stores = read_trace(trace), (store, before)
+    model = replay(events, stores)
+    pushed, deleted = kinds(model.pushed), kinds(model.deleted)
+    print(f"{model.steps} moments, pushed: {told(pushed)}, deleted: {told(deleted)}; nothing broken at any of them")
+    if len(pushed) < 3 or len(deleted) < 3:
         sys.exit("the record lacks a blob, a manifest or a tag")
     if "--without-each-sync" not in sys.argv:
         return
@@ -329,12 +390,13 @@ def main():
     ]
     # Before the first request, the store itself is made.
     first = next(at for at, event in enumerate(events) if event.name in ("recvfrom", "read") and " HTTP/1.1" in event.arguments)
-    syncs = [event for event in syncs if events.index(event) > first]
+    for_nothing = set(map(id, behind_nothing(events)))
+    syncs = [event for event in syncs if events.index(event) > first and id(event) not in for_nothing]
     unnoticed = []
     for sync in syncs:
         for doctored in ({"without": sync}, {"late": sync}):
             try:
-                replay(events, store, **doctored)
+                replay(events, stores, **doctored)
             except Broken:
                 continue
             unnoticed.append(f"{next(iter(doctored))} {sync.name}({descriptor(sync.arguments)})")

@@ -196,6 +196,73 @@ async fn inspect_asks_a_running_server_for_people_and_for_programs() {
     assert!(!silent.status.success() && errors.contains("no larder answers"), "{errors}");
 }
 
+#[tokio::test]
+async fn status_ls_and_bench_ask_a_running_server() {
+    let folder = tempdir().unwrap();
+    let mut larder = Process::start(folder.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    let host = larder.url.trim_start_matches("http://").to_string();
+    let bench = ["bench", "--layers", "3", "--size", "100kB", "--asks", "2", "--json", &host];
+    let (measured, errors) = run(folder.path(), &bench);
+    assert!(measured.status.success(), "{errors}");
+    let measured: Value = serde_json::from_slice(&measured.stdout).unwrap();
+    let counts: Vec<(&str, u64, u64)> = measured["measured"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (one["what"].as_str().unwrap(), one["requests"].as_u64().unwrap(), one["bytes"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(counts, [("push", 3, 300_000), ("ask", 6, 0), ("pull", 3, 300_000), ("pull again", 3, 300_000)]);
+
+    let client = reqwest::Client::new();
+    let config = Digest::sha256(b"{}");
+    let upload = format!("{}/v2/team/app/blobs/uploads/?digest={config}", larder.url);
+    assert_eq!(client.post(upload).body("{}").send().await.unwrap().status(), 201);
+    let manifest = image(descriptor(CONFIG, b"{}"), vec![]).to_string();
+    let put = client.put(format!("{}/v2/team/app/manifests/v1", larder.url)).body(manifest);
+    assert_eq!(put.send().await.unwrap().status(), 201);
+    let shown = |arguments: &[&str]| {
+        let (shown, errors) = run(folder.path(), arguments);
+        assert!(shown.status.success(), "{arguments:?}: {errors}");
+        String::from_utf8(shown.stdout).unwrap()
+    };
+    assert!(shown(&["ls", &host]).contains("team/app"));
+    assert!(shown(&["ls", &format!("{host}/team/app")]).contains("team/app:v1"));
+    assert!(shown(&["ls", "--search", "v1", &host]).contains("team/app:v1"));
+    let lines = shown(&["ls", "--json", &format!("{host}/team/app")]);
+    let tags: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((tags.len(), &tags[0]["tag"]), (1, &Value::from("v1")));
+    assert!(shown(&["status", &host]).contains("ready"));
+    let told: Value = serde_json::from_str(&shown(&["status", "--json", &host])).unwrap();
+    assert_eq!((told["ready"].as_bool(), told["tenants"][0]["tags"].as_u64()), (Some(true), Some(1)));
+
+    let (unknown, errors) = run(folder.path(), &["ls", &format!("{host}/none")]);
+    assert!(unknown.status.code() == Some(1) && errors.contains("none is unknown"), "{errors}");
+    assert!(larder.terminate().success());
+    let (silent, errors) = run(folder.path(), &["status", &host]);
+    assert!(silent.status.code() == Some(1) && errors.contains("no larder answers"), "{errors}");
+}
+
+#[test]
+fn shells_and_man_are_told_of_every_command() {
+    let folder = tempdir().unwrap();
+    let commands = ["serve", "status", "ls", "inspect", "bench", "gc", "check", "completions", "man"];
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let (printed, _) = run(folder.path(), &["completions", shell]);
+        let text = String::from_utf8(printed.stdout).unwrap();
+        commands.iter().for_each(|command| assert!(text.contains(command), "{command} of {shell}"));
+    }
+    let (page, _) = run(folder.path(), &["man"]);
+    assert!(String::from_utf8(page.stdout).unwrap().contains(".TH larder 1"));
+    let pages = folder.path().join("man1");
+    std::fs::create_dir(&pages).unwrap();
+    run(folder.path(), &["man", pages.to_str().unwrap()]);
+    commands.iter().for_each(|command| assert!(pages.join(format!("larder-{command}.1")).exists(), "{command}"));
+    let cli = include_str!("../../../docs/cli.md");
+    commands.iter().for_each(|command| assert!(cli.contains(&format!("`{command}")), "{command} in docs/cli.md"));
+    let (misused, _) = run(folder.path(), &["ls", "--nothing"]);
+    assert_eq!(misused.status.code(), Some(2));
+}
+
 /// What a check prints, and its exit status.
 fn check(folder: &Path, arguments: &[&str]) -> (Option<i32>, Vec<Value>) {
     let (output, errors) = run(folder, &[&["check", "--json"], arguments].concat());

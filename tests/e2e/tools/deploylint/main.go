@@ -3,10 +3,12 @@
 //
 //	deploylint compose FILE...     each is a valid Compose project
 //	deploylint operator < YAML     its ServiceMonitors and PrometheusRules have no unknown or ill-typed field
+//	deploylint server DIR < YAML   writes what the server would read: its variables to DIR/env, its file to DIR/larder.toml
 package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -39,8 +41,10 @@ func run(args []string) error {
 		return nil
 	case len(args) == 1 && args[0] == "operator":
 		return operator(os.Stdin)
+	case len(args) == 2 && args[0] == "server":
+		return server(os.Stdin, args[1])
 	}
-	return errors.New("usage: deploylint compose FILE... | operator < YAML")
+	return errors.New("usage: deploylint compose FILE... | operator < YAML | server DIR < YAML")
 }
 
 func compose(file string) error {
@@ -76,22 +80,10 @@ func compose(file string) error {
 }
 
 func operator(input io.Reader) error {
-	documents := yaml.NewYAMLReader(bufio.NewReader(input))
 	seen := 0
-	for {
-		document, err := documents.Read()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		var kind metav1.TypeMeta
-		if err := strict.Unmarshal(document, &kind); err != nil {
-			return err
-		}
+	err := each(input, func(kind metav1.TypeMeta, document []byte) error {
 		if kind.APIVersion != "monitoring.coreos.com/v1" {
-			continue
+			return nil
 		}
 		var into any
 		switch kind.Kind {
@@ -100,13 +92,81 @@ func operator(input io.Reader) error {
 		case "PrometheusRule":
 			into = &monitoring.PrometheusRule{}
 		default:
-			return fmt.Errorf("kind %s is not known", kind.Kind)
-		}
-		if err := strict.UnmarshalStrict(document, into); err != nil {
-			return fmt.Errorf("%s: %w", kind.Kind, err)
+			return errors.New("this kind is not known")
 		}
 		seen++
+		return strict.UnmarshalStrict(document, into)
+	})
+	if err == nil {
+		fmt.Printf("%d resources of the Prometheus operator\n", seen)
 	}
-	fmt.Printf("%d resources of the Prometheus operator\n", seen)
-	return nil
+	return err
+}
+
+// What is read of the resources that make a server.
+type resource struct {
+	StringData map[string]string
+	Spec       struct {
+		Template struct {
+			Spec struct {
+				Containers []struct {
+					Env []struct{ Name, Value string }
+				}
+			}
+		}
+	}
+}
+
+func server(input io.Reader, dir string) error {
+	var env bytes.Buffer
+	var file string
+	err := each(input, func(kind metav1.TypeMeta, document []byte) error {
+		var read resource
+		switch kind.Kind {
+		case "Deployment", "StatefulSet", "Secret":
+		default:
+			return nil
+		}
+		if err := strict.Unmarshal(document, &read); err != nil {
+			return err
+		}
+		file += read.StringData["larder.toml"]
+		for _, container := range read.Spec.Template.Spec.Containers {
+			for _, variable := range container.Env {
+				fmt.Fprintf(&env, "%s=%s\n", variable.Name, variable.Value)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if env.Len() == 0 {
+		return errors.New("no server has any variable")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "env"), env.Bytes(), 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "larder.toml"), []byte(file), 0o600)
+}
+
+// Calls a function for each document of a stream of YAML.
+func each(input io.Reader, look func(metav1.TypeMeta, []byte) error) error {
+	documents := yaml.NewYAMLReader(bufio.NewReader(input))
+	for {
+		document, err := documents.Read()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var kind metav1.TypeMeta
+		if err := strict.Unmarshal(document, &kind); err != nil {
+			return err
+		}
+		if err := look(kind, document); err != nil {
+			return fmt.Errorf("%s: %w", kind.Kind, err)
+		}
+	}
 }

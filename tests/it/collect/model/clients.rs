@@ -9,11 +9,12 @@ use bytes::Bytes;
 use futures::StreamExt;
 use larder::access::{Access, Verb};
 use larder::auth::Gate;
-use larder::config::{Config, RepositoryConfig, RetainConfig};
+use larder::buildkit::CONFIG_MEDIA_TYPE;
+use larder::config::{Config, Quota, RepositoryConfig, RetainConfig, TenantConfig};
 use larder::digest::Digest;
-use larder::names::{Reference, Tag};
+use larder::names::{Reference, Tag, Tenant};
 use larder::store::{Error, Repo, Store};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::ghost::{Ghost, blob_key, manifest_key};
 use super::play::{Dice, Setting};
@@ -24,6 +25,10 @@ const REPO: &str = "app";
 /// Few blobs and few tags: they shall meet.
 const BLOBS: usize = 3;
 const TAGS: [&str; 3] = ["a", "b", "pr-1"];
+/// The tag that builders push their caches to.
+pub const CACHE: &str = "cache";
+/// So many at most.
+pub const BLOB_BYTES: u64 = 1000;
 
 pub struct Replica {
     store: Store,
@@ -35,13 +40,14 @@ impl Replica {
     }
 
     fn repo(&self) -> Repo {
-        let access = Access { repo: REPO.parse().unwrap(), verb: Verb::Push };
-        self.store.repo(Gate::new(Arc::new(Config::default())).admit(access).unwrap())
+        let access = Access::to(REPO.parse().unwrap(), Verb::Push);
+        let gate = Gate::open(Arc::new(Config::default()), None).unwrap();
+        self.store.repo(gate.admit(&gate.anonymous(), access).unwrap())
     }
 }
 
 /// Tags `pr-*` go by themselves when others are newer.
-pub fn rules(config: &mut Config) {
+pub fn rules(config: &mut Config, room: Option<(u64, u64)>) {
     let retain = RetainConfig {
         tags: "pr-*".to_string().try_into().unwrap(),
         protected: false,
@@ -51,16 +57,63 @@ pub fn rules(config: &mut Config) {
     };
     let pattern = REPO.to_string().try_into().unwrap();
     config.repositories = vec![RepositoryConfig { pattern, sparse: false, views: true, retain: vec![retain] }];
+    if let Some((high, low)) = room {
+        let quota = Quota { max: None, high: Some(high), low: Some(low) };
+        config.tenants = vec![TenantConfig { name: Tenant::default_tenant(), repositories: Vec::new(), quota }];
+    }
 }
 
 fn blob(number: usize) -> Bytes {
-    Bytes::from(format!("{{\"blob\":{number}}}"))
+    Bytes::from(format!("{{\"blob\":{number:0>980}}}"))
 }
 
-/// The image of two blobs.
-fn manifest(config: usize, layer: usize) -> Bytes {
-    let layer = vec![descriptor(LAYER, &blob(layer))];
-    Bytes::from(image(descriptor(CONFIG, &blob(config)), layer).to_string())
+/// What a client pushes.
+struct Push {
+    blobs: Vec<Bytes>,
+    manifest: Bytes,
+}
+
+impl Push {
+    /// The image of two blobs.
+    fn image(config: usize, layer: usize) -> Push {
+        let layers = vec![descriptor(LAYER, &blob(layer))];
+        let manifest = image(descriptor(CONFIG, &blob(config)), layers).to_string().into();
+        Push { blobs: vec![blob(config), blob(layer)], manifest }
+    }
+
+    /// The cache of a build of one step, or of two when they are not the same.
+    fn cache(first: usize, second: usize) -> Push {
+        let named = |text: String| Digest::sha256(text.as_bytes()).to_string();
+        let step = |key: String, inputs: Value, layer: usize| {
+            json!({ "digest": named(key), "inputs": inputs,
+                "layers": [{ "layer": layer, "createdAt": "2026-01-02T03:04:05Z" }] })
+        };
+        let mut numbers = vec![first];
+        let mut records = vec![step(format!("step {first}"), json!([]), 0)];
+        if second != first {
+            numbers.push(second);
+            records.push(step(format!("step {second} on {first}"), json!([[{ "link": 0 }]]), 1));
+        }
+        let layers: Vec<Value> = numbers
+            .iter()
+            .map(|number| {
+                let mut layer = descriptor(LAYER, &blob(*number));
+                layer["annotations"] = json!({ "containerd.io/uncompressed": named(format!("diff of {number}")) });
+                layer
+            })
+            .collect();
+        let chain: Vec<Value> = (0..layers.len() as i64)
+            .map(|at| json!({ "blob": layers[at as usize]["digest"], "parent": at - 1 }))
+            .collect();
+        let config = Bytes::from(json!({ "layers": chain, "records": records }).to_string());
+        let manifest = image(descriptor(CONFIG_MEDIA_TYPE, &config), layers).to_string().into();
+        let blobs = numbers.into_iter().map(blob).chain([config]).collect();
+        Push { blobs, manifest }
+    }
+
+    fn digest(&self) -> Digest {
+        Digest::sha256(&self.manifest)
+    }
 }
 
 /// What there was before: garbage that is old enough to go, and tags.
@@ -73,83 +126,115 @@ pub fn plant(sim: &Sim, dice: &mut Dice, setting: Setting) {
     }
     for tag in TAGS {
         if dice.permille(400) {
-            let (config, layer) = (dice.below(BLOBS), dice.below(BLOBS));
-            let bytes = manifest(config, layer);
-            let digest = Digest::sha256(&bytes);
-            let pointer = json!({ "mediaType": larder::store::manifests::OCI_MANIFEST, "digest": digest.to_string(),
-                "size": bytes.len(), "pushed": "2026-01-01T00:00:00Z" });
-            for number in [config, layer] {
-                sim.plant(&blob_key(&Digest::sha256(&blob(number))), blob(number), old);
+            let push = Push::image(dice.below(BLOBS), dice.below(BLOBS));
+            let pointer = json!({ "mediaType": larder::store::manifests::OCI_MANIFEST,
+                "digest": push.digest().to_string(), "size": push.manifest.len(), "pushed": "2026-01-01T00:00:00Z" });
+            for blob in &push.blobs {
+                sim.plant(&blob_key(&Digest::sha256(blob)), blob.clone(), old);
             }
-            sim.plant(&manifest_key(REPO, &digest), bytes, old);
+            sim.plant(&manifest_key(REPO, &push.digest()), push.manifest, old);
             sim.plant(&format!("t/default/repos/{REPO}/!/tags/{tag}"), pointer.to_string().into(), old);
         }
     }
-}
-
-/// What one client does. It asks one of two servers each time, as behind a balancer.
-pub async fn script(
-    number: usize,
-    replicas: [Replica; 2],
-    ghost: Rc<RefCell<Ghost>>,
-    dice: Rc<RefCell<Dice>>,
-    setting: Setting,
-) {
-    let roll = |bound: usize| dice.borrow_mut().below(bound);
-    let repo = || replicas[roll(2)].repo();
-    for _ in 0..1 + roll(3) {
-        // Clients come when something is going on, not all at the beginning.
-        let waits = [0, 10, setting.wait().as_secs() as usize, setting.wait().as_secs() as usize * 2];
-        let wait = waits[roll(waits.len())];
-        tokio::time::sleep(Duration::from_secs(1 + roll(wait + 1) as u64)).await;
-        let tag: Tag = TAGS[roll(TAGS.len())].parse().unwrap();
-        match (number + roll(2)) % 5 {
-            0 | 1 => push(&repo, &tag, roll(BLOBS), roll(BLOBS), true, &ghost).await,
-            2 => push(&repo, &tag, roll(BLOBS), roll(BLOBS), false, &ghost).await,
-            3 => pull(&repo(), &tag, &ghost).await,
-            _ => drop(repo().delete_tag(&tag).await),
-        }
+    if dice.permille(setting.due) {
+        plant_batch(sim, setting);
     }
 }
 
-async fn push(
-    repo: &impl Fn() -> Repo,
-    tag: &Tag,
-    config: usize,
-    layer: usize,
-    asks: bool,
-    ghost: &Rc<RefCell<Ghost>>,
-) {
-    for number in [config, layer] {
-        let digest = Digest::sha256(&blob(number));
-        let key = blob_key(&digest);
-        if asks {
-            match repo().stat_blob(&digest).await {
-                Ok(Some(_)) => {
-                    ghost.borrow_mut().advertised(&key, "HEAD");
-                    continue;
+/// A batch of what nothing named when there was nothing else, published when it could be deleted just now.
+fn plant_batch(sim: &Sim, setting: Setting) {
+    let at = setting.wait() + Duration::from_secs(30);
+    let marked = jiff::Timestamp::try_from(sim.now() - at).unwrap();
+    let state = sim.state.lock().unwrap();
+    let blobs: Vec<String> = state.objects.keys().filter(|key| key.contains("/blobs/")).cloned().collect();
+    let sizes: Vec<usize> = blobs.iter().map(|key| state.objects[key].bytes.len()).collect();
+    drop(state);
+    let list = json!({ "kind": "garbage", "marked": marked, "keys": blobs, "sizes": sizes });
+    sim.plant(&format!("condemned/{:032x}/list", 77), list.to_string().into(), at);
+}
+
+/// One client. It asks one of two servers each time, as behind a balancer.
+pub struct Client {
+    pub replicas: [Replica; 2],
+    pub ghost: Rc<RefCell<Ghost>>,
+    pub dice: Rc<RefCell<Dice>>,
+    pub setting: Setting,
+}
+
+impl Client {
+    fn roll(&self, bound: usize) -> usize {
+        self.dice.borrow_mut().below(bound)
+    }
+
+    fn repo(&self) -> Repo {
+        self.replicas[self.roll(2)].repo()
+    }
+
+    pub async fn script(self, number: usize) {
+        for _ in 0..1 + self.roll(3) {
+            // Clients come when something is going on, not all at the beginning.
+            let waits = [0, 0, 10, self.setting.wait().as_secs() as usize, self.setting.wait().as_secs() as usize * 2];
+            let wait = waits[self.roll(waits.len())];
+            tokio::time::sleep(Duration::from_secs(1 + self.roll(wait + 1) as u64)).await;
+            let is_cache = self.roll(1000) < self.setting.caches;
+            let tag: Tag = if is_cache { CACHE } else { TAGS[self.roll(TAGS.len())] }.parse().unwrap();
+            let (one, other) = (self.roll(BLOBS), self.roll(BLOBS));
+            let pushed = || if is_cache { Push::cache(one, other) } else { Push::image(one, other) };
+            match (number + self.roll(2)) % 5 {
+                0 | 1 => self.push(&tag, pushed(), true).await,
+                2 => self.push(&tag, pushed(), false).await,
+                3 => self.pull(&tag).await,
+                _ => drop(self.repo().delete_tag(&tag).await),
+            }
+        }
+    }
+
+    async fn push(&self, tag: &Tag, push: Push, asks: bool) {
+        for blob in &push.blobs {
+            let digest = Digest::sha256(blob);
+            let key = blob_key(&digest);
+            if asks {
+                if self.roll(3) == 0 {
+                    // Somebody else reads it, through the same server or the other one, some time before.
+                    drop(self.repo().open_blob(&digest).await);
+                    tokio::time::sleep(Duration::from_secs(self.roll(60) as u64)).await;
                 }
-                Ok(None) => {}
+                match self.repo().stat_blob(&digest).await {
+                    Ok(Some(_)) => {
+                        self.ghost.borrow_mut().advertised(&key, "HEAD");
+                        continue;
+                    }
+                    Ok(None) => {}
+                    Err(_) => return,
+                }
+            }
+            let body = futures::stream::iter([Ok(blob.clone())]).boxed();
+            match self.repo().put_blob(&digest, Some(blob.len() as u64), body).await {
+                Ok(()) => self.ghost.borrow_mut().advertised(&key, "201"),
                 Err(_) => return,
             }
         }
-        let body = futures::stream::iter([Ok(blob(number))]).boxed();
-        match repo().put_blob(&digest, Some(blob(number).len() as u64), body).await {
-            Ok(()) => ghost.borrow_mut().advertised(&key, "201"),
-            Err(_) => return,
+        let digest = push.digest();
+        let began = self.ghost.borrow().records_removed;
+        match self.repo().put_manifest(None, std::slice::from_ref(tag), None, push.manifest).await {
+            Ok(_) => self.ghost.borrow_mut().pushed(REPO, tag, &digest, began),
+            Err(Error::ManifestBlobUnknown(missing)) => self.ghost.borrow_mut().refused(&missing),
+            Err(_) => {}
         }
     }
-    let bytes = manifest(config, layer);
-    let digest = Digest::sha256(&bytes);
-    match repo().put_manifest(None, std::slice::from_ref(tag), None, bytes).await {
-        Ok(_) => ghost.borrow_mut().pushed(REPO, tag, &digest),
-        Err(Error::ManifestBlobUnknown(missing)) => ghost.borrow_mut().refused(&missing),
-        Err(_) => {}
-    }
-}
 
-async fn pull(repo: &Repo, tag: &Tag, ghost: &Rc<RefCell<Ghost>>) {
-    if let Ok(manifest) = repo.manifest(&Reference::Tag(tag.clone())).await {
-        ghost.borrow_mut().served(REPO, &manifest.digest);
+    /// As an importer: the tag, then what it names.
+    async fn pull(&self, tag: &Tag) {
+        let before = self.ghost.borrow().cache_pushes();
+        let Ok(manifest) = self.repo().manifest(&Reference::Tag(tag.clone())).await else { return };
+        let named = self.ghost.borrow_mut().served(REPO, tag, &manifest.digest, before);
+        for digest in named {
+            let rest = self.roll(self.setting.lease.as_secs() as usize / 8);
+            tokio::time::sleep(Duration::from_secs(rest as u64)).await;
+            // Servers may remember what they have read.
+            if let Err(Error::BlobUnknown(_)) = self.repo().open_blob(&digest).await {
+                self.ghost.borrow_mut().unreadable(&digest);
+            }
+        }
     }
 }

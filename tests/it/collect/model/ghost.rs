@@ -1,14 +1,15 @@
 //! What was promised to clients, and whether it is kept. It sees everything at once, as nobody in the system does.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use larder::digest::Digest;
 use larder::store::collect::Report;
 use serde_json::Value;
 
+use super::clients::CACHE;
 use super::play::Setting;
-use super::sim::{Deed, Sim};
+use super::sim::{Deed, Object, Sim};
 
 pub struct Ghost {
     sim: Sim,
@@ -17,12 +18,20 @@ pub struct Ghost {
     promised: HashMap<String, (SystemTime, String)>,
     /// Writings of tags that were acknowledged, and when.
     acknowledged: HashMap<u64, SystemTime>,
-    /// Layers that may go though they are named.
-    pub evictable: HashSet<String>,
+    /// Caches that were acknowledged, since anything of the cache tag was last removed.
+    caches: BTreeSet<Digest>,
+    /// How often anything of the cache tag was removed.
+    pub records_removed: usize,
     pub violation: Option<String>,
     pub deleted: usize,
     pub spared: usize,
     pub said: Vec<String>,
+}
+
+/// Caches that had been acknowledged when somebody began to ask.
+pub struct Caches {
+    digests: BTreeSet<Digest>,
+    records_removed: usize,
 }
 
 pub fn blob_key(digest: &Digest) -> String {
@@ -41,12 +50,17 @@ impl Ghost {
             setting,
             promised: HashMap::new(),
             acknowledged: HashMap::new(),
-            evictable: HashSet::new(),
+            caches: BTreeSet::new(),
+            records_removed: 0,
             violation: None,
             deleted: 0,
             spared: 0,
             said: Vec::new(),
         }
+    }
+
+    fn object(&self, key: &str) -> Option<Object> {
+        self.sim.state.lock().unwrap().objects.get(key).cloned()
     }
 
     fn has(&self, key: &str) -> bool {
@@ -79,31 +93,65 @@ impl Ghost {
         }
     }
 
-    /// A client was served this by a tag.
-    pub fn served(&mut self, repo: &str, digest: &Digest) {
-        self.said.push(format!("    served {digest}"));
+    /// Caches that a view which is asked for from now on must contain.
+    pub fn cache_pushes(&self) -> Caches {
+        Caches { digests: self.caches.clone(), records_removed: self.records_removed }
+    }
+
+    /// A client was served this by a tag. Returns the blobs that it names.
+    pub fn served(&mut self, repo: &str, tag: &str, digest: &Digest, before: Caches) -> Vec<Digest> {
+        self.said.push(format!("    {tag} serves {digest}"));
         let until = self.sim.now() + self.setting.lease - Duration::from_secs(2);
         let manifest = manifest_key(repo, digest);
-        for key in std::iter::once(manifest.clone()).chain(self.named_by(&manifest)) {
+        let named = self.named_by(&manifest);
+        for key in std::iter::once(manifest).chain(named.iter().map(blob_key)) {
             if !self.has(&key) {
-                self.fail(format!("a tag serves {digest}, but {key} is not there"));
+                self.fail(format!("{tag} serves {digest}, but {key} is not there"));
             }
             self.stays(&key, until, "lease");
         }
+        // Where layers go to make room, views lack them.
+        let complete = tag == CACHE && self.setting.room.is_none() && before.records_removed == self.records_removed;
+        for push in before.digests.iter().filter(|_| complete) {
+            let layers = self.layers_of(&manifest_key(repo, push));
+            if let Some(layer) = layers.iter().find(|layer| !named.contains(layer)) {
+                self.fail(format!("the view {digest} lacks {layer} of the acknowledged push {push}"));
+            }
+        }
+        named
     }
 
-    /// A push to a tag was acknowledged.
-    pub fn pushed(&mut self, repo: &str, tag: &str, digest: &Digest) {
+    /// A blob that a client was served by a tag cannot be read, within the lease.
+    pub fn unreadable(&mut self, digest: &Digest) {
+        let key = blob_key(digest);
+        let now = self.sim.now();
+        if self.promised.get(&key).is_some_and(|(until, _)| *until >= now) {
+            self.fail(format!("{digest} cannot be read, though leased"));
+        }
+    }
+
+    /// A push to a tag was acknowledged. `began` is the number of removals when it began.
+    pub fn pushed(&mut self, repo: &str, tag: &str, digest: &Digest, began: usize) {
         self.said.push(format!("    pushed {digest} to {tag}"));
         let key = format!("t/default/repos/{repo}/!/tags/{tag}");
-        let found = self.sim.state.lock().unwrap().objects.get(&key).cloned();
+        if tag == CACHE && began == self.records_removed {
+            let hex = digest.hex();
+            let state = self.sim.state.lock().unwrap();
+            let records = format!("t/default/repos/{repo}/!/pushes/{tag}/");
+            let recorded = state.objects.keys().any(|key| key.starts_with(&records) && key.ends_with(&hex));
+            drop(state);
+            if !recorded {
+                self.fail(format!("the acknowledged push {digest} left no record"));
+            }
+            self.caches.insert(*digest);
+        }
         // Somebody else may have pushed or deleted since.
-        let Some(found) = found else { return };
+        let Some(found) = self.object(&key) else { return };
         let pointer: Value = serde_json::from_slice(&found.bytes).unwrap();
         if pointer["digest"] == digest.to_string() {
             self.acknowledged.insert(found.version, self.sim.now());
-            self.whole(&key, "push acknowledged");
         }
+        self.whole(&key, "push acknowledged");
     }
 
     /// A push was refused because this is not there.
@@ -120,23 +168,33 @@ impl Ghost {
         }
     }
 
-    fn named_by(&self, manifest: &str) -> Vec<String> {
-        let Some(found) = self.sim.state.lock().unwrap().objects.get(manifest).cloned() else { return Vec::new() };
-        let parsed: Value = serde_json::from_slice(&found.bytes).unwrap();
-        let layers = parsed["layers"].as_array().into_iter().flatten();
-        let named = layers.chain([&parsed["config"]]).filter_map(|named| named["digest"].as_str());
-        named.map(|digest| blob_key(&digest.parse().unwrap())).collect()
+    fn manifest(&self, key: &str) -> Option<Value> {
+        Some(serde_json::from_slice(&self.object(key)?.bytes).unwrap())
     }
 
-    /// An acknowledged tag names nothing that is not there.
+    fn layers_of(&self, manifest: &str) -> Vec<Digest> {
+        let parsed = self.manifest(manifest).unwrap_or_default();
+        let layers = parsed["layers"].as_array().into_iter().flatten();
+        layers.filter_map(|layer| layer["digest"].as_str()).map(|digest| digest.parse().unwrap()).collect()
+    }
+
+    fn named_by(&self, manifest: &str) -> Vec<Digest> {
+        let config = self.manifest(manifest).unwrap_or_default();
+        let config = config["config"]["digest"].as_str().map(|digest| digest.parse().unwrap());
+        self.layers_of(manifest).into_iter().chain(config).collect()
+    }
+
+    /// A tag names nothing that is not there, but for layers of a cache that went to make room.
     fn whole(&mut self, tag: &str, when: &str) {
-        let found = self.sim.state.lock().unwrap().objects.get(tag).cloned();
-        let Some(found) = found.filter(|found| self.acknowledged.contains_key(&found.version)) else { return };
+        let Some(found) = self.object(tag) else { return };
         let pointer: Value = serde_json::from_slice(&found.bytes).unwrap();
         let repo = tag.split("/!/").next().unwrap().trim_start_matches("t/default/repos/");
         let manifest = manifest_key(repo, &pointer["digest"].as_str().unwrap().parse().unwrap());
-        for key in std::iter::once(manifest.clone()).chain(self.named_by(&manifest)) {
-            if !self.has(&key) && !self.evictable.contains(&key) {
+        let layers = self.layers_of(&manifest);
+        let may_lack = |digest: &Digest| self.setting.room.is_some() && tag.ends_with(CACHE) && layers.contains(digest);
+        let named = self.named_by(&manifest).into_iter().filter(|digest| !may_lack(digest)).collect::<Vec<_>>();
+        for key in std::iter::once(manifest.clone()).chain(named.iter().map(blob_key)) {
+            if !self.has(&key) {
                 self.fail(format!("{when}: {tag} names {key}, which is not there"));
             }
         }
@@ -145,13 +203,15 @@ impl Ghost {
     /// Looks at what has been done.
     pub fn look(&mut self, deeds: Vec<Deed>) {
         let now = self.sim.now();
-        let mut tags_too = false;
         for deed in deeds {
             let Deed { key, object, by_collector } = deed;
             if key.starts_with("condemned/") {
                 continue;
             }
-            tags_too = true;
+            if key.contains(&format!("/pushes/{CACHE}/")) || key.ends_with(&format!("/tags/{CACHE}")) {
+                self.records_removed += 1;
+                self.caches.clear();
+            }
             if !by_collector {
                 continue;
             }
@@ -170,13 +230,14 @@ impl Ghost {
                 self.fail(why);
             }
         }
-        if tags_too {
-            let tags: Vec<String> = {
-                let state = self.sim.state.lock().unwrap();
-                state.objects.keys().filter(|key| key.contains("/!/tags/")).cloned().collect()
-            };
-            tags.iter().for_each(|tag| self.whole(tag, "after a delete"));
-        }
+        let tags: Vec<String> = {
+            let mut state = self.sim.state.lock().unwrap();
+            if !std::mem::take(&mut state.changed) {
+                return;
+            }
+            state.objects.keys().filter(|key| key.contains("/!/tags/")).cloned().collect()
+        };
+        tags.iter().for_each(|tag| self.whole(tag, "now"));
     }
 
     pub fn count(&mut self, report: &Report) {

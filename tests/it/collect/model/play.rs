@@ -15,8 +15,9 @@ use larder::store::Store;
 use larder::store::collect::{Collector, Wish};
 use tokio::time::Instant;
 
-use super::clients::{self, Replica};
+use super::clients::{self, Client, Replica};
 use super::ghost::Ghost;
+use super::quiet::Quiet;
 use super::sim::{Fate, Sim};
 
 /// Steps of one play, at most.
@@ -63,6 +64,14 @@ pub struct Setting {
     pub given_up: usize,
     pub ingredients: Ingredients,
     pub fenced: bool,
+    /// Bytes: above the first, room is made down to the second.
+    pub room: Option<(u64, u64)>,
+    /// Servers remember what the bucket told them.
+    pub far: bool,
+    /// Out of a thousand plays: some garbage has been condemned long enough when it begins.
+    pub due: usize,
+    /// Out of a thousand deeds of clients: those with the cache tag.
+    pub caches: usize,
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -81,6 +90,10 @@ impl Default for Setting {
             given_up: 5,
             ingredients: Ingredients::default(),
             fenced: true,
+            room: None,
+            far: true,
+            due: 500,
+            caches: 500,
         }
     }
 }
@@ -89,6 +102,33 @@ impl Setting {
     /// More goes wrong, and a lease that is longer than the grace.
     pub fn for_faults() -> Setting {
         Setting { lease: 90 * MINUTE, pauses: 30, held: 30, given_up: 20, ..Setting::default() }
+    }
+
+    /// The one that a seed plays.
+    pub fn of(seed: u64) -> Setting {
+        let base = match seed % 8 {
+            0..3 => Setting::default(),
+            3..6 => Setting::for_faults(),
+            6 => Setting::of_pauses(),
+            _ => Setting::of_deletes(),
+        };
+        let room = seed.is_multiple_of(3).then_some((3 * clients::BLOB_BYTES, 2 * clients::BLOB_BYTES));
+        Setting { room, far: !seed.is_multiple_of(5), ..base }
+    }
+
+    /// Whoever stops does so for long, and often.
+    pub fn of_pauses() -> Setting {
+        Setting { pauses: 60, held: 10, given_up: 0, due: 0, ..Setting::default() }
+    }
+
+    /// Clients meet what is just being deleted.
+    pub fn of_deletes() -> Setting {
+        Setting { due: 1000, pauses: 40, held: 40, given_up: 40, ticks: 15, ..Setting::default() }
+    }
+
+    /// Clients do nothing but push caches and pull them.
+    pub fn of_caches() -> Setting {
+        Setting { due: 0, caches: 1000, ticks: 10, clients: 8, ..Setting::default() }
     }
 
     pub fn wait(&self) -> Duration {
@@ -103,7 +143,7 @@ impl Setting {
         collect.snapshot_age = Some(span(self.age));
         collect.objects_per_second = u32::MAX;
         collect.ingredients = self.ingredients;
-        clients::rules(&mut config);
+        clients::rules(&mut config, self.room);
         config
     }
 }
@@ -142,7 +182,11 @@ pub struct Outcome {
 /// Plays to the end, and says what went wrong.
 pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
     let sim = Sim::new();
-    sim.state.lock().unwrap().fenced = setting.fenced;
+    {
+        let mut state = sim.state.lock().unwrap();
+        (state.fenced, state.far) = (setting.fenced, setting.far);
+    }
+    let quiet = Quiet::new(&sim);
     let dice = Rc::new(RefCell::new(Dice::new(seed)));
     let ghost = Rc::new(RefCell::new(Ghost::new(sim.clone(), setting)));
     let config = Arc::new(setting.config());
@@ -185,16 +229,16 @@ pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
         let at = dice.borrow_mut().below(stores.len());
         let other = dice.borrow_mut().below(stores.len());
         let replicas = [Replica::new(stores[at].clone()), Replica::new(stores[other].clone())];
-        let script = clients::script(number, replicas, ghost.clone(), dice.clone(), setting);
-        add(at, true, Box::pin(script));
+        let client = Client { replicas, ghost: ghost.clone(), dice: dice.clone(), setting };
+        add(at, true, Box::pin(client.script(number)));
     }
     let mut outcome = Outcome::default();
-    schedule(&sim, &mut tasks, &dice, &ghost, setting, &mut outcome, traced).await;
+    schedule((&sim, &quiet), &mut tasks, &dice, &ghost, setting, &mut outcome, traced).await;
     if ghost.borrow().violation.is_none() {
         // Everybody has crashed. What they asked for last may still be done.
         tasks.clear();
         sim.abandon();
-        reclaim(&sim, store(), &dice, &ghost, setting).await;
+        reclaim((&sim, &quiet), store(), &dice, &ghost, setting).await;
     }
     let ghost = ghost.borrow();
     outcome.violation = ghost.violation.clone();
@@ -204,7 +248,7 @@ pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
 }
 
 async fn schedule(
-    sim: &Sim,
+    (sim, quiet): (&Sim, &Quiet),
     tasks: &mut [Task],
     dice: &Rc<RefCell<Dice>>,
     ghost: &Rc<RefCell<Ghost>>,
@@ -237,20 +281,27 @@ async fn schedule(
             }
             // Timers are rounded to milliseconds from a start that no seed decides.
             tokio::time::advance(Duration::from_secs(tick) + Duration::from_millis(5)).await;
+            quiet.settle().await;
             continue;
         }
         let choice = roll(ready.len() + pending + late);
         if choice < ready.len() {
             let at = ready[choice];
             if chance(setting.pauses) {
-                let pause = Duration::from_secs(roll(2 * setting.wait().as_secs() as usize) as u64);
+                // Long enough for something to be condemned and deleted, or for something to get between two calls.
+                let longest = [2 * setting.wait().as_secs() as usize, 600][roll(2)];
+                let pause = Duration::from_secs(roll(longest) as u64);
                 tasks[at].asleep_until = Some(now + pause);
                 if traced {
                     outcome.trace.push(format!("task {at} stops for {pause:?}"));
                 }
                 continue;
             }
-            poll(sim, &mut tasks[at]).await;
+            if traced {
+                outcome.trace.push(format!("task {at} of {ready:?} goes on"));
+            }
+            poll(sim, &mut tasks[at]);
+            quiet.settle().await;
         } else if choice < ready.len() + pending {
             let fate = match () {
                 () if chance(setting.held) => Fate::AnswerHeld,
@@ -265,8 +316,10 @@ async fn schedule(
             }
             let deeds = sim.happen(at, fate);
             ghost.borrow_mut().look(deeds);
+            quiet.settle().await;
         } else {
             sim.answer_late(choice - ready.len() - pending);
+            quiet.settle().await;
         }
         if traced {
             outcome.trace.append(&mut ghost.borrow_mut().said);
@@ -274,26 +327,24 @@ async fn schedule(
     }
 }
 
-async fn poll(sim: &Sim, task: &mut Task) {
+fn poll(sim: &Sim, task: &mut Task) {
     let Some(future) = &mut task.future else { return };
     task.woken.0.store(false, Ordering::SeqCst);
     sim.state.lock().unwrap().asking = task.replica;
-    let before = sim.state.lock().unwrap().pending.len();
     let waker = Waker::from(task.woken.clone());
-    let done = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
-    if done {
+    if future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
         task.future = None;
-        return;
-    }
-    // What it has handed to other threads is waited for, so that the order depends on the seed alone: they work in order.
-    let asked = sim.state.lock().unwrap().pending.len() > before;
-    if !asked && !task.woken.0.load(Ordering::SeqCst) {
-        let _ = tokio::task::spawn_blocking(|| {}).await;
     }
 }
 
 /// With nobody else there and no tags left, one collector leaves nothing.
-async fn reclaim(sim: &Sim, store: Store, dice: &Rc<RefCell<Dice>>, ghost: &Rc<RefCell<Ghost>>, setting: Setting) {
+async fn reclaim(
+    (sim, quiet): (&Sim, &Quiet),
+    store: Store,
+    dice: &Rc<RefCell<Dice>>,
+    ghost: &Rc<RefCell<Ghost>>,
+    setting: Setting,
+) {
     // Some of what was asked is done, some is not.
     loop {
         let pending = sim.state.lock().unwrap().pending.len();
@@ -313,6 +364,7 @@ async fn reclaim(sim: &Sim, store: Store, dice: &Rc<RefCell<Dice>>, ghost: &Rc<R
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
         while collecting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+            quiet.settle().await;
             let pending = sim.state.lock().unwrap().pending.len();
             if pending > 0 {
                 let deeds = sim.happen(pending - 1, Fate::Answered);

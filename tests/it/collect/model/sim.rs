@@ -96,6 +96,10 @@ pub struct State {
     /// Whose calls are being asked now.
     pub asking: usize,
     pub fenced: bool,
+    pub far: bool,
+    asked: u64,
+    /// A tag was written, or something deleted, since this was last looked at.
+    pub changed: bool,
     /// What the wall clocks of the replicas are off by: writes are answered with their time, not the backend's.
     pub skews: HashMap<usize, i64>,
 }
@@ -134,8 +138,14 @@ impl Sim {
         let slot = Arc::<Mutex<Slot>>::default();
         let mut state = self.state.lock().unwrap();
         let by = state.asking;
+        state.asked += 1;
         state.pending.push(Pending { ask, slot: Some(slot.clone()), asked: self.now(), by });
         Call { slot }
+    }
+
+    /// Calls so far.
+    pub fn asked(&self) -> u64 {
+        self.state.lock().unwrap().asked
     }
 
     pub fn late(&self) -> usize {
@@ -229,6 +239,7 @@ impl State {
                 self.versions += 1;
                 let object = Object { bytes: bytes.clone(), modified: now, version: self.versions };
                 self.objects.insert(key.as_str().to_string(), object);
+                self.changed |= key.as_str().contains("/!/tags/");
                 let mut meta = self.meta(key);
                 let skew = self.skews.get(&pending.by).copied().unwrap_or(0);
                 if let Ok(meta) = &mut meta {
@@ -246,7 +257,9 @@ impl State {
 
     fn delete(&mut self, keys: &[Key], by_collector: bool) -> Vec<Deed> {
         let gone = keys.iter().filter_map(|key| self.objects.remove_entry(key.as_str()));
-        gone.map(|(key, object)| Deed { key, object, by_collector }).collect()
+        let deeds: Vec<Deed> = gone.map(|(key, object)| Deed { key, object, by_collector }).collect();
+        self.changed |= deeds.iter().any(|deed| !deed.key.starts_with("condemned/"));
+        deeds
     }
 
     fn meta(&self, key: &Key) -> Result<Meta> {
@@ -343,7 +356,7 @@ impl Objects for Sim {
     }
 
     fn distance(&self) -> Distance {
-        Distance::Far
+        if self.state.lock().unwrap().far { Distance::Far } else { Distance::Near }
     }
 
     fn fence(&self) -> Option<Fence> {

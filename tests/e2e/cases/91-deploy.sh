@@ -29,10 +29,15 @@ for values in "$DEPLOY/helm/larder/values.yaml" "$DEPLOY"/helm/examples/*.yaml; 
   kubectl-validate --version $KUBERNETES "$name.yaml" >validate.log 2>&1 || fail "$name: $(cat validate.log)"
   render "$values" >"$name-all.yaml"
   deploylint operator <"$name-all.yaml"
+  # The server takes the variables and the file that the chart gives it.
+  mkdir -p "server-$name"
+  deploylint server "server-$name" <"$name-all.yaml"
+  mapfile -t variables < <(sed "s|^LARDER_CONFIG=.*|LARDER_CONFIG=$PWD/server-$name/larder.toml|" "server-$name/env")
+  env "${without[@]}" "${variables[@]}" "$LARDER_BIN" config check >config.log 2>&1 || fail "$name: $(cat config.log)"
   kinds=$((kinds + $(grep -c '^kind:' "$name-all.yaml")))
 done
 kubectl-validate --version $KUBERNETES "$DEPLOY/kubernetes/larder.yaml" >validate.log 2>&1 || fail "plain manifests: $(cat validate.log)"
-note "chart: 3 values files and the defaults lint and render, $kinds resources are valid"
+note "chart: 3 values files and the defaults lint and render, $kinds resources are valid, and the server takes its configuration"
 for kind in Deployment HorizontalPodAutoscaler PodDisruptionBudget ServiceMonitor PrometheusRule NetworkPolicy Ingress Secret; do
   grep -q "^kind: $kind$" bucket-all.yaml || fail "the values of a bucket render no $kind"
 done
@@ -63,6 +68,17 @@ note "unit: verified, exposure ${exposure:-unknown} of 10"
 sed 's/^Type=notify/Type=notifi/' "$DEPLOY/systemd/larder.service" >units/larder.service
 systemd-analyze verify --man=no units/larder.service >verify.log 2>&1 || true
 grep -qi 'notifi' verify.log || fail "systemd-analyze does not see a wrong type"
+
+# The socket is there before the program, which is started by who comes first.
+activated=127.0.0.1:$(free_port)
+mkdir activated
+cd activated
+spawn activated "$WORK/activated.log" systemd-socket-activate -l "$activated" env "${without[@]}" "$LARDER_BIN" serve
+cd ..
+eventually 10 grep -q Listening activated.log || fail "$(cat activated.log)"
+curl -fsS -m 20 -o /dev/null "http://$activated/v2/" || fail "who comes first is not answered: $(cat activated.log)"
+stop_process activated
+note "socket activation: the first request, before there was a server, is answered"
 
 promtool check config "$DEPLOY/prometheus/prometheus.yml" >promtool.log 2>&1 || fail "$(cat promtool.log)"
 promtool test rules "$DEPLOY/prometheus/rules_test.yml" >promtool.log 2>&1 || fail "$(cat promtool.log)"

@@ -1,0 +1,281 @@
+//! From what a request shows to who sent it.
+//!
+//! A password may be that of a user, a static token, a session, or a JWT: `docker login` has only one field for all of
+//! them. Which it is can be told by its looks; the user name counts for users alone.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::{digest, hmac};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use moka::sync::Cache;
+
+use super::attempts::Attempts;
+use super::certificate::Certificate;
+use super::identity::{Identity, Source};
+use super::oidc::{Issuers, Rejected, looks_like_jwt};
+use super::policy::Policy;
+use super::seal::{self, Kind, Payload, Sealer, TOKEN_BYTES_MAX, fingerprint};
+use super::users::{Checked, Users};
+use super::{Caller, Refusal, tls};
+use crate::config::{AuthConfig, Config, Secret};
+
+/// What static tokens begin with: people and scanners of secrets know one when they see it.
+pub const TOKEN_PREFIX: &str = "larder_";
+/// Callers remembered by what they showed.
+const KNOWN_MAX: u64 = 10_000;
+
+/// What a request shows of its sender.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Knock<'r> {
+    /// The `Authorization` header.
+    pub authorization: Option<&'r str>,
+    pub certificate: Option<&'r Certificate>,
+    pub address: Option<IpAddr>,
+}
+
+/// Everything that a reload replaces, as one.
+pub struct Live {
+    pub policy: Policy,
+    pub settings: AuthConfig,
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    sealer: Sealer,
+    tokens: HashMap<[u8; 32], Static>,
+    users: Users,
+    issuers: Issuers,
+    pub anonymous: Caller,
+    /// By the HMAC of what was shown, under a key that nobody has: neither the time that a lookup takes nor a dump of
+    /// the memory helps to find out a password.
+    known: Cache<[u8; 32], Caller>,
+    known_key: hmac::Key,
+}
+
+struct Static {
+    name: String,
+    /// Seconds since 1970.
+    expires: Option<u64>,
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+impl Live {
+    /// Reads all files anew. `generated` signs tokens where no key is configured.
+    pub fn load(config: &Config, generated: Option<Secret>) -> anyhow::Result<Live> {
+        let policy = Policy::new(config.rules.clone(), !config.is_closed());
+        let mut keys = config.signing_keys()?;
+        if keys.is_empty() {
+            keys.extend(generated);
+        }
+        let users = config.auth.htpasswd.as_deref().map_or_else(|| Ok(Users::none()), Users::load)?;
+        let tokens = config.tokens.iter().map(|token| {
+            let expires = token.expires.map(|at| u64::try_from(at.as_second()).unwrap_or(0));
+            (token.hash.0, Static { name: token.name.as_str().into(), expires })
+        });
+        Ok(Live {
+            anonymous: Caller::new(&policy, Identity::anonymous(), None),
+            sealer: Sealer::new(&keys),
+            tokens: tokens.collect(),
+            users,
+            issuers: Issuers::new(&config.issuers)?,
+            tls: config.tls.as_ref().map(tls::load).transpose()?,
+            settings: config.auth.clone(),
+            known: Cache::new(KNOWN_MAX),
+            known_key: hmac::Key::new(hmac::HMAC_SHA256, &rand::random::<[u8; 32]>()),
+            policy,
+        })
+    }
+
+    pub async fn identify(&self, knock: &Knock<'_>, attempts: &Attempts) -> Result<Caller, Refusal> {
+        match (knock.authorization, knock.certificate) {
+            _ if self.policy.is_open() => Ok(self.anonymous.clone()),
+            // In a box, like all that is large and not for every request: it would be copied with each of them.
+            (Some(shown), _) => Box::pin(self.remembered(shown, knock.address, attempts)).await,
+            (None, Some(certificate)) => Ok(self.certified(certificate)),
+            (None, None) => Ok(self.anonymous.clone()),
+        }
+    }
+
+    fn certified(&self, certificate: &Certificate) -> Caller {
+        let key = self.key(&certificate.fingerprint);
+        self.known.get(&key).unwrap_or_else(|| {
+            let caller = Caller::new(&self.policy, certificate.identity.clone(), None);
+            self.known.insert(key, caller.clone());
+            caller
+        })
+    }
+
+    async fn remembered(&self, shown: &str, address: Option<IpAddr>, attempts: &Attempts) -> Result<Caller, Refusal> {
+        let key = self.key(shown.as_bytes());
+        if let Some(caller) = self.recall(&key) {
+            return Ok(caller);
+        }
+        let caller = match Credential::parse(shown).ok_or(Refusal::Invalid("Authorization cannot be read"))? {
+            Credential::Bearer(token) => self.bearer(&token).await?,
+            Credential::Basic(name, password) => {
+                self.password(&name, &password, address, attempts, || self.recall(&key)).await?
+            }
+        };
+        self.known.insert(key, caller.clone());
+        Ok(caller)
+    }
+
+    fn recall(&self, key: &[u8; 32]) -> Option<Caller> {
+        self.known.get(key).filter(|caller| caller.who.expires.is_none_or(|at| now() < at))
+    }
+
+    fn key(&self, shown: &[u8]) -> [u8; 32] {
+        let mut key = [0; 32];
+        key.copy_from_slice(hmac::sign(&self.known_key, shown).as_ref());
+        key
+    }
+
+    async fn bearer(&self, token: &str) -> Result<Caller, Refusal> {
+        match self.sealer.open(Kind::Access, token) {
+            Some(payload) => self.sealed(payload),
+            None => self.token(token).await?.ok_or(Refusal::Invalid("token is not valid")),
+        }
+    }
+
+    /// Name and password, as in `Authorization: Basic` and in the form of `/token`.
+    pub async fn password(
+        &self,
+        name: &str,
+        password: &str,
+        address: Option<IpAddr>,
+        attempts: &Attempts,
+        anew: impl Fn() -> Option<Caller>,
+    ) -> Result<Caller, Refusal> {
+        if let Some(caller) = self.token(password).await? {
+            return Ok(caller);
+        }
+        let barred = address.and_then(|address| attempts.barred(address, self.settings.failed_logins));
+        if let Some(wait) = barred {
+            return Err(Refusal::TooMany(wait));
+        }
+        match self.users.check(name, password, anew).await {
+            Checked::Already(caller) => Ok(caller),
+            Checked::Right => {
+                let who = Payload {
+                    who: Identity::new(Source::User, name),
+                    proof: self.users.proof(name),
+                    scope: None,
+                    expires: u64::MAX,
+                };
+                Ok(Caller::of(&self.policy, who))
+            }
+            Checked::Wrong => {
+                if let Some(address) = address {
+                    attempts.failed(address);
+                }
+                Err(Refusal::Invalid("user name or password is wrong"))
+            }
+        }
+    }
+
+    /// A static token, a session or a JWT; nothing when it looks like none of them.
+    pub async fn token(&self, token: &str) -> Result<Option<Caller>, Refusal> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(Refusal::Invalid("token is too long"));
+        }
+        if token.starts_with(TOKEN_PREFIX) {
+            return self.static_token(token).map(Some);
+        }
+        if seal::is_ours(token) {
+            let payload = self.sealer.open(Kind::Session, token).ok_or(Refusal::Invalid("token is not valid"))?;
+            return self.sealed(payload).map(Some);
+        }
+        if looks_like_jwt(token) {
+            return self.jwt(token).await.map(Some);
+        }
+        Ok(None)
+    }
+
+    fn static_token(&self, token: &str) -> Result<Caller, Refusal> {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
+        // What the time of this lookup tells is of the hash, from which no token follows.
+        let found = self.tokens.get(&hash).ok_or(Refusal::Invalid("token is not valid"))?;
+        let expires = found.expires.unwrap_or(u64::MAX);
+        if expires <= now() {
+            return Err(Refusal::Invalid("token has expired"));
+        }
+        let who = Identity::new(Source::Token, &*found.name);
+        Ok(Caller::of(&self.policy, Payload { who, proof: Some(fingerprint(&hash)), scope: None, expires }))
+    }
+
+    pub async fn jwt(&self, jwt: &str) -> Result<Caller, Refusal> {
+        match self.issuers.verify(jwt).await {
+            Ok(verified) => Ok(Caller::of(
+                &self.policy,
+                Payload { who: verified.identity, proof: None, scope: None, expires: verified.expires },
+            )),
+            Err(Rejected::Unreachable) => Err(Refusal::Unavailable),
+            Err(rejected) => Err(Refusal::Jwt(rejected)),
+        }
+    }
+
+    /// A token of ours is as good as what it was issued for: when that is withdrawn, so is the token.
+    fn sealed(&self, payload: Payload) -> Result<Caller, Refusal> {
+        if payload.expires <= now() {
+            return Err(Refusal::Invalid("token has expired"));
+        }
+        let stands = match payload.who.source {
+            Source::Anonymous | Source::Cert => true,
+            Source::Oidc => self.issuers.has(&payload.who.name),
+            Source::User => payload.proof.is_some() && self.users.proof(&payload.who.name) == payload.proof,
+            Source::Token => self
+                .tokens
+                .iter()
+                .any(|(hash, token)| token.name == payload.who.name && Some(fingerprint(hash)) == payload.proof),
+        };
+        if stands { Ok(Caller::of(&self.policy, payload)) } else { Err(Refusal::Invalid("token was withdrawn")) }
+    }
+
+    pub fn seal(&self, kind: Kind, payload: &Payload) -> Option<String> {
+        self.sealer.seal(kind, payload)
+    }
+}
+
+/// An `Authorization` header (RFC 9110, section 11.6.2; RFC 7617; RFC 6750).
+#[derive(Debug, PartialEq, Eq)]
+enum Credential {
+    Basic(String, String),
+    Bearer(String),
+}
+
+impl Credential {
+    fn parse(header: &str) -> Option<Credential> {
+        let (scheme, rest) = header.trim().split_once(' ')?;
+        let rest = rest.trim();
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return Some(Credential::Bearer(rest.to_string()));
+        }
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let text = String::from_utf8(BASE64_STANDARD.decode(rest).ok()?).ok()?;
+        let (name, password) = text.split_once(':')?;
+        Some(Credential::Basic(name.to_string(), password.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authorization_header_is_read_in_any_case() {
+        let basic = |header: &str| Credential::parse(header);
+        assert_eq!(basic("Basic YTpiOmM="), Some(Credential::Basic("a".into(), "b:c".into())));
+        assert_eq!(basic("bearer  x.y "), Some(Credential::Bearer("x.y".into())));
+        for bad in ["", "Basic", "Basic !", "Basic YWJj", "Digest a", "Basic gICA"] {
+            assert_eq!(basic(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Where the server stands in a network.
+
+use std::net::IpAddr;
+
+use serde::Deserialize;
+
+/// A range of addresses: `10.0.0.0/8`, `::1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl TryFrom<String> for Network {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Network, Self::Error> {
+        const WHAT: &str = "a network is written 10.0.0.0/8 or fd00::/8, or is one address";
+        let (address, bits) = text.split_once('/').map_or((&*text, None), |(address, bits)| (address, Some(bits)));
+        let address: IpAddr = address.parse().map_err(|_| WHAT)?;
+        let all = if address.is_ipv4() { 32 } else { 128 };
+        let bits = bits.map_or(Ok(all), |bits| bits.parse().map_err(|_| WHAT))?;
+        if bits <= all { Ok(Network { address, bits }) } else { Err(WHAT) }
+    }
+}
+
+impl Network {
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(ours), IpAddr::V4(other)) => {
+                let differ = ours.to_bits() ^ other.to_bits();
+                differ.checked_shr(32 - u32::from(self.bits)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(ours), IpAddr::V6(other)) => {
+                let differ = ours.to_bits() ^ other.to_bits();
+                differ.checked_shr(128 - u32::from(self.bits)).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+/// `http` or `https`, a host, perhaps a port, and nothing behind it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct PublicUrl(String);
+
+impl TryFrom<String> for PublicUrl {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<PublicUrl, Self::Error> {
+        let text = text.trim_end_matches('/');
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or_default();
+        if !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b)) {
+            Ok(PublicUrl(text.to_string()))
+        } else {
+            Err("public_url must be like https://cache.example.com:5000, without a path")
+        }
+    }
+}
+
+impl PublicUrl {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_holds_its_addresses_and_no_others() {
+        for (network, inside, outside) in [
+            ("10.0.0.0/8", "10.255.0.1", "11.0.0.1"),
+            ("192.168.1.7", "192.168.1.7", "192.168.1.6"),
+            ("0.0.0.0/0", "1.2.3.4", "::1"),
+            ("10.0.0.0/8", "::ffff:10.1.1.1", "::ffff:11.1.1.1"),
+            ("fd00::/8", "fd12::1", "fe00::1"),
+            ("::1", "::1", "::2"),
+        ] {
+            let parsed = Network::try_from(network.to_string()).unwrap();
+            assert!(parsed.contains(inside.parse().unwrap()), "{network} {inside}");
+            assert!(!parsed.contains(outside.parse().unwrap()), "{network} {outside}");
+        }
+        for bad in ["10.0.0.0/33", "10.0.0/8", "::/129", "x", "10.0.0.0/", "10.0.0.0/-1"] {
+            assert!(Network::try_from(bad.to_string()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_public_url_is_a_scheme_and_a_host() {
+        for good in ["https://a", "http://a:1", "https://[::1]:5000", "https://cache.example.com/"] {
+            assert!(PublicUrl::try_from(good.to_string()).is_ok(), "{good}");
+        }
+        for bad in ["a", "ftp://a", "https://", "https://a/b", "https://a\"b", "https://u@a"] {
+            assert!(PublicUrl::try_from(bad.to_string()).is_err(), "{bad}");
+        }
+    }
+}

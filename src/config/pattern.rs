@@ -1,0 +1,195 @@
+//! Patterns: `*` stands for any characters but `/`, `**` for any characters.
+
+use serde::Deserialize;
+
+use crate::names::RepoName;
+
+/// A pattern of repository names.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Pattern(String);
+
+impl TryFrom<String> for Pattern {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Pattern, Self::Error> {
+        if !text.is_empty() && text.bytes().all(in_a_pattern) && !text.contains("***") {
+            Ok(Pattern(text))
+        } else {
+            Err("a pattern is a repository name in which `*` and `**` stand for other characters")
+        }
+    }
+}
+
+impl Pattern {
+    pub fn matches(&self, name: &str) -> bool {
+        matches(self.0.as_bytes(), name.as_bytes())
+    }
+}
+
+/// A pattern of any text: a tag, a claim, an identity.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Glob(String);
+
+impl Glob {
+    pub fn matches(&self, text: &str) -> bool {
+        matches(self.0.as_bytes(), text.as_bytes())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Glob {
+    fn from(text: String) -> Glob {
+        Glob(text)
+    }
+}
+
+/// A pattern of repository names with claims in it: `{repository}/**`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Template {
+    pieces: Vec<Piece>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Claim(String),
+}
+
+impl TryFrom<String> for Template {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Template, Self::Error> {
+        let mut pieces = Vec::new();
+        let mut rest = &*text;
+        while let Some((before, behind)) = rest.split_once('{') {
+            let (claim, after) = behind.split_once('}').ok_or("a claim in a pattern is written {claim}")?;
+            if claim.is_empty() {
+                return Err("a claim in a pattern is written {claim}");
+            }
+            pieces.extend([Piece::Text(before.into()), Piece::Claim(claim.into())]);
+            rest = after;
+        }
+        pieces.push(Piece::Text(rest.into()));
+        let template = Template { pieces };
+        // Shows a bad pattern when the configuration is read, whatever the claims will be.
+        template.expand(|_| Some("x")).ok_or("a pattern is a repository name with `*`, `**` and {claim} in it")?;
+        Ok(template)
+    }
+}
+
+impl Template {
+    /// The pattern for a caller with these claims: nothing when one is missing or could not be part of a name. Upper case
+    /// becomes lower case, since names have no other; so a claim never brings in a star.
+    pub fn expand<'c>(&self, claim: impl Fn(&str) -> Option<&'c str>) -> Option<Pattern> {
+        let mut text = String::new();
+        for piece in &self.pieces {
+            match piece {
+                Piece::Text(literal) => text.push_str(literal),
+                Piece::Claim(name) => text.push_str(&claim(name)?.to_lowercase().parse::<RepoName>().ok()?),
+            }
+        }
+        Pattern::try_from(text).ok()
+    }
+
+    /// The claims that it looks at.
+    pub fn claims(&self) -> impl Iterator<Item = &str> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Claim(name) => Some(&**name),
+            Piece::Text(_) => None,
+        })
+    }
+}
+
+fn in_a_pattern(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"*/._-".contains(&byte)
+}
+
+/// Matches the whole of `text`. The last star of each kind is where to go on after a mismatch: an earlier one of the same
+/// kind need not be tried again, for the later one can take whatever it would have left.
+fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    // What follows the star in the pattern, and where it goes on in the text.
+    let mut one: Option<(usize, usize)> = None;
+    let mut any: Option<(usize, usize)> = None;
+    let (mut p, mut t) = (0, 0);
+    loop {
+        if pattern[p..].starts_with(b"**") {
+            p += 2;
+            (one, any) = (None, Some((p, t)));
+        } else if pattern.get(p) == Some(&b'*') {
+            p += 1;
+            one = Some((p, t));
+        } else if p < pattern.len() && pattern.get(p) == text.get(t) {
+            p += 1;
+            t += 1;
+        } else if p == pattern.len() && t == text.len() {
+            return true;
+        } else if let Some((behind, at)) = one.filter(|(_, at)| text.get(*at).is_some_and(|byte| *byte != b'/')) {
+            (p, t) = (behind, at + 1);
+            one = Some((behind, t));
+        } else if let Some((behind, at)) = any.filter(|(_, at)| *at < text.len()) {
+            (p, t) = (behind, at + 1);
+            (one, any) = (None, Some((behind, t)));
+        } else {
+            return false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn patterns_match_whole_names() {
+        let matches = |pattern: &str, name: &str| Pattern::try_from(pattern.to_string()).unwrap().matches(name);
+        assert!(matches("team/*", "team/app"));
+        assert!(!matches("team/*", "team/app/cache"));
+        assert!(matches("team/**", "team/app/cache"));
+        assert!(matches("**/cache", "a/b/cache"));
+        assert!(matches("**", "a"));
+        assert!(matches("a*c", "abc") && matches("a*c", "ac") && !matches("a*c", "ab"));
+        assert!(!matches("app", "app2") && matches("app", "app"));
+    }
+
+    #[test]
+    fn a_template_takes_one_claim_and_no_star_from_it() {
+        let template = Template::try_from("{repository}/**".to_string()).unwrap();
+        let expand = |value: &'static str| template.expand(|name| (name == "repository").then_some(value));
+        let pattern = expand("Org/App").unwrap();
+        assert!(pattern.matches("org/app/cache") && !pattern.matches("org/app2/cache") && !pattern.matches("org/app"));
+        for bad in ["**", "org/*", "../x", "", "org/app/", "é"] {
+            assert_eq!(expand(bad), None, "{bad}");
+        }
+        assert_eq!(template.expand(|_| None), None);
+        for bad in ["{", "{}", "a{b", "A/**", "{a}***"] {
+            assert!(Template::try_from(bad.to_string()).is_err(), "{bad}");
+        }
+    }
+
+    /// Says the same by trying everything.
+    fn slowly(pattern: &[u8], text: &[u8]) -> bool {
+        match pattern {
+            [] => text.is_empty(),
+            [b'*', b'*', rest @ ..] => (0..=text.len()).any(|at| slowly(rest, &text[at..])),
+            [b'*', rest @ ..] => {
+                let reach = text.iter().position(|byte| *byte == b'/').unwrap_or(text.len());
+                (0..=reach).any(|at| slowly(rest, &text[at..]))
+            }
+            [first, rest @ ..] => text.first() == Some(first) && slowly(rest, &text[1..]),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_match_is_what_trying_everything_finds(pattern in r"(a|b|/|\*|\*\*){0,8}", text in "[ab/]{0,10}") {
+            prop_assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), slowly(pattern.as_bytes(), text.as_bytes()));
+        }
+    }
+}

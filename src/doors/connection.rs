@@ -1,0 +1,182 @@
+//! One connection: its handshake, its version of HTTP, and its bounds.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::Watcher;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::Front;
+use super::who::Peer;
+use crate::auth::Certificate;
+
+/// Silence after which a peer is asked whether it is still there.
+pub const PROBE_AFTER: Duration = Duration::from_secs(60);
+/// For its answer, on HTTP/2.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a TLS handshake: two round trips.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes read ahead on a connection.
+const READ_BYTES_MAX: usize = 512 << 10;
+/// Head of a request: those of builders have a few kilobytes, most of it a token. What has come of it is in memory.
+const HEAD_BYTES_MAX: usize = 96 << 10;
+/// Requests at once on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 256;
+/// Bytes of answers that wait for one HTTP/2 stream.
+const SEND_BYTES_MAX: usize = 512 << 10;
+
+pub type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// Speaks HTTP/1.1. HTTP/2 comes with TLS, which tells the version beforehand; to find it out from the first bytes has no
+/// timer.
+pub async fn plain(stream: TcpStream, from: IpAddr, front: Front, keep_alive: Duration, watcher: Watcher) -> Ended {
+    let peer = Arc::new(Peer { address: Some(from), secure: false, certificate: None });
+    http1(stream, Answering { front, peer }, keep_alive, watcher).await
+}
+
+/// Shakes hands, then speaks the version of HTTP that was agreed on (RFC 7301).
+pub async fn secure(
+    stream: TcpStream,
+    from: IpAddr,
+    tls: Arc<rustls::ServerConfig>,
+    front: Front,
+    keep_alive: Duration,
+    watcher: Watcher,
+) -> Ended {
+    let shaking = tokio_rustls::TlsAcceptor::from(tls).accept(stream);
+    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaking).await??;
+    let (_, session) = stream.get_ref();
+    let certificate = session.peer_certificates().and_then(|chain| Certificate::read(chain.first()?));
+    let second = session.alpn_protocol() == Some(b"h2");
+    let peer = Arc::new(Peer { address: Some(from), secure: true, certificate });
+    let answering = Answering { front, peer };
+    if second {
+        http2(stream, answering, keep_alive, watcher).await
+    } else {
+        http1(stream, answering, keep_alive, watcher).await
+    }
+}
+
+async fn http1<I>(stream: I, answering: Answering, keep_alive: Duration, watcher: Watcher) -> Ended
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = http1::Builder::new();
+    // The timer runs from the end of the last answer: it bounds idle connections as well as slow heads.
+    builder.timer(TokioTimer::new()).header_read_timeout(keep_alive);
+    builder.max_buf_size(READ_BYTES_MAX).max_header_size(HEAD_BYTES_MAX);
+    let service = service_fn(move |request| answering.answer(request).map(Ok::<_, Infallible>));
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    Ok(watcher.watch(connection).await?)
+}
+
+async fn http2<I>(stream: I, answering: Answering, keep_alive: Duration, watcher: Watcher) -> Ended
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(READ_BYTES_MAX as u32)
+        .initial_connection_window_size(2 * READ_BYTES_MAX as u32)
+        .max_send_buf_size(SEND_BYTES_MAX)
+        .keep_alive_interval(PROBE_AFTER)
+        .keep_alive_timeout(PROBE_TIMEOUT);
+    let activity = Arc::new(Activity { requests: watch::Sender::new(0) });
+    let counted = Counted { answering, activity: activity.clone() };
+    let connection = watcher.watch(builder.serve_connection(TokioIo::new(stream), counted));
+    tokio::select! {
+        ended = connection => Ok(ended?),
+        // This version has no timer for peers that are there and silent. Nothing is under way that could be cut.
+        () = activity.idle(keep_alive) => Ok(()),
+    }
+}
+
+/// The front, told on which connection a request came.
+#[derive(Clone)]
+struct Answering {
+    front: Front,
+    peer: Arc<Peer>,
+}
+
+impl Answering {
+    fn answer(&self, mut request: http::Request<Incoming>) -> impl Future<Output = Response> + Send + use<> {
+        request.extensions_mut().insert(self.peer.clone());
+        self.front.answer(request.map(Body::new))
+    }
+}
+
+/// The same as a service that keeps count of what is under way.
+struct Counted {
+    answering: Answering,
+    activity: Arc<Activity>,
+}
+
+impl Service<http::Request<Incoming>> for Counted {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn call(&self, request: http::Request<Incoming>) -> Self::Future {
+        let under_way = UnderWay::begin(&self.activity);
+        let answer = self.answering.answer(request);
+        Box::pin(async move {
+            let held = move |frame| {
+                // Until the last byte has gone, or nobody wants it any more.
+                let _ = &under_way;
+                frame
+            };
+            Ok(answer.await.map(|body| Body::new(body.map_frame(held))))
+        })
+    }
+}
+
+/// How many requests are under way on a connection.
+struct Activity {
+    requests: watch::Sender<usize>,
+}
+
+impl Activity {
+    /// Resolves when nothing has been under way for so long.
+    async fn idle(&self, span: Duration) {
+        let mut requests = self.requests.subscribe();
+        while requests.wait_for(|requests| *requests == 0).await.is_ok() {
+            if tokio::time::timeout(span, requests.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+struct UnderWay {
+    activity: Arc<Activity>,
+}
+
+impl UnderWay {
+    fn begin(activity: &Arc<Activity>) -> UnderWay {
+        activity.requests.send_modify(|requests| *requests += 1);
+        UnderWay { activity: activity.clone() }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.activity.requests.send_modify(|requests| *requests = requests.saturating_sub(1));
+    }
+}

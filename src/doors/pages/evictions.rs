@@ -1,0 +1,69 @@
+//! What was let go, and why.
+
+use jiff::Timestamp;
+use maud::{Markup, html};
+use serde::Serialize;
+
+use super::super::Doors;
+use super::sight::Sight;
+use super::{Page, frame, show};
+use crate::metrics::recent::Eviction;
+use crate::names::{RepoName, Tag};
+
+/// Rows on the page.
+const ROWS: usize = 500;
+
+#[derive(Serialize)]
+pub struct Evictions {
+    now: Timestamp,
+    /// Of this server, since then.
+    began: Timestamp,
+    /// The newest first.
+    evictions: Vec<Eviction>,
+}
+
+pub fn gather(doors: &Doors, sight: &Sight<'_>) -> Evictions {
+    let began = doors.metrics.recent.began;
+    Evictions { now: Timestamp::now(), began, evictions: seen(doors, sight, ROWS) }
+}
+
+/// The last evictions that the caller may see.
+pub fn seen(doors: &Doors, sight: &Sight<'_>, most: usize) -> Vec<Eviction> {
+    let seen = |eviction: &Eviction| match (eviction.repo.parse::<RepoName>(), eviction.tag.parse::<Tag>()) {
+        (Ok(repo), Ok(tag)) => sight.sees_tag(&eviction.tenant, &repo, &tag),
+        _ => false,
+    };
+    doors.metrics.recent.evictions().into_iter().filter(seen).take(most).collect()
+}
+
+impl Page for Evictions {
+    fn title(&self) -> String {
+        "Evictions".to_string()
+    }
+
+    fn body(&self) -> Markup {
+        html! {
+            p {
+                "What the collector of this server has let go by a rule or to make room, since the server began "
+                (show::ago(self.began, self.now)) ". What nothing named any more is not among it."
+            }
+            (table(&self.evictions, self.now))
+        }
+    }
+}
+
+pub fn table(evictions: &[Eviction], now: Timestamp) -> Markup {
+    let row = |eviction: &Eviction| {
+        html! {
+            td { (show::ago(eviction.at, now)) }
+            th scope="row" { (eviction.repo) ":" (eviction.tag) }
+            td {
+                @if let Some(layer) = &eviction.layer { "layer " code { (show::short(layer)) } } @else { "the tag" }
+            }
+            td.number { @if eviction.bytes > 0 { (show::bytes(eviction.bytes)) } @else { "–" } }
+            td { (eviction.reason) }
+        }
+    };
+    let rows: Vec<Markup> = evictions.iter().map(row).collect();
+    frame::table("Evictions", &["When", "Of", "What", "Size", "Why"], &rows)
+}

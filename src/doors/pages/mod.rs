@@ -1,0 +1,199 @@
+//! Pages for people: what is stored, what happens, what went and why. Rendered here, without a script.
+//!
+//! Each page is a value first, then HTML or JSON: as `Accept` asks, and always JSON below `/api/`.
+//!
+//! Invariant: no page lists the store. They show what memory has, with its age; but for the page of a tag, which reads
+//! what an import of it would read.
+//! Invariant: what a caller may see is decided by [`Sight`] and nowhere else.
+
+mod evictions;
+mod frame;
+mod graph;
+mod history;
+mod overview;
+mod repos;
+mod show;
+mod sight;
+mod tag;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::{Path, Query, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::StatusCode;
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY, VARY,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use maud::Markup;
+use serde::Serialize;
+
+use super::Doors;
+use sight::Sight;
+
+/// Nothing is loaded but our own style sheet, nothing runs, and no other site shows a page in a frame of its own.
+const POLICY: &str = "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; \
+                      frame-ancestors 'none'";
+const STYLE: &str = include_str!("style.css");
+
+/// All that is here.
+pub fn routes() -> Router<Doors> {
+    Router::new()
+        .route("/", get(overview))
+        .route("/repositories", get(repositories))
+        .route("/repo/{*name}", get(repository))
+        .route("/evictions", get(evicted))
+        .route("/style.css", get(style))
+        .route("/api/overview", get(overview))
+        .route("/api/repositories", get(repositories))
+        .route("/api/repo/{*name}", get(repository))
+        .route("/api/evictions", get(evicted))
+}
+
+/// Whether a path is that of a page, for metrics.
+pub fn is_page(path: &str) -> bool {
+    matches!(path, "/" | "/repositories" | "/evictions" | "/style.css") || path.starts_with("/repo/")
+}
+
+async fn overview(State(doors): State<Doors>, request: Request) -> Response {
+    let request = request.map(drop);
+    let page = Asked::of(&request);
+    page.reply(Sight::of(&doors, &request).await.map(|sight| overview::gather(&doors, &sight)))
+}
+
+async fn repositories(State(doors): State<Doors>, Query(wanted): Query<repos::Wanted>, request: Request) -> Response {
+    let request = request.map(drop);
+    let page = Asked::of(&request);
+    page.reply(Sight::of(&doors, &request).await.map(|sight| repos::list(&doors, &sight, wanted)))
+}
+
+/// A repository, or a tag of it: `app`, `app:cache`.
+async fn repository(
+    State(doors): State<Doors>,
+    Path(name): Path<String>,
+    Query(wanted): Query<repos::Wanted>,
+    request: Request,
+) -> Response {
+    let request = request.map(drop);
+    let page = Asked::of(&request);
+    let sight = match Sight::of(&doors, &request).await {
+        Ok(sight) => sight,
+        Err(refusal) => return page.refuse(refusal),
+    };
+    match name.split_once(':') {
+        Some((repo, tag)) => page.reply(tag::gather(&doors, &sight, repo, tag).await),
+        None => page.reply(repos::one(&doors, &sight, &name, wanted)),
+    }
+}
+
+async fn evicted(State(doors): State<Doors>, request: Request) -> Response {
+    let request = request.map(drop);
+    let page = Asked::of(&request);
+    page.reply(Sight::of(&doors, &request).await.map(|sight| evictions::gather(&doors, &sight)))
+}
+
+async fn style() -> Response {
+    let headers = [
+        (CONTENT_TYPE, "text/css; charset=utf-8"),
+        (CACHE_CONTROL, "max-age=300"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, STYLE).into_response()
+}
+
+/// Why there is no page.
+pub struct Refusal {
+    status: StatusCode,
+    why: String,
+    /// How to come again with credentials.
+    challenge: Option<HeaderValue>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, why: impl ToString) -> Refusal {
+        Refusal { status, why: why.to_string(), challenge: None }
+    }
+
+    fn unknown(what: impl std::fmt::Display) -> Refusal {
+        Refusal::new(StatusCode::NOT_FOUND, format!("{what} is unknown"))
+    }
+}
+
+/// A page as a value, and how people see it.
+trait Page: Serialize {
+    fn title(&self) -> String;
+    fn body(&self) -> Markup;
+}
+
+/// How an answer is wanted.
+struct Asked {
+    json: bool,
+}
+
+impl Asked {
+    fn of(request: &http::Request<()>) -> Asked {
+        let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+        let json = accept.find("application/json");
+        let html = accept.find("text/html");
+        // Whatever is named first: nobody who wants JSON names HTML, too.
+        let preferred = json.is_some_and(|json| html.is_none_or(|html| json < html));
+        Asked { json: preferred || request.uri().path().starts_with("/api/") }
+    }
+
+    fn reply(&self, page: Result<impl Page, Refusal>) -> Response {
+        match page {
+            Ok(page) if self.json => guarded(Json(page).into_response()),
+            Ok(page) => guarded(html(frame::page(&page.title(), &page.body()))),
+            Err(refusal) => self.refuse(refusal),
+        }
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Response {
+        let mut response = match self.json {
+            true => super::admin::refuse(refusal.status, &refusal.why),
+            false => html(frame::page("No page", &frame::refused(&refusal.why))),
+        };
+        *response.status_mut() = refusal.status;
+        if let Some(challenge) = refusal.challenge {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        }
+        guarded(response)
+    }
+}
+
+fn html(page: Markup) -> Response {
+    ([(CONTENT_TYPE, "text/html; charset=utf-8")], page.into_string()).into_response()
+}
+
+fn guarded(mut response: Response) -> Response {
+    const HEADERS: [(HeaderName, &str); 6] = [
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CACHE_CONTROL, "no-store"),
+        (VARY, "accept"),
+    ];
+    for (name, value) in HEADERS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_get_json_and_browsers_get_pages() {
+        let json = |path: &str, accept: &str| {
+            Asked::of(&http::Request::get(path).header(ACCEPT, accept).body(()).unwrap()).json
+        };
+        assert!(!json("/", "text/html,application/xhtml+xml,*/*;q=0.8"));
+        assert!(!json("/", "*/*"));
+        assert!(json("/", "application/json"));
+        assert!(json("/", "application/json, text/html;q=0.1"));
+        assert!(json("/api/overview", "text/html"));
+    }
+}

@@ -1,0 +1,267 @@
+//! The first page: what is stored, what happens, what it saves.
+
+use jiff::Timestamp;
+use maud::{Markup, html};
+use serde::Serialize;
+
+use super::super::Doors;
+use super::repos::{self, RepoRow, TagRow};
+use super::sight::Sight;
+use super::{Page, frame, history, show};
+use crate::metrics::recent::{Deed, Event, Eviction, Step};
+use crate::metrics::tenant::Reading;
+use crate::names::Tenant;
+
+/// Rows of each kind. All there is, other pages have.
+const ROWS: usize = 12;
+
+#[derive(Serialize)]
+pub struct Overview {
+    version: &'static str,
+    /// When this server began: counters and what happened are since then.
+    began: Timestamp,
+    now: Timestamp,
+    /// For who may administer.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    whole: Option<Whole>,
+    /// The largest.
+    repositories: Vec<RepoRow>,
+    repositories_in_all: usize,
+    /// The last pushed or used.
+    tags: Vec<TagRow>,
+    tags_in_all: usize,
+    /// The newest first.
+    events: Vec<Event>,
+    evictions: Vec<Eviction>,
+}
+
+/// What concerns all tenants and the server.
+#[derive(Serialize)]
+struct Whole {
+    tenants: Vec<TenantRow>,
+    history: Vec<Step>,
+    so_far: Reading,
+    hot: Hot,
+    requests_in_flight: i64,
+    collector: Collector,
+}
+
+#[derive(Serialize)]
+struct TenantRow {
+    tenant: Tenant,
+    repositories: u64,
+    tags: u64,
+    bytes: u64,
+    /// What its tags would take if nothing were shared.
+    named_bytes: u64,
+    condemned_bytes: u64,
+    /// On their way, in bytes.
+    arriving: u64,
+    quota: Option<QuotaShown>,
+    /// When it was last counted in full.
+    counted: Option<Timestamp>,
+}
+
+#[derive(Serialize)]
+struct QuotaShown {
+    max: u64,
+    high: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Hot {
+    bytes: i64,
+    limit: i64,
+}
+
+#[derive(Serialize)]
+struct Collector {
+    running: bool,
+    last: Option<Timestamp>,
+    /// What the last collection deleted and condemned, in bytes.
+    deleted_bytes: u64,
+    condemned_bytes: u64,
+    skipped: Option<String>,
+}
+
+pub fn gather(doors: &Doors, sight: &Sight<'_>) -> Overview {
+    let now = Timestamp::now();
+    let found = repos::gather(doors, sight, &|_, _| true, ROWS);
+    Overview {
+        version: env!("CARGO_PKG_VERSION"),
+        began: doors.metrics.recent.began,
+        now,
+        whole: sight.is_whole().then(|| Whole::gather(doors, sight, now)),
+        repositories: found.repositories,
+        repositories_in_all: found.repositories_in_all,
+        tags: found.tags,
+        tags_in_all: found.tags_in_all,
+        events: seen_events(doors, sight),
+        evictions: super::evictions::seen(doors, sight, ROWS),
+    }
+}
+
+impl Whole {
+    fn gather(doors: &Doors, sight: &Sight<'_>, now: Timestamp) -> Whole {
+        let metrics = &doors.metrics;
+        let so_far = sight.tenants().iter().map(|tenant| metrics.tenants.of(tenant).reading());
+        let last = doors.collector.last();
+        Whole {
+            tenants: sight.tenants().iter().map(|tenant| tenant_row(doors, tenant)).collect(),
+            history: metrics.recent.history(&metrics.tenants, |tenant| sight.tenants().contains(tenant), now),
+            so_far: so_far.fold(Reading::default(), |sum, reading| sum.plus(&reading)),
+            hot: Hot { bytes: metrics.hot_bytes.get(), limit: metrics.hot_limit_bytes.get() },
+            requests_in_flight: metrics.requests_in_flight.get(),
+            collector: Collector {
+                running: metrics.collecting.get() > 0,
+                last: last.as_ref().and_then(|last| last.began),
+                deleted_bytes: last.as_ref().map_or(0, |last| last.deleted.bytes),
+                condemned_bytes: last.as_ref().map_or(0, |last| last.condemned.bytes),
+                skipped: last.and_then(|last| last.skipped),
+            },
+        }
+    }
+}
+
+fn seen_events(doors: &Doors, sight: &Sight<'_>) -> Vec<Event> {
+    let seen = |event: &Event| match &event.tag {
+        Some(tag) => sight.sees_tag(&event.tenant, &event.repo, tag),
+        None => sight.sees(&event.tenant, &event.repo),
+    };
+    doors.metrics.recent.events().into_iter().filter(seen).take(ROWS).collect()
+}
+
+fn tenant_row(doors: &Doors, tenant: &Tenant) -> TenantRow {
+    let account = doors.store.usage().account(tenant);
+    let quota = doors.config.quota(tenant);
+    // As the stock has it, which knows what has come since the last count.
+    let (repositories, tags) = doors
+        .store
+        .stock()
+        .look(tenant, |repos| (repos.len() as u64, repos.values().map(|tags| tags.len() as u64).sum()));
+    let counted = account.counted();
+    TenantRow {
+        tenant: tenant.clone(),
+        repositories,
+        tags,
+        bytes: account.stored(),
+        named_bytes: counted.map_or(0, |(_, named)| named),
+        condemned_bytes: account.stored() - account.live(),
+        arriving: account.arriving(),
+        quota: quota.max.map(|max| QuotaShown { max, high: quota.high }),
+        counted: counted.map(|(at, _)| at),
+    }
+}
+
+impl Page for Overview {
+    fn title(&self) -> String {
+        "Overview".to_string()
+    }
+
+    fn body(&self) -> Markup {
+        html! {
+            @if let Some(whole) = &self.whole {
+                (whole.facts(self.tags_in_all))
+                p.note { "Counted by this server since its start, " (show::ago(self.began, self.now)) "." }
+                h2 { "Hits over time" }
+                (history::picture(&whole.history, self.now))
+                h2 { "Now" }
+                (whole.state(self.now))
+            }
+            h2 { "Imports and exports" }
+            (frame::table("Imports and exports", &["What", "When", "Took", "Where"], &self.events()))
+            @if let Some(whole) = &self.whole {
+                h2 { "Tenants" }
+                (whole.tenants(self.now))
+            }
+            h2 { "Largest repositories" }
+            (repos::repo_table(&self.repositories, self.now))
+            @if self.repositories_in_all > self.repositories.len() {
+                p { a href="/repositories" { "All " (self.repositories_in_all) " repositories" } }
+            }
+            h2 { "Last used tags" }
+            (repos::tag_table(&self.tags, self.now))
+            h2 { "Last evictions" }
+            (super::evictions::table(&self.evictions, self.now))
+            @if !self.evictions.is_empty() { p { a href="/evictions" { "More evictions" } } }
+        }
+    }
+}
+
+fn fact(name: &str, value: &str, about: &str) -> Markup {
+    html! { div { dt { (name) } dd { strong { (value) } " " span.note { (about) } } } }
+}
+
+impl Overview {
+    fn events(&self) -> Vec<Markup> {
+        let row = |event: &Event| {
+            html! {
+                td { @match event.deed { Deed::Import => "import", Deed::Export => "export" } }
+                td { (show::ago(event.at, self.now)) }
+                td.number { @if let Some(seconds) = event.seconds { (format!("{seconds:.1} s")) } @else { "–" } }
+                th scope="row" { (repos::link(&event.repo, event.tag.as_ref())) }
+            }
+        };
+        self.events.iter().map(row).collect()
+    }
+}
+
+impl Whole {
+    fn facts(&self, tags: usize) -> Markup {
+        let bytes: u64 = self.tenants.iter().map(|tenant| tenant.bytes).sum();
+        let named: u64 = self.tenants.iter().map(|tenant| tenant.named_bytes).sum();
+        let (so_far, served): (&Reading, u64) = (&self.so_far, self.so_far.served.iter().sum());
+        let hits = so_far.hit_percent().map_or("–".to_string(), |percent| format!("{percent:.0} %"));
+        let hot = format!("{} % from memory", show::percent(so_far.served[0], served));
+        html! {
+            dl.facts {
+                (fact("Stored", &show::bytes(bytes), &format!("in {tags} tags")))
+                (fact("Saved by sharing", &show::bytes(named.saturating_sub(bytes)), "as last counted"))
+                (fact("Not sent again", &show::bytes(so_far.saved), "by clients that asked first"))
+                (fact("Hits", &hits, "of all that was asked for"))
+                (fact("Served", &show::bytes(served), &hot))
+                (fact("Imports", &so_far.imports.to_string(), &format!("and {} exports", so_far.exports)))
+            }
+        }
+    }
+
+    fn state(&self, now: Timestamp) -> Markup {
+        let (held, limit) = (self.hot.bytes.max(0) as u64, self.hot.limit.max(0) as u64);
+        let arriving: u64 = self.tenants.iter().map(|tenant| tenant.arriving).sum();
+        let collector = &self.collector;
+        html! {
+            ul.state {
+                li { (show::meter(held, limit, "in the hot layer")) }
+                li { (self.requests_in_flight) " requests are being answered, " (show::bytes(arriving)) " are being uploaded." }
+                li {
+                    @match (&collector.skipped, collector.last) {
+                        (Some(why), _) => { "Nothing is collected: " (why) "." },
+                        (None, _) if collector.running => { "The collector is at work." },
+                        (None, Some(at)) => {
+                            "Collected " (show::ago(at, now)) ": " (show::bytes(collector.deleted_bytes)) " deleted, "
+                            (show::bytes(collector.condemned_bytes)) " condemned."
+                        },
+                        (None, None) => { "Nothing has been collected yet." },
+                    }
+                }
+            }
+        }
+    }
+
+    fn tenants(&self, now: Timestamp) -> Markup {
+        let row = |row: &TenantRow| {
+            html! {
+                th scope="row" { a href=(format!("/repositories?tenant={}", row.tenant)) { (row.tenant) } }
+                td.number { (show::bytes(row.bytes)) }
+                td.number { @if row.counted.is_some() { (show::bytes(row.named_bytes)) } @else { "–" } }
+                td.number { (row.repositories) }
+                td.number { (row.tags) }
+                td { @if let Some(quota) = &row.quota { (show::meter(row.bytes, quota.max, "")) } @else { "none" } }
+                td { @if let Some(at) = row.counted { (show::ago(at, now)) } @else { "not yet" } }
+            }
+        };
+        let rows: Vec<Markup> = self.tenants.iter().map(row).collect();
+        let columns = ["Tenant", "Stored", "Without sharing", "Repositories", "Tags", "Quota", "Counted"];
+        frame::table("Tenants", &columns, &rows)
+    }
+}

@@ -1,0 +1,318 @@
+//! Repositories and tags: lists, search, and one repository with its tags.
+
+use std::cmp::Reverse;
+
+use jiff::Timestamp;
+use maud::{Markup, html};
+use serde::{Deserialize, Serialize};
+
+use super::super::Doors;
+use super::sight::Sight;
+use super::{Page, Refusal, frame, show};
+use crate::buildkit::IMPORT_LIMIT_BYTES;
+use crate::names::{RepoName, Tag, Tenant};
+use crate::store::stock::TagEntry;
+
+/// Rows on one page of a list.
+const PAGE: usize = 100;
+
+/// What a list is to show.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Wanted {
+    /// Part of the name of a repository or of a tag.
+    q: String,
+    tenant: String,
+    /// The first row, of those that fit.
+    from: usize,
+}
+
+/// One repository.
+#[derive(Clone, Debug, Serialize)]
+pub struct RepoRow {
+    pub tenant: Tenant,
+    pub repo: RepoName,
+    pub tags: u64,
+    /// Bytes of the blobs that it names, each counted once, when it has been counted; other repositories may name them
+    /// too.
+    pub bytes: Option<u64>,
+    /// The same, each tag counted by itself.
+    pub named_bytes: u64,
+    pub last: Timestamp,
+}
+
+/// One tag.
+#[derive(Clone, Debug, Serialize)]
+pub struct TagRow {
+    pub tenant: Tenant,
+    pub repo: RepoName,
+    pub tag: Tag,
+    #[serde(flatten)]
+    pub known: TagEntry,
+}
+
+/// What of the stock was wanted, and how much of it there is.
+#[derive(Default)]
+pub struct Found {
+    pub repositories: Vec<RepoRow>,
+    pub repositories_in_all: usize,
+    pub tags: Vec<TagRow>,
+    pub tags_in_all: usize,
+}
+
+/// The largest repositories and the last used tags of those that the caller sees and `fits` takes, of each so many.
+pub fn gather(doors: &Doors, sight: &Sight<'_>, fits: &dyn Fn(&RepoName, Option<&Tag>) -> bool, most: usize) -> Found {
+    let mut found = Found::default();
+    // What is shown is copied, nothing else: there may be tens of thousands.
+    for tenant in sight.tenants() {
+        doors.store.stock().look(tenant, |repos| {
+            for (repo, tags) in repos.iter().filter(|(repo, _)| sight.sees(tenant, repo)) {
+                let seen: Vec<(&Tag, &TagEntry)> =
+                    tags.iter().filter(|(tag, _)| sight.sees_tag(tenant, repo, tag)).collect();
+                if fits(repo, None) && !seen.is_empty() {
+                    found.repositories.push(row(tenant, repo, &seen));
+                }
+                for (tag, known) in seen.into_iter().filter(|(tag, _)| fits(repo, Some(tag))) {
+                    found.tags_in_all += 1;
+                    keep_last(&mut found.tags, most, tenant, repo, tag, known);
+                }
+            }
+        });
+    }
+    found.repositories_in_all = found.repositories.len();
+    found.repositories.sort_by_key(|row| Reverse(row.named_bytes));
+    found.repositories.truncate(most);
+    for row in &mut found.repositories {
+        row.bytes = doors.store.usage().account(&row.tenant).counted_repo(&row.repo).map(|counted| counted.bytes);
+    }
+    found.tags.sort_by_key(|row| Reverse(row.known.last()));
+    found.tags.truncate(most);
+    found
+}
+
+/// Keeps the newest rows, in any order, and somewhat more than `most`.
+fn keep_last(rows: &mut Vec<TagRow>, most: usize, tenant: &Tenant, repo: &RepoName, tag: &Tag, known: &TagEntry) {
+    if rows.len() >= most * 2 {
+        rows.sort_by_key(|row| Reverse(row.known.last()));
+        rows.truncate(most);
+    }
+    if rows.len() < most || rows[..most].iter().any(|row| row.known.last() < known.last()) {
+        let (tenant, repo, tag) = (tenant.clone(), repo.clone(), tag.clone());
+        rows.push(TagRow { tenant, repo, tag, known: known.clone() });
+    }
+}
+
+fn row(tenant: &Tenant, repo: &RepoName, tags: &[(&Tag, &TagEntry)]) -> RepoRow {
+    RepoRow {
+        tenant: tenant.clone(),
+        repo: repo.clone(),
+        tags: tags.len() as u64,
+        bytes: None,
+        named_bytes: tags.iter().map(|(_, known)| known.bytes).sum(),
+        last: tags.iter().map(|(_, known)| known.last()).max().unwrap_or_default(),
+    }
+}
+
+/// Repositories, and the tags that a search finds.
+#[derive(Serialize)]
+pub struct List {
+    now: Timestamp,
+    query: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<Tenant>,
+    repositories: Vec<RepoRow>,
+    from: usize,
+    repositories_in_all: usize,
+    tags: Vec<TagRow>,
+    tags_in_all: usize,
+}
+
+pub fn list(doors: &Doors, sight: &Sight<'_>, wanted: Wanted) -> List {
+    let query = wanted.q.trim().to_string();
+    let tenant: Option<Tenant> = wanted.tenant.parse().ok().filter(|tenant| sight.tenants().contains(tenant));
+    let only = tenant.as_ref();
+    let from = wanted.from.min(crate::store::stock::TAGS_MAX);
+    let fits = |repo: &RepoName, tag: Option<&Tag>| match tag {
+        None => repo.contains(&*query),
+        // Without a search tags are found in their repositories.
+        Some(tag) => !query.is_empty() && (tag.contains(&*query) || format!("{repo}:{tag}").contains(&*query)),
+    };
+    let mut found = gather(doors, &sight.narrowed(only), &fits, from + PAGE);
+    found.tags.truncate(PAGE);
+    List {
+        now: Timestamp::now(),
+        query,
+        repositories: found.repositories.split_off(from.min(found.repositories.len())),
+        from,
+        repositories_in_all: found.repositories_in_all,
+        tags: found.tags,
+        tags_in_all: found.tags_in_all,
+        tenant,
+    }
+}
+
+impl Page for List {
+    fn title(&self) -> String {
+        match (&self.tenant, &*self.query) {
+            (None, "") => "Repositories".to_string(),
+            (Some(tenant), "") => format!("Repositories of {tenant}"),
+            (_, query) => format!("Search for {query}"),
+        }
+    }
+
+    fn body(&self) -> Markup {
+        let to = self.from + self.repositories.len();
+        let more = (to < self.repositories_in_all).then_some(to);
+        html! {
+            @if !self.query.is_empty() {
+                h2 { "Tags" }
+                (tag_table(&self.tags, self.now))
+                @if self.tags_in_all > self.tags.len() { p.note { "The last used of " (self.tags_in_all) "." } }
+                h2 { "Repositories" }
+            }
+            (repo_table(&self.repositories, self.now))
+            (pages(self.from, more, self.repositories_in_all, &|from| {
+                let tenant = self.tenant.as_ref().map_or("", |tenant| tenant);
+                address("/repositories", &[("q", &self.query), ("tenant", tenant), ("from", &from.to_string())])
+            }))
+        }
+    }
+}
+
+fn address(path: &str, parts: &[(&str, &str)]) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(parts.iter().filter(|(_, value)| !value.is_empty()));
+    format!("{path}?{}", query.finish())
+}
+
+/// Where in a list this is, and the ways on and back.
+fn pages(from: usize, next: Option<usize>, all: usize, to: &dyn Fn(usize) -> String) -> Markup {
+    html! {
+        @if from > 0 || next.is_some() {
+            nav.pages aria-label="More of the list" {
+                @if from > 0 { a href=(to(from.saturating_sub(PAGE))) { "Back" } }
+                span { "from " (from + 1) " of " (all) }
+                @if let Some(next) = next { a href=(to(next)) { "On" } }
+            }
+        }
+    }
+}
+
+/// One repository.
+#[derive(Serialize)]
+pub struct Repository {
+    now: Timestamp,
+    tenant: Tenant,
+    repo: RepoName,
+    /// As of the last count.
+    bytes: Option<u64>,
+    manifests: Option<u64>,
+    /// When it was counted.
+    counted: Option<Timestamp>,
+    tags_in_all: usize,
+    from: usize,
+    /// The last used first.
+    tags: Vec<TagRow>,
+}
+
+pub fn one(doors: &Doors, sight: &Sight<'_>, name: &str, wanted: Wanted) -> Result<Repository, Refusal> {
+    let repo: RepoName = name.parse().map_err(|_| Refusal::unknown(name))?;
+    let tenant = sight.tenant_of(&repo)?;
+    let tags = doors.store.stock().look(&tenant, |repos| repos.get(&repo).cloned());
+    let tags = tags.ok_or_else(|| Refusal::unknown(&repo))?;
+    let mut tags: Vec<TagRow> = tags
+        .into_iter()
+        .filter(|(tag, _)| sight.sees_tag(&tenant, &repo, tag))
+        .map(|(tag, known)| TagRow { tenant: tenant.clone(), repo: repo.clone(), tag, known })
+        .collect();
+    tags.sort_by_key(|row| Reverse(row.known.last()));
+    let (tags_in_all, from) = (tags.len(), wanted.from.min(tags.len()));
+    let account = doors.store.usage().account(&tenant);
+    let usage = account.counted_repo(&repo);
+    Ok(Repository {
+        now: Timestamp::now(),
+        bytes: usage.map(|usage| usage.bytes),
+        manifests: usage.map(|usage| usage.manifests),
+        counted: account.counted().map(|(at, _)| at),
+        tenant,
+        repo,
+        tags_in_all,
+        from,
+        tags: tags.into_iter().skip(from).take(PAGE).collect(),
+    })
+}
+
+impl Page for Repository {
+    fn title(&self) -> String {
+        self.repo.to_string()
+    }
+
+    fn body(&self) -> Markup {
+        let to = self.from + self.tags.len();
+        let more = (to < self.tags_in_all).then_some(to);
+        html! {
+            p {
+                "In tenant " a href=(address("/repositories", &[("tenant", &self.tenant)])) { (self.tenant) } "; "
+                (self.tags_in_all) " tags"
+                @if let (Some(bytes), Some(manifests)) = (self.bytes, self.manifests) {
+                    ", " (manifests) " manifests that name " (show::bytes(bytes))
+                }
+                "."
+                @if let Some(at) = self.counted { " Counted " (show::ago(at, self.now)) "." }
+            }
+            h2 { "Tags" }
+            (tag_table(&self.tags, self.now))
+            (pages(self.from, more, self.tags_in_all, &|from| {
+                address(&format!("/repo/{}", self.repo), &[("from", &from.to_string())])
+            }))
+        }
+    }
+}
+
+/// The way to a repository or a tag. Names need no escape in a path.
+pub fn link(repo: &RepoName, tag: Option<&Tag>) -> Markup {
+    html! {
+        @match tag {
+            Some(tag) => a href=(format!("/repo/{repo}:{tag}")) { (repo) ":" (tag) },
+            None => a href=(format!("/repo/{repo}")) { (repo) },
+        }
+    }
+}
+
+pub fn repo_table(rows: &[RepoRow], now: Timestamp) -> Markup {
+    let row = |row: &RepoRow| {
+        html! {
+            th scope="row" { (link(&row.repo, None)) }
+            td { (row.tenant) }
+            td.number { (row.tags) }
+            td.number { @if let Some(bytes) = row.bytes { (show::bytes(bytes)) } @else { "–" } }
+            td.number { (show::bytes(row.named_bytes)) }
+            td { (show::ago(row.last, now)) }
+        }
+    };
+    let rows: Vec<Markup> = rows.iter().map(row).collect();
+    frame::table("Repositories", &["Repository", "Tenant", "Tags", "Size", "Without sharing", "Last use"], &rows)
+}
+
+pub fn tag_table(rows: &[TagRow], now: Timestamp) -> Markup {
+    let row = |row: &TagRow| {
+        let known = &row.known;
+        html! {
+            th scope="row" { (link(&row.repo, Some(&row.tag))) }
+            td.number { (show::bytes(known.bytes)) }
+            td.number { @if let Some(shared) = known.shared { (show::bytes(shared)) } @else { "–" } }
+            td { (show::ago(known.last(), now)) }
+            td { (show::ago(known.pushed, now)) }
+            td.number { @if known.pushes > 0 { (known.pushes) } @else { "–" } }
+            td.number { @if known.cache { (limit(known)) " %" } @else { "–" } }
+        }
+    };
+    let rows: Vec<Markup> = rows.iter().map(row).collect();
+    let columns = ["Tag", "Size", "Shared", "Last use", "Pushed", "Pushes in view", "Of import limit"];
+    frame::table("Tags", &columns, &rows)
+}
+
+/// How much of what BuildKit imports at most the larger of manifest and config is, in percent.
+fn limit(known: &TagEntry) -> u64 {
+    show::percent(known.manifest_bytes.max(known.config_bytes), IMPORT_LIMIT_BYTES)
+}

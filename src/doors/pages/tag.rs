@@ -1,0 +1,200 @@
+//! One tag: what it serves, the pushes behind it, and its records and layers as graphs.
+
+use http::StatusCode;
+use jiff::Timestamp;
+use maud::{Markup, html};
+use serde::Serialize;
+
+use super::super::Doors;
+use super::graph::{self, Node};
+use super::sight::Sight;
+use super::{Page, Refusal, frame, repos, show};
+use crate::buildkit::{CreatedAt, IMPORT_LIMIT_BYTES};
+use crate::names::{RepoName, Tag, Tenant};
+use crate::store::Error;
+use crate::store::inspect::{InspectedPush, Inspection};
+use crate::store::outline::{Outline, OutlinedLayer, OutlinedRecord};
+use crate::store::stock::TagEntry;
+
+/// Rows of the table of layers.
+const ROWS: usize = 500;
+
+#[derive(Serialize)]
+pub struct Shown {
+    now: Timestamp,
+    tenant: Tenant,
+    #[serde(flatten)]
+    inspection: Inspection,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    known: Option<TagEntry>,
+    /// Where the tag is a cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outline: Option<Outline>,
+}
+
+pub async fn gather(doors: &Doors, sight: &Sight<'_>, repo: &str, tag: &str) -> Result<Shown, Refusal> {
+    let name = format!("{repo}:{tag}");
+    let repo: RepoName = repo.parse().map_err(|_| Refusal::unknown(&name))?;
+    let tag: Tag = tag.parse().map_err(|_| Refusal::unknown(&name))?;
+    let permit = sight.permit(&repo, &tag)?;
+    let tenant = permit.tenant().clone();
+    let repo = doors.store.repo(permit);
+    let failed = |error: Error| match error {
+        Error::ManifestUnknown(_) | Error::RepoUnknown(_) => Refusal::unknown(&name),
+        Error::Busy => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error),
+        _ => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error),
+    };
+    let inspection = repo.inspect(&tag).await.map_err(failed)?;
+    let outline = repo.outline(&tag).await.map_err(failed)?;
+    let known = doors.store.stock().look(&tenant, |repos| repos.get(repo.name())?.get(&tag).cloned());
+    Ok(Shown { now: Timestamp::now(), tenant, inspection, known, outline })
+}
+
+impl Page for Shown {
+    fn title(&self) -> String {
+        format!("{}:{}", self.inspection.repo, self.inspection.tag)
+    }
+
+    fn body(&self) -> Markup {
+        html! {
+            (self.facts())
+            @if let Some(why) = &self.inspection.explanation {
+                h2 { "Distance to the limits" }
+                ul.state {
+                    li { (show::meter(why.manifest_bytes as u64, IMPORT_LIMIT_BYTES, "that BuildKit imports of a manifest")) }
+                    li { (show::meter(why.config_bytes as u64, IMPORT_LIMIT_BYTES, "that BuildKit imports of a config")) }
+                    li { (why.pushes_out) " of " (why.pushes_in) " pushes, " (why.records_out) " of " (why.records_in) " records, "
+                        (why.layers_out) " of " (why.layers_in) " layers are in the view." }
+                    @if !why.missing_layers.is_empty() {
+                        li.refused { (why.missing_layers.len()) " layers are not in the store and left out." }
+                    }
+                }
+            }
+            @if !self.inspection.pushes.is_empty() {
+                h2 { "Pushes" }
+                (self.pushes())
+            }
+            @if let Some(outline) = &self.outline {
+                h2 { "Records" }
+                p.note { "Build steps, each to the right of those it was built on. Strong ones have a result." }
+                (graph::draw("Records of the cache", &self.records(outline)))
+                @if outline.records_left_out > 0 { p.note { (outline.records_left_out) " more are not shown." } }
+                h2 { "Layers" }
+                (graph::draw("Layers of the cache", &self.layers(outline)))
+                (self.layer_table(outline))
+            }
+        }
+    }
+}
+
+impl Shown {
+    fn facts(&self) -> Markup {
+        let (about, now) = (&self.inspection, self.now);
+        html! {
+            p {
+                "In repository "
+                @match about.repo.parse() { Ok(repo) => (repos::link(&repo, None)), Err(_) => (about.repo) }
+                ", tenant " (self.tenant) ". Pushed " (show::ago(about.pushed, now))
+                @if let Some(used) = self.known.as_ref().and_then(|known| known.used) { ", used " (show::ago(used, now)) }
+                "."
+            }
+            p {
+                "Serves " code { (about.served.digest.to_string()) }
+                @if about.is_view { ", a view of its pushes." } @else { ", as it was pushed." }
+            }
+            @if let Some(known) = &self.known {
+                p {
+                    "Names " (show::bytes(known.bytes)) " of blobs"
+                    @if let Some(shared) = known.shared {
+                        ", of which " (show::bytes(shared)) " are shared with other tags"
+                    }
+                    "."
+                }
+            }
+        }
+    }
+
+    fn pushes(&self) -> Markup {
+        let row = |push: &InspectedPush| {
+            let digest = push.manifest.to_string();
+            html! {
+                td { (show::ago(push.at, self.now)) }
+                td.number { (push.records) }
+                td.number { (push.layers) }
+                td.number { (show::bytes(push.layer_bytes)) }
+                td.number { (show::bytes(push.config_bytes)) }
+                td { code title=(digest) { (show::short(&digest)) } @if let Some(error) = &push.error { " " (error) } }
+            }
+        };
+        let rows: Vec<Markup> = self.inspection.pushes.iter().rev().map(row).collect();
+        frame::table("Pushes", &["Pushed", "Records", "Layers", "Size of layers", "Config", "Manifest"], &rows)
+    }
+
+    fn age(&self, created: CreatedAt) -> String {
+        let at = created.timestamp();
+        // Some builds date their results at the beginning of time.
+        if at.as_second() <= 0 { "undated".to_string() } else { show::age(at, self.now) }
+    }
+
+    fn records(&self, outline: &Outline) -> Vec<Node> {
+        let node = |record: &OutlinedRecord| {
+            let newest = record.results.iter().max_by_key(|result| result.created);
+            let below = match newest {
+                Some(result) => {
+                    let layers = result.layers.len();
+                    format!("{layers} layers, {}, {}", show::bytes(result.bytes), self.age(result.created))
+                }
+                None => "key only".to_string(),
+            };
+            Node {
+                title: show::short(&record.digest).to_string(),
+                full: format!("{}: {} inputs, {} results", record.digest, record.inputs, record.results.len()),
+                below,
+                parents: record.links.clone(),
+                strong: newest.is_some(),
+            }
+        };
+        outline.records.iter().map(node).collect()
+    }
+
+    fn layers(&self, outline: &Outline) -> Vec<Node> {
+        let node = |layer: &OutlinedLayer| {
+            let age = layer.created.map_or("in between".to_string(), |created| self.age(created));
+            let full = name(layer);
+            Node {
+                title: show::short(&full).to_string(),
+                below: format!("{}, {age}", show::bytes(layer.bytes)),
+                full,
+                parents: layer.parent.into_iter().collect(),
+                strong: layer.created.is_some(),
+            }
+        };
+        outline.layers.iter().map(node).collect()
+    }
+
+    fn layer_table(&self, outline: &Outline) -> Markup {
+        let mut layers: Vec<&OutlinedLayer> = outline.layers.iter().collect();
+        layers.sort_by_key(|layer| (std::cmp::Reverse(layer.bytes), layer.blob));
+        layers.dedup_by_key(|layer| layer.blob);
+        let largest = layers.first().map_or(0, |layer| layer.bytes);
+        let row = |layer: &&OutlinedLayer| {
+            let full = name(layer);
+            html! {
+                th scope="row" { code title=(full) { (show::short(&full)) } }
+                td.number { (show::bytes(layer.bytes)) }
+                td {
+                    svg.meter viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true" focusable="false" {
+                        rect.fill width=(show::percent(layer.bytes, largest)) height="6" {}
+                    }
+                }
+                td { @if let Some(created) = layer.created { (self.age(created)) } @else { "–" } }
+            }
+        };
+        let rows: Vec<Markup> = layers.iter().take(ROWS).map(row).collect();
+        frame::table("Layers by size", &["Layer", "Size", "Beside the largest", "Age"], &rows)
+    }
+}
+
+fn name(layer: &OutlinedLayer) -> String {
+    layer.blob.map_or("unknown".to_string(), |blob| blob.to_string())
+}

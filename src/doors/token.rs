@@ -1,0 +1,176 @@
+//! The token door: what clients of registries know as the authorization service.
+//!
+//! `GET /token` and `POST /token` issue a token for what is asked (distribution spec, "Token Authentication" and its
+//! OAuth 2 form); `POST /token/exchange` issues one that lives as long as a build, for a JWT that does not (after RFC
+//! 8693).
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Method, StatusCode};
+use serde_json::json;
+
+use super::Doors;
+use super::who::Sender;
+use crate::auth::{Issued, Refusal, Scope};
+
+/// Largest form, in bytes: the longest token, encoded, has room.
+const FORM_BYTES_MAX: usize = 64 << 10;
+/// A form is short: whoever needs longer for it is holding up a place.
+const FORM_TIMEOUT: Duration = Duration::from_secs(30);
+/// Scopes of one token.
+const SCOPES_MAX: usize = 64;
+const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+
+/// `GET` and `POST /token`.
+pub async fn token(State(doors): State<Doors>, request: Request) -> Response {
+    let answer = match *request.method() {
+        Method::GET | Method::HEAD => by_query(&doors, request.map(drop)).await,
+        _ => by_form(&doors, request).await,
+    };
+    answer.unwrap_or_else(Failure::into_response)
+}
+
+/// `POST /token/exchange`.
+pub async fn exchange(State(doors): State<Doors>, request: Request) -> Response {
+    exchanged(&doors, request).await.unwrap_or_else(Failure::into_response)
+}
+
+async fn by_query(doors: &Doors, request: http::Request<()>) -> Result<Response, Failure> {
+    let caller = doors.gate.identify(&Sender::new(doors, &request).knock()).await?;
+    let query = Form::parse(request.uri().query().unwrap_or_default().as_bytes());
+    Ok(issued(&doors.gate.issue(&caller, query.scopes())?))
+}
+
+async fn by_form(doors: &Doors, request: Request) -> Result<Response, Failure> {
+    let (parts, body) = request.into_parts();
+    let form = Form::read(body).await?;
+    let sender = Sender::of(doors, &parts.headers, &parts.extensions, &parts.uri);
+    let knock = sender.knock();
+    let caller = match form.get("grant_type") {
+        Some("password") => {
+            let (name, password) = (form.get("username").unwrap_or_default(), form.get("password"));
+            let password = password.ok_or(Failure::Form("password is missing"))?;
+            doors.gate.login(name, password, &knock).await?
+        }
+        Some("refresh_token") => {
+            let token = form.get("refresh_token").ok_or(Failure::Form("refresh_token is missing"))?;
+            doors.gate.refresh(token).await?
+        }
+        Some(TOKEN_EXCHANGE) => {
+            let jwt = form.get("subject_token").ok_or(Failure::Form("subject_token is missing"))?;
+            return Ok(issued(&doors.gate.exchange(jwt).await?));
+        }
+        _ => return Err(Failure::Form("grant_type must be password, refresh_token or token-exchange")),
+    };
+    Ok(issued(&doors.gate.issue(&caller, form.scopes())?))
+}
+
+async fn exchanged(doors: &Doors, request: Request) -> Result<Response, Failure> {
+    let (parts, body) = request.into_parts();
+    let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let bearer = header.and_then(|value| value.split_once(' ')).filter(|(way, _)| way.eq_ignore_ascii_case("bearer"));
+    let form = Form::read(body).await?;
+    let jwt = form.get("subject_token").or(bearer.map(|(_, jwt)| jwt.trim()));
+    let jwt = jwt.ok_or(Failure::Form("subject_token is missing: the JWT to exchange"))?;
+    Ok(issued(&doors.gate.exchange(jwt).await?))
+}
+
+/// Clients look for `token` or for `access_token`.
+fn issued(issued: &Issued) -> Response {
+    let body = json!({
+        "token": issued.token,
+        "access_token": issued.token,
+        "token_type": "Bearer",
+        "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+        "expires_in": issued.life,
+        "issued_at": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    });
+    respond(StatusCode::OK, &body)
+}
+
+fn respond(status: StatusCode, body: &serde_json::Value) -> Response {
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Why no token is issued.
+enum Failure {
+    Refused(Refusal),
+    Form(&'static str),
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        Failure::Refused(refusal)
+    }
+}
+
+impl Failure {
+    /// `errors` is what clients of registries show, `error` what those of OAuth 2 do.
+    fn into_response(self) -> Response {
+        let (status, code, error, message) = match &self {
+            Failure::Form(what) => (StatusCode::BAD_REQUEST, "UNSUPPORTED", "invalid_request", (*what).to_string()),
+            Failure::Refused(refusal) => match refusal {
+                Refusal::TooMany(_) => {
+                    (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "slow_down", refusal.to_string())
+                }
+                Refusal::Unavailable => {
+                    (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "temporarily_unavailable", refusal.to_string())
+                }
+                _ => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "invalid_grant", refusal.to_string()),
+            },
+        };
+        let body = json!({
+            "errors": [{ "code": code, "message": message }],
+            "error": error,
+            "error_description": message,
+        });
+        let mut response = respond(status, &body);
+        if let Failure::Refused(Refusal::TooMany(wait)) = self {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs()));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"larder\""));
+        }
+        response
+    }
+}
+
+/// A form, or a query: the same encoding.
+struct Form {
+    pairs: Vec<(String, String)>,
+}
+
+impl Form {
+    fn parse(text: &[u8]) -> Form {
+        Form { pairs: form_urlencoded::parse(text).into_owned().collect() }
+    }
+
+    async fn read(body: Body) -> Result<Form, Failure> {
+        let reading = axum::body::to_bytes(body, FORM_BYTES_MAX);
+        match tokio::time::timeout(FORM_TIMEOUT, reading).await {
+            Ok(Ok(bytes)) => Ok(Form::parse(&bytes)),
+            Ok(Err(_)) => Err(Failure::Form("form was cut, or is too long")),
+            Err(_) => Err(Failure::Form("form comes too slowly")),
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| &**value)
+    }
+
+    /// Each `scope` may hold several, separated by spaces.
+    fn scopes(&self) -> Vec<Scope> {
+        let fields = self.pairs.iter().filter(|(key, _)| key == "scope");
+        let texts = fields.flat_map(|(_, value)| value.split_ascii_whitespace());
+        texts.filter_map(Scope::parse).take(SCOPES_MAX).collect()
+    }
+}

@@ -1,0 +1,114 @@
+//! Who sent a request, by what came with it, and what to tell a sender who may not.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::{AUTHORIZATION, HOST};
+use http::{Extensions, HeaderMap, HeaderValue, Uri};
+
+use super::Doors;
+use crate::auth::{Certificate, Knock, Refusal};
+use crate::config::{Challenge, Config};
+
+/// The connection that a request came on. `listen` leaves it on each request.
+#[derive(Debug, Default)]
+pub struct Peer {
+    pub address: Option<IpAddr>,
+    /// Whether it came by TLS.
+    pub secure: bool,
+    pub certificate: Option<Certificate>,
+}
+
+/// All that is known of a sender before anything of it is believed.
+pub struct Sender<'r> {
+    config: &'r Config,
+    headers: &'r HeaderMap,
+    peer: Option<&'r Peer>,
+    pub uri: &'r Uri,
+}
+
+impl<'r> Sender<'r> {
+    pub fn new<B>(doors: &'r Doors, request: &'r http::Request<B>) -> Sender<'r> {
+        Sender::of(doors, request.headers(), request.extensions(), request.uri())
+    }
+
+    pub fn of(doors: &'r Doors, headers: &'r HeaderMap, extensions: &'r Extensions, uri: &'r Uri) -> Sender<'r> {
+        let peer = extensions.get::<Arc<Peer>>().map(Arc::as_ref);
+        Sender { config: &doors.config, headers, peer, uri }
+    }
+
+    pub fn knock(&self) -> Knock<'r> {
+        // A header that is no text is still one: it must not pass for none.
+        let authorization = self.headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+        let certificate = self.peer.and_then(|peer| peer.certificate.as_ref());
+        Knock { authorization, certificate, address: self.address() }
+    }
+
+    /// Where the request began, as far as trusted proxies tell: the last address that is not one of theirs.
+    pub fn address(&self) -> Option<IpAddr> {
+        let direct = self.peer?.address?;
+        if !self.behind_proxy() {
+            return Some(direct);
+        }
+        let trusted = |address: &IpAddr| self.config.server.trusted_proxies.iter().any(|net| net.contains(*address));
+        let lines = self.headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok());
+        let chain: Vec<&str> = lines.flat_map(|line| line.split(',')).collect();
+        let hops = chain.into_iter().rev().map_while(|hop| hop.trim().parse::<IpAddr>().ok());
+        let mut nearest = direct;
+        for hop in hops {
+            nearest = hop;
+            if !trusted(&hop) {
+                break;
+            }
+        }
+        Some(nearest)
+    }
+
+    fn behind_proxy(&self) -> bool {
+        let Some(direct) = self.peer.and_then(|peer| peer.address) else { return false };
+        self.config.server.trusted_proxies.iter().any(|net| net.contains(direct))
+    }
+
+    fn forwarded(&self, name: &str) -> Option<&'r str> {
+        let value = self.headers.get(name)?.to_str().ok()?;
+        self.behind_proxy().then(|| value.split(',').next().unwrap_or_default().trim())
+    }
+
+    /// How the sender reaches the server: `https://host:port`. What it says of that comes back to it alone.
+    fn base_url(&self) -> Option<String> {
+        if let Some(url) = &self.config.server.public_url {
+            return Some(url.as_str().to_string());
+        }
+        let named = self.headers.get(HOST).and_then(|host| host.to_str().ok());
+        let host = self.forwarded("x-forwarded-host").or(named).or(self.uri.authority().map(|host| host.as_str()))?;
+        if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]_".contains(&b)) {
+            return None;
+        }
+        let secure = match self.forwarded("x-forwarded-proto") {
+            Some(scheme) => scheme.eq_ignore_ascii_case("https"),
+            None => self.peer.is_some_and(|peer| peer.secure),
+        };
+        Some(format!("{}://{host}", if secure { "https" } else { "http" }))
+    }
+
+    /// `WWW-Authenticate` for a sender who may try again with other credentials (distribution spec, "Token
+    /// Authentication"; RFC 6750, section 3).
+    pub fn challenge(&self, way: Challenge, refusal: &Refusal, scope: Option<&str>) -> Option<HeaderValue> {
+        let error = match refusal {
+            Refusal::Unidentified => None,
+            Refusal::Invalid(_) | Refusal::Jwt(_) => Some("invalid_token"),
+            Refusal::Insufficient => Some("insufficient_scope"),
+            Refusal::Denied(_) | Refusal::TooMany(_) | Refusal::Unavailable => return None,
+        };
+        let text = match (way, self.base_url()) {
+            (Challenge::Bearer, Some(base)) => {
+                let service = base.split_once("://").map_or(&*base, |(_, host)| host);
+                let scope = scope.map(|scope| format!(",scope=\"{scope}\"")).unwrap_or_default();
+                let error = error.map(|error| format!(",error=\"{error}\"")).unwrap_or_default();
+                format!("Bearer realm=\"{base}/token\",service=\"{service}\"{scope}{error}")
+            }
+            _ => "Basic realm=\"larder\"".to_string(),
+        };
+        HeaderValue::try_from(text).ok()
+    }
+}

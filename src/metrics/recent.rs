@@ -1,0 +1,228 @@
+//! What has just happened, for people who look: the last imports, exports and evictions, and how counters went.
+//!
+//! All of it is in memory, bounded, and of this server since its start.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use moka::sync::Cache;
+use serde::Serialize;
+
+use super::tenant::{Reading, Tenants};
+use crate::names::{RepoName, Tag, Tenant};
+
+/// Imports and exports that are remembered.
+const EVENTS_MAX: usize = 200;
+/// Evictions that are remembered.
+const EVICTIONS_MAX: usize = 1000;
+/// Time between two readings of the counters.
+pub const READ_EVERY: Duration = Duration::from_secs(300);
+/// Readings that are remembered: a day.
+const READINGS_MAX: usize = 288;
+/// Builds whose beginning is remembered, and for how long at most.
+const BUILDS_MAX: u64 = 10_000;
+const BUILD_MAX: Duration = Duration::from_secs(3600);
+
+/// What a build did with a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Deed {
+    Import,
+    Export,
+}
+
+/// An import or an export that has ended.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Event {
+    pub at: Timestamp,
+    pub tenant: Tenant,
+    pub repo: RepoName,
+    /// An import reads a config by its digest: which tag named it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<Tag>,
+    pub deed: Deed,
+    /// From its first request to its last, where the builder says which requests are one build's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+}
+
+/// Something that was let go.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Eviction {
+    pub at: Timestamp,
+    pub tenant: Tenant,
+    pub repo: String,
+    pub tag: String,
+    /// Of one layer, when not the whole tag went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
+    pub bytes: u64,
+    /// In words.
+    pub reason: String,
+}
+
+/// How far the counters of a tenant have come up to a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Step {
+    pub at: Timestamp,
+    #[serde(flatten)]
+    pub reading: Reading,
+}
+
+/// What has just happened.
+pub struct Recent {
+    events: Mutex<VecDeque<Event>>,
+    evictions: Mutex<VecDeque<Eviction>>,
+    history: Mutex<BTreeMap<Tenant, History>>,
+    /// When a build, by its trace and the hash of its repository, made its first request.
+    builds: Cache<(u128, u64, Deed), Instant>,
+    pub began: Timestamp,
+}
+
+#[derive(Default)]
+struct History {
+    last: Reading,
+    steps: VecDeque<Step>,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Recent {
+            events: Mutex::default(),
+            evictions: Mutex::default(),
+            history: Mutex::default(),
+            builds: Cache::builder().max_capacity(BUILDS_MAX).time_to_live(BUILD_MAX).build(),
+            began: Timestamp::now(),
+        }
+    }
+}
+
+fn keep<T>(ring: &Mutex<VecDeque<T>>, new: T, max: usize) {
+    let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+    if ring.len() >= max {
+        ring.pop_front();
+    }
+    ring.push_back(new);
+}
+
+impl Recent {
+    pub fn event(&self, event: Event) {
+        keep(&self.events, event, EVENTS_MAX);
+    }
+
+    pub fn eviction(&self, eviction: Eviction) {
+        keep(&self.evictions, eviction, EVICTIONS_MAX);
+    }
+
+    /// The newest first.
+    pub fn events(&self) -> Vec<Event> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
+    }
+
+    /// The newest first.
+    pub fn evictions(&self) -> Vec<Eviction> {
+        self.evictions.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
+    }
+
+    /// A request of a build that is on its way to `deed`: the first one counts.
+    pub fn begin(&self, trace: u128, repo: u64, deed: Deed) {
+        let key = (trace, repo, deed);
+        // A look costs less than the lock of an insert, and a build has many requests.
+        if !self.builds.contains_key(&key) {
+            self.builds.entry(key).or_insert_with(Instant::now);
+        }
+    }
+
+    /// The deed is done: since its first request. What comes then is of the next one.
+    pub fn end(&self, trace: u128, repo: u64, deed: Deed) -> Option<Duration> {
+        Some(self.builds.remove(&(trace, repo, deed))?.elapsed())
+    }
+
+    /// Reads the counters of all tenants: every [`READ_EVERY`].
+    pub fn read(&self, tenants: &Tenants, now: Timestamp) {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        for (tenant, numbers) in tenants.all() {
+            let (reading, history) = (numbers.reading(), history.entry(tenant).or_default());
+            if history.steps.len() >= READINGS_MAX {
+                history.steps.pop_front();
+            }
+            history.steps.push_back(Step { at: now, reading: reading.since(&history.last) });
+            history.last = reading;
+        }
+    }
+
+    /// What the counters of these tenants have done, oldest first; what has come since the last reading is the last step.
+    pub fn history(&self, tenants: &Tenants, of: impl Fn(&Tenant) -> bool, now: Timestamp) -> Vec<Step> {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sum = BTreeMap::<Timestamp, Reading>::new();
+        for (tenant, numbers) in tenants.all().into_iter().filter(|(tenant, _)| of(tenant)) {
+            let known = history.get(&tenant);
+            let last = known.map_or(Reading::default(), |known| known.last);
+            let open = Step { at: now, reading: numbers.reading().since(&last) };
+            for step in known.iter().flat_map(|known| &known.steps).copied().chain([open]) {
+                let total = sum.entry(step.at).or_default();
+                *total = total.plus(&step.reading);
+            }
+        }
+        sum.into_iter().map(|(at, reading)| Step { at, reading }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Metrics;
+    use super::super::tenant::Asked;
+    use super::*;
+
+    #[test]
+    fn history_shows_what_came_in_each_step_and_since() {
+        let metrics = Metrics::default();
+        let tenant = Tenant::default_tenant();
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let ask = |times: usize, found: bool| {
+            (0..times).for_each(|_| metrics.tenants.of(&tenant).asked(Asked::Blob, found));
+        };
+        ask(3, true);
+        metrics.recent.read(&metrics.tenants, at(1));
+        ask(1, false);
+        metrics.recent.read(&metrics.tenants, at(2));
+        ask(2, true);
+        let history = metrics.recent.history(&metrics.tenants, |_| true, at(3));
+        let seen: Vec<(u64, u64)> = history.iter().map(|step| (step.reading.hits, step.reading.misses)).collect();
+        assert_eq!(seen, [(3, 0), (0, 1), (2, 0)]);
+        assert!(metrics.recent.history(&metrics.tenants, |_| false, at(3)).is_empty());
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let metrics = Metrics::default();
+        let event = Event {
+            at: Timestamp::UNIX_EPOCH,
+            tenant: Tenant::default_tenant(),
+            repo: "a".parse().unwrap(),
+            tag: None,
+            deed: Deed::Import,
+            seconds: None,
+        };
+        (0..EVENTS_MAX * 2).for_each(|_| metrics.recent.event(event.clone()));
+        assert_eq!(metrics.recent.events().len(), EVENTS_MAX);
+        metrics.tenants.of(&Tenant::default_tenant());
+        (0..READINGS_MAX as i64 * 2).for_each(|second| {
+            metrics.recent.read(&metrics.tenants, Timestamp::from_second(second).unwrap());
+        });
+        let history = metrics.recent.history(&metrics.tenants, |_| true, Timestamp::now());
+        assert_eq!(history.len(), READINGS_MAX + 1);
+    }
+
+    #[test]
+    fn a_deed_lasts_from_its_first_request() {
+        let recent = Recent::default();
+        assert!(recent.end(1, 2, Deed::Export).is_none());
+        recent.begin(1, 2, Deed::Export);
+        assert!(recent.end(1, 2, Deed::Import).is_none());
+        assert!(recent.end(1, 2, Deed::Export).is_some());
+        assert!(recent.end(1, 2, Deed::Export).is_none());
+    }
+}

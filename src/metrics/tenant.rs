@@ -1,0 +1,285 @@
+//! What is counted for each tenant.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+use super::Maker;
+use crate::names::Tenant;
+
+/// Tenants with numbers of their own. All others share one set, so that the metrics stay small whatever is configured.
+pub const TENANTS_MAX: usize = 50;
+/// The label of those. No tenant has such a name.
+pub const OTHERS: &str = "(others)";
+
+/// What was asked for. Whether it was there is a hit or a miss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// A manifest by its tag: where an import begins.
+    Tag,
+    /// A manifest by its digest.
+    Manifest,
+    /// The bytes of a blob.
+    Blob,
+    /// Whether a blob need not be sent: `HEAD`, or a mount.
+    Upload,
+}
+
+/// Where bytes that were served came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The hot layer.
+    Hot,
+    /// Files: the system's page cache, or the disk.
+    Warm,
+    /// A bucket, for this reader or for another who asked at the same time.
+    Cold,
+}
+
+/// How it came that bytes were not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// The client asked first, and heard that the blob is there.
+    Present,
+    /// The client had the blob mounted.
+    Mounted,
+}
+
+/// Which kind of rule let something go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    Unused,
+    Pushed,
+    NotNewest,
+    Room,
+}
+
+const ASKED: [&str; 4] = ["tag", "manifest", "blob", "upload"];
+const SOURCES: [&str; 3] = ["hot", "warm", "cold"];
+const SAVED: [&str; 2] = ["present", "mounted"];
+const RULES: [&str; 4] = ["unused", "pushed", "not_newest", "room"];
+
+/// The numbers of one tenant. Found once for a request, then counted without looking anything up.
+#[derive(Debug)]
+pub struct TenantMetrics {
+    hits: [IntCounter; 4],
+    misses: [IntCounter; 4],
+    served: [IntCounter; 3],
+    saved: [IntCounter; 2],
+    evictions: [IntCounter; 4],
+    evicted_bytes: [IntCounter; 4],
+    pub imports: IntCounter,
+    pub exports: IntCounter,
+    /// Bytes of blobs that were received.
+    pub stored_new_bytes: IntCounter,
+    pub stored_bytes: IntGauge,
+    pub stored_blobs: IntGauge,
+    pub condemned_bytes: IntGauge,
+    pub named_bytes: IntGauge,
+    pub tags: IntGauge,
+    pub repositories: IntGauge,
+    pub counted_at: IntGauge,
+}
+
+impl TenantMetrics {
+    pub fn asked(&self, what: Asked, found: bool) {
+        let counters = if found { &self.hits } else { &self.misses };
+        counters[what as usize].inc();
+    }
+
+    pub fn served(&self, source: Source, bytes: u64) {
+        self.served[source as usize].inc_by(bytes);
+    }
+
+    pub fn saved(&self, how: Saved, bytes: u64) {
+        self.saved[how as usize].inc_by(bytes);
+    }
+
+    /// A tag or a layer is let go. Of a tag no bytes are known: what only it names goes as garbage.
+    pub fn evicted(&self, rule: Rule, bytes: u64) {
+        self.evictions[rule as usize].inc();
+        self.evicted_bytes[rule as usize].inc_by(bytes);
+    }
+
+    /// What pictures over time are drawn from.
+    pub fn reading(&self) -> Reading {
+        let sum = |counters: &[IntCounter]| counters.iter().map(IntCounter::get).sum();
+        Reading {
+            hits: sum(&self.hits),
+            misses: sum(&self.misses),
+            imports: self.imports.get(),
+            exports: self.exports.get(),
+            served: self.served.each_ref().map(IntCounter::get),
+            saved: sum(&self.saved),
+            received: self.stored_new_bytes.get(),
+        }
+    }
+}
+
+/// Where the counters of a tenant stand, or how far they have come in some time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Reading {
+    pub hits: u64,
+    pub misses: u64,
+    pub imports: u64,
+    pub exports: u64,
+    /// Bytes served: hot, warm, cold.
+    pub served: [u64; 3],
+    /// Bytes that clients did not have to send.
+    pub saved: u64,
+    /// Bytes of blobs that were received.
+    pub received: u64,
+}
+
+impl Reading {
+    /// What has come since `before`.
+    pub fn since(&self, before: &Reading) -> Reading {
+        self.with(before, u64::saturating_sub)
+    }
+
+    pub fn plus(&self, other: &Reading) -> Reading {
+        self.with(other, u64::saturating_add)
+    }
+
+    fn with(&self, other: &Reading, f: impl Fn(u64, u64) -> u64) -> Reading {
+        Reading {
+            hits: f(self.hits, other.hits),
+            misses: f(self.misses, other.misses),
+            imports: f(self.imports, other.imports),
+            exports: f(self.exports, other.exports),
+            served: std::array::from_fn(|at| f(self.served[at], other.served[at])),
+            saved: f(self.saved, other.saved),
+            received: f(self.received, other.received),
+        }
+    }
+
+    /// Part of what was asked for that was there, in percent.
+    pub fn hit_percent(&self) -> Option<f64> {
+        let all = self.hits + self.misses;
+        (all > 0).then(|| self.hits as f64 * 100.0 / all as f64)
+    }
+}
+
+/// The numbers of all tenants.
+pub struct Tenants {
+    known: RwLock<BTreeMap<Tenant, Arc<TenantMetrics>>>,
+    others: RwLock<Option<Arc<TenantMetrics>>>,
+    families: Families,
+}
+
+struct Families {
+    lookups: IntCounterVec,
+    served: IntCounterVec,
+    saved: IntCounterVec,
+    evictions: IntCounterVec,
+    evicted_bytes: IntCounterVec,
+    imports: IntCounterVec,
+    exports: IntCounterVec,
+    received: IntCounterVec,
+    stored_bytes: IntGaugeVec,
+    stored_blobs: IntGaugeVec,
+    condemned_bytes: IntGaugeVec,
+    named_bytes: IntGaugeVec,
+    tags: IntGaugeVec,
+    repositories: IntGaugeVec,
+    counted_at: IntGaugeVec,
+}
+
+impl Tenants {
+    pub(super) fn new(m: &Maker<'_>) -> Tenants {
+        let one = &["tenant"][..];
+        let families = Families {
+            lookups: m.counters(
+                "larder_lookups_total",
+                "What builders asked for, by kind (tag, manifest, blob; upload: need it be sent) and whether it was there.",
+                &["tenant", "kind", "result"],
+            ),
+            served: m.counters(
+                "larder_served_bytes_total",
+                "Bytes of blobs served, from memory (hot), from files (warm) or from a bucket (cold).",
+                &["tenant", "from"],
+            ),
+            saved: m.counters(
+                "larder_upload_saved_bytes_total",
+                "Bytes that clients need not send: they heard that a blob is there (present), or mounted it.",
+                &["tenant", "how"],
+            ),
+            evictions: m.counters(
+                "larder_evictions_total",
+                "Tags and layers of tags that were let go, by rule (unused, pushed, not_newest, room).",
+                &["tenant", "rule"],
+            ),
+            evicted_bytes: m.counters(
+                "larder_evicted_bytes_total",
+                "Bytes of layers that were let go; what tags named goes as garbage.",
+                &["tenant", "rule"],
+            ),
+            imports: m.counters("larder_imports_total", "Caches that BuildKit imported: configs of caches read.", one),
+            exports: m.counters("larder_exports_total", "Caches that were exported: cache manifests pushed to tags.", one),
+            received: m.counters("larder_stored_new_bytes_total", "Bytes of blobs received and stored.", one),
+            stored_bytes: m.gauges("larder_stored_bytes", "Bytes of blobs, as this server has counted them.", one),
+            stored_blobs: m.gauges("larder_stored_blobs", "Blobs, as this server has counted them.", one),
+            condemned_bytes: m.gauges(
+                "larder_condemned_waiting_bytes",
+                "Bytes of what is condemned and not yet deleted.",
+                one,
+            ),
+            named_bytes: m.gauges(
+                "larder_named_bytes",
+                "What the tags would take if nothing were shared: bytes that each names, summed, as last counted.",
+                one,
+            ),
+            tags: m.gauges("larder_tags", "Tags, as last counted.", one),
+            repositories: m.gauges("larder_repositories", "Repositories, as last counted.", one),
+            counted_at: m.gauges("larder_counted_timestamp_seconds", "When the store was last counted.", one),
+        };
+        Tenants { known: RwLock::default(), others: RwLock::default(), families }
+    }
+
+    /// The numbers of a tenant, shared with others when there are too many.
+    pub fn of(&self, tenant: &Tenant) -> Arc<TenantMetrics> {
+        if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(tenant) {
+            return known.clone();
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= TENANTS_MAX && !known.contains_key(tenant) {
+            drop(known);
+            let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+            return others.get_or_insert_with(|| Arc::new(self.families.of(OTHERS))).clone();
+        }
+        known.entry(tenant.clone()).or_insert_with(|| Arc::new(self.families.of(tenant))).clone()
+    }
+
+    /// All tenants that have numbers of their own.
+    pub fn all(&self) -> Vec<(Tenant, Arc<TenantMetrics>)> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(tenant, numbers)| (tenant.clone(), numbers.clone())).collect()
+    }
+}
+
+impl Families {
+    fn of(&self, tenant: &str) -> TenantMetrics {
+        let by = |family: &IntCounterVec, label: &str| family.with_label_values(&[tenant, label]);
+        let lookups = |result: &str| ASKED.map(|kind| self.lookups.with_label_values(&[tenant, kind, result]));
+        let gauge = |family: &IntGaugeVec| family.with_label_values(&[tenant]);
+        TenantMetrics {
+            hits: lookups("hit"),
+            misses: lookups("miss"),
+            served: SOURCES.map(|from| by(&self.served, from)),
+            saved: SAVED.map(|how| by(&self.saved, how)),
+            evictions: RULES.map(|rule| by(&self.evictions, rule)),
+            evicted_bytes: RULES.map(|rule| by(&self.evicted_bytes, rule)),
+            imports: self.imports.with_label_values(&[tenant]),
+            exports: self.exports.with_label_values(&[tenant]),
+            stored_new_bytes: self.received.with_label_values(&[tenant]),
+            stored_bytes: gauge(&self.stored_bytes),
+            stored_blobs: gauge(&self.stored_blobs),
+            condemned_bytes: gauge(&self.condemned_bytes),
+            named_bytes: gauge(&self.named_bytes),
+            tags: gauge(&self.tags),
+            repositories: gauge(&self.repositories),
+            counted_at: gauge(&self.counted_at),
+        }
+    }
+}

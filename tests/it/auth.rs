@@ -1,0 +1,40 @@
+//! Who may do what, asked as clients ask: the rules, the tokens, and what is refused how.
+
+mod matrix;
+mod oidc;
+mod pages;
+mod tls;
+mod tokens;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use larder::config::Config;
+
+/// What `larder token new` would print for each of these is not needed: any text with the prefix is a token.
+pub fn static_token(name: &str) -> String {
+    format!("larder_{name}-{}", "x".repeat(32))
+}
+
+pub fn hash(text: &str) -> String {
+    larder::digest::Digest::sha256(text.as_bytes()).to_string()
+}
+
+pub fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")))
+}
+
+/// Lays a piece of a configuration file over what a test world has.
+pub fn configure(config: &mut Config, text: &str) {
+    let written: Config = toml::from_str(text).unwrap();
+    config.auth = written.auth;
+    config.tokens = written.tokens;
+    config.issuers = written.issuers;
+    config.rules = written.rules;
+    config.tls = written.tls;
+    config.server.public_url = written.server.public_url;
+}
+
+/// `[[tokens]]` of that name.
+pub fn token_entry(name: &str) -> String {
+    format!("[[tokens]]\nname = \"{name}\"\nhash = \"{}\"\n", hash(&static_token(name)))
+}

@@ -1,0 +1,176 @@
+//! JWTs of an issuer that runs here and changes its keys.
+
+use std::sync::{Arc, Mutex};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use axum::Json;
+use axum::routing::get;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use serde_json::{Value, json};
+
+use super::{basic, configure};
+use crate::call::Answer;
+use crate::world::World;
+
+/// An issuer with one key at a time.
+struct Issuer {
+    url: String,
+    key: Arc<Mutex<(String, EcdsaKeyPair)>>,
+    asked: Arc<Mutex<usize>>,
+}
+
+fn key(id: &str) -> (String, EcdsaKeyPair) {
+    let random = SystemRandom::new();
+    let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+    (id.to_string(), EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref()).unwrap())
+}
+
+impl Issuer {
+    async fn start() -> Issuer {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (shared, asked) = (Arc::new(Mutex::new(key("first"))), Arc::new(Mutex::new(0)));
+        let (keys, count, base) = (shared.clone(), asked.clone(), url.clone());
+        let jwks = move || async move {
+            *count.lock().unwrap() += 1;
+            let held = keys.lock().unwrap();
+            // An uncompressed point: 4, x, y.
+            let point = held.1.public_key().as_ref();
+            let (x, y) = (BASE64.encode(&point[1..33]), BASE64.encode(&point[33..]));
+            let key =
+                json!({ "kty": "EC", "crv": "P-256", "kid": held.0, "alg": "ES256", "use": "sig", "x": x, "y": y });
+            Json(json!({ "keys": [key] }))
+        };
+        let discovery = move || async move { Json(json!({ "issuer": base, "jwks_uri": format!("{base}/keys") })) };
+        let router =
+            axum::Router::new().route("/.well-known/openid-configuration", get(discovery)).route("/keys", get(jwks));
+        tokio::spawn(async move { axum_serve(listener, router).await });
+        Issuer { url, key: shared, asked }
+    }
+
+    fn rotate(&self, id: &str) {
+        *self.key.lock().unwrap() = key(id);
+    }
+
+    fn asked(&self) -> usize {
+        *self.asked.lock().unwrap()
+    }
+
+    /// A JWT with these claims beside the usual ones.
+    fn jwt(&self, claims: Value) -> String {
+        let now = jiff::Timestamp::now().as_second();
+        let mut payload = json!({
+            "iss": self.url, "aud": "larder", "sub": "repo:org/app:ref:refs/heads/main",
+            "repository": "Org/App", "ref": "refs/heads/main", "iat": now, "exp": now + 300,
+        });
+        payload.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+        let held = self.key.lock().unwrap();
+        let header = json!({ "alg": "ES256", "kid": held.0, "typ": "JWT" });
+        let part = |value: &Value| BASE64.encode(value.to_string());
+        let signed = format!("{}.{}", part(&header), part(&payload));
+        let signature = held.1.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+        format!("{signed}.{}", BASE64.encode(signature))
+    }
+}
+
+async fn axum_serve(listener: tokio::net::TcpListener, router: axum::Router) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let service = hyper_util::service::TowerToHyperService::new(router.clone());
+        let stream = hyper_util::rt::TokioIo::new(stream);
+        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(stream, service));
+    }
+}
+
+async fn world(issuer: &Issuer, cool_down: &str) -> World {
+    let text = format!(
+        r#"
+        [[issuers]]
+        name = "ci"
+        issuer = "{}"
+        audience = "larder"
+        cool_down = "{cool_down}"
+        [[rules]]
+        identity = "oidc:ci"
+        claims = {{ ref = "refs/heads/main" }}
+        may = ["pull", "push"]
+        repositories = "{{repository}}/**"
+        "#,
+        issuer.url
+    );
+    World::with(|config| configure(config, &text)).await
+}
+
+async fn begin(world: &World, jwt: &str) -> Answer {
+    let push = world.post("/v2/org/app/cache/blobs/uploads/").header("host", "h");
+    push.header("authorization", &basic("gha", jwt)).await
+}
+
+#[tokio::test]
+async fn a_jwt_is_a_password_for_what_its_claims_allow() {
+    let issuer = Issuer::start().await;
+    let world = world(&issuer, "1h").await;
+    begin(&world, &issuer.jwt(json!({}))).await.expect(202);
+    begin(&world, &issuer.jwt(json!({ "aud": ["other", "larder"] }))).await.expect(202);
+    for (claims, status) in [
+        (json!({ "ref": "refs/pull/1/merge" }), 403),
+        (json!({ "repository": "org/other" }), 403),
+        (json!({ "aud": "other" }), 401),
+        (json!({ "iss": "https://evil.example" }), 401),
+        (json!({ "exp": jiff::Timestamp::now().as_second() - 1 }), 401),
+        (json!({ "nbf": jiff::Timestamp::now().as_second() + 600 }), 401),
+        (json!({ "exp": null }), 401),
+    ] {
+        begin(&world, &issuer.jwt(claims.clone())).await.expect(status);
+    }
+    // Ours might be a little behind the issuer's clock.
+    begin(&world, &issuer.jwt(json!({ "iat": jiff::Timestamp::now().as_second() + 20 }))).await.expect(202);
+    let jwt = issuer.jwt(json!({}));
+    let (signed, _) = jwt.rsplit_once('.').unwrap();
+    begin(&world, &format!("{signed}.{}", BASE64.encode([0; 64]))).await.expect(401);
+    let none = format!("{}.{}.", BASE64.encode(r#"{"alg":"none"}"#), signed.split_once('.').unwrap().1);
+    begin(&world, &none).await.expect(401);
+    assert_eq!(issuer.asked(), 1);
+}
+
+#[tokio::test]
+async fn keys_are_fetched_when_they_change_and_not_more_often_than_that() {
+    let issuer = Issuer::start().await;
+    let (quick, slow) = (world(&issuer, "1ms").await, world(&issuer, "1h").await);
+    for world in [&quick, &slow] {
+        begin(world, &issuer.jwt(json!({}))).await.expect(202);
+    }
+    let old = issuer.jwt(json!({ "jti": "old" }));
+    issuer.rotate("second");
+    let new = issuer.jwt(json!({}));
+    let before = issuer.asked();
+    begin(&slow, &new).await.expect(401);
+    assert_eq!(issuer.asked(), before, "within its cool-down");
+    begin(&quick, &new).await.expect(202);
+    begin(&quick, &old).await.expect(401);
+}
+
+#[tokio::test]
+async fn a_jwt_is_exchanged_for_a_token_that_lives_as_long_as_a_build() {
+    let issuer = Issuer::start().await;
+    let world = world(&issuer, "1h").await;
+    let form = format!("subject_token={}", issuer.jwt(json!({})));
+    let session = world.post("/token/exchange").body(form).await.expect(200).json();
+    assert_eq!(session["expires_in"], 6 * 3600);
+    let token = session["token"].as_str().unwrap();
+    begin(&world, token).await.expect(202);
+    // It carries the claims, so the rules still say no to the rest.
+    let other = world.post("/v2/org/other/blobs/uploads/").header("authorization", &basic("x", token));
+    other.await.expect(403);
+    let asked =
+        world.get("/token?scope=repository:org/app/cache:pull,push").header("authorization", &basic("x", token));
+    let bearer = format!("Bearer {}", asked.await.expect(200).json()["token"].as_str().unwrap());
+    world.post("/v2/org/app/cache/blobs/uploads/").header("authorization", &bearer).await.expect(202);
+    // Nothing is made to live for ever, and nothing expired is taken.
+    world.post("/token/exchange").body(format!("subject_token={token}")).await.expect(401);
+    let late = issuer.jwt(json!({ "exp": jiff::Timestamp::now().as_second() - 1 }));
+    let refused = world.post("/token/exchange").header("authorization", &format!("Bearer {late}")).await.expect(401);
+    assert!(refused.text().contains("expired"), "{}", refused.text());
+}

@@ -1,0 +1,86 @@
+//! Pages show to each what he may pull, and numbers of all to who may administer.
+
+use serde_json::Value;
+
+use super::{basic, configure, static_token, token_entry};
+use crate::world::World;
+
+const RULES: &str = r#"
+    [[rules]]
+    identity = "token:reader"
+    may = ["pull"]
+    repositories = "team/**"
+    [[rules]]
+    identity = "token:tagger"
+    may = ["pull"]
+    repositories = "team/**"
+    tags = "v*"
+    [[rules]]
+    identity = "token:owner"
+    may = ["pull"]
+    [[rules]]
+    identity = "token:owner"
+    may = ["admin"]
+"#;
+
+async fn world() -> World {
+    let mut world = World::new().await;
+    for (repo, tag) in [("team/app", "main"), ("team/app", "v1"), ("secret/app", "main")] {
+        world.put_image(repo, tag, &format!("{repo}:{tag}")).await;
+    }
+    let tokens: String = ["reader", "tagger", "owner"].into_iter().map(token_entry).collect();
+    world.reconfigure(|config| configure(config, &format!("{tokens}{RULES}"))).await;
+    world.app().store.scan_usage().await.unwrap();
+    world
+}
+
+async fn told(world: &World, who: &str, path: &str) -> (u16, Value) {
+    let answer = world.get(path).header("authorization", &basic("any", &static_token(who))).await;
+    (answer.status.as_u16(), answer.json())
+}
+
+fn names(list: &Value, name: &str) -> Vec<String> {
+    let mut names: Vec<String> =
+        list.as_array().unwrap().iter().map(|row| row[name].as_str().unwrap().to_string()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn each_sees_what_he_may_pull() {
+    let world = world().await;
+    for (who, repos, tags) in [
+        ("reader", vec!["team/app"], vec!["main", "v1"]),
+        ("tagger", vec!["team/app"], vec!["v1"]),
+        ("owner", vec!["secret/app", "team/app"], vec!["main", "main", "v1"]),
+    ] {
+        let (_, overview) = told(&world, who, "/api/overview").await;
+        assert_eq!(names(&overview["repositories"], "repo"), repos, "{who}");
+        assert_eq!(names(&overview["tags"], "tag"), tags, "{who}");
+        assert_eq!(overview["tags_in_all"], tags.len(), "{who}");
+        assert_eq!(overview["tenants"].is_array(), who == "owner", "{who}");
+        let (_, found) = told(&world, who, "/api/repositories?q=secret").await;
+        assert_eq!(names(&found["repositories"], "repo").is_empty(), who != "owner", "{who}");
+    }
+    assert_eq!(names(&told(&world, "tagger", "/api/repo/team/app").await.1["tags"], "tag"), ["v1"]);
+    for (who, path, status) in [
+        ("tagger", "/api/repo/team/app:v1", 200),
+        ("tagger", "/api/repo/team/app:main", 403),
+        ("reader", "/api/repo/secret/app", 403),
+        ("reader", "/api/repo/secret/app:main", 403),
+        ("reader", "/api/repo/secret/none", 403),
+        ("owner", "/api/repo/secret/app:main", 200),
+    ] {
+        assert_eq!(told(&world, who, path).await.0, status, "{who} {path}");
+    }
+}
+
+#[tokio::test]
+async fn a_browser_without_credentials_is_asked_for_them() {
+    let world = world().await;
+    for path in ["/", "/repositories", "/repo/team/app", "/repo/team/app:main", "/evictions", "/api/overview"] {
+        let answer = world.get(path).await.expect(401);
+        assert!(answer.header("www-authenticate").starts_with("Basic"), "{path}");
+        assert!(!answer.text().contains("team/app"), "{path}");
+    }
+}

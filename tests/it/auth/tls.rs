@@ -1,0 +1,123 @@
+//! Certificates of the server and of its clients.
+
+use std::path::Path;
+
+use larder::config::Config;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+
+use super::configure;
+use crate::world::World;
+
+type Ca = CertifiedIssuer<'static, KeyPair>;
+
+fn ca(name: &str) -> Ca {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, name);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// A certificate and its key, as PEM.
+fn signed(ca: &Ca, name: &str) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".to_string(), "127.0.0.1".to_string()]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    (params.signed_by(&key, ca).unwrap().pem(), key.serialize_pem())
+}
+
+fn write(folder: &Path, ca: &Ca) -> String {
+    let (cert, key) = signed(ca, "server");
+    for (name, text) in [("cert.pem", &cert), ("key.pem", &key), ("ca.pem", &ca.pem())] {
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+    let file = |name: &str| folder.join(name).display().to_string();
+    format!(
+        "[tls]\ncert = \"{}\"\nkey = \"{}\"\nclient_ca = \"{}\"\n",
+        file("cert.pem"),
+        file("key.pem"),
+        file("ca.pem")
+    )
+}
+
+const RULES: &str = "[[rules]]\nidentity = \"cert:builder-*\"\nmay = [\"pull\", \"push\"]\n";
+
+fn client(trusted: &[&Ca], identity: Option<(String, String)>) -> reqwest::ClientBuilder {
+    let mut builder = reqwest::Client::builder();
+    for ca in trusted {
+        builder = builder.add_root_certificate(reqwest::Certificate::from_pem(ca.pem().as_bytes()).unwrap());
+    }
+    match identity {
+        Some((cert, key)) => builder.identity(reqwest::Identity::from_pem(format!("{cert}{key}").as_bytes()).unwrap()),
+        None => builder,
+    }
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_an_identity() {
+    let (folder, ca, other) = (tempfile::tempdir().unwrap(), ca("larder"), ca("other"));
+    let world = World::with(|config| configure(config, &(write(folder.path(), &ca) + RULES))).await;
+    let server = world.serve().await;
+    let url = server.url("/v2/a/blobs/uploads/").replace("http://", "https://");
+    let post = async |client: reqwest::ClientBuilder| client.build().unwrap().post(&url).send().await;
+    let status = async |client| post(client).await.unwrap().status().as_u16();
+    assert_eq!(status(client(&[&ca], Some(signed(&ca, "builder-1")))).await, 202);
+    assert_eq!(status(client(&[&ca], Some(signed(&ca, "laptop")))).await, 403);
+    assert_eq!(status(client(&[&ca], None)).await, 401);
+    assert!(post(client(&[&ca], Some(signed(&other, "builder-1")))).await.is_err());
+    // Both versions of HTTP, as the client likes.
+    let answer = post(client(&[&ca], Some(signed(&ca, "builder-1")))).await.unwrap();
+    assert_eq!(answer.version(), http::Version::HTTP_2);
+    let first = post(client(&[&ca], Some(signed(&ca, "builder-1"))).http1_only()).await.unwrap();
+    assert_eq!((first.version(), first.status().as_u16()), (http::Version::HTTP_11, 202));
+    assert!(reqwest::get(server.url("/v2/")).await.is_err(), "plain HTTP is not spoken on this port");
+    server.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_is_replaced_under_load() {
+    let (folder, old, new) = (tempfile::tempdir().unwrap(), ca("old"), ca("new"));
+    let text = write(folder.path(), &old);
+    let world = World::with(|config| configure(config, &text)).await;
+    let server = world.serve().await;
+    let url = server.url("/healthz").replace("http://", "https://");
+    // New connections all the time, and one of each version that stays.
+    let fresh = || client(&[&old, &new], None).pool_max_idle_per_host(0).build().unwrap();
+    let kept = [client(&[&old], None), client(&[&old], None).http1_only()].map(|c| c.build().unwrap());
+    for client in &kept {
+        assert_eq!(client.get(&url).send().await.unwrap().status(), 200);
+    }
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let load = (0..4).map(|_| {
+        let (client, url, stopped) = (fresh(), url.clone(), stopped.clone());
+        tokio::spawn(async move {
+            let mut answers = 0;
+            while !*stopped.borrow() {
+                assert_eq!(client.get(&url).send().await.unwrap().status(), 200);
+                answers += 1;
+            }
+            answers
+        })
+    });
+    let load: Vec<_> = load.collect();
+    let mut config = Config::default();
+    for round in 0..20 {
+        configure(&mut config, &write(folder.path(), if round % 2 == 0 { &new } else { &old }));
+        world.app().gate.reload(&config, None).unwrap();
+        for client in &kept {
+            assert_eq!(client.get(&url).send().await.unwrap().status(), 200, "a connection was dropped");
+        }
+    }
+    configure(&mut config, &write(folder.path(), &new));
+    world.app().gate.reload(&config, None).unwrap();
+    // Half of a pair does not fit, and changes nothing.
+    std::fs::write(folder.path().join("key.pem"), signed(&old, "server").1).unwrap();
+    assert!(world.app().gate.reload(&config, None).is_err());
+    assert_eq!(client(&[&new], None).build().unwrap().get(&url).send().await.unwrap().status(), 200);
+    assert!(client(&[&old], None).build().unwrap().get(&url).send().await.is_err());
+    stop.send_replace(true);
+    for worker in load {
+        assert!(worker.await.unwrap() > 0);
+    }
+    drop(kept);
+    server.stopped().await;
+}

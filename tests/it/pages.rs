@@ -1,0 +1,189 @@
+//! The pages and their JSON, as people and programs meet them.
+
+use larder::digest::Digest;
+use serde_json::Value;
+
+use crate::call::Answer;
+use crate::world::{LAYER, World, descriptor, image};
+
+fn page(answer: &Answer) -> String {
+    assert!(answer.header("content-type").starts_with("text/html"));
+    String::from_utf8(answer.body.to_vec()).unwrap()
+}
+
+/// A cache with one record and one layer, pushed to a tag. Exactly what a builder sends.
+async fn push_cache(world: &World, repo: &str, tag: &str, seed: &str) -> Digest {
+    let layer = format!("layer of {seed}");
+    world.put_blob(repo, layer.clone()).await;
+    let mut named = descriptor(LAYER, layer.as_bytes());
+    let diff = Digest::sha256(format!("diff of {layer}").as_bytes()).to_string();
+    named["annotations"] = serde_json::json!({ "containerd.io/uncompressed": diff });
+    let step = Digest::sha256(format!("step of {seed}").as_bytes()).to_string();
+    let config = serde_json::json!({
+        "layers": [{ "blob": named["digest"], "parent": -1 }],
+        "records": [{ "digest": step, "layers": [{ "layer": 0, "createdAt": "2026-01-02T03:04:05Z" }] }],
+    })
+    .to_string();
+    world.put_blob(repo, config.clone()).await;
+    let config = descriptor("application/vnd.buildkit.cacheconfig.v0", config.as_bytes());
+    world.put_manifest(repo, tag, &image(config, vec![named])).await
+}
+
+#[tokio::test]
+async fn what_was_just_pushed_is_on_the_pages() {
+    let world = World::new().await;
+    push_cache(&world, "team/app", "cache", "one").await;
+    world.put_image("team/app", "v1", "an image").await;
+    let overview = page(&world.get("/").await.expect(200));
+    for part in ["team/app", "/repo/team/app:cache", "export", "Overview – larder"] {
+        assert!(overview.contains(part), "{part} is not in {overview}");
+    }
+    let repo = page(&world.get("/repo/team/app").await.expect(200));
+    assert!(repo.contains("/repo/team/app:cache") && repo.contains("/repo/team/app:v1"), "{repo}");
+    world.get("/repo/team/none").await.expect(404);
+    world.get("/repo/team/app:none").await.expect(404);
+    world.get("/repo/NO!").await.expect(404);
+    world.delete("/v2/team/app/manifests/v1").await.expect(202);
+    assert!(!page(&world.get("/repo/team/app").await.expect(200)).contains("/repo/team/app:v1"));
+}
+
+#[tokio::test]
+async fn the_page_of_a_tag_draws_its_records_and_layers() {
+    let world = World::new().await;
+    push_cache(&world, "app", "cache", "one").await;
+    push_cache(&world, "app", "cache", "two").await;
+    let shown = page(&world.get("/repo/app:cache").await.expect(200));
+    for seed in ["one", "two"] {
+        let step = Digest::sha256(format!("step of {seed}").as_bytes());
+        let layer = Digest::sha256(format!("layer of {seed}").as_bytes());
+        for (what, digest) in [("record", step), ("layer", layer)] {
+            assert!(shown.contains(&digest.hex()[..12]), "the {what} of {seed} is not in {shown}");
+        }
+    }
+    let told = world.get("/api/repo/app:cache").await.expect(200).json();
+    assert_eq!(told["is_view"], true);
+    assert_eq!(told["outline"]["records"].as_array().unwrap().len(), 2);
+    let blobs: Vec<&Value> = told["outline"]["layers"].as_array().unwrap().iter().map(|layer| &layer["blob"]).collect();
+    for seed in ["one", "two"] {
+        let layer = Digest::sha256(format!("layer of {seed}").as_bytes()).to_string();
+        assert!(blobs.contains(&&Value::from(layer)), "{blobs:?}");
+    }
+    assert_eq!(told["known"]["pushes"], 2);
+}
+
+#[tokio::test]
+async fn sizes_and_what_is_shared_are_known_when_the_store_was_counted() {
+    let world = World::new().await;
+    push_cache(&world, "a", "cache", "same").await;
+    push_cache(&world, "b", "cache", "same").await;
+    push_cache(&world, "b", "other", "own").await;
+    let size = |seed: &str| format!("layer of {seed}").len() as u64;
+    let tag = |told: &Value, tag: &str| {
+        told["tags"].as_array().unwrap().iter().find(|row| row["tag"] == tag).cloned().unwrap()
+    };
+    let before = world.get("/api/repo/b").await.expect(200).json();
+    assert_eq!(tag(&before, "cache")["shared"], Value::Null);
+    assert!(tag(&before, "cache")["bytes"].as_u64().unwrap() > size("same"));
+    world.app().store.scan_usage().await.unwrap();
+    let told = world.get("/api/repo/b").await.expect(200).json();
+    let cache = tag(&told, "cache");
+    assert_eq!(cache["shared"], cache["bytes"], "all of it is in a:cache, too");
+    assert_eq!(tag(&told, "other")["shared"], 0);
+    let overview = world.get("/api/overview").await.expect(200).json();
+    let tenant = &overview["tenants"][0];
+    let bytes = |name: &str| tenant[name].as_u64().unwrap();
+    assert_eq!(bytes("named_bytes") - bytes("bytes"), cache["bytes"].as_u64().unwrap());
+    assert_eq!((tenant["repositories"].as_u64(), tenant["tags"].as_u64()), (Some(2), Some(3)));
+}
+
+#[tokio::test]
+async fn a_search_finds_repositories_and_tags() {
+    let world = World::new().await;
+    push_cache(&world, "shop/web", "main", "one").await;
+    push_cache(&world, "shop/api", "web-2", "two").await;
+    let found = world.get("/api/repositories?q=web").await.expect(200).json();
+    let names = |list: &str, name: &str| -> Vec<String> {
+        found[list].as_array().unwrap().iter().map(|row| row[name].as_str().unwrap().to_string()).collect()
+    };
+    assert_eq!(names("repositories", "repo"), ["shop/web"]);
+    let mut tags = names("tags", "tag");
+    tags.sort();
+    assert_eq!(tags, ["main", "web-2"]);
+    let shown = page(&world.get("/repositories?q=%3Cscript%3E").await.expect(200));
+    assert!(shown.contains("&lt;script&gt;") && !shown.contains("<script"), "{shown}");
+}
+
+#[tokio::test]
+async fn every_page_is_guarded_and_is_json_for_programs() {
+    let world = World::new().await;
+    push_cache(&world, "app", "cache", "one").await;
+    for path in ["/", "/repositories", "/repo/app", "/repo/app:cache", "/evictions", "/repo/none"] {
+        let shown = world.get(path).header("accept", "text/html").await;
+        assert!(shown.header("content-security-policy").contains("default-src 'none'"), "{path}");
+        assert_eq!(shown.header("x-content-type-options"), "nosniff", "{path}");
+        assert_eq!(shown.header("x-frame-options"), "DENY", "{path}");
+        let text = page(&shown);
+        assert!(!text.contains("<script") && !text.contains(" style="), "{path} has what its policy forbids: {text}");
+        let told = world.get(path).header("accept", "application/json").await;
+        assert_eq!((told.status, told.header("content-type")), (shown.status, "application/json"), "{path}");
+    }
+    let style = world.get("/style.css").await.expect(200);
+    assert!(style.header("content-type").starts_with("text/css"));
+}
+
+#[tokio::test]
+async fn hits_and_bytes_are_counted_by_tenant_kind_and_source() {
+    let world = World::new().await;
+    push_cache(&world, "app", "cache", "one").await;
+    let layer = Digest::sha256(b"layer of one");
+    world.head(format!("/v2/app/blobs/{layer}")).await.expect(200);
+    world.head(format!("/v2/app/blobs/{}", Digest::sha256(b"none"))).await.expect(404);
+    world.get(format!("/v2/app/blobs/{layer}")).await.expect(200);
+    world.get("/v2/app/manifests/none").await.expect(404);
+    world.get("/v2/app/manifests/cache").await.expect(200);
+    let metrics = String::from_utf8(world.get("/metrics").await.expect(200).body.to_vec()).unwrap();
+    let size = "layer of one".len();
+    for line in [
+        r#"larder_lookups_total{kind="upload",result="hit",tenant="default"} 1"#.to_string(),
+        r#"larder_lookups_total{kind="upload",result="miss",tenant="default"} 1"#.to_string(),
+        r#"larder_lookups_total{kind="blob",result="hit",tenant="default"} 1"#.to_string(),
+        r#"larder_lookups_total{kind="tag",result="hit",tenant="default"} 1"#.to_string(),
+        r#"larder_lookups_total{kind="tag",result="miss",tenant="default"} 1"#.to_string(),
+        format!(r#"larder_upload_saved_bytes_total{{how="present",tenant="default"}} {size}"#),
+        format!(r#"larder_served_bytes_total{{from="hot",tenant="default"}} {size}"#),
+        r#"larder_exports_total{tenant="default"} 1"#.to_string(),
+        r#"larder_imports_total{tenant="default"} 0"#.to_string(),
+    ] {
+        assert!(metrics.contains(&line), "{line} is not in {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn an_import_and_an_export_last_from_the_first_request_of_their_build() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
+    let world = World::new().await;
+    push_cache(&world, "app", "cache", "one").await;
+    let manifest = world.get("/v2/app/manifests/cache").header("traceparent", TRACE).await.expect(200).json();
+    let config = manifest["config"]["digest"].as_str().unwrap();
+    let import = world.get(format!("/v2/app/blobs/{config}")).header("traceparent", TRACE);
+    import.header("accept", &format!("{CONFIG}, */*")).await.expect(200);
+    let layer = manifest["layers"][0]["digest"].as_str().unwrap();
+    world.head(format!("/v2/app/blobs/{layer}")).header("traceparent", TRACE).await.expect(200);
+    let push = world.put("/v2/app/manifests/other").header("traceparent", TRACE);
+    push.header("content-type", "application/vnd.oci.image.manifest.v1+json")
+        .body(manifest.to_string())
+        .await
+        .expect(201);
+    let events = world.get("/api/overview").await.expect(200).json()["events"].clone();
+    let told: Vec<(&str, Option<&str>, bool)> = events
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| (event["deed"].as_str().unwrap(), event["tag"].as_str(), event["seconds"].is_number()))
+        .collect();
+    // The newest first; the first push told no trace.
+    assert_eq!(told, [("export", Some("other"), true), ("import", None, true), ("export", Some("cache"), false)]);
+    let metrics = String::from_utf8(world.get("/metrics").await.expect(200).body.to_vec()).unwrap();
+    assert!(metrics.contains("larder_export_seconds_count 1") && metrics.contains("larder_import_seconds_count 1"));
+}
