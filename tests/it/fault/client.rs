@@ -292,6 +292,17 @@ impl Client {
         panic!("{what}: {}", self.last.lock().unwrap())
     }
 
+    /// On a machine that has other things to do, a layer may take longer than the server waits for one.
+    async fn pull_as_builders_do(&self, blob: Blob) -> Outcome<()> {
+        for pause in [1, 2, 4].map(Duration::from_secs) {
+            if let Some(done) = self.pull_blob(blob).await {
+                return Some(done);
+            }
+            tokio::time::sleep(pause).await;
+        }
+        self.pull_blob(blob).await
+    }
+
     /// All that was acknowledged, with nothing to excuse a failure.
     pub async fn everything(&self) {
         let (blobs, manifests, tags, caches) = {
@@ -301,7 +312,7 @@ impl Client {
             (told.blobs.clone(), told.manifests.clone(), tags, caches)
         };
         for blob in blobs {
-            self.pull_blob(blob).await.unwrap_or_else(|| self.lost(&format!("{blob:?} cannot be read")));
+            self.pull_as_builders_do(blob).await.unwrap_or_else(|| self.lost(&format!("{blob:?} cannot be read")));
         }
         for manifest in manifests {
             let digest = manifest.0;
