@@ -1,5 +1,4 @@
 # shellcheck shell=bash
-# stores: fs s3
 # Four builders push and import without a pause while every server collects every
 # two seconds, with a grace and a lease that are hardly longer than a build, and a
 # quota of less than half of what the builders make. No build fails; the store ends

@@ -1,5 +1,4 @@
 # shellcheck shell=bash
-# stores: fs s3
 # A cache in each form that BuildKit has for it, and one inside an image, survive
 # collections for as long as a tag names them; when the tag was replaced or
 # deleted, they go, to the last byte.
