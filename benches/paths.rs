@@ -5,6 +5,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use axum::body::Body;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::{Method, Request, StatusCode};
@@ -52,12 +54,68 @@ fn hot_hits(c: &mut Criterion) {
 }
 
 async fn send(front: &Front, method: &str, uri: &str, body: impl Into<Bytes>) -> StatusCode {
-    let request = Request::builder().method(method).uri(uri).body(Body::from(body.into())).expect("a request");
-    let response = front.answer(request).await;
+    ask(front, method, uri, body, None).await.0
+}
+
+/// Sends a request that shows this `Authorization`.
+async fn ask(
+    front: &Front,
+    method: &str,
+    uri: &str,
+    body: impl Into<Bytes>,
+    shown: Option<&str>,
+) -> (StatusCode, Bytes) {
+    let request = Request::builder().method(method).uri(uri);
+    let request = shown.into_iter().fold(request, |request, shown| request.header("authorization", shown));
+    let response = front.answer(request.body(Body::from(body.into())).expect("a request")).await;
     let status = response.status();
     let read = axum::body::to_bytes(response.into_body(), usize::MAX).await;
-    assert!(read.is_ok(), "{method} {uri}: {read:?}");
-    status
+    (status, read.unwrap_or_else(|error| panic!("{method} {uri}: {error}")))
+}
+
+/// The same HEAD of a blob: where nobody is asked who he is, by nobody in particular where somebody might be, with the
+/// token that clients fetch, with name and password in each request, and in a scope.
+fn callers(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let token = format!("larder_{}", "x".repeat(43));
+    let rules = format!(
+        "[[tokens]]\nname = \"ci\"\nhash = \"{0}\"\n[[tokens]]\nname = \"pr\"\nhash = \"{1}\"\n\
+         [[rules]]\nidentity = [\"token:ci\", \"anonymous\"]\nmay = [\"pull\", \"push\"]\n\
+         [[rules]]\nidentity = \"token:pr\"\nmay = [\"pull\"]\nscope = \"pr:1\"\n",
+        Digest::sha256(token.as_bytes()),
+        Digest::sha256(format!("{token}pr").as_bytes())
+    );
+    let blob = format!("/v2/app/blobs/{}", Digest::sha256(b"{}"));
+    let open = |config: Config| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let front = runtime.block_on(async {
+            let objects = larder::objects::fs::FsObjects::open(folder.path()).expect("a store");
+            let front = App::over(Arc::new(objects), config).await.expect("a server").front();
+            let upload = format!("/v2/app/blobs/uploads/?digest={}", Digest::sha256(b"{}"));
+            assert_eq!(send(&front, "POST", &upload, "{}").await, StatusCode::CREATED);
+            front
+        });
+        (folder, front)
+    };
+    let (_folder, everybody) = open(Config::default());
+    let (_other, asked) = open(toml::from_str(&rules).expect("a configuration"));
+    let basic = |password: &str| format!("Basic {}", BASE64_STANDARD.encode(format!("x:{password}")));
+    let basic_ci = basic(&token);
+    let uri = "/token?scope=repository:app:pull";
+    let (_, issued) = runtime.block_on(ask(&asked, "GET", uri, "", Some(&basic_ci)));
+    let issued: serde_json::Value = serde_json::from_slice(&issued).expect("a token");
+    let bearer = format!("Bearer {}", issued["token"].as_str().expect("a token"));
+    let basic_pr = basic(&format!("{token}pr"));
+    for (name, front, shown) in [
+        ("caller/nobody is asked", &everybody, None),
+        ("caller/anonymous", &asked, None),
+        ("caller/bearer", &asked, Some(&*bearer)),
+        ("caller/basic", &asked, Some(&*basic_ci)),
+        ("caller/in a scope", &asked, Some(&*basic_pr)),
+    ] {
+        assert_eq!(runtime.block_on(ask(front, "HEAD", &blob, "", shown)).0, StatusCode::OK, "{name}");
+        c.bench_function(name, |b| b.to_async(&runtime).iter(|| ask(front, "HEAD", &blob, Bytes::new(), shown)));
+    }
 }
 
 fn requests(c: &mut Criterion) {
@@ -85,5 +143,5 @@ fn requests(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, hashing, routing, hot_hits, requests);
+criterion_group!(benches, hashing, routing, hot_hits, requests, callers);
 criterion_main!(benches);

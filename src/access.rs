@@ -58,16 +58,29 @@ impl Access {
 #[derive(Clone, Debug)]
 pub struct Permit {
     tenant: Tenant,
+    parents: Vec<Tenant>,
     access: Access,
 }
 
 impl Permit {
-    pub fn issue(tenant: Tenant, access: Access) -> Permit {
-        Permit { tenant, access }
+    /// `parents` are read where `tenant` has nothing, the nearest first.
+    pub fn issue(tenant: Tenant, parents: Vec<Tenant>, access: Access) -> Permit {
+        Permit { tenant, parents, access }
     }
 
+    /// Where everything is written, and looked for first.
     pub fn tenant(&self) -> &Tenant {
         &self.tenant
+    }
+
+    pub fn parents(&self) -> &[Tenant] {
+        &self.parents
+    }
+
+    /// What the nearest parent may read by itself; nothing where there is none.
+    pub fn of_parent(&self) -> Option<Permit> {
+        let (tenant, parents) = self.parents.split_first()?;
+        Some(Permit { tenant: tenant.clone(), parents: parents.to_vec(), access: self.access.clone() })
     }
 
     pub fn repo(&self) -> &RepoName {

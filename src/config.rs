@@ -24,9 +24,9 @@ use crate::names::RepoName;
 pub use auth::{AuthConfig, Challenge, IssuerConfig, Label, RuleConfig, TokenConfig, TokenHash};
 pub use collect::{CollectConfig, GRAIN, Ingredients, RetainConfig};
 pub use network::{Network, PublicUrl};
-pub use pattern::{Glob, Pattern, Template};
+pub use pattern::{Glob, Pattern, ScopeTemplate, Template};
 pub use store::{Checksum, Redirect, S3Config, Secret, StoreConfig};
-pub use tenants::{Quota, TenantConfig};
+pub use tenants::{Quota, ScopesConfig, TenantConfig};
 pub use tls::{ClientAuth, TlsConfig};
 
 /// Everything that can be configured.
@@ -51,6 +51,7 @@ pub struct Config {
     pub repositories: Vec<RepositoryConfig>,
     /// Tenants; of those that have a pattern for a repository, it belongs to the first.
     pub tenants: Vec<TenantConfig>,
+    pub scopes: ScopesConfig,
 }
 
 /// Where clients find the server.

@@ -8,6 +8,13 @@ use std::str::FromStr;
 
 use crate::digest::{Digest, InvalidDigest};
 
+/// Between a tenant and a scope of it, outside the grammar of both.
+const SCOPE_MARK: char = '~';
+/// Longest name of a tenant that is no scope, in bytes.
+const TENANT_BYTES_MAX: usize = 64;
+/// Letters, digits and dashes of what a scope is called that are in its name, for people.
+const SLUG_BYTES_MAX: usize = 32;
+
 /// Longest repository name, in bytes. The spec lets a registry and its host name share 255 characters.
 pub const REPO_NAME_BYTES_MAX: usize = 255;
 /// Longest tag, in bytes.
@@ -97,9 +104,10 @@ name!(
     InvalidName::Batch
 );
 name!(
-    /// The boundary of isolation, deduplication and quota.
+    /// The boundary of isolation, deduplication and quota. `tenant~scope` is a scope of the tenant: it has all that a
+    /// tenant has, and reads what its parents have as well.
     Tenant,
-    |text: &str| text.len() <= 64 && is_component(text),
+    is_tenant,
     InvalidName::Tenant
 );
 
@@ -107,6 +115,46 @@ impl Tenant {
     /// The tenant that everybody belongs to unless the configuration says otherwise.
     pub fn default_tenant() -> Tenant {
         Tenant("default".into())
+    }
+
+    /// The scope of this tenant that is called so.
+    ///
+    /// Invariant: another text is another scope. What tells them apart is the hash; the rest of the name is for people.
+    pub fn scope(&self, called: &ScopeName) -> Tenant {
+        Tenant(format!("{}{SCOPE_MARK}{called}", self.root()).into())
+    }
+
+    /// Whether it is a scope of another one.
+    pub fn is_scope(&self) -> bool {
+        self.0.contains(SCOPE_MARK)
+    }
+
+    /// The name without its scope.
+    pub fn root(&self) -> &str {
+        self.0.split(SCOPE_MARK).next().unwrap_or_default()
+    }
+}
+
+/// What follows the tenant in the name of a scope.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ScopeName(Box<str>);
+
+impl ScopeName {
+    /// The name for any text: as much of it as a name can have, and 128 bits of its hash.
+    pub fn of(text: &str) -> ScopeName {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+        let mut slug = words.collect::<Vec<_>>().join("-").to_ascii_lowercase();
+        slug.truncate(SLUG_BYTES_MAX);
+        let hash = Digest::sha256(text.as_bytes()).to_string();
+        let hash = hash.trim_start_matches("sha256:").get(..32).unwrap_or_default();
+        let slug = slug.trim_end_matches('-');
+        ScopeName(if slug.is_empty() { hash.into() } else { format!("{slug}-{hash}").into() })
+    }
+}
+
+impl fmt::Display for ScopeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -122,6 +170,12 @@ impl BatchId {
     pub fn new(replica: u64, number: u64) -> BatchId {
         BatchId(format!("{replica:016x}{number:016x}").into())
     }
+}
+
+fn is_tenant(text: &str) -> bool {
+    let (tenant, scope) = text.split_once(SCOPE_MARK).map_or((text, None), |(tenant, scope)| (tenant, Some(scope)));
+    let fits = |name: &str| name.len() <= TENANT_BYTES_MAX + 1 && is_component(name);
+    tenant.len() <= TENANT_BYTES_MAX && is_component(tenant) && scope.is_none_or(fits)
 }
 
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
@@ -219,6 +273,26 @@ mod tests {
         }
         for bad in ["", ".", "..", "-a", ".a", "a/b", "a:b", "a b", "é", &"a".repeat(129)] {
             assert!(bad.parse::<Tag>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn another_text_is_another_scope_and_each_has_a_name_that_reads_back() {
+        let tenant = Tenant::default_tenant();
+        let texts =
+            ["org/app@refs/pull/1/merge", "org/app@refs/pull/11/merge", "Org/app@refs/pull/1/merge", "", "-", "é"];
+        let long = "x".repeat(5000);
+        let names: Vec<Tenant> =
+            texts.iter().copied().chain([&*long]).map(|text| tenant.scope(&ScopeName::of(text))).collect();
+        for (at, name) in names.iter().enumerate() {
+            assert_eq!(name.parse::<Tenant>().unwrap(), *name);
+            assert!(name.is_scope() && name.root() == "default", "{name}");
+            assert!(!names[..at].contains(name), "{name}");
+            assert_eq!(name.scope(&ScopeName::of("")), tenant.scope(&ScopeName::of("")));
+        }
+        assert!(names[0].starts_with("default~org-app-refs-pull-1-merge-"), "{}", names[0]);
+        for bad in ["a~", "~a", "a~b~c", "a~B", "a~../b", "a~b/c"] {
+            assert!(bad.parse::<Tenant>().is_err(), "{bad}");
         }
     }
 

@@ -144,16 +144,21 @@ impl Gate {
 
     pub fn admit(&self, caller: &Caller, access: Access) -> Result<Permit, Refusal> {
         caller.may(&access)?;
-        let tenant = self.tenant_of(caller, &access.repo);
-        Ok(Permit::issue(tenant, access))
+        let (tenant, parents) = self.place(caller, &access.repo);
+        Ok(Permit::issue(tenant, parents, access))
     }
 
-    /// Whose repository it is for this caller.
+    /// Whose repository it is for this caller, and what he reads beside it.
     ///
     /// Invariant: it follows from the name of the repository and the rules for the caller alone. So no request reaches
     /// what another tenant has, and none can tell whether it has it.
-    fn tenant_of(&self, caller: &Caller, repo: &RepoName) -> Tenant {
-        policy::tenant(&caller.who.grants, repo).cloned().unwrap_or_else(|| self.config.tenant_of(repo))
+    fn place(&self, caller: &Caller, repo: &RepoName) -> (Tenant, Vec<Tenant>) {
+        let grants = &caller.who.grants;
+        let tenant = policy::tenant(grants, repo).cloned().unwrap_or_else(|| self.config.tenant_of(repo));
+        let Some(lineage) = policy::lineage(grants, repo) else { return (tenant, Vec::new()) };
+        let own = tenant.scope(&lineage.own);
+        let parents = lineage.parents.iter().map(|parent| tenant.scope(parent));
+        (own, parents.chain([tenant.clone()]).collect())
     }
 
     /// For what concerns the whole installation.
@@ -214,6 +219,11 @@ impl Gate {
         let expires = now() + live.settings.session_max.get().as_secs();
         let who = caller.who.identity.clone();
         sealed(&live, Kind::Session, &Payload { who, proof: Some(SESSION.into()), scope: None, expires })
+    }
+
+    /// Where a caller writes, and what he reads beside it.
+    pub fn lineage(&self, identity: &Identity, repo: &RepoName) -> (Tenant, Vec<Tenant>) {
+        self.place(&Caller::new(&self.live.load().policy, identity.clone(), None), repo)
     }
 
     /// What the rules say, one by one, for people.

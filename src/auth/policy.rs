@@ -7,8 +7,8 @@ use std::fmt;
 
 use super::identity::Identity;
 use crate::access::{Access, Tags, Verb};
-use crate::config::{Glob, Pattern, RuleConfig};
-use crate::names::{RepoName, Tag, Tenant};
+use crate::config::{Glob, Pattern, RuleConfig, ScopeTemplate};
+use crate::names::{RepoName, ScopeName, Tag, Tenant};
 
 /// The rules, in the order in which they are written.
 #[derive(Debug, Default)]
@@ -28,6 +28,14 @@ pub struct Grant {
     /// None stands for all.
     tags: Vec<Glob>,
     tenant: Option<Tenant>,
+    lineage: Option<Lineage>,
+}
+
+/// A scope, and those that are read beside it, the nearest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lineage {
+    pub own: ScopeName,
+    pub parents: Vec<ScopeName>,
 }
 
 /// Why a rule does not apply.
@@ -59,6 +67,8 @@ impl Policy {
     pub fn new(rules: Vec<RuleConfig>, open: bool) -> Policy {
         let asked = rules.iter().flat_map(|rule| rule.claims.keys().cloned());
         let filled = rules.iter().flat_map(|rule| &rule.repositories).flat_map(|template| template.claims());
+        let scopes = rules.iter().flat_map(|rule| rule.scope.iter().chain(&rule.parents));
+        let filled = filled.chain(scopes.flat_map(|scope| scope.claims()));
         let mentioned = asked.chain(filled.map(str::to_string)).chain(["sub".to_string()]).collect();
         Policy { rules, open, mentioned }
     }
@@ -108,6 +118,12 @@ pub fn tenant<'g>(grants: &'g [Grant], repo: &RepoName) -> Option<&'g Tenant> {
     grants.iter().filter(|grant| grant.is_for(repo)).find_map(|grant| grant.tenant.as_ref())
 }
 
+/// Where the first rule for the repository that names a scope sends the caller. One that does not keeps nobody in the
+/// tenant: a rule more must not let a pull request out of its scope.
+pub fn lineage<'g>(grants: &'g [Grant], repo: &RepoName) -> Option<&'g Lineage> {
+    grants.iter().filter(|grant| grant.is_for(repo)).find_map(|grant| grant.lineage.as_ref())
+}
+
 fn grant(rule: &RuleConfig, identity: &Identity) -> Result<Grant, Mismatch> {
     let label = identity.label();
     // A star means: whoever has logged in. Who has not is meant only by name.
@@ -129,14 +145,29 @@ fn grant(rule: &RuleConfig, identity: &Identity) -> Result<Grant, Mismatch> {
         repositories: filled.collect(),
         tags: rule.tags.clone(),
         tenant: rule.tenant.clone(),
+        lineage: rule.scope.as_ref().map(|scope| descend(scope, &rule.parents, identity)).transpose()?,
     })
+}
+
+/// Whose scope cannot be told has none, and so nothing that the rule allows.
+fn descend(scope: &ScopeTemplate, parents: &[ScopeTemplate], identity: &Identity) -> Result<Lineage, Mismatch> {
+    let fill = |template: &'_ ScopeTemplate| {
+        template.fill(|name| identity.claim(name)).map_err(|missing| Mismatch::Claim(missing.to_string()))
+    };
+    let mut lineage = Lineage { own: fill(scope)?, parents: Vec::new() };
+    for parent in parents.iter().filter_map(|parent| fill(parent).ok()) {
+        if parent != lineage.own && !lineage.parents.contains(&parent) {
+            lineage.parents.push(parent);
+        }
+    }
+    Ok(lineage)
 }
 
 impl Grant {
     fn everything() -> Grant {
         let repositories = Pattern::try_from("**".to_string()).into_iter().collect();
         let may = vec![Verb::Pull, Verb::Push, Verb::Delete, Verb::Admin];
-        Grant { may, repositories, tags: Vec::new(), tenant: None }
+        Grant { may, repositories, tags: Vec::new(), tenant: None, lineage: None }
     }
 
     fn is_for(&self, repo: &RepoName) -> bool {
@@ -276,6 +307,35 @@ mod tests {
             assert!(!may(&policy, &github(&changed), Push, "org/app", &["main"]), "{claim} = {value}");
         }
         assert!(!may(&policy, &github(&main[1..]), Push, "org/app", &["main"]));
+    }
+
+    #[test]
+    fn a_scope_follows_from_the_claims_and_no_other_rule_lets_out_of_it() {
+        let policy = policy(
+            r#"
+            [[rules]]
+            identity = "oidc:github"
+            may = ["pull", "push"]
+            repositories = "{repository}/**"
+            [[rules]]
+            identity = "oidc:github"
+            claims = { ref = "refs/pull/**" }
+            may = ["pull", "push"]
+            repositories = "{repository}/**"
+            scope = "{repository}@{ref}"
+            parents = ["{repository}@refs/heads/{base_ref}", "{repository}@{ref}"]
+            "#,
+        );
+        let of = |claims: &[(&str, &str)]| {
+            lineage(&policy.grants(&github(claims)), &"org/app/cache".parse().unwrap()).cloned()
+        };
+        let (app, pull) = (("repository", "org/app"), ("ref", "refs/pull/1/merge"));
+        assert_eq!(of(&[app, ("ref", "refs/heads/main")]), None);
+        let own = ScopeName::of("org/app@refs/pull/1/merge");
+        assert_eq!(of(&[app, pull]), Some(Lineage { own: own.clone(), parents: vec![] }));
+        assert_eq!(of(&[app, pull, ("base_ref", "")]), Some(Lineage { own: own.clone(), parents: vec![] }));
+        let parents = vec![ScopeName::of("org/app@refs/heads/next")];
+        assert_eq!(of(&[app, pull, ("base_ref", "next")]), Some(Lineage { own, parents }));
     }
 
     #[test]

@@ -52,6 +52,12 @@ impl PolicyTest {
             access.verb.as_str(),
             self.reference
         );
+        let (tenant, parents) = gate.lineage(&identity, &access.repo);
+        println!("writes to {tenant}{}", if tenant.is_scope() { ", a scope" } else { "" });
+        if !parents.is_empty() {
+            let names: Vec<String> = parents.iter().map(ToString::to_string).collect();
+            println!("reads also {}", names.join(", then "));
+        }
         Ok(allowed)
     }
 

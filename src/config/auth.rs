@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use serde::{Deserialize, Deserializer};
 
-use super::{Config, Glob, Secret, Span, Template};
+use super::{Config, Glob, ScopeTemplate, Secret, Span, Template};
 use crate::access::Verb;
 use crate::names::Tenant;
 
@@ -161,10 +161,17 @@ pub struct RuleConfig {
     /// decides.
     #[serde(default, deserialize_with = "tenant")]
     pub tenant: Option<Tenant>,
+    /// What these callers write, they write to a scope of that tenant, which nobody else reads. Of the rules that fit a
+    /// caller and a repository, the first that names a scope decides.
+    pub scope: Option<ScopeTemplate>,
+    /// Scopes that they read beside their own, the nearest first; the tenant itself comes last. One that a claim is
+    /// missing for is left out.
+    #[serde(default, deserialize_with = "one_or_many")]
+    pub parents: Vec<ScopeTemplate>,
 }
 
 fn tenant<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Tenant>, D::Error> {
-    String::deserialize(from)?.parse().map(Some).map_err(serde::de::Error::custom)
+    super::tenants::tenant(from).map(Some)
 }
 
 fn everything() -> Vec<Template> {
@@ -262,6 +269,12 @@ pub(super) fn check(config: &Config) -> anyhow::Result<()> {
         if rule.identity.is_empty() || rule.may.is_empty() || rule.repositories.is_empty() {
             bail!("[[rules]] number {}: identity, may and repositories must name something", number + 1);
         }
+        if rule.scope.is_none() && !rule.parents.is_empty() {
+            bail!("[[rules]] number {}: parents are of a scope, and there is none", number + 1);
+        }
+        if rule.scope.is_some() && rule.may.contains(&Verb::Admin) {
+            bail!("[[rules]] number {}: who is sent into a scope must not administer", number + 1);
+        }
     }
     if config.auth.failed_logins == 0 {
         bail!("[auth] failed_logins must be at least 1");
@@ -323,6 +336,9 @@ mod tests {
             ("[[rules]]\nidentity = \"*\"\nmay = []".into(), "number 1"),
             ("[[rules]]\nidentity = \"*\"\nmay = [\"pull\"]\nrepositories = \"A\"".into(), "repository name"),
             ("[[rules]]\nidentity = \"*\"\nmay = [\"pull\"]\nrepository = \"a\"".into(), "repository"),
+            ("[[rules]]\nidentity = \"*\"\nmay = [\"pull\"]\nparents = \"main\"".into(), "parents"),
+            ("[[rules]]\nidentity = \"*\"\nmay = [\"admin\"]\nscope = \"prs\"".into(), "administer"),
+            ("[[rules]]\nidentity = \"*\"\nmay = [\"pull\"]\nscope = \"pr-{a}-{b}\"".into(), "between two claims"),
             ("[auth]\nsigning_keys = [\"short\"]".into(), "32"),
             ("[server]\nlisten_plain = [\"127.0.0.1:1\"]".into(), "listen_plain"),
             ("[tls]\nkey = \"k\"".into(), "needs cert and key"),

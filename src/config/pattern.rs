@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::names::RepoName;
+use crate::names::{RepoName, ScopeName};
 
 /// A pattern of repository names.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -65,18 +65,7 @@ impl TryFrom<String> for Template {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Template, Self::Error> {
-        let mut pieces = Vec::new();
-        let mut rest = &*text;
-        while let Some((before, behind)) = rest.split_once('{') {
-            let (claim, after) = behind.split_once('}').ok_or("a claim in a pattern is written {claim}")?;
-            if claim.is_empty() {
-                return Err("a claim in a pattern is written {claim}");
-            }
-            pieces.extend([Piece::Text(before.into()), Piece::Claim(claim.into())]);
-            rest = after;
-        }
-        pieces.push(Piece::Text(rest.into()));
-        let template = Template { pieces };
+        let template = Template { pieces: pieces(&text)? };
         // Shows a bad pattern when the configuration is read, whatever the claims will be.
         template.expand(|_| Some("x")).ok_or("a pattern is a repository name with `*`, `**` and {claim} in it")?;
         Ok(template)
@@ -99,10 +88,95 @@ impl Template {
 
     /// The claims that it looks at.
     pub fn claims(&self) -> impl Iterator<Item = &str> {
-        self.pieces.iter().filter_map(|piece| match piece {
-            Piece::Claim(name) => Some(&**name),
-            Piece::Text(_) => None,
-        })
+        claims(&self.pieces)
+    }
+}
+
+fn pieces(text: &str) -> Result<Vec<Piece>, &'static str> {
+    let (mut pieces, mut rest) = (Vec::new(), text);
+    while let Some((before, behind)) = rest.split_once('{') {
+        let (claim, after) = behind.split_once('}').ok_or("a claim is written {claim}")?;
+        if claim.is_empty() {
+            return Err("a claim is written {claim}");
+        }
+        pieces.extend([Piece::Text(before.into()), Piece::Claim(claim.into())]);
+        rest = after;
+    }
+    pieces.push(Piece::Text(rest.into()));
+    Ok(pieces)
+}
+
+fn claims(pieces: &[Piece]) -> impl Iterator<Item = &str> {
+    pieces.iter().filter_map(|piece| match piece {
+        Piece::Claim(name) => Some(&**name),
+        Piece::Text(_) => None,
+    })
+}
+
+/// What a scope is called, with claims in it: `{repository}@{ref}`. Callers for whom it comes to the same text share the
+/// scope, whichever rule sends them there.
+///
+/// Invariant: from the text that one template comes to, the claims can be read back, so other claims are another scope.
+/// Whatever of a claim is neither a letter nor a digit nor one of `._/-` is written in percent, and something else than
+/// those stands between two claims.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ScopeTemplate {
+    pieces: Vec<Piece>,
+}
+
+/// What a claim may have in it as it is.
+fn in_a_claim(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"._/-".contains(&byte)
+}
+
+impl TryFrom<String> for ScopeTemplate {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<ScopeTemplate, Self::Error> {
+        let pieces = pieces(&text)?;
+        let literal = |byte: u8| in_a_claim(byte) || b"@:+=,".contains(&byte);
+        let (mut seen, mut apart) = (false, true);
+        for piece in &pieces {
+            match piece {
+                Piece::Text(text) if !text.bytes().all(literal) => {
+                    return Err("a scope is letters, digits, any of ._/-@:+=, and {claim}");
+                }
+                Piece::Text(text) => apart |= !seen || text.bytes().any(|byte| !in_a_claim(byte)),
+                Piece::Claim(_) if !apart => {
+                    return Err("a scope has one of @:+=, between two claims: {repository}@{ref}");
+                }
+                Piece::Claim(_) => (seen, apart) = (true, false),
+            }
+        }
+        if text.is_empty() { Err("a scope must not be empty") } else { Ok(ScopeTemplate { pieces }) }
+    }
+}
+
+impl ScopeTemplate {
+    /// The scope of a caller with these claims. The name of one that is missing or empty, where one is.
+    pub fn fill<'t, 'c>(&'t self, claim: impl Fn(&str) -> Option<&'c str>) -> Result<ScopeName, &'t str> {
+        let mut text = String::new();
+        for piece in &self.pieces {
+            match piece {
+                Piece::Text(literal) => text.push_str(literal),
+                Piece::Claim(name) => {
+                    for byte in claim(name).filter(|value| !value.is_empty()).ok_or(&**name)?.bytes() {
+                        if in_a_claim(byte) {
+                            text.push(char::from(byte));
+                        } else {
+                            text.push_str(&format!("%{byte:02X}"));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(ScopeName::of(&text))
+    }
+
+    /// The claims that it looks at.
+    pub fn claims(&self) -> impl Iterator<Item = &str> {
+        claims(&self.pieces)
     }
 }
 
@@ -190,6 +264,31 @@ mod tests {
         #[test]
         fn a_match_is_what_trying_everything_finds(pattern in r"(a|b|/|\*|\*\*){0,8}", text in "[ab/]{0,10}") {
             prop_assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), slowly(pattern.as_bytes(), text.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn other_claims_are_another_scope() {
+        let template = ScopeTemplate::try_from("{a}@x:{b}".to_string()).unwrap();
+        let fill = |a: &'static str, b: &'static str| {
+            template.fill(move |name| Some(if name == "a" { a } else { b })).unwrap()
+        };
+        let values = ["x", "x@x:y", "y", "x%40x", "x:", ":x", "@x:", "X", "refs/pull/1", "refs-pull-1", "é"];
+        let mut seen = Vec::new();
+        for a in values {
+            for b in values {
+                let name = fill(a, b);
+                assert!(!seen.contains(&name), "{a} {b}");
+                seen.push(name);
+            }
+        }
+        assert_eq!(template.fill(|name| (name == "a").then_some("x")), Err("b"));
+        assert_eq!(template.fill(|_| Some("")), Err("a"));
+        for bad in ["", "{a}{b}", "{a}-x/{b}", "pr-{a}-{b}", "a b", "{a", "{}", "a%"] {
+            assert!(ScopeTemplate::try_from(bad.to_string()).is_err(), "{bad}");
+        }
+        for good in ["prs", "pr-{a}", "{a}@{b}", "{a}:x={b}/y"] {
+            assert!(ScopeTemplate::try_from(good.to_string()).is_ok(), "{good}");
         }
     }
 }

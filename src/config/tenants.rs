@@ -4,8 +4,8 @@ use anyhow::bail;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
-use super::{Config, Pattern};
-use crate::names::{RepoName, Tenant};
+use super::{Config, Pattern, Span};
+use crate::names::{InvalidName, RepoName, Tenant};
 
 /// A tenant, and the repositories that are its own.
 #[derive(Clone, Debug, Deserialize)]
@@ -21,8 +21,28 @@ pub struct TenantConfig {
     pub quota: Quota,
 }
 
-fn tenant<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Tenant, D::Error> {
-    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+/// Scopes are made by rules, not named here.
+pub(super) fn tenant<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Tenant, D::Error> {
+    let parsed = String::deserialize(deserializer)?.parse::<Tenant>();
+    let parsed = parsed.and_then(|tenant| if tenant.is_scope() { Err(InvalidName::Tenant) } else { Ok(tenant) });
+    parsed.map_err(serde::de::Error::custom)
+}
+
+/// What holds for every scope: rules make them, one for each branch or pull request.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScopesConfig {
+    /// A scope that nobody has pushed to or pulled from for so long goes as a whole.
+    pub max_age: Span,
+    /// How much each may store.
+    pub quota: Quota,
+}
+
+impl Default for ScopesConfig {
+    fn default() -> Self {
+        let written = Written { max: Some(ByteSize::gib(10)), high: None, low: None };
+        ScopesConfig { max_age: Span::hours(14 * 24), quota: Quota::try_from(written).unwrap_or_default() }
+    }
 }
 
 /// How much a tenant may store, in bytes of content.
@@ -76,6 +96,13 @@ impl Config {
         self.tenants.iter().find(matches).map_or_else(Tenant::default_tenant, |tenant| tenant.name.clone())
     }
 
+    /// Whether any caller may find the repository in this tenant: by its name, or by a rule.
+    pub fn may_be_of(&self, repo: &RepoName, tenant: &Tenant) -> bool {
+        let root = tenant.root();
+        let ruled = self.rules.iter().any(|rule| rule.tenant.as_ref().is_some_and(|named| **named == *root));
+        ruled || *self.tenant_of(repo) == *root
+    }
+
     /// Every tenant that a request may belong to.
     pub fn all_tenants(&self) -> Vec<Tenant> {
         let mut names: Vec<Tenant> = self.tenants.iter().map(|tenant| tenant.name.clone()).collect();
@@ -88,6 +115,9 @@ impl Config {
 
     /// What a tenant may store.
     pub fn quota(&self, tenant: &Tenant) -> Quota {
+        if tenant.is_scope() {
+            return self.scopes.quota;
+        }
         self.tenants.iter().find(|known| known.name == *tenant).map_or(Quota::default(), |tenant| tenant.quota)
     }
 

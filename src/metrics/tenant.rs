@@ -237,13 +237,13 @@ impl Tenants {
         Tenants { known: RwLock::default(), others: RwLock::default(), families }
     }
 
-    /// The numbers of a tenant, shared with others when there are too many.
+    /// The numbers of a tenant, shared with others when there are too many. Scopes always share them.
     pub fn of(&self, tenant: &Tenant) -> Arc<TenantMetrics> {
         if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(tenant) {
             return known.clone();
         }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= TENANTS_MAX && !known.contains_key(tenant) {
+        if tenant.is_scope() || known.len() >= TENANTS_MAX && !known.contains_key(tenant) {
             drop(known);
             let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
             return others.get_or_insert_with(|| Arc::new(self.families.of(OTHERS))).clone();

@@ -81,7 +81,7 @@ struct Inner {
     /// Whether the endpoint refuses a conditional create when the object is there.
     conditional_create: bool,
     /// Whether the endpoint refuses requests that are dated long ago.
-    refuses_late: bool,
+    refuses_late: Option<dated::RefusesLate>,
     /// Objects of so many bytes and more may be fetched by clients themselves.
     direct_min: Option<u64>,
 }
@@ -107,12 +107,14 @@ impl S3Objects {
             unsigned_payload: config.checksum == Checksum::Crc32c
                 && config.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https:")),
             conditional_create: true,
-            refuses_late: false,
+            refuses_late: None,
             direct_min: (config.redirect == Redirect::ColdLarge).then(|| config.redirect_min.as_u64()),
         };
         let probing = S3Objects { inner: Arc::new(inner.clone()) };
         inner.conditional_create = probe::bucket(&probing, config).await?;
-        inner.refuses_late = inner.conditional_create && dated::is_refused_late(&probing).await;
+        if inner.conditional_create {
+            inner.refuses_late = dated::refuses_late(&probing).await;
+        }
         Ok(S3Objects { inner: Arc::new(inner) })
     }
 }
@@ -354,8 +356,7 @@ impl Objects for S3Objects {
     }
 
     fn fence(&self) -> Option<Fence> {
-        let refuses = self.inner.refuses_late;
-        refuses.then_some(Fence { age_max: dated::AGE_MAX, dies_with_process: false })
+        self.inner.refuses_late.map(|_| Fence { age_max: dated::AGE_MAX, dies_with_process: false })
     }
 
     async fn probe(&self) -> Result<()> {

@@ -25,8 +25,7 @@ impl Repo {
     }
 
     async fn look_for(&self, digest: &Digest, saved: Saved) -> Result<Option<u64>> {
-        let key = &self.blob_key(digest);
-        let look = |pin: Arc<Snapshot>| async move { self.store.found(&pin, key).await };
+        let look = |pin: Arc<Snapshot>| async move { self.store.found_in(&pin, self.blob_keys(digest)).await };
         let size = self.store.condemned.resting(look).await?.map(|meta| meta.size);
         self.counted.asked(Asked::Upload, size.is_some());
         self.counted.saved(saved, size.unwrap_or(0));
@@ -96,8 +95,8 @@ impl Repo {
         Ok((first, turn))
     }
 
-    /// Whether the blob can be used in this repository without sending it. Blobs belong to the tenant, so this moves
-    /// nothing; `from` was checked when its permit was issued.
+    /// Whether the blob can be used in this repository without sending it. Blobs belong to the tenant or its parents, so
+    /// this moves nothing; `from` was checked when its permit was issued.
     pub async fn mount_blob(&self, digest: &Digest) -> Result<bool> {
         let found = self.look_for(digest, Saved::Mounted).await?.is_some();
         if found {

@@ -13,10 +13,13 @@ impl Repo {
     /// What a tag is made of, made anew so that it can be explained.
     pub async fn inspect(&self, tag: &Tag) -> Result<Inspection> {
         let unknown = || Error::ManifestUnknown(tag.to_string());
-        let pointer = self.tag(tag).await?.ok_or_else(unknown)?;
+        let Some(behind) = self.behind(tag).await? else {
+            return Box::pin(self.parent().ok_or_else(unknown)?.inspect(tag)).await;
+        };
+        let pointer = &behind.at.pointer;
         let served = self.served(tag).await?.ok_or_else(unknown)?;
         let is_cache = pointer.push.is_some();
-        let live = if is_cache { self.pushes_behind(tag, &pointer).await? } else { Vec::new() };
+        let live = if is_cache { self.all_pushes(tag, &behind).await? } else { Vec::new() };
         let pin = self.store.condemned.pin().await?;
         let united = if is_cache { Some(self.united(&pin, &live).await?) } else { None };
         let loaded = united.as_ref().map_or(&[][..], |united| &united.pushes);

@@ -239,6 +239,10 @@ impl Repo {
             super::blobs::fits(&claimed, actual)?;
         }
         let parsed = Parsed::parse(&bytes, content_type)?;
+        if self.is_scope() {
+            // The reserve is the tenants'.
+            self.expect_room().await?;
+        }
         let _shared = self.store.references.read().await;
         let (parsed, bytes) = (&parsed, &bytes);
         let store = |pin: Arc<Snapshot>| async move { self.store_manifest(&pin, actual, tags, parsed, bytes).await };
@@ -307,14 +311,14 @@ impl Repo {
         if sparse && !parsed.cache {
             return Ok(());
         }
-        let children = parsed.children.iter().map(|digest| (*digest, self.manifest_key(digest)));
-        let needed = parsed.blobs.iter().map(|digest| (*digest, self.blob_key(digest))).chain(children);
+        let children = parsed.children.iter().map(|digest| (*digest, self.manifest_keys(digest).collect()));
+        let needed = parsed.blobs.iter().map(|digest| (*digest, self.blob_keys(digest).collect())).chain(children);
         // Many layers are named several times: the empty one, for example.
         let mut seen = HashSet::new();
-        let needed = needed.filter(|(_, key)| seen.insert(key.clone()));
-        let look = |(digest, key): (Digest, Key)| {
+        let needed = needed.filter(|(_, keys): &(_, Vec<Key>)| seen.insert(keys.first().cloned()));
+        let look = |(digest, keys): (Digest, Vec<Key>)| {
             let store = self.store.clone();
-            async move { Ok(store.found(pin, &key).await?.is_none().then_some(digest)) }
+            async move { Ok(store.found_in(pin, keys.into_iter()).await?.is_none().then_some(digest)) }
         };
         let missing: Vec<Digest> = stream::iter(needed.map(look).collect::<Vec<_>>())
             .buffered(FAN_OUT)
@@ -344,7 +348,7 @@ impl Repo {
         let unknown = || Error::ManifestUnknown(reference.to_string());
         match reference {
             Reference::Digest(digest) => {
-                self.store.found(pin, &self.manifest_key(digest)).await?.ok_or_else(unknown)?;
+                self.store.found_in(pin, self.manifest_keys(digest)).await?.ok_or_else(unknown)?;
                 let bytes = self.manifest_bytes(digest).await?.ok_or_else(unknown)?;
                 let media_type = media_type_of(&bytes)?.to_string();
                 if self.names_wrong(&bytes).await? {
@@ -364,18 +368,14 @@ impl Repo {
     }
 
     pub(super) async fn manifest_bytes(&self, digest: &Digest) -> Result<Option<Bytes>> {
-        match self.store.small(&self.manifest_key(digest), *digest).await {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(Error::BlobUnknown(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
+        known(self.store.small_in(self.manifest_keys(digest), *digest).await)
     }
 
     /// Deletes a manifest, the tags that serve it, its pushes, and its entry among the referrers of its subject.
     pub async fn delete_manifest(&self, digest: &Digest) -> Result<()> {
         let _alone = self.store.references.write().await;
         let key = self.manifest_key(digest);
-        let bytes = match self.manifest_bytes(digest).await? {
+        let bytes = match known(self.store.small(&key, *digest).await)? {
             Some(bytes) => Some(bytes),
             // Damaged: nothing to read in it, but it can still be deleted.
             // Not by `head`: bytes that are wrong are missing there.
@@ -389,6 +389,15 @@ impl Repo {
         }
         keys.push(key);
         self.store.delete(&keys).await
+    }
+}
+
+/// Content that may be missing.
+fn known(read: Result<Bytes>) -> Result<Option<Bytes>> {
+    match read {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(Error::BlobUnknown(_)) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

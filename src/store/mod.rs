@@ -24,6 +24,7 @@ mod receive;
 pub mod referrers;
 pub mod room;
 mod scan;
+mod scope;
 pub mod stock;
 pub mod tags;
 mod tenants;
@@ -252,7 +253,8 @@ impl Store {
 
     /// The repository that the permit is for.
     pub fn repo(&self, permit: Permit) -> Repo {
-        Repo { store: self.clone(), counted: self.metrics.tenants.of(permit.tenant()), permit }
+        let counted = self.metrics.tenants.of(permit.tenant());
+        Repo { store: self.clone(), counted, permit }
     }
 }
 

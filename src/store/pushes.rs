@@ -86,7 +86,7 @@ impl Repo {
             Ok(None) => return Ok(Found::NoCache("not a cache manifest".to_string())),
             Err(error) => return Ok(Found::NoCache(error.to_string())),
         };
-        let (digest, key) = (manifest.config.digest, self.blob_key(&manifest.config.digest));
+        let digest = manifest.config.digest;
         let too_large = |manifest, bytes: u64| {
             let (bytes, max) = (bytes as usize, READ_BYTES_MAX as usize);
             let error = FormatError::TooLarge { what: "cacheconfig", bytes, max };
@@ -96,15 +96,25 @@ impl Repo {
             let told = manifest.config.size;
             return too_large(manifest, told);
         }
-        match self.store.small(&key, digest).await {
+        match self.store.small_in(self.blob_keys(&digest), digest).await {
             Ok(bytes) => Ok(Found::Push(tokio::task::spawn_blocking(move || Push::new(manifest, &bytes)).await?)),
             Err(Error::BlobUnknown(_)) => Ok(Found::NoConfig(digest)),
             // What a manifest says of a size need not be true.
-            Err(error) => match self.store.head(&key).await? {
-                Some(meta) if meta.size > READ_BYTES_MAX => too_large(manifest, meta.size),
+            Err(error) => match self.size_of(&digest).await? {
+                Some(size) if size > READ_BYTES_MAX => too_large(manifest, size),
                 _ => Err(error),
             },
         }
+    }
+
+    /// Bytes of a blob that is in the store.
+    async fn size_of(&self, digest: &Digest) -> Result<Option<u64>> {
+        for key in self.blob_keys(digest) {
+            if let Some(meta) = self.store.head(&key).await? {
+                return Ok(Some(meta.size));
+            }
+        }
+        Ok(None)
     }
 
     /// Adds a push to a cache tag: the record, then what it makes expire, then the pointer.
@@ -147,10 +157,13 @@ impl Repo {
         }
         // The record tells by its own time that the tag is in use.
         self.store.used.insert(layout::used(self.tenant(), self.name(), tag), Instant::now());
-        // The first push of a tag is all that there is, as long as nobody else was first: its view is made from what is at
-        // hand, so that the next look at the tag costs one call.
+        // The first push of a tag is all that there is, as long as nobody else was first and no parent has the tag: its view
+        // is made from what is at hand, so that the next look at the tag costs one call.
         let asked = Instant::now();
-        if is_new && let Some(version) = self.put_new_tag(tag, &pointer).await? {
+        if is_new
+            && !self.is_scope()
+            && let Some(version) = self.put_new_tag(tag, &pointer).await?
+        {
             let pointed = Pointed { asked, version, pointer: Arc::new(pointer) };
             self.know_first(pin, tag, pointed, LivePush { id, at }).await;
             return Ok(());

@@ -96,13 +96,16 @@ impl Repo {
             return Ok(false);
         }
         let parsed = Parsed::parse(manifest, None)?;
-        let keys = parsed.blobs.iter().map(|digest| self.blob_key(digest));
-        let noted: Vec<Key> = keys.filter(|key| self.store.checks.quarantine.read().contains_key(key)).collect();
-        for key in noted {
-            // Another server may have it anew.
-            if self.store.head(&key).await?.is_none() {
-                return Ok(true);
+        let is_noted = |key: Key| self.store.checks.quarantine.read().contains_key(&key);
+        let noted = parsed.blobs.iter().filter(|digest| self.blob_keys(digest).any(is_noted));
+        'blobs: for digest in noted.collect::<Vec<_>>() {
+            for key in self.blob_keys(digest) {
+                // Another server may have it anew.
+                if self.store.head(&key).await?.is_some() {
+                    continue 'blobs;
+                }
             }
+            return Ok(true);
         }
         Ok(false)
     }

@@ -16,7 +16,7 @@ use super::{Error, Repo, Result, Store};
 use crate::digest::{Digest, Hasher};
 use crate::hot::{Piece, Slot};
 use crate::metrics::tenant::{Asked, Source, TenantMetrics};
-use crate::objects::{self, ByteStream, Distance, Meta};
+use crate::objects::{self, ByteStream, Distance, Key, Meta};
 
 /// A blob of a store that is far is kept whole up to the size of so many chunks.
 const FAR_CHUNKS_WHOLE: u64 = 2;
@@ -52,7 +52,7 @@ pub enum Content {
 impl Repo {
     /// A blob to read from.
     pub async fn open_blob(&self, digest: &Digest) -> Result<Blob> {
-        let opened = self.open(digest).await;
+        let opened = self.open_any(digest).await;
         match &opened {
             Ok(_) => self.counted.asked(Asked::Blob, true),
             Err(Error::BlobUnknown(_)) => self.counted.asked(Asked::Blob, false),
@@ -61,8 +61,17 @@ impl Repo {
         opened
     }
 
-    async fn open(&self, digest: &Digest) -> Result<Blob> {
-        let key = self.blob_key(digest);
+    async fn open_any(&self, digest: &Digest) -> Result<Blob> {
+        for key in self.blob_keys(digest) {
+            match self.open(key, digest).await {
+                Err(Error::BlobUnknown(_)) => {}
+                done => return done,
+            }
+        }
+        Err(Error::BlobUnknown(*digest))
+    }
+
+    async fn open(&self, key: Key, digest: &Digest) -> Result<Blob> {
         if let Some(piece) = self.store.hot.peek(&Slot::Whole(key.clone())) {
             let (size, held) = (piece.bytes.len() as u64, Held::Hot(piece.bytes));
             return Ok(Blob { digest: *digest, size, held, source: Source::Hot });

@@ -61,6 +61,11 @@ impl Repo {
     /// Manifests that name `subject`, by key order, of one artifact type when asked. The page is counted after the
     /// filter. Nothing is known of a subject that does not exist: that list is empty, not an error.
     pub async fn referrers(&self, subject: &Digest, kind: Option<&str>, page: &Page) -> Result<Listed<Referrer>> {
+        let page_of = |repo: Repo| async move { repo.own_referrers(subject, kind, page).await };
+        self.merged(page, page_of, |referrer| referrer.digest.to_string()).await
+    }
+
+    async fn own_referrers(&self, subject: &Digest, kind: Option<&str>, page: &Page) -> Result<Listed<Referrer>> {
         let prefix = layout::referrers_prefix(self.tenant(), self.name(), subject);
         let after = page.after.as_ref().map(|after| format!("{prefix}{}", after.replacen(':', "-", 1)));
         let keys = self.store.objects.list(&prefix, after.as_deref()).err_into::<Error>();

@@ -146,15 +146,26 @@ impl Room {
         }
     }
 
-    /// Bytes that a tenant may keep while the disk is short of room: each gives as much as it has of all.
+    /// Bytes that a tenant may keep while the disk is short of room. Scopes give all that they have before any tenant gives
+    /// some: what pull requests push evicts nothing but their own. Within each of the two, each gives as much as it has of
+    /// all.
     pub fn share(&self, tenant: &Tenant) -> Option<u64> {
         let shortage = self.shortage();
-        if shortage == 0 {
+        let accounts = self.usage.accounts();
+        let sum = |scopes: bool| -> u64 {
+            let alike = accounts.iter().filter(|(tenant, _)| tenant.is_scope() == scopes);
+            alike.map(|(_, account)| account.live()).sum()
+        };
+        let scopes = sum(true);
+        let (due, all) = match tenant.is_scope() {
+            true => (shortage.min(scopes), scopes),
+            false => (shortage.saturating_sub(scopes), sum(false)),
+        };
+        if due == 0 {
             return None;
         }
         let live = self.usage.account(tenant).live();
-        let all: u64 = self.usage.accounts().iter().map(|(_, account)| account.live()).sum();
-        let part = u128::from(shortage.min(all)) * u128::from(live) / u128::from(all.max(1));
+        let part = u128::from(due.min(all)) * u128::from(live) / u128::from(all.max(1));
         Some(live.saturating_sub(u64::try_from(part).unwrap_or(live)))
     }
 
@@ -171,7 +182,7 @@ impl Room {
         account.announce(bytes);
         self.coming.fetch_add(bytes, Relaxed);
         let mut place = Place { room: self.clone(), account, bytes, coming: bytes };
-        let fits = self.fits_quota(tenant, &place).and_then(|()| self.fits_disk());
+        let fits = self.fits_quota(tenant, &place).and_then(|()| self.fits_disk_for(tenant));
         if fits.is_err() {
             self.press();
             place.give_back();
@@ -193,6 +204,17 @@ impl Room {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Scopes do not take the room in which eviction makes some for the tenants.
+    fn fits_disk_for(&self, tenant: &Tenant) -> Result<()> {
+        self.fits_disk()?;
+        let Some(space) = self.space().filter(|_| tenant.is_scope()) else { return Ok(()) };
+        let (reserve, coming) = (LOW_RESERVES * self.config.store.reserve(space.total), self.coming.load(Relaxed));
+        if space.free < reserve.saturating_add(coming) {
+            return Err(Error::Short { free: space.free, reserve, coming });
+        }
+        Ok(())
     }
 
     fn fits_disk(&self) -> Result<()> {

@@ -119,22 +119,33 @@ impl Repo {
 
     /// Tags in byte order, which for tags is also the order of the spec.
     pub async fn tags(&self, page: &Page) -> Result<Listed<String>> {
+        let page_of = |repo: Repo| async move { repo.own_tags(page).await };
+        let listed = self.merged(page, page_of, String::clone).await?;
+        if listed.entries.is_empty() && !self.exists().await? {
+            return Err(Error::RepoUnknown(self.name().clone()));
+        }
+        Ok(listed)
+    }
+
+    async fn own_tags(&self, page: &Page) -> Result<Listed<String>> {
         let prefix = layout::tags_prefix(self.tenant(), self.name());
         let after = page.after.as_ref().map(|after| format!("{prefix}{after}"));
         let listed = self.store.objects.list(&prefix, after.as_deref());
         let names = listed.map_ok(|meta| meta.key.as_str()[prefix.len()..].to_string());
         let mut entries: Vec<String> = names.take(page.limit + 1).try_collect().await?;
-        if entries.is_empty() && !self.exists().await? {
-            return Err(Error::RepoUnknown(self.name().clone()));
-        }
         let more = entries.len() > page.limit;
         entries.truncate(page.limit);
         Ok(Listed { entries, more })
     }
 
     async fn exists(&self) -> Result<bool> {
-        let prefix = layout::repo_prefix(self.tenant(), self.name());
-        Ok(self.store.objects.list(&prefix, None).try_next().await?.is_some())
+        for repo in self.each() {
+            let prefix = layout::repo_prefix(repo.tenant(), repo.name());
+            if self.store.objects.list(&prefix, None).try_next().await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Account {
     arriving: AtomicU64,
     scanned: Mutex<Option<Scanned>>,
     counted: Arc<TenantMetrics>,
+    /// There is one for each pull request: they share their numbers, so that none can say how much there is in it.
+    is_scope: bool,
 }
 
 #[derive(Default)]
@@ -84,7 +86,7 @@ impl Usage {
             let mut accounts = self.accounts.write().unwrap_or_else(PoisonError::into_inner);
             let account = accounts
                 .entry(tenant.clone())
-                .or_insert_with(|| Arc::new(Account::new(self.metrics.tenants.of(tenant))));
+                .or_insert_with(|| Arc::new(Account::new(self.metrics.tenants.of(tenant), tenant.is_scope())));
             account.clone()
         })
     }
@@ -97,7 +99,7 @@ impl Usage {
 }
 
 impl Account {
-    fn new(counted: Arc<TenantMetrics>) -> Account {
+    fn new(counted: Arc<TenantMetrics>, is_scope: bool) -> Account {
         Account {
             base: Count::default(),
             changed: Count::default(),
@@ -105,6 +107,7 @@ impl Account {
             arriving: AtomicU64::default(),
             scanned: Mutex::default(),
             counted,
+            is_scope,
         }
     }
 
@@ -183,7 +186,9 @@ impl Account {
     /// How many of the stored bytes are about to be deleted.
     pub fn set_condemned(&self, bytes: u64) {
         self.condemned.store(bytes, Relaxed);
-        self.counted.condemned_bytes.set(signed(bytes));
+        if let Some(gauges) = self.gauges() {
+            gauges.condemned_bytes.set(signed(bytes));
+        }
     }
 
     /// To be called before a scan, for [`Account::set_scanned`] behind it.
@@ -195,18 +200,26 @@ impl Account {
     pub fn set_scanned(&self, began: Began, found: Scanned) {
         self.base.bytes.store(signed(found.bytes) - began.bytes, Relaxed);
         self.base.blobs.store(signed(found.blobs) - began.blobs, Relaxed);
-        let tags = found.repositories.values().map(|repo| repo.tags).sum();
-        self.counted.tags.set(signed(tags));
-        self.counted.repositories.set(signed(found.repositories.len() as u64));
-        self.counted.named_bytes.set(signed(found.named_bytes));
-        self.counted.counted_at.set(found.at.as_second());
+        if let Some(gauges) = self.gauges() {
+            let tags = found.repositories.values().map(|repo| repo.tags).sum();
+            gauges.tags.set(signed(tags));
+            gauges.repositories.set(signed(found.repositories.len() as u64));
+            gauges.named_bytes.set(signed(found.named_bytes));
+            gauges.counted_at.set(found.at.as_second());
+        }
         *self.scanned.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         self.show();
     }
 
+    fn gauges(&self) -> Option<&TenantMetrics> {
+        (!self.is_scope).then_some(&*self.counted)
+    }
+
     fn show(&self) {
-        self.counted.stored_bytes.set(signed(self.stored()));
-        self.counted.stored_blobs.set(signed(self.blobs()));
+        if let Some(gauges) = self.gauges() {
+            gauges.stored_bytes.set(signed(self.stored()));
+            gauges.stored_blobs.set(signed(self.blobs()));
+        }
     }
 }
 

@@ -24,6 +24,7 @@ use super::layout::PushId;
 use super::manifests::{OCI_MANIFEST, Parsed, media_type_of};
 use super::patience::{in_time, patiently};
 use super::pushes::{Found, LivePush};
+use super::scope::Behind;
 use super::stock::Weight;
 use super::tags::Pointer;
 use super::{Error, FAN_OUT, Repo, Result, STRIPES, layout, stripe};
@@ -156,31 +157,31 @@ impl Repo {
         let key = self.tag_key(tag);
         // Before it is read: what it says then, it goes on to say.
         self.store.condemned.rely(pin, &key).await?;
-        let Some(at) = self.pointed(&key).await? else { return Ok(None) };
-        if at.pointer.push.is_none() || !self.has_views() {
-            let served = Served::pushed(&at.pointer);
+        let Some(behind) = self.behind(tag).await? else {
+            let Some(parent) = self.parent() else { return Ok(None) };
+            return Box::pin(parent.served_now(pin, tag)).await;
+        };
+        let pointer = &behind.at.pointer;
+        if pointer.push.is_none() || !self.has_views() {
+            let served = Served::pushed(pointer);
             let is_whole = self.is_whole(pin, &served.digest).await?;
             self.touch(tag).await;
             return Ok(is_whole.then_some(served));
         }
-        let known = match self.known(pin, &key, &at.version).await? {
+        self.touch_all(tag, &behind).await;
+        let known = match self.known(pin, &key, &behind.at.version).await? {
             Some(known) => Some(known),
-            None => self.make_in_turn(pin, tag, at).await?,
+            None => self.make_in_turn(pin, tag, behind).await?,
         };
-        self.touch(tag).await;
-        Ok(known.map(|known| known.served()))
-    }
-
-    async fn pointed(&self, key: &Key) -> Result<Option<Pointed>> {
-        let asked = Instant::now();
-        let found = self.store.pointer(key).await?;
-        Ok(found.map(|(version, pointer)| Pointed { asked, version, pointer }))
+        let Some(known) = known else { return Ok(None) };
+        let served = known.served();
+        Ok(self.stays(pin, &served, known.hint.config).await?.then_some(served))
     }
 
     /// Waits for the other makers of this tag, and makes what they have not made. Nothing when the tag has gone meanwhile.
     ///
     /// Once begun it goes on, though the request has run out of patience: whoever asks again finds it made.
-    async fn make_in_turn(&self, pin: &Arc<Snapshot>, tag: &Tag, mut at: Pointed) -> Result<Option<Arc<Known>>> {
+    async fn make_in_turn(&self, pin: &Arc<Snapshot>, tag: &Tag, mut behind: Behind) -> Result<Option<Arc<Known>>> {
         let key = self.tag_key(tag);
         let turn = self.store.views.turns[stripe(&key)].clone();
         let turn = match turn.clone().try_lock_owned() {
@@ -189,13 +190,14 @@ impl Repo {
                 let turn = in_time(turn.lock_owned().map(Ok)).await?;
                 // While tags are pushed faster than views are made, the newest pointer never has its view. One that is as
                 // new as this request will do.
-                if let Some(known) = self.store.views.made_since(&key, at.asked)
+                if let Some(known) = self.store.views.made_since(&key, behind.at.asked)
+                    && !self.is_scope()
                     && self.holds(pin, &known.hint).await?
                 {
                     return Ok(Some(known));
                 }
-                match self.pointed(&key).await? {
-                    Some(newer) => at = newer,
+                match self.behind(tag).await? {
+                    Some(newer) => behind = newer,
                     None => return Ok(None),
                 }
                 turn
@@ -203,7 +205,7 @@ impl Repo {
         };
         let (repo, pin, tag) = (self.clone(), pin.clone(), tag.clone());
         let making = tokio::spawn(async move {
-            let known = repo.make_known(&pin, &tag, at).await;
+            let known = repo.make_known(&pin, &tag, behind).await;
             drop(turn);
             known
         });
@@ -224,43 +226,62 @@ impl Repo {
             let _turn = views.turns[stripe(&key)].lock().await;
             views.ahead().remove(&key);
             if views.made_since(&key, asked).is_none()
-                && let Err(error) = repo.make_newest(&tag, &key).await
+                && let Err(error) = repo.make_newest(&tag).await
             {
                 tracing::info!(repo = %repo.name(), %tag, %error, "view is not made yet");
             }
         });
     }
 
-    async fn make_newest(&self, tag: &Tag, key: &Key) -> Result<()> {
+    async fn make_newest(&self, tag: &Tag) -> Result<()> {
         let pin = self.store.condemned.pin().await?;
-        match self.pointed(key).await? {
-            Some(at) if at.pointer.push.is_some() => self.make_known(&pin, tag, at).await.map(drop),
+        match self.behind(tag).await? {
+            Some(behind) if behind.at.pointer.push.is_some() => self.make_known(&pin, tag, behind).await.map(drop),
             _ => Ok(()),
         }
     }
 
+    /// Whether what whoever asks for a tag reads next is there to stay. The layers have been looked at; manifest and config may
+    /// be those of a push, and condemned with its tag, which may be deleted within the lease.
+    async fn stays(&self, pin: &Snapshot, served: &Served, config: Option<Digest>) -> Result<bool> {
+        let config = config.map(|digest| self.blob_keys(&digest).collect());
+        for keys in std::iter::once(self.manifest_keys(&served.digest).collect()).chain(config) {
+            if self.is_gone(pin, keys, false).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Whether a manifest is served: not when it or what it names is known to be gone. Looks only for what is condemned:
-    /// nothing else that a tag names can be.
+    /// nothing else that a tag names can be, unless it is a parent's.
     async fn is_whole(&self, pin: &Snapshot, digest: &Digest) -> Result<bool> {
-        if pin.is_empty() {
+        let is_sparse = self.store.config.rule(self.name()).is_some_and(|rule| rule.sparse);
+        let looks_for_all = self.is_scope() && !is_sparse;
+        if pin.is_empty() && !looks_for_all {
             return Ok(true);
         }
         let (mut wave, mut seen) = (vec![*digest], HashSet::from([*digest]));
         while let Some(manifest) = wave.pop() {
-            let key = self.manifest_key(&manifest);
-            if pin.has(&key) && self.store.found(pin, &key).await?.is_none() {
+            if self.is_gone(pin, self.manifest_keys(&manifest).collect(), looks_for_all).await? {
                 return Ok(false);
             }
             let Some(bytes) = self.manifest_bytes(&manifest).await? else { continue };
             let Ok(parsed) = Parsed::parse(&bytes, None) else { continue };
-            for blob in parsed.blobs.iter().map(|blob| self.blob_key(blob)) {
-                if pin.has(&blob) && self.store.found(pin, &blob).await?.is_none() {
+            for blob in &parsed.blobs {
+                if self.is_gone(pin, self.blob_keys(blob).collect(), looks_for_all).await? {
                     return Ok(false);
                 }
             }
             wave.extend(parsed.children.into_iter().filter(|child| seen.insert(*child)));
         }
         Ok(true)
+    }
+
+    /// Whether none of the keys has anything any more. Looked for when one of them is condemned, or always.
+    async fn is_gone(&self, pin: &Snapshot, keys: Vec<Key>, always: bool) -> Result<bool> {
+        let looks = always || keys.iter().any(|key| pin.has(key));
+        Ok(looks && self.store.found_in(pin, keys.into_iter()).await?.is_none())
     }
 
     /// The view that was made for this version of the pointer, when it still holds.
@@ -286,17 +307,17 @@ impl Repo {
 
     /// Makes the view, unless another request has just done so or the hint in the store still holds. The pointer was read
     /// before the pushes are listed: a push that the list misses comes with a newer pointer.
-    async fn make_known(&self, pin: &Snapshot, tag: &Tag, at: Pointed) -> Result<Arc<Known>> {
-        let key = self.tag_key(tag);
+    async fn make_known(&self, pin: &Snapshot, tag: &Tag, behind: Behind) -> Result<Arc<Known>> {
+        let (key, at) = (self.tag_key(tag), &behind.at);
         if let Some(known) = self.known(pin, &key, &at.version).await? {
             return Ok(known);
         }
-        let (live, hint) = tokio::try_join!(self.pushes_behind(tag, &at.pointer), self.hint(tag))?;
+        let (live, hint) = tokio::try_join!(self.all_pushes(tag, &behind), self.hint(tag))?;
         let hint = match hint {
             Some(hint) if hint.is_of(&live) && self.holds(pin, &hint).await? => hint,
             _ => self.make(pin, tag, &at.pointer, &live).await?,
         };
-        let known = Arc::new(Known { at, live, hint });
+        let known = Arc::new(Known { at: behind.at, live, hint });
         self.store.views.known.insert(key, known.clone());
         Ok(known)
     }
@@ -325,25 +346,20 @@ impl Repo {
     /// Whether the store has what the view needs, and still lacks what it was made without.
     async fn holds(&self, pin: &Snapshot, hint: &Hint) -> Result<bool> {
         // Whoever asks for the tag reads these two next.
-        let own = hint.view.iter().map(|view| (self.manifest_key(&view.digest), view.digest));
-        let config = hint.config.iter().map(|digest| (self.blob_key(digest), *digest));
-        let read = own.chain(config).map(|(key, digest)| {
+        let own = hint.view.iter().map(|view| (self.manifest_keys(&view.digest).collect(), view.digest));
+        let config = hint.config.iter().map(|digest| (self.blob_keys(digest).collect(), *digest));
+        let read = own.chain(config).map(|(keys, digest): (Vec<Key>, Digest)| {
             let store = self.store.clone();
-            async move {
-                if store.condemned.rely(pin, &key).await? {
-                    return Ok(store.ask(&key).await?.is_some());
-                }
-                store.has_small(&key, &digest).await
-            }
-            .boxed()
+            async move { store.readable_in(pin, keys.into_iter(), &digest).await }.boxed()
         });
+        let blobs = |digest: &Digest| self.blob_keys(digest).collect::<Vec<_>>();
         let needed = hint.needed.iter().filter(|digest| hint.config.as_ref() != Some(digest));
-        let needed = needed.map(|digest| (self.blob_key(digest), true));
-        let manifests = hint.missing_manifests.iter().map(|digest| self.manifest_key(digest));
-        let missing = hint.missing.iter().map(|digest| self.blob_key(digest)).chain(manifests).map(|key| (key, false));
-        let looks = needed.chain(missing).map(|(key, expected)| {
+        let needed = needed.map(|digest| (blobs(digest), true));
+        let manifests = hint.missing_manifests.iter().map(|digest| self.manifest_keys(digest).collect());
+        let missing = hint.missing.iter().map(blobs).chain(manifests).map(|keys| (keys, false));
+        let looks = needed.chain(missing).map(|(keys, expected)| {
             let store = self.store.clone();
-            async move { Ok::<_, Error>(store.servable(pin, &key).await? == expected) }.boxed()
+            async move { Ok::<_, Error>(store.servable_in(pin, keys.into_iter()).await? == expected) }.boxed()
         });
         let mut looks = stream::iter(read.chain(looks).collect::<Vec<_>>()).buffered(FAN_OUT);
         while let Some(as_expected) = looks.try_next().await? {
@@ -466,9 +482,8 @@ impl Repo {
 
     /// Which of these blobs the store has.
     async fn present(&self, pin: &Snapshot, digests: impl Iterator<Item = Digest>) -> Result<HashSet<Digest>> {
-        let looks = digests.map(|digest| {
-            let (store, key) = (self.store.clone(), self.blob_key(&digest));
-            async move { Ok::<_, Error>(store.servable(pin, &key).await?.then_some(digest)) }
+        let looks = digests.map(|digest| async move {
+            Ok::<_, Error>(self.store.servable_in(pin, self.blob_keys(&digest)).await?.then_some(digest))
         });
         let found = stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(FAN_OUT);
         found.try_filter_map(|found| async move { Ok(found) }).try_collect().await

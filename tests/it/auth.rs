@@ -3,6 +3,7 @@
 mod matrix;
 mod oidc;
 mod pages;
+mod scopes;
 mod tls;
 mod tokens;
 
@@ -31,6 +32,8 @@ pub fn configure(config: &mut Config, text: &str) {
     config.issuers = written.issuers;
     config.rules = written.rules;
     config.tls = written.tls;
+    config.tenants = written.tenants;
+    config.scopes = written.scopes;
     config.server.public_url = written.server.public_url;
 }
 

@@ -131,7 +131,7 @@ fn a_forbidden_line_is_found() {
         ("store/mod.rs", "    let x: axum::body::Body = y;"),
         ("app.rs", "use axum::response::Response;"),
         ("app.rs", "use hyper_util::rt::TokioIo;"),
-        ("doors/mod.rs", "let permit = Permit::issue(tenant, access);"),
+        ("doors/mod.rs", "let permit = Permit::issue(tenant, parents, access);"),
         ("objects/fs.rs", "use aws_sdk_s3::Client;"),
     ] {
         assert_eq!(faults(path, line).len(), 1, "{path}: {line}");
@@ -148,8 +148,8 @@ fn allowed_lines_are_not_found() {
         ("store/blobs.rs", "/// As crate::doors does; see http::StatusCode."),
         ("store/mod.rs", "    let url = \"http://example.com\"; // and axum::Router"),
         ("names.rs", "use crate::digest::Digest;"),
-        ("auth/mod.rs", "Ok(Permit::issue(tenant, access))"),
-        ("access.rs", "    pub fn issue(tenant: Tenant, access: Access) -> Permit {"),
+        ("auth/mod.rs", "Ok(Permit::issue(tenant, parents, access))"),
+        ("access.rs", "    pub fn issue(tenant: Tenant, parents: Vec<Tenant>, access: Access) -> Permit {"),
         ("objects/s3.rs", "use aws_sdk_s3::Client;"),
         ("doors/registry/blob.rs", "use super::error::OciError;"),
     ] {

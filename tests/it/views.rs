@@ -12,18 +12,18 @@ use serde_json::{Value, json};
 
 use crate::world::{LAYER, World, descriptor, image};
 
-const TAG: &str = "/v2/shop/cache/manifests/main";
+pub const TAG: &str = "/v2/shop/cache/manifests/main";
 
 /// The cache of one build: a base image, a step that all targets share, and the step of this one. `sources` are what
 /// the target was built from.
-struct Cache {
+pub struct Cache {
     config: String,
     layers: Vec<Value>,
-    own: Digest,
+    pub own: Digest,
 }
 
 impl Cache {
-    async fn of(world: &World, target: &str, sources: &str) -> Cache {
+    pub async fn of(world: &World, target: &str, sources: &str) -> Cache {
         let mut layers = Vec::new();
         for content in ["the shared step".to_string(), format!("{target} from {sources}")] {
             world.put_blob("shop/cache", content.clone()).await;
@@ -56,7 +56,7 @@ impl Cache {
         image(self.config(), self.layers.clone())
     }
 
-    async fn push(&self, world: &World, tag: &str) -> Digest {
+    pub async fn push(&self, world: &World, tag: &str) -> Digest {
         world.put_manifest("shop/cache", tag, &self.manifest()).await
     }
 }
@@ -66,7 +66,7 @@ fn digest(text: &str) -> String {
 }
 
 /// What an importer gets: the digests of the steps that have a result, and the layers that the manifest names.
-async fn import(world: &World, path: &str) -> (BTreeSet<String>, BTreeSet<Digest>) {
+pub async fn import(world: &World, path: &str) -> (BTreeSet<String>, BTreeSet<Digest>) {
     let announced = world.head(path).await.expect(200).header("docker-content-digest").to_string();
     let manifest = world.get(format!("/v2/shop/cache/manifests/{announced}")).await.expect(200);
     assert_eq!(Digest::sha256(&manifest.body).to_string(), announced);
@@ -80,11 +80,11 @@ async fn import(world: &World, path: &str) -> (BTreeSet<String>, BTreeSet<Digest
     (steps.collect(), named.map(|layer| layer["digest"].as_str().unwrap().parse().unwrap()).collect())
 }
 
-async fn steps(world: &World) -> BTreeSet<String> {
+pub async fn steps(world: &World) -> BTreeSet<String> {
     import(world, TAG).await.0
 }
 
-fn the(targets: &[&str]) -> BTreeSet<String> {
+pub fn the(targets: &[&str]) -> BTreeSet<String> {
     targets.iter().map(|target| digest(target)).collect()
 }
 
@@ -93,7 +93,7 @@ async fn records(world: &World) -> usize {
     listed.try_collect::<Vec<_>>().await.unwrap().len()
 }
 
-async fn announced(world: &World) -> String {
+pub async fn announced(world: &World) -> String {
     world.head(TAG).await.expect(200).header("docker-content-digest").to_string()
 }
 

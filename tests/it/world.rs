@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -32,6 +32,8 @@ pub struct World {
     config: Config,
     folder: TempDir,
     damaged: bool,
+    /// What every request shows, unless it shows something itself.
+    shown: Mutex<Option<String>>,
 }
 
 struct Running {
@@ -52,7 +54,7 @@ impl World {
         config.store.path = folder.path().join("store");
         change(&mut config);
         let running = Some(Running::open(&config).await);
-        World { running, config, folder, damaged: false }
+        World { running, config, folder, damaged: false, shown: Mutex::default() }
     }
 
     /// The same folder under a new server, which knows nothing but what is in it.
@@ -109,8 +111,18 @@ impl World {
         std::mem::size_of_val(&self.running().front.answer(request))
     }
 
+    /// From now on requests come with this `Authorization`.
+    pub fn show(&self, authorization: impl Into<String>) -> &World {
+        *self.shown.lock().unwrap() = Some(authorization.into());
+        self
+    }
+
     pub fn call(&self, method: &str, uri: impl Into<String>) -> Call<'_> {
-        Call::new(self, method, uri.into())
+        let call = Call::new(self, method, uri.into());
+        match &*self.shown.lock().unwrap() {
+            Some(shown) => call.header("authorization", shown),
+            None => call,
+        }
     }
 
     pub fn get(&self, uri: impl Into<String>) -> Call<'_> {

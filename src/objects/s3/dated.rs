@@ -30,8 +30,19 @@ fn dated(objects: &S3Objects, at: SystemTime) -> Client {
     Client::from_conf(config.build())
 }
 
+/// Which deletes an endpoint refuses when they come late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RefusesLate {
+    /// Of one key only: the dates of those with many are not looked at. So objects are deleted one by one.
+    Single,
+    All,
+}
+
 pub(super) async fn delete(objects: &S3Objects, keys: &[Key], at: SystemTime) -> Result<()> {
     let client = dated(objects, at);
+    if objects.inner.refuses_late == Some(RefusesLate::Single) {
+        return singly(objects, &client, keys).await;
+    }
     for keys in keys.chunks(KEYS_MAX) {
         many(objects, &client, keys).await?;
     }
@@ -54,11 +65,15 @@ async fn many(objects: &S3Objects, client: &Client, keys: &[Key]) -> Result<()> 
         },
         // An endpoint that knows only single ones.
         Err(Error::Backend(reason)) if reason.contains("NotImplemented") || reason.contains(": 501") => {
-            let singles = keys.iter().map(|key| one(objects, client, key)).collect::<Vec<_>>();
-            stream::iter(singles).buffer_unordered(SINGLE).try_collect().await
+            singly(objects, client, keys).await
         }
         Err(error) => Err(error),
     }
+}
+
+async fn singly(objects: &S3Objects, client: &Client, keys: &[Key]) -> Result<()> {
+    let singles = keys.iter().map(|key| one(objects, client, key)).collect::<Vec<_>>();
+    stream::iter(singles).buffer_unordered(SINGLE).try_collect().await
 }
 
 async fn one(objects: &S3Objects, client: &Client, key: &Key) -> Result<()> {
@@ -73,9 +88,11 @@ fn unbuilt(error: aws_sdk_s3::error::BuildError) -> Error {
     Error::Backend(error.to_string().into())
 }
 
-/// Whether the endpoint refuses to delete what never was there, by a request dated 20 minutes ago.
-pub(super) async fn is_refused_late(objects: &S3Objects) -> bool {
+/// Whether the endpoint refuses to delete what never was there, by requests dated 20 minutes ago.
+pub(super) async fn refuses_late(objects: &S3Objects) -> Option<RefusesLate> {
     let late = dated(objects, SystemTime::now() - PROBE_AGE);
     let key = Key::new(format!("{PRIVATE}late/{}", mark()));
-    one(objects, &late, &key).await.is_err() && many(objects, &late, &[key]).await.is_err()
+    one(objects, &late, &key).await.err()?;
+    let all = many(objects, &late, &[key]).await.is_err();
+    Some(if all { RefusesLate::All } else { RefusesLate::Single })
 }

@@ -126,7 +126,7 @@ impl<'a> Walk<'a> {
         self.leave_repo(jobs);
         self.known.enter_repo();
         self.repo = Some(InRepo { name: repo.clone(), pushed: BTreeMap::new() });
-        if self.look.config.tenant_of(repo) != *tenant {
+        if !self.look.config.may_be_of(repo, tenant) {
             jobs.push(found(vec![Finding::new(key, Problem::Unreachable(tenant.clone()))]));
         }
     }

@@ -25,18 +25,23 @@ const THROTTLE_STEP: u64 = 1000;
 /// What leads to manifests.
 #[derive(Clone, Copy)]
 enum Namer<'a> {
-    Tag(&'a Tag),
+    /// A tag, and whether it stays.
+    Tag(&'a Tag, bool),
     /// Nothing as yet: they were pushed by digest a while ago at most.
     Young,
 }
 
 impl Namer<'_> {
+    fn stays(self) -> bool {
+        !matches!(self, Namer::Tag(_, false))
+    }
+
     /// When a manifest was last pushed, as far as that counts against making room. A cache is pushed by a record, which names
     /// one manifest: views name what they find, and push nothing. Any other tag is pushed by its pointer, though all that it
     /// leads to may have been there for long.
     fn pushed(&self, index: &Index, digest: &Digest, names: &Names) -> Option<SystemTime> {
         match self {
-            Namer::Tag(tag) => match index.pushes.get(*tag) {
+            Namer::Tag(tag, _) => match index.pushes.get(*tag) {
                 Some(pushes) => pushes.iter().filter(|(id, ..)| id.manifest == *digest).map(|(_, at, _)| *at).max(),
                 None => index.tags.get(*tag).copied(),
             },
@@ -244,19 +249,28 @@ impl<'a> Mark<'a> {
             facts.push(TagFacts { repo, tag, pushed, used, cache, content: Vec::new() });
         }
         let mut gone = HashSet::new();
+        if let Some(seconds) = self.abandoned(tenant, repos) {
+            for (at, facts) in facts.iter().enumerate() {
+                gone.insert(at);
+                report.decisions.push(self.decision(tenant, facts, Reason::Unused { seconds }));
+            }
+        }
         let mut first = 0;
         while first < facts.len() {
             let same = facts[first..].iter().take_while(|next| next.repo == facts[first].repo).count();
             let group: Vec<&TagFacts> = facts[first..first + same].iter().collect();
             for (at, reason) in policy::retired(&group, rules(&facts[first].repo), self.now) {
-                gone.insert(first + at);
-                report.decisions.push(self.decision(tenant, &facts[first + at], reason));
+                if gone.insert(first + at) {
+                    report.decisions.push(self.decision(tenant, &facts[first + at], reason));
+                }
             }
             first += same;
         }
         if let Some(excess) = self.excess(tenant, repos, roots, &gone, report).await? {
             self.fill_content(tenant, repos, roots, &mut facts, report).await?;
-            let protected = |facts: &TagFacts| policy::is_protected(rules(&facts.repo), &facts.tag);
+            // Whoever writes to a scope chooses its tags.
+            let protected =
+                |facts: &TagFacts| !tenant.is_scope() && policy::is_protected(rules(&facts.repo), &facts.tag);
             let floor = config.collect.in_use();
             let room = policy::make_room(&facts, &protected, excess, floor, self.now);
             for (id, at, used) in room.layers {
@@ -299,6 +313,22 @@ impl<'a> Mark<'a> {
         }
     }
 
+    /// How long a scope has not been used, in seconds, when that is long enough for all of it to go.
+    fn abandoned(&self, tenant: &Tenant, repos: &BTreeMap<RepoName, Index>) -> Option<u64> {
+        let newest = repos.values().flat_map(Index::times).max().filter(|_| tenant.is_scope())?;
+        let max_age = self.collector.store.config.scopes.max_age.get();
+        passed(newest, self.now, max_age).then(|| self.now.duration_since(newest).unwrap_or_default().as_secs())
+    }
+
+    /// Blobs of a scope itself: what else it names is its parents', and no part of what it may hold.
+    async fn own_blobs(&self, tenant: &Tenant) -> Result<Option<HashSet<u64>>> {
+        if !tenant.is_scope() {
+            return Ok(None);
+        }
+        let listed = self.collector.store.objects.list(&layout::blobs_prefix(tenant), None);
+        Ok(Some(listed.map_ok(|meta| fingerprint(meta.key.as_str())).try_collect().await?))
+    }
+
     /// Bytes that the tenant holds beyond what it may, when it does. What is condemned counts as gone.
     async fn excess(
         &self,
@@ -316,7 +346,8 @@ impl<'a> Mark<'a> {
             })
             .await?;
         }
-        sizes.retain(|id, _| !self.known.has_fingerprint(*id));
+        let own = self.own_blobs(tenant).await?;
+        sizes.retain(|id, _| !self.known.has_fingerprint(*id) && own.as_ref().is_none_or(|own| own.contains(id)));
         let live: u64 = sizes.values().sum();
         Ok((live > high).then(|| live - low))
     }
@@ -329,6 +360,7 @@ impl<'a> Mark<'a> {
         facts: &mut [TagFacts],
         report: &mut Report,
     ) -> Result<()> {
+        let own = self.own_blobs(tenant).await?;
         for ((repo, root), facts) in roots.iter().zip(facts) {
             let index = &repos[repo];
             // A push names what its build used.
@@ -343,7 +375,7 @@ impl<'a> Mark<'a> {
                     None => default,
                 };
                 for (depth, (id, bytes)) in names.blobs.iter().enumerate() {
-                    if !self.known.has_fingerprint(*id) {
+                    if !self.known.has_fingerprint(*id) && own.as_ref().is_none_or(|own| own.contains(id)) {
                         let fixed = !names.cache || names.config == Some(*id);
                         content.push(Content { id: *id, bytes: *bytes, used, depth: depth as u32, fixed });
                     }
@@ -368,7 +400,7 @@ impl<'a> Mark<'a> {
         for (id, ..) in index.pushes.get(&root.tag).into_iter().flatten() {
             self.mark(layout::push(tenant, repo, &root.tag, id).as_str(), stays);
         }
-        self.mark_closure(tenant, repo, index, &root.manifests, stays, Namer::Tag(&root.tag), report).await
+        self.mark_closure(tenant, repo, index, &root.manifests, Namer::Tag(&root.tag, stays), report).await
     }
 
     /// Manifests that were pushed by digest a while ago at most: what names them may still come.
@@ -377,7 +409,7 @@ impl<'a> Mark<'a> {
         let young = self.wait + config.lease.get().min(self.wait);
         let manifests = index.manifests.iter().filter(|(_, (at, _))| !passed(*at, self.now, young));
         let manifests: Vec<Digest> = manifests.map(|(digest, _)| *digest).collect();
-        self.mark_closure(tenant, repo, index, &manifests, true, Namer::Young, report).await
+        self.mark_closure(tenant, repo, index, &manifests, Namer::Young, report).await
     }
 
     async fn mark_closure(
@@ -386,10 +418,10 @@ impl<'a> Mark<'a> {
         repo: &RepoName,
         index: &Index,
         from: &[Digest],
-        stays: bool,
         namer: Namer<'_>,
         report: &mut Report,
     ) -> Result<()> {
+        let stays = namer.stays();
         let mut found = Vec::new();
         let mut referrers = Vec::new();
         self.closure(tenant, repo, index, from, report, |digest, names| {
@@ -510,6 +542,13 @@ impl<'a> Mark<'a> {
 }
 
 impl Index {
+    /// When anything of it was written or used.
+    fn times(&self) -> impl Iterator<Item = SystemTime> {
+        let pushes = self.pushes.values().flatten().map(|(_, at, _)| at);
+        let manifests = self.manifests.values().map(|(at, _)| at);
+        self.tags.values().chain(self.used.values()).chain(manifests).chain(pushes).copied()
+    }
+
     fn add(&mut self, item: RepoItem, meta: Meta) {
         let (at, bytes) = (meta.modified, meta.size);
         match item {
@@ -565,7 +604,9 @@ impl Collector {
         // What the disk is short of, each tenant gives its part of.
         let share = self.store.room().share(tenant).unwrap_or(u64::MAX);
         let (high, low) = (high.min(share), low.min(share));
-        (high < u64::MAX).then_some((high, low))
+        // For what is being uploaded there must be room as well.
+        let coming = self.store.usage().account(tenant).arriving();
+        (high < u64::MAX).then(|| (high.saturating_sub(coming), low.saturating_sub(coming)))
     }
 }
 

@@ -3,10 +3,6 @@
 # exports its cache, who may only pull imports it, and who may not push reads in
 # the build's own output why.
 
-login() { # user password
-  printf '{"auths":{"%s":{"auth":"%s"}}}' "$LARDER" "$(printf '%s:%s' "$1" "$2" | base64 -w0)" >"$DOCKER_CONFIG/config.json"
-}
-
 new_token() { # name -> sets TOKEN and HASH
   local shown
   shown=$("$LARDER_BIN" token new "$1")

@@ -4,6 +4,9 @@
 builder_dir() { echo "$WORK/builders/$1"; }
 builder_addr() { echo "unix://$(builder_dir "$1")/sock"; }
 
+# More of a buildkitd.toml for the builders started from now on.
+BUILDER_TOML=
+
 builder_start() { # name
   local dir
   dir=$(builder_dir "$1")
@@ -16,6 +19,7 @@ builder_start() { # name
   gc = false
 [worker.containerd]
   enabled = false
+$BUILDER_TOML
 TOML
   spawn "builder-$1" "$dir/log" \
     buildkitd --config "$dir/buildkitd.toml" --root "$dir/root" --addr "$(builder_addr "$1")"

@@ -7,8 +7,11 @@
 without=()
 for name in "${!LARDER_@}"; do without+=(-u "$name"); done
 
-# LARDER is host:port of the server started last.
+# LARDER is host:port of the server started last. A case that sets WITH_TLS gives
+# a [tls] table and finds in SECURE where that is spoken; LARDER stays plain.
 LARDER=
+WITH_TLS=
+SECURE=
 
 larder_dir() { echo "$WORK/larder/${INSTANCE:-main}"; }
 larder_log() { echo "$(larder_dir)/log"; }
@@ -48,6 +51,14 @@ free_port() {
   echo $port
 }
 
+larder_listen() {
+  if [ -n "$WITH_TLS" ]; then
+    printf '[server]\nlisten = ["%s"]\nlisten_plain = ["%s"]\n' "$SECURE" "$LARDER"
+  else
+    printf '[server]\nlisten = ["%s"]\n' "$LARDER"
+  fi
+}
+
 # A fresh server on an empty store. Arguments are lines of configuration,
 # put after the ones below: whole tables only.
 larder_start() {
@@ -57,8 +68,9 @@ larder_start() {
   if [ "$STORE_KIND" = s3 ] && [ -z "$S3" ]; then s3_start; fi
   for attempt in 1 2 3; do
     LARDER=127.0.0.1:$(free_port)
+    [ -z "$WITH_TLS" ] || SECURE=127.0.0.1:$(free_port)
     {
-      printf '[server]\nlisten = ["%s"]\n' "$LARDER"
+      larder_listen
       larder_store_config
       printf '[log]\nformat = "json"\n'
       [ $# = 0 ] || printf '%s\n' "$@"

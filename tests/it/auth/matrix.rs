@@ -154,3 +154,30 @@ async fn only_administrators_see_the_catalog() {
     let answer = world.get("/v2/_catalog").header("host", "h").await.expect(401);
     assert!(answer.header("www-authenticate").contains("registry:catalog:*"));
 }
+
+#[tokio::test]
+async fn orders_and_counts_are_for_who_administers_and_for_the_host() {
+    let world = world().await;
+    let operator = format!("Bearer {}", world.app().gate.operator_token().expose());
+    for (method, path) in
+        [("GET", "/api/usage"), ("GET", "/api/gc"), ("POST", "/api/gc?dry_run=true"), ("POST", "/api/check")]
+    {
+        let as_token = |who| basic("any", &static_token(who));
+        for (shown, status) in [
+            (None, 401),
+            (Some(as_token("reader")), 403),
+            (Some(as_token("tenant")), 403),
+            (Some(as_token("unknown")), 401),
+            (Some("Bearer 00000000000000000000000000000000".to_string()), 401),
+            (Some(as_token("owner")), 200),
+            (Some(operator.clone()), 200),
+        ] {
+            let call = world.call(method, path);
+            let answer = match &shown {
+                Some(shown) => call.header("authorization", shown).await,
+                None => call.await,
+            };
+            assert_eq!(answer.status, status, "{method} {path} {shown:?}: {}", answer.text());
+        }
+    }
+}

@@ -83,7 +83,8 @@ fn without_any_one_ingredient_a_promise_is_broken() {
     for (name, setting, change) in missing.into_iter().filter(|(name, ..)| name.contains(&only)) {
         let mut without = setting;
         change(&mut without);
-        let found = (first()..first() + plays(20_000)).find_map(|seed| Some((seed, run(seed, without, false).violation?)));
+        let found =
+            (first()..first() + plays(20_000)).find_map(|seed| Some((seed, run(seed, without, false).violation?)));
         let Some((seed, violation)) = found else {
             println!("without {name:32} not noticed");
             unnoticed.push(name);

@@ -65,6 +65,9 @@ impl Ask {
             Ask::Read(key, _) => format!("GET {key}"),
             Ask::Page(prefix, after) => format!("LIST {prefix} after {after:?}"),
             Ask::Put(key, _, When::Absent) => format!("CREATE {key}"),
+            Ask::Put(key, bytes, _) if key.as_str().ends_with("/list") => {
+                format!("PUT {key} {}", String::from_utf8_lossy(bytes))
+            }
             Ask::Put(key, ..) => format!("PUT {key}"),
             Ask::Delete(keys) => format!("DELETE {keys:?}"),
             Ask::DeleteDated(keys, _) => format!("DELETE DATED {keys:?}"),
