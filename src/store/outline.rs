@@ -6,9 +6,11 @@ use serde::Serialize;
 
 use super::pushes::Found;
 use super::{Error, Repo, Result};
-use crate::buildkit::{CacheConfig, CacheManifest, CreatedAt, SINK, Stack};
+use crate::buildkit::{CacheConfig, CacheManifest, SINK, Stack};
 use crate::digest::Digest;
 use crate::names::Tag;
+
+pub use crate::buildkit::{CreatedAt, IMPORT_LIMIT_BYTES};
 
 /// Records that are outlined, and layers summed over their results. A cache of a build has fewer; one that somebody wrote
 /// to do harm may have millions.

@@ -4,7 +4,7 @@
 //!
 //! Invariant: no page lists the store. They show what memory has, with its age; but for the page of a tag, which reads
 //! what an import of it would read.
-//! Invariant: what a caller may see is decided by [`Sight`] and nowhere else.
+//! Invariant: what a caller may see is decided by `Sight` and nowhere else.
 
 mod evictions;
 mod frame;

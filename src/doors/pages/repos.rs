@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::super::Doors;
 use super::sight::Sight;
 use super::{Page, Refusal, frame, show};
-use crate::buildkit::IMPORT_LIMIT_BYTES;
 use crate::names::{RepoName, Tag, Tenant};
+use crate::store::outline::IMPORT_LIMIT_BYTES;
 use crate::store::stock::TagEntry;
 
 /// Rows on one page of a list.

@@ -9,11 +9,10 @@ use super::super::Doors;
 use super::graph::{self, Node};
 use super::sight::Sight;
 use super::{Page, Refusal, frame, repos, show};
-use crate::buildkit::{CreatedAt, IMPORT_LIMIT_BYTES};
 use crate::names::{RepoName, Tag, Tenant};
 use crate::store::Error;
 use crate::store::inspect::{InspectedPush, Inspection};
-use crate::store::outline::{Outline, OutlinedLayer, OutlinedRecord};
+use crate::store::outline::{CreatedAt, IMPORT_LIMIT_BYTES, Outline, OutlinedLayer, OutlinedRecord};
 use crate::store::stock::TagEntry;
 
 /// Rows of the table of layers.

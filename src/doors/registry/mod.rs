@@ -55,7 +55,8 @@ async fn answer(doors: Doors, route: Route, request: Request) -> Response {
         Err(refusal) => return refuse(&doors, &route, &sender, refusal),
     };
     let answer = match (admitted, route) {
-        (Admitted::Repo(caller, permit), route) => handle(doors, caller, permit, route, request).await,
+        // In a box: whoever holds this future copies it, from here up to the connection.
+        (Admitted::Repo(caller, permit), route) => Box::pin(handle(doors, caller, permit, route, request)).await,
         (Admitted::Catalog(tenants), Route::Catalog { page }) => {
             Box::pin(list::catalog(&doors.store, &tenants, &page)).await
         }
@@ -113,8 +114,7 @@ async fn handle(
     let patience = patience_of(&route, request.headers());
     let ending = builds::watch(&doors.metrics, &repo, &route, request.method(), request.headers());
     if !route.writes() {
-        // In a box: whoever holds this future copies it, from here up to the connection.
-        let answer = patience::within(patience, Box::pin(read(&caller, repo, route, request))).await;
+        let answer = patience::within(patience, read(&caller, repo, route, request)).await;
         ending.into_iter().for_each(|ending| ending.see(&answer));
         return answer;
     }
