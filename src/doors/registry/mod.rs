@@ -42,17 +42,15 @@ const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-conten
 /// Answers a request below `/v2`, and says what its route is called.
 pub async fn serve(doors: Doors, request: Request) -> (&'static str, Response) {
     let uri = request.uri();
-    match Route::parse(request.method(), uri.path(), uri.query()) {
-        Ok(route) => (route.label(), answer(doors, route, request).await),
-        Err(error) => ("none", error.into_response()),
-    }
-}
-
-async fn answer(doors: Doors, route: Route, request: Request) -> Response {
+    let route = match Route::parse(request.method(), uri.path(), uri.query()) {
+        Ok(route) => route,
+        Err(error) => return ("none", error.into_response()),
+    };
+    let label = route.label();
     let sender = Sender::new(&doors, &request);
     let admitted = match admit(&doors, &route, &sender).await {
         Ok(admitted) => admitted,
-        Err(refusal) => return refuse(&doors, &route, &sender, refusal),
+        Err(refusal) => return (label, refuse(&doors, &route, &sender, refusal)),
     };
     let answer = match (admitted, route) {
         // In a box: whoever holds this future copies it, from here up to the connection.
@@ -62,7 +60,7 @@ async fn answer(doors: Doors, route: Route, request: Request) -> Response {
         }
         _ => Ok(list::base()),
     };
-    answer.unwrap_or_else(OciError::into_response)
+    (label, answer.unwrap_or_else(OciError::into_response))
 }
 
 /// What the caller was let in to.
