@@ -92,14 +92,14 @@ crowd() { # instance -> milliseconds
   echo $(($(milliseconds) - start))
 }
 INSTANCE=without STORE=shared larder_start "$HOT"
-without=$(crowd)
+alone=$(crowd)
 INSTANCE=without larder_stop
 
 INSTANCE=with STORE=shared larder_start "$HOT"
 exec 8<>"/dev/tcp/${LARDER%:*}/${LARDER#*:}"
 printf 'GET /v2/many/blobs/sha256:%s HTTP/1.1\r\nHost: larder\r\n\r\n' "${digests[0]}" >&8
 head -c 100 <&8 >/dev/null
-with=$(crowd)
+beside=$(crowd)
 exec 8>&-
-note "$COUNT readers of one cold blob: $without ms, beside a stalled one $with ms"
-assert_at_most "$with" $((without * 3 + 2000)) "milliseconds beside a stalled reader"
+note "$COUNT readers of one cold blob: $alone ms, beside a stalled one $beside ms"
+assert_at_most "$beside" $((alone * 3 + 2000)) "milliseconds beside a stalled reader"
