@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # stores: fs
+# form: full
 # Our own image, built by BuildKit with Larder as its cache, on a Debian with the
 # toolchain of this machine. A fresh builder compiles nothing; a changed source
 # does not compile the dependencies again. The image is small, holds no shell,
