@@ -14,9 +14,8 @@ use crate::call::Answer;
 use crate::world::{CONFIG, LAYER, descriptor, image, noise, with_digest};
 
 const CACHE_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
-/// A request is answered by then, one way or the other: the longest wait for a busy store, and a large upload that is put
-/// together twice.
-const ANSWERED: Duration = Duration::from_secs(200);
+/// A request is answered by then, one way or the other: the longest wait for a busy store, and one call more.
+const ANSWERED: Duration = Duration::from_secs(75);
 /// How often an upload goes on after a refusal.
 const RESUMES_MAX: usize = 4;
 /// Pushes to one cache tag: fewer than the server keeps of one.
@@ -292,17 +291,6 @@ impl Client {
         panic!("{what}: {}", self.last.lock().unwrap())
     }
 
-    /// On a machine that has other things to do, a layer may take longer than the server waits for one.
-    async fn pull_as_builders_do(&self, blob: Blob) -> Outcome<()> {
-        for pause in [1, 2, 4].map(Duration::from_secs) {
-            if let Some(done) = self.pull_blob(blob).await {
-                return Some(done);
-            }
-            tokio::time::sleep(pause).await;
-        }
-        self.pull_blob(blob).await
-    }
-
     /// All that was acknowledged, with nothing to excuse a failure.
     pub async fn everything(&self) {
         let (blobs, manifests, tags, caches) = {
@@ -312,7 +300,7 @@ impl Client {
             (told.blobs.clone(), told.manifests.clone(), tags, caches)
         };
         for blob in blobs {
-            self.pull_as_builders_do(blob).await.unwrap_or_else(|| self.lost(&format!("{blob:?} cannot be read")));
+            self.pull_blob(blob).await.unwrap_or_else(|| self.lost(&format!("{blob:?} cannot be read")));
         }
         for manifest in manifests {
             let digest = manifest.0;
