@@ -142,6 +142,13 @@ pub struct PushId {
     pub manifest: Digest,
 }
 
+impl PushId {
+    /// Enough to tell it from the other pushes of a tag: 64 bits, in hexadecimal digits.
+    pub fn short(&self) -> String {
+        format!("{:.8}{:.8}", self.identity.hex(), self.manifest.hex())
+    }
+}
+
 /// Pushing the same again writes the same key.
 pub fn push(tenant: &Tenant, repo: &RepoName, tag: &Tag, id: &PushId) -> Key {
     Key::new(format!("t/{tenant}/repos/{repo}/!/pushes/{tag}/{}-{}", id.identity.hex(), flat(&id.manifest)))

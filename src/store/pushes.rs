@@ -133,7 +133,9 @@ impl Repo {
         pointer.push = Some(id);
         let is_new = before.is_none();
         let known = live.iter().find(|live| live.id.identity == id.identity);
+        // A record whose pointer never came is seen by nobody who remembers the pointer before it: its push begins again.
         if let (Some(before), Some(known)) = (before.filter(|before| before.push.is_some()), known)
+            && before.follows(&known.id)
             && self.has_record(pin, tag, known).await?
         {
             return self.push_again(tag, &before, pointer, known, live.len()).await;
@@ -150,6 +152,7 @@ impl Repo {
         }
         let at = self.store.put(&key, record.clone()).await?.modified;
         self.store.hot.keep_pushed(Slot::Whole(key), &record);
+        pointer.follows = live.iter().map(|push| push.id.short()).collect();
         let expired = self.expired(tag, live, family).await?;
         if !expired.is_empty() {
             tracing::info!(repo = %self.name(), %tag, pushes = expired.len(), "old pushes made room");
@@ -185,7 +188,7 @@ impl Repo {
         &self,
         tag: &Tag,
         before: &Pointer,
-        mut pointer: Pointer,
+        pointer: Pointer,
         known: &LivePush,
         live: usize,
     ) -> Result<()> {
@@ -202,10 +205,10 @@ impl Repo {
             self.store.put(&key, record).await?;
         }
         if is_old || is_served_as_is && before.digest != pointer.digest {
-            if before.push != Some(known.id) {
-                pointer = Pointer { pushed: pointer.pushed, ..before.clone() };
-            }
-            pointer.push = before.push;
+            let pointer = match before.push == Some(known.id) {
+                true => Pointer { push: before.push, follows: before.follows.clone(), ..pointer },
+                false => Pointer { pushed: pointer.pushed, ..before.clone() },
+            };
             self.put_tag(tag, pointer).await?;
         }
         self.touch(tag).await;

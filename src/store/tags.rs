@@ -28,11 +28,21 @@ pub struct Pointer {
     /// has read this pointer and then lists the records sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub push: Option<PushId>,
+    /// Short names of the push records that were there before this was written: whoever has read this pointer and then
+    /// lists the records sees them. A record that is not among them may be one whose own pointer never came.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub follows: Vec<String>,
 }
 
 impl Pointer {
     pub fn new(digest: Digest, media_type: &str, size: u64) -> Pointer {
-        Pointer { media_type: media_type.to_string(), digest, size, pushed: jiff::Timestamp::now(), push: None }
+        let (media_type, pushed) = (media_type.to_string(), jiff::Timestamp::now());
+        Pointer { media_type, digest, size, pushed, push: None, follows: Vec::new() }
+    }
+
+    /// Whether this was written after the record of a push.
+    pub fn follows(&self, push: &PushId) -> bool {
+        self.push == Some(*push) || self.follows.contains(&push.short())
     }
 }
 

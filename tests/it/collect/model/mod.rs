@@ -42,7 +42,8 @@ fn no_order_of_events_breaks_a_promise() {
         spared += outcome.spared;
     }
     println!("{steps} steps, {deleted} objects deleted, {spared} stayed because they were used again");
-    assert!(deleted > 0 && spared > 0, "{deleted} {spared}");
+    // Fewer are played to look at one seed again.
+    assert!(plays(PLAYS) < PLAYS || deleted > 0 && spared > 0, "{deleted} {spared}");
 }
 
 /// Otherwise a seed would be of no use.

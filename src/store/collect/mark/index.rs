@@ -1,0 +1,131 @@
+//! What the keys of a repository show, and what its manifests name.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::super::{Collector, Report};
+use crate::digest::Digest;
+use crate::names::{RepoName, Tag, Tenant};
+use crate::objects::{self, Key, Meta, Read};
+use crate::store::condemned::fingerprint;
+use crate::store::layout::{self, PushId, RepoItem};
+use crate::store::manifests::Parsed;
+use crate::store::patience::patiently;
+use crate::store::{Error, FAN_OUT, Result};
+
+/// What a manifest names, in few bytes.
+pub(in super::super) struct Names {
+    /// Fingerprints of the blobs' keys, and their sizes as the manifest says.
+    pub blobs: Box<[(u64, u64)]>,
+    pub children: Box<[Digest]>,
+    pub subject: Option<Digest>,
+    /// The blob that is the config.
+    pub config: Option<u64>,
+    /// It is a cache manifest.
+    pub cache: bool,
+}
+
+impl Names {
+    pub fn weight(&self) -> u32 {
+        u32::try_from(128 + self.blobs.len() * 16 + self.children.len() * size_of::<Digest>()).unwrap_or(u32::MAX)
+    }
+}
+
+/// One repository, as its keys show it.
+#[derive(Default)]
+pub(super) struct Index {
+    pub manifests: BTreeMap<Digest, (SystemTime, u64)>,
+    pub tags: BTreeMap<Tag, SystemTime>,
+    pub pushes: BTreeMap<Tag, Vec<(PushId, SystemTime, u64)>>,
+    /// By subject.
+    pub referrers: BTreeMap<Digest, Vec<(Digest, SystemTime, u64)>>,
+    pub used: BTreeMap<Tag, SystemTime>,
+    pub views: BTreeMap<Tag, Key>,
+}
+
+impl Index {
+    /// When anything of it was written or used.
+    pub fn times(&self) -> impl Iterator<Item = SystemTime> {
+        let pushes = self.pushes.values().flatten().map(|(_, at, _)| at);
+        let manifests = self.manifests.values().map(|(at, _)| at);
+        self.tags.values().chain(self.used.values()).chain(manifests).chain(pushes).copied()
+    }
+
+    pub fn add(&mut self, item: RepoItem, meta: Meta) {
+        let (at, bytes) = (meta.modified, meta.size);
+        match item {
+            RepoItem::Manifest(digest) => drop(self.manifests.insert(digest, (at, bytes))),
+            RepoItem::Tag(tag) => drop(self.tags.insert(tag, at)),
+            RepoItem::Push(tag, id) => self.pushes.entry(tag).or_default().push((id, at, bytes)),
+            RepoItem::View(tag) => drop(self.views.insert(tag, meta.key)),
+            RepoItem::Used(tag) => drop(self.used.insert(tag, at)),
+            RepoItem::Referrer { subject, manifest } => {
+                self.referrers.entry(subject).or_default().push((manifest, at, bytes));
+            }
+        }
+    }
+}
+
+impl Collector {
+    /// Visits all manifests that these lead to: themselves, their children, and what refers to them.
+    pub(super) async fn closure(
+        &self,
+        tenant: &Tenant,
+        repo: &RepoName,
+        index: &Index,
+        from: &[Digest],
+        report: &mut Report,
+        mut visit: impl FnMut(&Digest, &Arc<Names>),
+    ) -> Result<()> {
+        let mut seen: HashSet<Digest> = from.iter().copied().collect();
+        let mut wave: Vec<Digest> = from.to_vec();
+        while !wave.is_empty() {
+            let reads = wave.iter().map(|digest| async move {
+                Ok::<_, Error>((*digest, self.manifest_names(tenant, repo, digest).await?))
+            });
+            let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>()).buffered(FAN_OUT).try_collect().await?;
+            wave.clear();
+            for (digest, (names, read)) in found {
+                report.reads += u64::from(read);
+                let referrers = index.referrers.get(&digest).into_iter().flatten().map(|(referrer, ..)| referrer);
+                wave.extend(names.children.iter().chain(referrers).filter(|next| seen.insert(**next)));
+                visit(&digest, &names);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a manifest names, and whether it had to be read for that. Nothing when it is missing or damaged.
+    async fn manifest_names(&self, tenant: &Tenant, repo: &RepoName, digest: &Digest) -> Result<(Arc<Names>, bool)> {
+        let key = layout::manifest(tenant, repo, digest);
+        let id = fingerprint(key.as_str());
+        if let Some(names) = self.names.get(&id) {
+            return Ok((names, false));
+        }
+        let objects = &self.store.objects;
+        // Past the hot layer, which this would flush.
+        let parsed = match patiently(|| objects.read(&key, None)).await {
+            Ok(Read::Fresh(_, bytes)) => Parsed::parse(&bytes, None),
+            Ok(Read::Same) | Err(objects::Error::NotFound) => Err(Error::ManifestUnknown(digest.to_string())),
+            Err(error) => return Err(error.into()),
+        };
+        let Ok(parsed) = parsed else {
+            let nothing = Names { blobs: [].into(), children: [].into(), subject: None, config: None, cache: false };
+            return Ok((Arc::new(nothing), true));
+        };
+        let blobs = parsed.blobs.iter().zip(&parsed.sizes);
+        let of = |blob: &Digest| fingerprint(layout::blob(tenant, blob).as_str());
+        let names = Arc::new(Names {
+            blobs: blobs.map(|(blob, size)| (of(blob), *size)).collect(),
+            config: parsed.config.as_ref().map(of),
+            children: parsed.children.into(),
+            subject: parsed.subject,
+            cache: parsed.cache,
+        });
+        self.names.insert(id, names.clone());
+        Ok((names, true))
+    }
+}

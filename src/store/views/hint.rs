@@ -1,0 +1,94 @@
+//! What one server tells the others about a view that it has made.
+
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+
+use super::Served;
+use crate::digest::Digest;
+use crate::names::Tag;
+use crate::objects::{self, Key, Read};
+use crate::store::condemned::Snapshot;
+use crate::store::layout::{self, PushId};
+use crate::store::patience::patiently;
+use crate::store::pushes::LivePush;
+use crate::store::{Error, FAN_OUT, Repo, Result, Store};
+
+/// Which rules a view was made by. A hint of other rules does not count: to be raised with every change of what
+/// `buildkit` makes of the same pushes.
+pub(super) const RULES: u32 = 1;
+
+/// Content of `views/<tag>`: a server that has not seen the tag need not make its view again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Hint {
+    #[serde(default)]
+    pub rules: u32,
+    /// Oldest first.
+    pub pushes: Vec<PushId>,
+    /// Blobs that the view names.
+    pub needed: Vec<Digest>,
+    /// Its config, which whoever imports it reads.
+    #[serde(default)]
+    pub config: Option<Digest>,
+    /// Blobs that pushes name and the store did not have: layers, and configs, without which a push is not in the view.
+    pub missing: Vec<Digest>,
+    /// Manifests of pushes that the store did not have.
+    pub missing_manifests: Vec<Digest>,
+    /// What is served; nothing when it is the newest push as it was sent.
+    pub view: Option<Served>,
+}
+
+impl Hint {
+    pub fn is_of(&self, live: &[LivePush]) -> bool {
+        self.rules == RULES && self.pushes.iter().eq(live.iter().map(|push| &push.id))
+    }
+}
+
+impl Repo {
+    pub(super) async fn hint(&self, tag: &Tag) -> Result<Option<Hint>> {
+        let key = layout::view(self.tenant(), self.name(), tag);
+        match patiently(|| self.store.objects.read(&key, None)).await {
+            Ok(Read::Fresh(_, bytes)) => Ok(serde_json::from_slice(&bytes).ok()),
+            Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the store has what the view needs, and still lacks what it was made without.
+    pub(super) async fn holds(&self, pin: &Snapshot, hint: &Hint) -> Result<bool> {
+        // Whoever asks for the tag reads these two next.
+        let own = hint.view.iter().map(|view| (self.manifest_keys(&view.digest).collect(), view.digest));
+        let config = hint.config.iter().map(|digest| (self.blob_keys(digest).collect(), *digest));
+        let read = own.chain(config).map(|(keys, digest): (Vec<Key>, Digest)| {
+            let store = self.store.clone();
+            async move { store.readable_in(pin, keys.into_iter(), &digest).await }.boxed()
+        });
+        let blobs = |digest: &Digest| self.blob_keys(digest).collect::<Vec<_>>();
+        let needed = hint.needed.iter().filter(|digest| hint.config.as_ref() != Some(digest));
+        let needed = needed.map(|digest| (blobs(digest), true));
+        let manifests = hint.missing_manifests.iter().map(|digest| self.manifest_keys(digest).collect());
+        let missing = hint.missing.iter().map(blobs).chain(manifests).map(|keys| (keys, false));
+        let looks = needed.chain(missing).map(|(keys, expected)| {
+            let store = self.store.clone();
+            async move { Ok::<_, Error>(store.servable_in(pin, keys.into_iter()).await? == expected) }.boxed()
+        });
+        let mut looks = stream::iter(read.chain(looks).collect::<Vec<_>>()).buffered(FAN_OUT);
+        while let Some(as_expected) = looks.try_next().await? {
+            if !as_expected {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The manifest that the view of a hint is, where there is one.
+pub(in super::super) async fn hinted(store: &Store, key: &Key) -> Result<Option<Digest>> {
+    match patiently(|| store.objects.read(key, None)).await {
+        Ok(Read::Fresh(_, bytes)) => {
+            let hint: Option<Hint> = serde_json::from_slice(&bytes).ok();
+            Ok(hint.and_then(|hint| hint.view).map(|view| view.digest))
+        }
+        Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
