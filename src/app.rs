@@ -99,8 +99,7 @@ impl App {
     /// Collects once.
     pub async fn collect(&self, dry: bool) -> store::Result<Report> {
         self.store.scan_usage().await?;
-        let pressed = self.store.room().is_short();
-        self.collector.run(Wish { dry, pressed }).await
+        self.collector.run(Wish { dry }).await
     }
 
     /// Tells commands on this host where the server is, when the store is its own.
@@ -269,11 +268,10 @@ async fn collect(collector: Arc<Collector>, store: Store, every: Duration) {
             _ = timer.tick() => None,
             round = store.room().pressed() => Some(round),
         };
-        let pressed = round.is_some() || store.room().is_short();
-        match collector.run(Wish { dry: false, pressed }).await {
+        match collector.run(Wish { dry: false }).await {
             Ok(Report { skipped: Some(reason), .. }) => tracing::warn!(reason, "nothing is collected"),
             Ok(report) => tracing::info!(
-                pressed,
+                at_once = round.is_some(),
                 condemned = report.condemned.objects,
                 condemned_bytes = report.condemned.bytes,
                 deleted = report.deleted.objects,

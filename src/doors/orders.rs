@@ -51,8 +51,7 @@ pub async fn collect(State(doors): State<Doors>, Query(order): Query<CollectOrde
         return refusal;
     }
     told(|lines| async move {
-        let pressed = doors.store.room().is_short();
-        match doors.collector.run(Wish { dry: order.dry_run, pressed }).await {
+        match doors.collector.run(Wish { dry: order.dry_run }).await {
             Ok(report) => tell(&lines, &json!({ "done": report })),
             Err(error) => tell(&lines, &json!({ "failed": error.to_string() })),
         }

@@ -1,20 +1,16 @@
 //! Blobs: is it here, receive it, delete it. `read` reads them.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::condemned::Snapshot;
-use super::manifests::names_blob;
-use super::patience::patiently;
 use super::receive::{PORTION_BYTES, Watch, pump};
-use super::{Error, FAN_OUT, Repo, Result, layout};
+use super::{Error, Repo, Result};
 use crate::digest::{Digest, Hasher};
 use crate::hot::{Form, Pushing, Slot};
 use crate::metrics::tenant::{Asked, Saved};
-use crate::objects::{self, Distance, Key};
+use crate::objects::{Distance, Key};
 use crate::stream::{BodyError, Incoming, Portion, Portions};
 
 impl Repo {
@@ -103,58 +99,6 @@ impl Repo {
             self.store.metrics.blobs_mounted.inc();
         }
         Ok(found)
-    }
-
-    /// Deletes a blob that nothing in the tenant names.
-    pub async fn delete_blob(&self, digest: &Digest) -> Result<()> {
-        let key = self.blob_key(digest);
-        // Twice: first while others push, which takes long; then alone, only through what has come meanwhile.
-        let mut seen = HashSet::new();
-        let mut named = self.named_by(digest, &mut seen).await?;
-        let _alone = self.store.references.write().await;
-        if named.is_none() {
-            named = self.named_by(digest, &mut seen).await?;
-        }
-        let Some(meta) = self.store.ask(&key).await? else { return Err(Error::BlobUnknown(*digest)) };
-        if let Some(by) = named {
-            return Err(Error::Referenced { digest: *digest, by });
-        }
-        self.store.delete(std::slice::from_ref(&key)).await?;
-        self.store.usage().account(self.tenant()).removed(meta.size);
-        Ok(())
-    }
-
-    /// A manifest of the tenant that names the blob. Reads every manifest: deletes of single blobs are rare, and an
-    /// index that must be right would cost every push.
-    async fn named_by(&self, digest: &Digest, seen: &mut HashSet<Key>) -> Result<Option<String>> {
-        use layout::{Place, RepoItem};
-        let (objects, digest) = (self.store.objects.clone(), *digest);
-        let prefix = layout::repos_prefix(self.tenant());
-        let listed = self.store.objects.list(&prefix, None).err_into::<Error>();
-        let looks = listed.try_filter_map(|meta| {
-            let look = match layout::parse(meta.key.as_str()) {
-                Some(Place::Repo { repo, item: RepoItem::Manifest(manifest), .. }) if seen.insert(meta.key.clone()) => {
-                    Some((meta.key, format!("{repo}@{manifest}"), objects.clone()))
-                }
-                _ => None,
-            };
-            async move { Ok(look) }
-        });
-        let looks = looks.map_ok(move |(key, name, objects)| async move {
-            // Past the hot layer, which this would flush.
-            match patiently(|| objects.read(&key, None)).await {
-                Ok(objects::Read::Fresh(_, bytes)) => Ok(names_blob(&bytes, &digest).then_some(name)),
-                Ok(objects::Read::Same) | Err(objects::Error::NotFound) => Ok(None),
-                Err(error) => Err(error.into()),
-            }
-        });
-        let mut looks = looks.try_buffer_unordered(FAN_OUT).boxed();
-        while let Some(found) = looks.try_next().await? {
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        Ok(None)
     }
 }
 

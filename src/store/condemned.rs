@@ -160,6 +160,9 @@ pub struct Condemned {
     looking: tokio::sync::Mutex<()>,
     listeners: Mutex<Vec<Listener>>,
     looks: AtomicU64,
+    /// Drawn at start, so that names of batches are never used twice.
+    replica: u64,
+    published: AtomicU64,
 }
 
 /// Called with what a new snapshot has, and whether everything else in memory is of no use either.
@@ -221,7 +224,7 @@ pub(super) async fn list_batches(objects: &dyn Objects, prefix: &str) -> objects
 }
 
 impl Condemned {
-    pub fn new(objects: Arc<dyn Objects>, config: &CollectConfig) -> Condemned {
+    pub fn new(objects: Arc<dyn Objects>, config: &CollectConfig, replica: u64) -> Condemned {
         let fence = objects.fence().map_or(Duration::ZERO, |fence| fence.age_max);
         Condemned {
             objects,
@@ -234,12 +237,28 @@ impl Condemned {
             looking: tokio::sync::Mutex::new(()),
             listeners: Mutex::default(),
             looks: AtomicU64::new(0),
+            replica,
+            published: AtomicU64::new(0),
         }
     }
 
     /// Has `listener` told of every new snapshot, before anybody can pin it.
     pub fn listen(&self, listener: impl Fn(&News) + Send + Sync + 'static) {
         lock(&self.listeners).push(Box::new(listener));
+    }
+
+    /// Names this process among those that share the store.
+    pub(super) fn replica(&self) -> u64 {
+        self.replica
+    }
+
+    /// Publishes a batch: from now on its grace period runs.
+    pub(super) async fn publish(&self, list: &List) -> Result<()> {
+        let body = serde_json::to_vec(list).map_err(|error| Error::Internal(error.to_string().into()))?;
+        let (number, body) = (self.published.fetch_add(1, Ordering::Relaxed), Bytes::from(body));
+        let key = layout::batch_list(&BatchId::new(self.replica, number));
+        patiently(|| self.objects.put(&key, body.clone(), When::Always)).await?;
+        Ok(())
     }
 
     /// How long after its beginning nobody acts on a claim any more.

@@ -108,10 +108,6 @@ impl Parsed {
         let document: Document = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
         document.understand(media_type)
     }
-
-    fn names_blob(&self, digest: &Digest) -> bool {
-        self.blobs.contains(digest)
-    }
 }
 
 impl Shape {
@@ -219,11 +215,6 @@ pub(super) fn media_type_of(manifest: &[u8]) -> Result<&'static str> {
     Shape::read(manifest)?.media_type()
 }
 
-/// Whether a stored manifest names the blob.
-pub(super) fn names_blob(manifest: &[u8], digest: &Digest) -> bool {
-    Parsed::parse(manifest, None).is_ok_and(|parsed| parsed.names_blob(digest))
-}
-
 impl Repo {
     /// Stores a manifest, with the tags that shall point to it. `digest` is what the client says it is, when it says.
     pub async fn put_manifest(
@@ -318,6 +309,8 @@ impl Repo {
         let needed = needed.filter(|(_, keys): &(_, Vec<Key>)| seen.insert(keys.first().cloned()));
         let look = |(digest, keys): (Digest, Vec<Key>)| {
             let store = self.store.clone();
+            // Who was told of it before it was deleted may name it, as long as it is there; then it is not deleted.
+            keys.iter().for_each(|key| store.deleted.forget(key));
             async move { Ok(store.found_in(pin, keys.into_iter()).await?.is_none().then_some(digest)) }
         };
         let missing: Vec<Digest> = stream::iter(needed.map(look).collect::<Vec<_>>())
@@ -370,30 +363,10 @@ impl Repo {
     pub(super) async fn manifest_bytes(&self, digest: &Digest) -> Result<Option<Bytes>> {
         known(self.store.small_in(self.manifest_keys(digest), *digest).await)
     }
-
-    /// Deletes a manifest, the tags that serve it, its pushes, and its entry among the referrers of its subject.
-    pub async fn delete_manifest(&self, digest: &Digest) -> Result<()> {
-        let _alone = self.store.references.write().await;
-        let key = self.manifest_key(digest);
-        let bytes = match known(self.store.small(&key, *digest).await)? {
-            Some(bytes) => Some(bytes),
-            // Damaged: nothing to read in it, but it can still be deleted.
-            // Not by `head`: bytes that are wrong are missing there.
-            None if self.store.objects.head(&key).await.is_ok() => None,
-            None => return Err(Error::ManifestUnknown(digest.to_string())),
-        };
-        self.withdraw(digest).await?;
-        let mut keys = Vec::new();
-        if let Some(subject) = bytes.and_then(|bytes| Parsed::parse(&bytes, None).ok()?.subject) {
-            keys.push(super::layout::referrer(self.tenant(), self.name(), &subject, digest));
-        }
-        keys.push(key);
-        self.store.delete(&keys).await
-    }
 }
 
 /// Content that may be missing.
-fn known(read: Result<Bytes>) -> Result<Option<Bytes>> {
+pub(super) fn known(read: Result<Bytes>) -> Result<Option<Bytes>> {
     match read {
         Ok(bytes) => Ok(Some(bytes)),
         Err(Error::BlobUnknown(_)) => Ok(None),

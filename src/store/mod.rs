@@ -7,6 +7,7 @@ pub mod blobs;
 pub mod check;
 pub mod collect;
 pub mod condemned;
+mod delete;
 pub mod format;
 pub mod inspect;
 mod keys;
@@ -171,6 +172,7 @@ pub struct Inner {
     used: Cache<Key, tokio::time::Instant>,
     checks: verify::Checks,
     presence: presence::Presence,
+    deleted: delete::Deleted,
     looks: look::Looks,
     renewals: Arc<Semaphore>,
     ready: ready::Ready,
@@ -194,6 +196,12 @@ impl Deref for Store {
 
 impl Store {
     pub fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>) -> Store {
+        Store::named(objects, config, metrics, rand::random())
+    }
+
+    /// A store of a server whose number is given: then its batches have foreseeable names.
+    #[doc(hidden)]
+    pub fn named(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>, replica: u64) -> Store {
         // Files are asked every time: that costs less than to remember.
         let is_far = objects.distance() == Distance::Far;
         let presence_max_age = config.store.s3.as_ref().map_or(PRESENCE_MAX_AGE, |s3| s3.presence_max_age.get());
@@ -214,7 +222,8 @@ impl Store {
             room: Arc::new(room::Room::new(objects.clone(), config.clone(), metrics.clone())),
             sessions: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             references: tokio::sync::RwLock::new(()),
-            condemned: condemned::Condemned::new(objects.clone(), &config.collect),
+            deleted: delete::Deleted::new(config.collect.wait(false)),
+            condemned: condemned::Condemned::new(objects.clone(), &config.collect, replica),
             objects,
             config,
             metrics,

@@ -119,9 +119,18 @@ impl Room {
     }
 
     /// Whether something should go that has not been condemned yet.
-    pub fn is_short(&self) -> bool {
+    fn is_short(&self) -> bool {
         let mut accounts = self.usage.accounts().into_iter();
         self.shortage() > 0 || accounts.any(|(tenant, _)| self.excess(&tenant) > 0)
+    }
+
+    /// Whether a tenant's content has to make room soon: its own quota needs it, or the disk.
+    pub fn is_pressed(&self, tenant: &Tenant) -> bool {
+        let account = self.usage.account(tenant);
+        let used = account.live().saturating_add(account.arriving());
+        self.config.quota(tenant).high.is_some_and(|high| used > high)
+            || self.shortage() > 0
+            || self.fits_disk().is_err()
     }
 
     /// Bytes of a tenant that should go for its quota.

@@ -1,8 +1,7 @@
 //! Batches: publishing, claiming, deleting, clearing.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -10,7 +9,7 @@ use bytes::Bytes;
 use super::mark::Mark;
 use super::{Candidate, Collector, Report, passed};
 use crate::config::{CollectConfig, GRAIN};
-use crate::names::BatchId;
+use crate::names::{BatchId, Tenant};
 use crate::objects::{self, Key, When};
 use crate::store::condemned::{ENTRIES_MAX, Kind, List, Listed, Snapshot, list_batches, read_list};
 use crate::store::layout::{self, Place, RepoItem};
@@ -70,8 +69,9 @@ fn pointer_of(key: &str) -> Option<Key> {
 
 impl Collector {
     /// Batches that may be deleted now. Removes on the way what dead collectors left.
-    pub(super) async fn due(&self, now: SystemTime, wait: Duration, report: &mut Report) -> Result<Vec<Batch>> {
+    pub(super) async fn due(&self, now: SystemTime, report: &mut Report) -> Result<Vec<Batch>> {
         let config = &self.store.config.collect;
+        let (least, most) = (config.wait(true), config.wait(false));
         let (life, mut due) = (self.store.condemned.claim_life(), Vec::new());
         for (id, listed) in self.list().await? {
             match (&listed.claim, &listed.list) {
@@ -84,20 +84,30 @@ impl Collector {
                     {
                         at = list.marked.into();
                     }
-                    if !passed(at, now, wait) {
+                    if !passed(at, now, least) {
                         report.batches_left += 1;
                     } else if let Some(list) = read_list(&*self.store.objects, &id).await? {
-                        due.push(Batch { id, at: published.modified, list });
+                        if passed(at, now, self.wait_of(&list)) {
+                            due.push(Batch { id, at: published.modified, list });
+                        } else {
+                            report.batches_left += 1;
+                        }
                     }
                 }
                 // Spares of a batch that had been cleared when they came.
-                (None, None) if listed.newest().is_some_and(|at| passed(at, now, wait)) => {
+                (None, None) if listed.newest().is_some_and(|at| passed(at, now, most)) => {
                     self.clear(&id, &listed).await?;
                 }
                 (None, None) => {}
             }
         }
         Ok(due)
+    }
+
+    /// How long a batch waits: as long as what is promised to whoever has anything in it.
+    fn wait_of(&self, list: &List) -> Duration {
+        let tenants: BTreeSet<Tenant> = list.keys.iter().filter_map(|key| layout::tenant_of(key)).collect();
+        tenants.iter().map(|tenant| self.wait(tenant)).max().unwrap_or_else(|| self.store.config.collect.wait(false))
     }
 
     /// Removes what is left of a batch: the list, the spares, then the claim.
@@ -120,7 +130,7 @@ impl Collector {
         let (objects, id) = (&self.store.objects, &batch.id);
         let began = tokio::time::Instant::now();
         let when = if ingredients.exclusive_claim { When::Absent } else { When::Always };
-        let owner = Bytes::from(format!("{:016x}", self.replica));
+        let owner = Bytes::from(format!("{:016x}", self.store.condemned.replica()));
         // Not asked again when it fails: an answer that was lost leaves a claim that nobody uses, and dies.
         match objects.put(&layout::batch_claim(id), owner, when).await {
             Ok(_) => {}
@@ -274,6 +284,11 @@ impl<'a> Publisher<'a> {
             Kind::Evict if pointer_of(candidate.key.as_str()).is_none() => 1,
             Kind::Evict => 2,
         };
+        // One tenant's need for room shortens no promise to another's builds.
+        let tenant = layout::tenant_of(candidate.key.as_str());
+        if self.filling[at].1.last().is_some_and(|last| layout::tenant_of(last.key.as_str()) != tenant) {
+            self.publish(at).await?;
+        }
         self.filling[at].1.push(candidate);
         if self.filling[at].1.len() >= ENTRIES_MAX { self.publish(at).await } else { Ok(()) }
     }
@@ -305,9 +320,6 @@ impl<'a> Publisher<'a> {
         }
         let (keys, sizes) = filled.into_iter().map(|one| (one.key.to_string(), one.bytes)).unzip();
         let list = List { kind, marked: self.marked, keys, sizes };
-        let body = serde_json::to_vec(&list).map_err(|error| Error::Internal(error.to_string().into()))?;
-        let number = self.collector.batches.fetch_add(1, Ordering::Relaxed);
-        let id = BatchId::new(self.collector.replica, number);
-        self.collector.store.put(&layout::batch_list(&id), body).await.map(drop)
+        self.collector.store.condemned.publish(&list).await
     }
 }

@@ -71,7 +71,6 @@ struct Live {
 pub(super) struct Mark<'a> {
     collector: &'a Collector,
     now: SystemTime,
-    wait: Duration,
     known: Arc<Snapshot>,
     /// By the fingerprint of the key.
     live: HashMap<u64, Live>,
@@ -86,19 +85,12 @@ pub(super) struct Mark<'a> {
 }
 
 impl<'a> Mark<'a> {
-    pub fn new(
-        collector: &'a Collector,
-        now: SystemTime,
-        wait: Duration,
-        due: &[Batch],
-        known: Arc<Snapshot>,
-    ) -> Mark<'a> {
+    pub fn new(collector: &'a Collector, now: SystemTime, due: &[Batch], known: Arc<Snapshot>) -> Mark<'a> {
         let evicted = due.iter().filter(|batch| batch.list.kind == Kind::Evict).flat_map(|batch| &batch.list.keys);
         let watched = evicted.map(|key| (fingerprint(key), SystemTime::UNIX_EPOCH)).collect();
         Mark {
             collector,
             now,
-            wait,
             known,
             live: HashMap::new(),
             watched,
@@ -221,7 +213,8 @@ impl<'a> Mark<'a> {
     /// Manifests that were pushed by digest a while ago at most: what names them may still come.
     async fn mark_young(&mut self, tenant: &Tenant, repo: &RepoName, index: &Index, report: &mut Report) -> Result<()> {
         let config = &self.collector.store.config.collect;
-        let young = self.wait + config.lease.get().min(self.wait);
+        let wait = self.collector.wait(tenant);
+        let young = wait + config.lease.get().min(wait);
         let manifests = index.manifests.iter().filter(|(_, (at, _))| !passed(*at, self.now, young));
         let manifests: Vec<Digest> = manifests.map(|(digest, _)| *digest).collect();
         self.mark_closure(tenant, repo, index, &manifests, Namer::Young, report).await
@@ -274,7 +267,7 @@ impl<'a> Mark<'a> {
 
     /// What of a repository nothing names that stays.
     fn sweep(&mut self, tenant: &Tenant, repo: &RepoName, index: &Index) {
-        let mut candidates = Vec::new();
+        let (mut candidates, wait) = (Vec::new(), self.collector.wait(tenant));
         for (digest, (at, bytes)) in &index.manifests {
             candidates.push((layout::manifest(tenant, repo, digest), *at, *bytes));
         }
@@ -287,20 +280,20 @@ impl<'a> Mark<'a> {
         }
         for (key, at, bytes) in candidates {
             let stays = self.live.get(&fingerprint(key.as_str())).is_some_and(|live| live.stays);
-            if !stays && passed(at, self.now, self.wait) {
+            if !stays && passed(at, self.now, wait) {
                 self.garbage.push(Candidate { key, bytes });
             }
         }
         // Notes: who misses one makes it again.
         let gone = index.views.iter().filter(|(tag, _)| !index.tags.contains_key(*tag)).map(|(_, key)| key.clone());
         self.hints.extend(gone);
-        let gone =
-            index.used.iter().filter(|(tag, at)| !index.tags.contains_key(*tag) && passed(**at, self.now, self.wait));
+        let gone = index.used.iter().filter(|(tag, at)| !index.tags.contains_key(*tag) && passed(**at, self.now, wait));
         self.hints.extend(gone.map(|(tag, _)| layout::used(tenant, repo, tag)));
     }
 
     /// Lists the blobs of a tenant, and condemns those that nothing names.
     pub async fn blobs(&mut self, tenant: &Tenant, publisher: &mut Publisher<'_>, report: &mut Report) -> Result<()> {
+        let wait = self.collector.wait(tenant);
         let mut listed = self.collector.store.objects.list(&layout::blobs_prefix(tenant), None);
         while let Some(meta) = listed.try_next().await? {
             report.objects += 1;
@@ -319,7 +312,7 @@ impl<'a> Mark<'a> {
                 publisher.add(Kind::Evict, candidate, report).await?;
             } else if self.live.get(&id).is_some_and(|live| live.stays) {
                 found.live.add(meta.size);
-            } else if passed(meta.modified, self.now, self.wait) {
+            } else if passed(meta.modified, self.now, wait) {
                 publisher.add(Kind::Garbage, candidate, report).await?;
             } else {
                 found.young.add(meta.size);

@@ -71,7 +71,6 @@ mod mark;
 pub mod policy;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -96,9 +95,6 @@ const NAMES_BYTES_MAX: u64 = 64 << 20;
 /// Collects one store. Any number of them may run, in any number of processes.
 pub struct Collector {
     store: Store,
-    /// Drawn at start, so that names of batches are never used twice.
-    replica: u64,
-    batches: AtomicU64,
     /// By the fingerprint of the manifest's key: manifests are write-once.
     names: Cache<u64, Arc<Names>>,
     /// One collection at a time in this process.
@@ -111,8 +107,6 @@ pub struct Collector {
 pub struct Wish {
     /// Say what would be condemned, and change nothing.
     pub dry: bool,
-    /// Room is needed: what is condemned waits for the shortest time that is allowed.
-    pub pressed: bool,
 }
 
 /// What a collection found and did.
@@ -170,21 +164,8 @@ impl Sum {
 
 impl Collector {
     pub fn new(store: Store) -> Collector {
-        Collector::named(store, rand::random())
-    }
-
-    /// A collector whose batches have foreseeable names.
-    #[doc(hidden)]
-    pub fn named(store: Store, replica: u64) -> Collector {
         let names = Cache::builder().max_capacity(NAMES_BYTES_MAX).weigher(|_, names: &Arc<Names>| names.weight());
-        Collector {
-            store,
-            replica,
-            batches: AtomicU64::new(0),
-            names: names.build(),
-            running: tokio::sync::Mutex::new(()),
-            last: Mutex::default(),
-        }
+        Collector { store, names: names.build(), running: tokio::sync::Mutex::new(()), last: Mutex::default() }
     }
 
     /// The last collection of this process.
@@ -233,12 +214,13 @@ impl Collector {
 
     async fn collect(&self, wish: Wish, report: &mut Report) -> Result<()> {
         let config = &self.store.config.collect;
-        let wait = config.wait(wish.pressed);
+        // Before anybody is found to hold too much: what is condemned does not count.
+        self.store.condemned.pin().await?;
         let now = if wish.dry { SystemTime::now() } else { self.now().await? };
         report.began = jiff::Timestamp::try_from(now).ok();
         let mut due = Vec::new();
         if !wish.dry {
-            due = self.due(now, wait, report).await?;
+            due = self.due(now, report).await?;
         }
         // Pointers first, then the mark, then what they named.
         let (pointers, content): (Vec<Batch>, Vec<Batch>) = due.into_iter().partition(Batch::is_of_pointers);
@@ -247,7 +229,7 @@ impl Collector {
             self.settle(batch, keep, report).await?;
         }
         let pin = self.store.condemned.refresh().await?;
-        let mut mark = Mark::new(self, now, wait, &content, pin.clone());
+        let mut mark = Mark::new(self, now, &content, pin.clone());
         let tenants = self.store.tenants().await?;
         for tenant in &tenants {
             mark.tenant(tenant, report).await?;
@@ -273,6 +255,12 @@ impl Collector {
             self.store.condemned.refresh().await?;
         }
         Ok(())
+    }
+
+    /// How long what a tenant has must have been of no use before it is condemned, and must have been condemned before it
+    /// is deleted: the shortest time that is allowed while the tenant holds too much, or the disk is short of room.
+    fn wait(&self, tenant: &Tenant) -> Duration {
+        self.store.config.collect.wait(self.store.room().is_pressed(tenant))
     }
 
     /// The backend's time.

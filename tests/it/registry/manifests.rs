@@ -232,6 +232,26 @@ async fn a_deleted_manifest_takes_its_tags_with_it() {
 }
 
 #[tokio::test]
+async fn a_child_cannot_be_deleted_before_its_index() {
+    let world = World::new().await;
+    let child = world.put_image("a", "amd64", "seed").await;
+    let all = index(OCI_INDEX, vec![descriptor(OCI_MANIFEST, child.manifest.to_string().as_bytes())]);
+    let parent = world.put_manifest("a", "v1", &all).await;
+    let refused = world.delete(format!("/v2/a/manifests/{}", child.digest)).await.expect(405);
+    assert_eq!(refused.code(), "UNSUPPORTED");
+    assert!(refused.text().contains(&format!("a@{parent}")), "{}", refused.text());
+    for reference in ["amd64".to_string(), "v1".to_string(), child.digest.to_string()] {
+        world.get(format!("/v2/a/manifests/{reference}")).await.expect(200);
+    }
+    // An index of another repository names its own copy.
+    world.put_manifest("b", "amd64", &child.manifest).await;
+    world.delete(format!("/v2/b/manifests/{}", child.digest)).await.expect(202);
+    world.delete(format!("/v2/a/manifests/{parent}")).await.expect(202);
+    world.delete(format!("/v2/a/manifests/{}", child.digest)).await.expect(202);
+    world.get("/v2/a/manifests/amd64").await.expect(404);
+}
+
+#[tokio::test]
 async fn a_deleted_tag_leaves_its_manifest() {
     let world = World::new().await;
     let pushed = world.put_image("a", "v1", "seed").await;

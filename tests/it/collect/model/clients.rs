@@ -184,7 +184,7 @@ impl Client {
                 0 | 1 => self.push(&tag, pushed(), true).await,
                 2 => self.push(&tag, pushed(), false).await,
                 3 => self.pull(&tag).await,
-                _ => drop(self.repo().delete_tag(&tag).await),
+                _ => self.delete(&tag, one).await,
             }
         }
     }
@@ -220,6 +220,19 @@ impl Client {
             Ok(_) => self.ghost.borrow_mut().pushed(REPO, tag, &digest, began),
             Err(Error::ManifestBlobUnknown(missing)) => self.ghost.borrow_mut().refused(&missing),
             Err(_) => {}
+        }
+    }
+
+    /// A tag, or content by its digest: where servers share a store, those who were told that it is there rely on it.
+    async fn delete(&self, tag: &Tag, number: usize) {
+        let repo = self.repo();
+        match if self.setting.far { self.roll(3) } else { 0 } {
+            0 => drop(repo.delete_tag(tag).await),
+            1 => drop(repo.delete_blob(&Digest::sha256(&blob(number))).await),
+            _ => {
+                let Ok(Some(pointer)) = repo.tag(tag).await else { return };
+                drop(repo.delete_manifest(&pointer.digest).await);
+            }
         }
     }
 

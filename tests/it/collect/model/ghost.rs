@@ -73,7 +73,10 @@ impl Ghost {
 
     /// How long after an answer what it said holds.
     fn promise(&self) -> Duration {
-        self.setting.wait() - self.setting.age - Duration::from_secs(2)
+        // While a tenant holds too much, what it has waits for an hour at most.
+        let wait = self.setting.wait();
+        let wait = if self.setting.room.is_some() { wait.min(Duration::from_secs(3600)) } else { wait };
+        wait - self.setting.age - Duration::from_secs(2)
     }
 
     /// A client was told that `key` is there.
@@ -101,7 +104,7 @@ impl Ghost {
     /// A client was served this by a tag. Returns the blobs that it names.
     pub fn served(&mut self, repo: &str, tag: &str, digest: &Digest, before: Caches) -> Vec<Digest> {
         self.said.push(format!("    {tag} serves {digest}"));
-        let until = self.sim.now() + self.setting.lease - Duration::from_secs(2);
+        let until = self.sim.now() + self.promise().min(self.setting.lease - Duration::from_secs(2));
         let manifest = manifest_key(repo, digest);
         let named = self.named_by(&manifest);
         for key in std::iter::once(manifest).chain(named.iter().map(blob_key)) {

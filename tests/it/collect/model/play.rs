@@ -190,7 +190,9 @@ pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
     let dice = Rc::new(RefCell::new(Dice::new(seed)));
     let ghost = Rc::new(RefCell::new(Ghost::new(sim.clone(), setting)));
     let config = Arc::new(setting.config());
-    let store = || Store::new(Arc::new(sim.clone()), config.clone(), Arc::new(Metrics::default()));
+    let store = |replica: usize| {
+        Store::named(Arc::new(sim.clone()), config.clone(), Arc::new(Metrics::default()), replica as u64)
+    };
     clients::plant(&sim, &mut dice.borrow_mut(), setting);
     let mut tasks = Vec::<Task>::new();
     let mut add = |replica: usize, client: bool, future: Pin<Box<dyn Future<Output = ()>>>| {
@@ -199,11 +201,11 @@ pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
         let future = Box::pin(tokio::task::unconstrained(future));
         tasks.push(Task { future: Some(future), woken, asleep_until: None, replica, client });
     };
-    let stores: Vec<Store> = (0..setting.collectors).map(|_| store()).collect();
+    let stores: Vec<Store> = (0..setting.collectors).map(store).collect();
     for (number, store) in stores.iter().enumerate() {
         let skew = dice.borrow_mut().below(3) as i64 * 40_000 - 40_000;
         sim.state.lock().unwrap().skews.insert(number, skew);
-        let collector = Collector::named(store.clone(), number as u64);
+        let collector = Collector::new(store.clone());
         let (times, counts) = (2 + dice.borrow_mut().below(3), ghost.clone());
         let wait = Duration::from_secs(1 + dice.borrow_mut().below(40 * 60) as u64);
         let collecting = async move {
@@ -238,7 +240,7 @@ pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
         // Everybody has crashed. What they asked for last may still be done.
         tasks.clear();
         sim.abandon();
-        reclaim((&sim, &quiet), store(), &dice, &ghost, setting).await;
+        reclaim((&sim, &quiet), store(99), &dice, &ghost, setting).await;
     }
     let ghost = ghost.borrow();
     outcome.violation = ghost.violation.clone();
@@ -358,7 +360,7 @@ async fn reclaim(
         ghost.borrow_mut().look(deeds);
     }
     sim.state.lock().unwrap().objects.retain(|key, _| !key.contains("/!/tags/"));
-    let collector = Collector::named(store, 99);
+    let collector = Collector::new(store);
     for _ in 0..12 {
         let mut collecting = Box::pin(collector.run(Wish::default()));
         let woken = Arc::new(Woken::default());
