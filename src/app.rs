@@ -4,12 +4,13 @@ pub mod reload;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::auth::Gate;
 use crate::config::{Config, Secret};
@@ -19,10 +20,12 @@ use crate::metrics::{Metrics, recent};
 use crate::objects::Objects;
 use crate::objects::fs::{self, FsObjects};
 use crate::objects::s3::S3Objects;
+use crate::objects::traced::traced;
 use crate::operator::Operator;
 use crate::store::check::{Event, Summary};
 use crate::store::collect::{Collector, Report, Wish};
 use crate::store::{self, Store, format};
+use crate::trace;
 
 pub use crate::store::check::Depth;
 
@@ -62,7 +65,7 @@ impl App {
             Some(s3) => Arc::new(S3Objects::open_counted(s3, metrics.clone()).await?),
             None => Arc::new(FsObjects::open(&config.store.path)?),
         };
-        App::counted_over(objects, config, metrics).await
+        App::counted_over(traced(objects), config, metrics).await
     }
 
     /// Builds the server over any objects.
@@ -178,17 +181,21 @@ pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl F
     }
     let serving =
         doors::listen::serve(listeners, front, app.gate.clone(), &app.config.limits, app.metrics.clone(), stopped);
+    let deadline = OnceLock::new();
     let stopping = async {
         shutdown.await;
         tracing::info!(drain_seconds = app.config.server.drain.get().as_secs(), "stopping: no new connections");
         stop.send_replace(true);
-        tokio::time::sleep(app.config.server.drain.get()).await;
+        let end = deadline.get_or_init(|| Instant::now() + app.config.server.drain.get());
+        tokio::time::sleep_until(*end).await;
     };
     tokio::select! {
         () = serving => tracing::info!("stopped"),
         () = stopping => tracing::warn!("stopped with requests under way: the time to drain has run out"),
     }
     jobs.shutdown().await;
+    let left = deadline.get().map(|end| end.saturating_duration_since(Instant::now()));
+    trace::finish(left.unwrap_or_default()).await;
 }
 
 async fn sweep(store: Store, config: Arc<Config>) {
@@ -214,7 +221,7 @@ async fn sweep(store: Store, config: Arc<Config>) {
 async fn count(store: Store) {
     let pause = if store.is_near() { COUNT_PAUSE_NEAR } else { COUNT_PAUSE_FAR };
     loop {
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         if let Err(error) = store.scan_usage().await {
             tracing::warn!(%error, "what is stored cannot be counted");
         }
@@ -260,7 +267,7 @@ async fn poll(store: Store, every: Duration) {
 /// Collects from time to time, and when room is short.
 async fn collect(collector: Arc<Collector>, store: Store, every: Duration) {
     // A server that has just started has other things to do.
-    let first = tokio::time::Instant::now() + every.min(COLLECT_FIRST);
+    let first = Instant::now() + every.min(COLLECT_FIRST);
     let mut timer = tokio::time::interval_at(first, every);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -5,7 +5,7 @@
 //! In reading order; each module imports only from those above it and from its own children, but for `app`, which puts
 //! all together.
 //!
-//! - [`digest`], [`names`], [`access`], [`stream`], [`config`], [`metrics`], [`operator`], [`systemd`]: the leaves.
+//! - [`digest`], [`names`], [`access`], [`stream`], [`config`], [`metrics`], [`operator`], [`systemd`], [`trace`]: the leaves.
 //! - [`buildkit`]: BuildKit's cache format and the view, pure functions.
 //! - [`objects`]: bytes under keys, on a disk or in a bucket.
 //! - [`hot`]: immutable bytes in memory.
@@ -22,6 +22,7 @@ pub mod config;
 pub mod metrics;
 pub mod operator;
 pub mod systemd;
+pub mod trace;
 pub mod buildkit;
 pub mod objects;
 pub mod hot;

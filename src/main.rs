@@ -212,6 +212,7 @@ impl Serve {
 fn run(serve: Serve) -> anyhow::Result<()> {
     let config = serve.load()?;
     cli::log::start(&config.log)?;
+    larder::trace::start();
     raise_file_limit();
     block_on(start(serve, config))
 }

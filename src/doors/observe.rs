@@ -16,7 +16,9 @@ use http::{Method, Uri};
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
+use super::who::Peer;
 use crate::metrics::Metrics;
+use crate::trace::{Answered, RequestSpan};
 
 /// Longest path in a log line, in bytes: names are bounded, but what is no name is not.
 const LOGGED_PATH_MAX: usize = 512;
@@ -36,6 +38,7 @@ where
     let mut line = Line {
         metrics,
         began: Instant::now(),
+        span: span(&request),
         method: request.method().clone(),
         uri: request.uri().clone(),
         trace: trace_id(request.headers()),
@@ -53,7 +56,8 @@ where
             frame
         }))
     });
-    let (label, response) = answer(request).await;
+    let answering = line.span.within(answer(request));
+    let (label, response) = answering.await;
     let answered = line.began.elapsed();
     let response = if line.method == Method::HEAD { without_body(response) } else { response };
     (line.status, line.label) = (response.status().as_u16(), label);
@@ -81,10 +85,34 @@ pub fn trace_id(headers: &HeaderMap) -> Option<String> {
     (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_string())
 }
 
+/// The span of a request.
+fn span(request: &Request) -> RequestSpan {
+    let secure = request.extensions().get::<Arc<Peer>>().is_some_and(|peer| peer.secure);
+    RequestSpan::begin(known_method(request.method()).unwrap_or("_OTHER"), secure, |name| {
+        let values = request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.collect::<Vec<_>>().join(",")
+    })
+}
+
+/// The method, as a label: there are as many as anybody likes to invent.
+fn known_method(method: &Method) -> Option<&'static str> {
+    let known = match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::PUT => "PUT",
+        Method::POST => "POST",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        _ => return None,
+    };
+    Some(known)
+}
+
 /// What is known of a request. Written when dropped: at the end of its answer, or when its client goes away.
 struct Line {
     metrics: Arc<Metrics>,
     began: Instant,
+    span: RequestSpan,
     method: Method,
     uri: Uri,
     trace: Option<String>,
@@ -101,17 +129,8 @@ impl Line {
         &path[..path.floor_char_boundary(LOGGED_PATH_MAX)]
     }
 
-    /// The method, as a label: there are as many as anybody likes to invent.
     fn known_method(&self) -> &'static str {
-        match self.method {
-            Method::GET => "GET",
-            Method::HEAD => "HEAD",
-            Method::PUT => "PUT",
-            Method::POST => "POST",
-            Method::PATCH => "PATCH",
-            Method::DELETE => "DELETE",
-            _ => "other",
-        }
+        known_method(&self.method).unwrap_or("other")
     }
 }
 
@@ -138,6 +157,14 @@ impl Drop for Line {
             complete = self.complete,
             "request"
         );
+        self.span.end(Answered {
+            path: self.path(),
+            route: self.label,
+            status: self.status,
+            received,
+            sent: self.sent,
+            complete: self.complete,
+        });
     }
 }
 
@@ -161,6 +188,7 @@ impl HttpBody for Observed {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let _current = self.line.span.enter();
         let polled = Pin::new(&mut self.body).poll_frame(context);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
@@ -171,6 +199,7 @@ impl HttpBody for Observed {
             Poll::Ready(None) => self.line.complete = true,
             Poll::Ready(Some(Err(error))) => {
                 tracing::warn!(path = self.line.path(), %error, "answer was cut");
+                self.line.span.fail(error);
             }
             Poll::Pending => {}
         }

@@ -12,6 +12,8 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared, ready};
 use tokio::task::{JoinError, JoinHandle};
 
+use crate::trace;
+
 /// Flights whose waiters have all gone are swept when so many new ones have started.
 const SWEEP_EVERY: usize = 1024;
 
@@ -43,7 +45,7 @@ pub struct Owned<T>(JoinHandle<T>);
 
 impl<T: Send + 'static> Owned<T> {
     pub fn spawn(work: impl Future<Output = T> + Send + 'static) -> Owned<T> {
-        Owned(tokio::spawn(work))
+        Owned(tokio::spawn(trace::carried(work)))
     }
 
     async fn join(mut self) -> Result<T, JoinError> {

@@ -6,6 +6,7 @@
 
 pub mod fs;
 pub mod s3;
+pub mod traced;
 
 use std::fmt;
 use std::ops::Range;

@@ -32,6 +32,7 @@ use super::{Repo, Result, STRIPES, stripe};
 use crate::digest::Digest;
 use crate::names::Tag;
 use crate::objects::{Distance, Key, Version};
+use crate::trace;
 use hint::Hint;
 pub(super) use hint::hinted;
 
@@ -176,11 +177,11 @@ impl Repo {
             }
         };
         let (repo, pin, tag) = (self.clone(), pin.clone(), tag.clone());
-        let making = tokio::spawn(async move {
+        let making = tokio::spawn(trace::carried(async move {
             let known = repo.make_known(&pin, &tag, behind).await;
             drop(turn);
             known
-        });
+        }));
         in_time(async { making.await? }).await.map(Some)
     }
 

@@ -20,5 +20,7 @@ mod registry;
 mod server;
 mod shape;
 mod tenants;
+#[cfg(feature = "otel")]
+mod trace;
 mod upgrade;
 mod views;

@@ -1,6 +1,6 @@
 //! The server as a process on a network.
 
-mod binary;
+pub mod binary;
 mod systemd;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};

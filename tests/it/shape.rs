@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-const LEAVES: &[&str] = &["digest", "names", "access", "stream", "config", "metrics", "operator", "systemd"];
+const LEAVES: &[&str] = &["digest", "names", "access", "stream", "config", "metrics", "operator", "systemd", "trace"];
 
 /// What a module may import besides the leaves and itself.
 fn allowed(module: &str) -> &'static [&'static str] {

@@ -34,6 +34,7 @@ use crate::names::Tenant;
 use crate::store::manifests::CACHE_CONFIG;
 use crate::store::{Repo, patience};
 use crate::stream::{BodyError, Incoming};
+use crate::trace;
 use error::{Code, OciError};
 use route::{Begin, Route};
 
@@ -109,6 +110,7 @@ async fn handle(
     request: Request,
 ) -> Result<Response, OciError> {
     let repo = doors.store.repo(permit);
+    trace::place(repo.tenant(), repo.name());
     let patience = patience_of(&route, request.headers());
     let ending = builds::watch(&doors.metrics, &repo, &route, request.method(), request.headers());
     if !route.writes() {
@@ -119,12 +121,12 @@ async fn handle(
     // A client that goes away takes its request's future with it. What it had begun to write is finished or undone all
     // the same, by a task of its own.
     let note = audit::Note::new(&doors, &caller, &request);
-    let writing = tokio::spawn(async move {
+    let writing = tokio::spawn(trace::carried(async move {
         let call = Call::new(&doors, request);
         let answer = patience::within(patience, write(&doors, &caller, repo, route, call)).await;
         note.write(&answer);
         answer
-    });
+    }));
     match writing.await {
         Ok(answer) => {
             ending.into_iter().for_each(|ending| ending.see(&answer));

@@ -14,7 +14,7 @@ use crate::world::{CONFIG, descriptor, image};
 /// The program in a folder, with nothing from outside that would configure it.
 fn larder(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LARDER_")) {
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LARDER_") || name.starts_with("OTEL_")) {
         command.env_remove(name);
     }
     command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -28,16 +28,21 @@ fn run(folder: &Path, arguments: &[&str]) -> (Output, String) {
 }
 
 /// A running program, killed when its test fails.
-struct Process {
+pub struct Process {
     child: Child,
     /// What it has printed, up to the line that says how to reach it from elsewhere.
     banner: String,
-    url: String,
+    pub url: String,
 }
 
 impl Process {
     fn start(folder: &Path, arguments: &[&str]) -> Process {
-        let mut child = larder(folder, arguments).spawn().unwrap();
+        Process::start_in(folder, arguments, &[])
+    }
+
+    /// With variables in its environment.
+    pub fn start_in(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Process {
+        let mut child = larder(folder, arguments).envs(variables.iter().copied()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut banner = String::new();
         while !banner.contains("A builder on another host") {
@@ -57,10 +62,17 @@ impl Process {
     }
 
     /// Sends SIGTERM; returns the exit status.
-    fn terminate(&mut self) -> std::process::ExitStatus {
+    pub fn terminate(&mut self) -> std::process::ExitStatus {
         let id = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
         self.child.wait().unwrap()
+    }
+
+    /// What it has written to standard error. It must have ended.
+    pub fn errors(&mut self) -> String {
+        let mut errors = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        errors
     }
 }
 
@@ -166,6 +178,19 @@ fn a_store_of_a_newer_version_is_left_alone() {
 fn it_tells_its_version() {
     let (output, _) = run(Path::new("."), &["--version"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout), format!("larder {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[cfg(not(feature = "otel"))]
+#[test]
+fn a_collector_that_it_cannot_send_traces_to_is_mentioned() {
+    let folder = tempdir().unwrap();
+    let serve = ["serve", "--listen", "127.0.0.1:0"];
+    for (variable, mentioned) in [("OTEL_EXPORTER_OTLP_ENDPOINT", true), ("OTEL_SERVICE_NAME", false)] {
+        let mut larder = Process::start_in(folder.path(), &serve, &[(variable, "http://127.0.0.1:4318")]);
+        assert!(larder.terminate().success());
+        let errors = larder.errors();
+        assert_eq!(errors.contains("without the feature `otel`"), mentioned, "{errors}");
+    }
 }
 
 #[tokio::test]
