@@ -66,6 +66,9 @@ impl Default for Metrics {
     fn default() -> Self {
         let registry = Registry::new();
         let m = Maker { registry: &registry };
+        let recent = Recent::default();
+        let began = m.gauge("larder_started_timestamp_seconds", "When this process began.");
+        began.set(recent.began.as_second());
         Metrics {
             requests: m.counters(
                 "larder_requests_total",
@@ -121,7 +124,7 @@ impl Default for Metrics {
                 .counter("larder_collections_skipped_total", "Collections that this server may not make."),
             collections_failed: m.counter("larder_collections_failed_total", "Collections that broke off."),
             collection_seconds: m.histogram("larder_collection_seconds", "Time of a collection."),
-            collection_last: m.gauge("larder_collection_last_timestamp_seconds", "When the last collection began."),
+            collection_last: m.gauge("larder_collection_last_timestamp_seconds", "When the last completed collection began; 0 before the first."),
             condemned_objects: m.counter("larder_condemned_objects_total", "Objects that were condemned."),
             condemned_bytes: m.counter("larder_condemned_bytes_total", "Bytes of the objects that were condemned."),
             deleted_objects: m.counter("larder_deleted_objects_total", "Objects that collections deleted."),
@@ -136,7 +139,7 @@ impl Default for Metrics {
             )),
             resident_bytes: m.gauge("larder_resident_bytes", "Memory of this process."),
             tenants: Tenants::new(&m),
-            recent: Recent::default(),
+            recent,
             registry,
         }
     }

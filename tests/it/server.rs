@@ -236,3 +236,18 @@ async fn a_store_that_takes_no_writes_is_not_ready() {
     std::fs::create_dir(&tmp).unwrap();
     world.get("/readyz").await.expect(200);
 }
+
+#[tokio::test]
+async fn collections_that_break_off_are_counted() {
+    let world = World::new().await;
+    let tmp = world.config().store.path.join(".larder/tmp");
+    let counted = |line: &str| world.app().metrics.render().lines().any(|shown| shown == line);
+    assert!(counted("larder_collections_failed_total 0"));
+    std::fs::remove_dir(&tmp).unwrap();
+    assert!(world.app().collect(false).await.is_err());
+    assert!(world.app().collect(true).await.is_ok(), "a dry one writes nothing");
+    std::fs::create_dir(&tmp).unwrap();
+    assert!(counted("larder_collections_failed_total 1") && counted("larder_collections_total 0"));
+    world.app().collect(false).await.unwrap();
+    assert!(counted("larder_collections_failed_total 1") && counted("larder_collections_total 1"));
+}

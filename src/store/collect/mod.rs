@@ -82,7 +82,7 @@ use tokio::time::Instant;
 
 use super::condemned::{Kind, Listed, list_batches};
 use super::patience::patiently;
-use super::{Result, Store, layout};
+use super::{Error, Result, Store, layout};
 use crate::metrics::recent::Eviction;
 use crate::names::{BatchId, Tenant};
 use crate::objects::{Key, When};
@@ -197,7 +197,8 @@ impl Collector {
         {
             report.skipped = Some(reason);
         } else {
-            self.collect(wish, &mut report).await?;
+            let failed = |_: &Error| self.store.metrics.collections_failed.inc_by(u64::from(!wish.dry));
+            self.collect(wish, &mut report).await.inspect_err(failed)?;
         }
         report.seconds = began.elapsed().as_secs_f64();
         self.count(&report);
