@@ -59,7 +59,8 @@ struct Shown {
     read_data: bool,
     progress: Progress,
     failed: Option<String>,
-    done: Option<(u64, u64, u64)>,
+    /// What is broken, and how much of that has been repaired.
+    done: Option<(u64, u64)>,
 }
 
 impl Shown {
@@ -77,7 +78,7 @@ impl Shown {
         }
         let count = |name: &str| told["done"][name].as_u64().unwrap_or(0);
         if told["done"].is_object() {
-            self.done = Some((count("broken"), count("repaired"), count("notes")));
+            self.done = Some((count("broken"), count("repaired")));
         }
         if self.json {
             println!("{told}");
@@ -94,8 +95,8 @@ impl Shown {
         match (self.failed, self.done) {
             (Some(reason), _) => bail!("cannot check the store: {reason}"),
             (None, None) => bail!("the check ended before its end"),
-            (None, Some((0, ..))) => Ok(ExitCode::SUCCESS),
-            (None, Some((broken, repaired, _))) if repaired >= broken => Ok(ExitCode::from(REPAIRED)),
+            (None, Some((0, _))) => Ok(ExitCode::SUCCESS),
+            (None, Some((broken, repaired))) if repaired >= broken => Ok(ExitCode::from(REPAIRED)),
             (None, Some(_)) => Ok(ExitCode::from(BROKEN)),
         }
     }
@@ -126,8 +127,10 @@ fn line(told: &Value) -> Option<String> {
     done.is_object().then(|| {
         let read =
             if count("bytes") > 0 { format!(", {} of blobs read", bytes(count("bytes"))) } else { String::new() };
-        let (broken, notes, repaired) = (count("broken"), count("notes"), count("repaired"));
-        format!("{} objects{read}: {broken} broken, {notes} notes, {repaired} repaired", count("objects"))
+        let (broken, repaired) = (count("broken"), count("repaired"));
+        let (notes, mended) = (count("notes"), count("notes_repaired"));
+        let mended = if mended > 0 { format!(" ({mended} repaired)") } else { String::new() };
+        format!("{} objects{read}: {broken} broken ({repaired} repaired), {notes} notes{mended}", count("objects"))
     })
 }
 
@@ -141,8 +144,11 @@ mod tests {
         let finding = json!({ "finding": { "key": "t/a", "problem": "wrong_bytes", "harmless": false,
             "message": "does not fit its digest", "repaired": "put into quarantine" } });
         assert_eq!(line(&finding).unwrap(), "BROKEN t/a does not fit its digest (put into quarantine)");
-        let done = json!({ "done": { "objects": 7, "bytes": 2048, "broken": 1, "notes": 2, "repaired": 1 } });
-        assert_eq!(line(&done).unwrap(), "7 objects, 2.0 KiB of blobs read: 1 broken, 2 notes, 1 repaired");
+        let done = json!({ "done": { "objects": 7, "bytes": 2048, "broken": 1, "repaired": 1,
+            "notes": 2, "notes_repaired": 0 } });
+        assert_eq!(line(&done).unwrap(), "7 objects, 2.0 KiB of blobs read: 1 broken (1 repaired), 2 notes");
+        let done = json!({ "done": { "objects": 7, "broken": 1, "repaired": 0, "notes": 2, "notes_repaired": 2 } });
+        assert_eq!(line(&done).unwrap(), "7 objects: 1 broken (0 repaired), 2 notes (2 repaired)");
         let progress = json!({ "objects": 9, "blobs": 5, "blobs_expected": 10, "bytes": 0, "bytes_expected": 0 });
         assert_eq!(far(&progress, false), "[###############               ]  50 %  9 objects");
         assert_eq!(far(&progress, true), "9 objects, 0 B read");
@@ -155,10 +161,9 @@ mod tests {
             told.iter().for_each(|told| shown.value(Ok(told.clone())));
             shown.end().map(|code| format!("{code:?}"))
         };
-        let done =
-            |broken: u64, repaired: u64| json!({ "done": { "broken": broken, "repaired": repaired, "notes": 1 } });
+        let done = |broken: u64, repaired: u64| json!({ "done": { "broken": broken, "repaired": repaired, "notes": 9, "notes_repaired": 9 } });
         let code = |code: u8| format!("{:?}", ExitCode::from(code));
-        assert_eq!(end(&[done(0, 1)]).unwrap(), code(0));
+        assert_eq!(end(&[done(0, 0)]).unwrap(), code(0));
         assert_eq!(end(&[done(2, 1)]).unwrap(), code(3));
         assert_eq!(end(&[done(2, 2)]).unwrap(), code(4));
         assert!(end(&[json!({ "progress": {} })]).is_err());

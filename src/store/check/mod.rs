@@ -87,7 +87,10 @@ pub struct Summary {
     pub bytes: u64,
     pub broken: u64,
     pub notes: u64,
+    /// Of what is broken.
     pub repaired: u64,
+    /// Of the notes.
+    pub notes_repaired: u64,
 }
 
 /// Everything that is broken, in key order. Nothing is changed.
@@ -119,9 +122,12 @@ impl Store {
             Summary { objects: check.objects_seen(), bytes: check.bytes.load(Relaxed), ..Summary::default() };
         for finding in findings {
             let repaired = if repair { repair::repair(self, &check.look(), &finding).await? } else { None };
-            let count = if finding.problem.is_harmless() { &mut summary.notes } else { &mut summary.broken };
-            *count += 1;
-            summary.repaired += u64::from(repaired.is_some());
+            let (found, mended) = match finding.problem.is_harmless() {
+                true => (&mut summary.notes, &mut summary.notes_repaired),
+                false => (&mut summary.broken, &mut summary.repaired),
+            };
+            *found += 1;
+            *mended += u64::from(repaired.is_some());
             report(Event::Finding(Told {
                 key: finding.key.to_string(),
                 problem: finding.problem.name(),

@@ -126,3 +126,16 @@ async fn what_only_people_can_judge_is_left() {
     assert_eq!((summary.broken, summary.repaired), (3, 0), "{told:?}");
     assert_eq!(s.kinds(Depth::Bytes).await, before);
 }
+
+#[tokio::test]
+async fn a_note_that_is_mended_does_not_stand_for_what_is_broken() {
+    let mut s = stocked().await;
+    std::fs::remove_file(s.world.blob_file(&s.image.layer)).unwrap();
+    let part = s.upload().join("parts").join(format!("{:020}-{:016x}", 5, 1));
+    std::fs::write(&part, "half").unwrap();
+    age(&part);
+    s.damaged();
+    let (told, summary) = s.repair().await;
+    assert!(!part.exists() && summary.broken > 0, "{told:?}");
+    assert_eq!((summary.repaired, summary.notes, summary.notes_repaired), (0, 1, 1), "{told:?}");
+}

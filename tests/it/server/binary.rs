@@ -335,7 +335,7 @@ async fn a_check_asks_the_server_that_has_the_store_or_opens_it_itself() {
     let (human, _) = run(folder.path(), &["check"]);
     let text = String::from_utf8(human.stdout).unwrap();
     assert!(human.status.code() == Some(3) && text.contains("BROKEN t/default/blobs"), "{text}");
-    assert!(text.contains("in quarantine") && text.ends_with("1 broken, 0 notes, 0 repaired\n"), "{text}");
+    assert!(text.contains("in quarantine") && text.ends_with("1 broken (0 repaired), 0 notes\n"), "{text}");
 
     // At rest it is the same store.
     assert!(larder.terminate().success());
