@@ -46,6 +46,8 @@ fn render(said: &str, overview: &Value) -> String {
         .map_or("nothing asked for yet".to_string(), |percent| format!("{percent} % of {all} lookups"));
     let served: Vec<u64> = list(&so_far["served"]).iter().map(number).collect();
     let hot = &overview["hot"];
+    // Who may not administer is not told what concerns all.
+    let whole = overview["tenants"].is_array();
     let mut out = String::new();
     for (name, value) in [
         ("server", format!("larder {}, {said}, since {}", text(&overview["version"]), ago(&overview["began"]))),
@@ -65,7 +67,12 @@ fn render(said: &str, overview: &Value) -> String {
         ("now", format!("{} requests, {} arriving", count(&overview["requests_in_flight"]), bytes(sum("arriving")))),
         ("collected", collector(&overview["collector"])),
     ] {
+        let value = if whole || name == "server" { value } else { "not shown".to_string() };
         out.push_str(&format!("{name:10} {value}\n"));
+    }
+    if !whole {
+        out.push_str("\nNumbers of the server and of tenants are shown to who may administer.\n");
+        return out;
     }
     let rows: Vec<Vec<String>> = list(&overview["tenants"])
         .iter()
@@ -133,5 +140,21 @@ mod tests {
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
+    }
+    #[test]
+    fn what_is_not_told_is_not_shown_as_nothing() {
+        let shown = render(
+            "ready",
+            &json!({
+                "version": "1.2.3", "began": "2026-01-01T00:00:00Z", "now": "2026-01-02T00:00:00Z",
+                "repositories": [], "repositories_in_all": 0, "tags": [], "tags_in_all": 0, "events": [], "evictions": [],
+            }),
+        );
+        assert!(shown.starts_with("server     larder 1.2.3, ready"), "{shown}");
+        let lines = ["stored", "hits", "not sent", "served", "builds", "memory", "now", "collected"];
+        for name in lines {
+            assert!(shown.contains(&format!("\n{name:10} not shown\n")), "{name} in\n{shown}");
+        }
+        assert!(!shown.contains("0 B") && !shown.contains("TENANT") && shown.contains("may administer"), "{shown}");
     }
 }
