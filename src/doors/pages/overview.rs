@@ -126,7 +126,8 @@ impl Whole {
 fn seen_events(doors: &Doors, sight: &Sight<'_>) -> Vec<Event> {
     let seen = |event: &Event| match &event.tag {
         Some(tag) => sight.sees_tag(&event.tenant, &event.repo, tag),
-        None => sight.sees(&event.tenant, &event.repo),
+        // It may be of any.
+        None => sight.sees_all_of(&event.tenant, &event.repo),
     };
     doors.metrics.recent.events().into_iter().filter(seen).take(ROWS).collect()
 }

@@ -34,9 +34,9 @@ pub struct RepoRow {
     pub repo: RepoName,
     pub tags: u64,
     /// Bytes of the blobs that it names, each counted once, when it has been counted; other repositories may name them
-    /// too.
+    /// too. Only for who may pull all of its tags.
     pub bytes: Option<u64>,
-    /// The same, each tag counted by itself.
+    /// The same for the tags that the caller may pull, each tag counted by itself.
     pub named_bytes: u64,
     pub last: Timestamp,
 }
@@ -82,7 +82,7 @@ pub fn gather(doors: &Doors, sight: &Sight<'_>, fits: &dyn Fn(&RepoName, Option<
     found.repositories_in_all = found.repositories.len();
     found.repositories.sort_by_key(|row| Reverse(row.named_bytes));
     found.repositories.truncate(most);
-    for row in &mut found.repositories {
+    for row in found.repositories.iter_mut().filter(|row| sight.sees_all_of(&row.tenant, &row.repo)) {
         row.bytes = doors.store.usage().account(&row.tenant).counted_repo(&row.repo).map(|counted| counted.bytes);
     }
     found.tags.sort_by_key(|row| Reverse(row.known.last()));
@@ -204,7 +204,7 @@ pub struct Repository {
     now: Timestamp,
     tenant: Tenant,
     repo: RepoName,
-    /// As of the last count.
+    /// As of the last count; only for who may pull all of its tags.
     bytes: Option<u64>,
     manifests: Option<u64>,
     /// When it was counted.
@@ -228,7 +228,7 @@ pub fn one(doors: &Doors, sight: &Sight<'_>, name: &str, wanted: Wanted) -> Resu
     tags.sort_by_key(|row| Reverse(row.known.last()));
     let (tags_in_all, from) = (tags.len(), wanted.from.min(tags.len()));
     let account = doors.store.usage().account(&tenant);
-    let usage = account.counted_repo(&repo);
+    let usage = account.counted_repo(&repo).filter(|_| sight.sees_all_of(&tenant, &repo));
     Ok(Repository {
         now: Timestamp::now(),
         bytes: usage.map(|usage| usage.bytes),

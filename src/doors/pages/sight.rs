@@ -58,6 +58,12 @@ impl Sight<'_> {
         self.whole || self.is_his(tenant, Access::to(repo.clone(), Verb::Pull))
     }
 
+    /// Whether numbers of a whole repository may be seen: they tell of tags that the caller may not pull.
+    pub fn sees_all_of(&self, tenant: &Tenant, repo: &RepoName) -> bool {
+        let all = Access { repo: repo.clone(), verb: Verb::Pull, tags: Tags::All };
+        self.whole || self.is_his(tenant, all)
+    }
+
     /// Whether a tag may be seen in a list.
     pub fn sees_tag(&self, tenant: &Tenant, repo: &RepoName, tag: &Tag) -> bool {
         self.whole || self.is_his(tenant, pull(repo, tag))

@@ -1,5 +1,7 @@
 //! Pages show to each what he may pull, and numbers of all to who may administer.
 
+use larder::metrics::recent::{Deed, Event};
+use larder::names::Tenant;
 use serde_json::Value;
 
 use super::{basic, configure, static_token, token_entry};
@@ -72,6 +74,31 @@ async fn each_sees_what_he_may_pull() {
         ("owner", "/api/repo/secret/app:main", 200),
     ] {
         assert_eq!(told(&world, who, path).await.0, status, "{who} {path}");
+    }
+}
+
+#[tokio::test]
+async fn numbers_of_a_whole_repository_are_for_who_may_pull_all_of_it() {
+    let world = world().await;
+    // A config of a cache is read by its digest: which tag is imported, nobody knows.
+    let (tenant, repo) = (Tenant::default_tenant(), "team/app".parse().unwrap());
+    world.app().metrics.recent.event(Event {
+        at: jiff::Timestamp::now(),
+        tenant,
+        repo,
+        tag: None,
+        deed: Deed::Import,
+        seconds: None,
+    });
+    for (who, all) in [("tagger", false), ("reader", true), ("owner", true)] {
+        let (_, overview) = told(&world, who, "/api/overview").await;
+        let rows = overview["repositories"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["repo"] == "team/app").unwrap();
+        assert_eq!(row["bytes"].is_u64(), all, "{who} {row}");
+        assert_eq!(row["tags"], if all { 2 } else { 1 }, "{who}");
+        assert_eq!(overview["events"].as_array().unwrap().len(), usize::from(all), "{who}");
+        let (_, shown) = told(&world, who, "/api/repo/team/app").await;
+        assert_eq!((shown["bytes"].is_u64(), shown["manifests"] == 2), (all, all), "{who} {shown}");
     }
 }
 
