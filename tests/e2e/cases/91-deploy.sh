@@ -46,6 +46,11 @@ assert_eq "$(grep -o 'mountPath: .*larder-data\|readOnlyRootFilesystem: true\|ru
   "$(grep -o 'mountPath: .*larder-data\|readOnlyRootFilesystem: true\|runAsUser: .*' "$DEPLOY/kubernetes/larder.yaml" | sort)" \
   "what chart and manifests say of the pod"
 
+# A bucket that is away takes no replica out of the endpoints; a disk that takes no writes does.
+readiness() { sed -n '/readinessProbe:/{n;s/.*path: \([^,]*\),.*/\1/p}' "$1"; } # manifests
+assert_eq "$(readiness bucket.yaml) $(readiness single.yaml) $(readiness "$DEPLOY/kubernetes/larder.yaml")" \
+  "/healthz /readyz /readyz" "what readiness asks of a bucket's replica, of a server on a volume, and of that in plain manifests"
+
 # The checkers see what is wrong.
 sed 's/readOnlyRootFilesystem/readOnlyRootFileSystem/' single.yaml >planted.yaml
 if kubectl-validate --version $KUBERNETES planted.yaml >/dev/null 2>&1; then fail "an unknown field is valid"; fi

@@ -43,6 +43,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ ternary "HTTP" (include "larder.scheme" .) (eq (include "larder.statusPort" .) "status") }}
 {{- end }}
 
+{{/* While a bucket is away, all of its replicas would say so at once, and a service without endpoints serves nobody: they wait
+     for it, and serve what is hot. One that cannot open its bucket at the start ends, and never becomes ready. A replica that
+     is deleted leaves the endpoints whatever it answers. */}}
+{{- define "larder.readyPath" -}}
+{{ ternary "/healthz" "/readyz" (ne .Values.bucket.name "") }}
+{{- end }}
+
 {{- define "larder.pod" -}}
 {{- include "larder.check" . }}
 metadata:
@@ -127,7 +134,7 @@ spec:
         periodSeconds: 20
         timeoutSeconds: 5
       readinessProbe:
-        httpGet: {path: /readyz, port: {{ include "larder.statusPort" . }}, scheme: {{ include "larder.statusScheme" . }}}
+        httpGet: {path: {{ include "larder.readyPath" . }}, port: {{ include "larder.statusPort" . }}, scheme: {{ include "larder.statusScheme" . }}}
         periodSeconds: 5
         timeoutSeconds: 5
       {{- if semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version }}
