@@ -173,6 +173,20 @@ impl Gate {
         Ok(())
     }
 
+    /// Whether metrics are for everybody, unasked.
+    pub fn has_open_metrics(&self) -> bool {
+        self.live.load().settings.metrics.is_none()
+    }
+
+    /// For metrics.
+    pub fn admit_metrics(&self, caller: &Caller) -> Result<(), Refusal> {
+        let live = self.live.load();
+        let readers = live.settings.metrics.as_deref();
+        // A token for some repositories is for nothing else.
+        let is_reader = readers.is_none_or(|readers| policy::is_named(readers, &caller.who.identity));
+        if is_reader && caller.who.scope.is_none() { Ok(()) } else { self.admit_admin(caller) }
+    }
+
     /// For who wants to know only whether his credentials are good.
     pub fn admit_identified(&self, caller: &Caller) -> Result<(), Refusal> {
         if caller.is_unidentified() && !self.is_open() { Err(Refusal::Unidentified) } else { Ok(()) }

@@ -124,13 +124,18 @@ pub fn lineage<'g>(grants: &'g [Grant], repo: &RepoName) -> Option<&'g Lineage> 
     grants.iter().filter(|grant| grant.is_for(repo)).find_map(|grant| grant.lineage.as_ref())
 }
 
-fn grant(rule: &RuleConfig, identity: &Identity) -> Result<Grant, Mismatch> {
+/// Whether one of the patterns is for the caller.
+pub fn is_named(patterns: &[Glob], identity: &Identity) -> bool {
     let label = identity.label();
     // A star means: whoever has logged in. Who has not is meant only by name.
     let named = |glob: &Glob| {
         if identity.is_anonymous() { glob.as_str() == label } else { glob.matches(&label) }
     };
-    if !rule.identity.iter().any(named) {
+    patterns.iter().any(named)
+}
+
+fn grant(rule: &RuleConfig, identity: &Identity) -> Result<Grant, Mismatch> {
+    if !is_named(&rule.identity, identity) {
         return Err(Mismatch::Identity);
     }
     for (claim, patterns) in &rule.claims {

@@ -29,6 +29,9 @@ pub struct AuthConfig {
     pub challenge: Challenge,
     /// Wrong passwords a minute from one address; further ones are not looked at.
     pub failed_logins: u32,
+    /// Patterns of the identities that may read `/metrics`, beside those who may administer. Without, everybody may, and
+    /// nobody is asked.
+    pub metrics: Option<Vec<Glob>>,
 }
 
 impl Default for AuthConfig {
@@ -41,6 +44,7 @@ impl Default for AuthConfig {
             session_max: Span::hours(6),
             challenge: Challenge::Bearer,
             failed_logins: 30,
+            metrics: None,
         }
     }
 }

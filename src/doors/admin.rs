@@ -10,7 +10,7 @@ use serde_json::json;
 use super::Doors;
 use super::who::Sender;
 use crate::access::{Access, Tags, Verb};
-use crate::auth::Refusal;
+use crate::auth::{Caller, Refusal};
 use crate::config::Challenge;
 use crate::names::{InvalidName, RepoName, Tag};
 use crate::store::Error;
@@ -29,7 +29,13 @@ pub async fn readyz(State(doors): State<Doors>) -> Response {
     }
 }
 
-pub async fn metrics(State(doors): State<Doors>) -> Response {
+/// What is counted: for everybody, or for whom the configuration names and who may administer.
+pub async fn metrics(State(doors): State<Doors>, request: Request) -> Response {
+    if !doors.gate.has_open_metrics()
+        && let Err(refusal) = admit(&doors, request.map(drop), |caller| doors.gate.admit_metrics(caller)).await
+    {
+        return refusal;
+    }
     let kind = [(http::header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (kind, doors.metrics.render()).into_response()
 }
@@ -76,6 +82,14 @@ pub async fn inspect(State(doors): State<Doors>, Query(asked): Query<Inspected>,
 
 /// Lets in who may administer, and who can read the files of the store.
 pub(super) async fn admit_operator(doors: &Doors, request: http::Request<()>) -> Result<(), Response> {
+    admit(doors, request, |caller| doors.gate.admit_admin(caller)).await
+}
+
+async fn admit(
+    doors: &Doors,
+    request: http::Request<()>,
+    may: impl FnOnce(&Caller) -> Result<(), Refusal>,
+) -> Result<(), Response> {
     let sender = Sender::new(doors, &request);
     let knock = sender.knock();
     let bearer = knock.authorization.and_then(|shown| shown.strip_prefix("Bearer "));
@@ -83,7 +97,7 @@ pub(super) async fn admit_operator(doors: &Doors, request: http::Request<()>) ->
         return Ok(());
     }
     let admitted = match doors.gate.identify(&knock).await {
-        Ok(caller) => doors.gate.admit_admin(&caller),
+        Ok(caller) => may(&caller),
         Err(refusal) => Err(refusal),
     };
     admitted.map_err(|refusal| refused(doors, &request, &refusal))

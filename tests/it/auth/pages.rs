@@ -111,3 +111,29 @@ async fn a_browser_without_credentials_is_asked_for_them() {
         assert!(!answer.text().contains("team/app"), "{path}");
     }
 }
+
+#[tokio::test]
+async fn metrics_are_for_everybody_or_for_whom_the_configuration_names() {
+    let mut world = world().await;
+    world.get("/metrics").await.expect(200);
+    for (readers, allowed) in [
+        ("[\"token:r*\"]", vec!["reader", "owner"]),
+        ("[]", vec!["owner"]),
+        ("[\"anonymous\"]", vec!["owner", "nobody"]),
+    ] {
+        let tokens: String = ["reader", "tagger", "owner"].into_iter().map(token_entry).collect();
+        let text = format!("{tokens}{RULES}\n[auth]\nmetrics = {readers}\n");
+        world.reconfigure(|config| configure(config, &text)).await;
+        for who in ["reader", "tagger", "owner", "nobody"] {
+            let asked = world.get("/metrics");
+            let answer = match who {
+                "nobody" => asked.await,
+                who => asked.header("authorization", &basic("any", &static_token(who))).await,
+            };
+            let refused = if who == "nobody" { 401 } else { 403 };
+            let status = if allowed.contains(&who) { 200 } else { refused };
+            assert_eq!(answer.status.as_u16(), status, "{who} of {readers}");
+            assert_eq!(answer.text().contains("larder_stored_bytes"), status == 200, "{who} of {readers}");
+        }
+    }
+}
