@@ -17,7 +17,7 @@ impl Repo {
             return Box::pin(self.parent().ok_or_else(unknown)?.inspect(tag)).await;
         };
         let pointer = &behind.at.pointer;
-        let served = self.served(tag).await?.ok_or_else(unknown)?;
+        let served = self.shown(tag).await?.ok_or_else(unknown)?;
         let is_cache = pointer.push.is_some();
         let live = if is_cache { self.all_pushes(tag, &behind).await? } else { Vec::new() };
         let pin = self.store.condemned.pin().await?;

@@ -275,7 +275,7 @@ impl Repo {
         // Before the pointer: a view is made with it, and knows better.
         for tag in tags {
             let weight = Weight::of(parsed, size);
-            self.store.stock.pushed(self.tenant(), self.name(), tag, parsed.cache && self.has_views(), weight);
+            self.store.stock.pushed(self.tenant(), self.name(), tag, &digest, parsed.cache && self.has_views(), weight);
         }
         self.point(pin, tags, &pointer, push.as_ref()).await
     }
@@ -333,6 +333,9 @@ impl Repo {
             Ok(_) => self.counted.asked(kind, true),
             Err(Error::ManifestUnknown(_)) => self.counted.asked(kind, false),
             Err(_) => {}
+        }
+        if let (Ok(_), Reference::Digest(digest)) = (&found, reference) {
+            self.touch_digest(digest).await;
         }
         found
     }

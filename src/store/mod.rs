@@ -5,6 +5,7 @@
 
 pub mod blobs;
 pub mod check;
+mod clock;
 pub mod collect;
 pub mod condemned;
 mod delete;
@@ -170,6 +171,7 @@ pub struct Inner {
     stock: stock::Stock,
     /// When the last use of a tag was last written.
     used: Cache<Key, tokio::time::Instant>,
+    clock: clock::Clock,
     checks: verify::Checks,
     presence: presence::Presence,
     deleted: delete::Deleted,
@@ -212,6 +214,7 @@ impl Store {
             views: views::Views::default(),
             stock: stock::Stock::default(),
             used: newest(KNOWN_TAGS_MAX),
+            clock: clock::Clock::default(),
             checks: verify::Checks::default(),
             presence: presence::Presence::new(is_far.then_some(presence_max_age)),
             looks: look::Looks::default(),

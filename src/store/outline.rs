@@ -62,7 +62,7 @@ pub struct OutlinedLayer {
 impl Repo {
     /// The cache that a tag serves; nothing when it serves something else, or a cache that cannot be read.
     pub async fn outline(&self, tag: &Tag) -> Result<Option<Outline>> {
-        let Some(served) = self.served(tag).await? else { return Err(Error::ManifestUnknown(tag.to_string())) };
+        let Some(served) = self.shown(tag).await? else { return Err(Error::ManifestUnknown(tag.to_string())) };
         let Some(bytes) = self.manifest_bytes(&served.digest).await? else { return Ok(None) };
         match self.parse_push(&bytes).await? {
             Found::Push(push) => {

@@ -192,8 +192,12 @@ impl Repo {
         known: &LivePush,
         live: usize,
     ) -> Result<()> {
-        let is_old =
-            SystemTime::now().duration_since(known.at).is_ok_and(|age| age > self.store.config.collect.renewed_every());
+        let is_old = self
+            .store
+            .clock
+            .now()
+            .duration_since(known.at)
+            .is_ok_and(|age| age > self.store.config.collect.renewed_every());
         // Alone, a push is served as it is: then as it was sent last, so that its builder finds its own digest and sends
         // nothing next time.
         let is_served_as_is = live == 1 && before.push == Some(known.id);
@@ -272,7 +276,7 @@ impl Repo {
     /// Which of the pushes go, when one more of `family` comes.
     async fn expired(&self, tag: &Tag, live: Vec<LivePush>, family: Option<Family>) -> Result<Vec<Key>> {
         let key = |push: &LivePush| layout::push(self.tenant(), self.name(), tag, &push.id);
-        let now = SystemTime::now();
+        let now = self.store.clock.now();
         let is_old = |at: &SystemTime| now.duration_since(*at).is_ok_and(|age| age > UNUSED_MAX);
         let (mut old, mut live): (Vec<_>, Vec<_>) = live.into_iter().partition(|push| is_old(&push.at));
         if !old.is_empty() {
@@ -324,6 +328,25 @@ impl Repo {
         if let Err(error) = self.store.put(&key, body).await {
             tracing::warn!(%key, %error, "last use cannot be noted");
             self.store.used.invalidate(&key);
+        }
+    }
+
+    /// Notes that a tag is in use whose manifest was read by its digest: of several tags, the one that was pushed or used
+    /// last, so that what was read stays. Looked for once an hour at most. Nobody waits for a bucket: what is served from
+    /// memory while that is away needs none.
+    pub(super) async fn touch_digest(&self, digest: &Digest) {
+        let key = self.manifest_key(digest);
+        if self.store.used.get(&key).is_some_and(|at| at.elapsed() < self.store.config.collect.used_every()) {
+            return;
+        }
+        self.store.used.insert(key, Instant::now());
+        for repo in self.each() {
+            if let Some(tag) = self.store.stock.tag_of(repo.tenant(), repo.name(), digest) {
+                match self.store.is_near() {
+                    true => repo.touch(&tag).await,
+                    false => drop(tokio::spawn(async move { repo.touch(&tag).await })),
+                }
+            }
         }
     }
 

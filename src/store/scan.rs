@@ -195,6 +195,7 @@ impl OfTenant {
             let manifest = of.manifests.get(served);
             let entry = TagEntry {
                 pushed: time(*at),
+                digest: pointer.digest,
                 used: of.used.get(tag).map(|at| time(*at)),
                 cache: manifest.is_some_and(|manifest| manifest.cache),
                 pushes: (pushes.len() as u64).max(u64::from(pointer.push.is_some())),

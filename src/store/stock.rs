@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use super::manifests::Parsed;
+use crate::digest::Digest;
 use crate::names::{RepoName, Tag, Tenant};
 
 /// Tags that are remembered, of all tenants: about 300 bytes each. Beyond, what comes is left out.
@@ -27,6 +28,9 @@ pub type Repos = BTreeMap<RepoName, Tags>;
 #[derive(Clone, Debug, Serialize)]
 pub struct TagEntry {
     pub pushed: Timestamp,
+    /// What was pushed last.
+    #[serde(skip)]
+    pub digest: Digest,
     /// Last time it was served, noted once an hour at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub used: Option<Timestamp>,
@@ -89,19 +93,36 @@ impl Stock {
         }
     }
 
+    /// The tag under which a manifest was pushed last; of several, the one that was pushed or used last.
+    pub(super) fn tag_of(&self, tenant: &Tenant, repo: &RepoName, digest: &Digest) -> Option<Tag> {
+        self.look(tenant, |repos| {
+            let tags = repos.get(repo)?.iter().filter(|(_, entry)| entry.digest == *digest);
+            tags.max_by_key(|(_, entry)| entry.last()).map(|(tag, _)| tag.clone())
+        })
+    }
+
     /// Resolves when something has changed since it was last asked.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
 
     /// A tag was pushed.
-    pub(super) fn pushed(&self, tenant: &Tenant, repo: &RepoName, tag: &Tag, cache: bool, weight: Weight) {
+    pub(super) fn pushed(
+        &self,
+        tenant: &Tenant,
+        repo: &RepoName,
+        tag: &Tag,
+        digest: &Digest,
+        cache: bool,
+        weight: Weight,
+    ) {
         self.change(tenant, repo, tag, |known| {
             let (used, pushes) = known.as_ref().map_or((None, 0), |known| (known.used, known.pushes));
             // Pushes of a cache add to what is there; how much, the next count tells.
             let before = known.filter(|known| known.cache && cache).map_or(0, |known| known.bytes);
             Some(TagEntry {
                 pushed: Timestamp::now(),
+                digest: *digest,
                 used,
                 cache,
                 pushes: if cache { pushes.max(1) } else { 0 },
@@ -166,6 +187,9 @@ impl Stock {
                 if tags.is_empty() {
                     repos.remove(repo);
                 }
+                if repos.is_empty() {
+                    tenants.remove(tenant);
+                }
             }
         }
         self.changed.notify_one();
@@ -174,10 +198,8 @@ impl Stock {
     /// Replaces what is known of a tenant by what a scan found that began at `began`. What was learnt since stays.
     pub(super) fn replace(&self, tenant: &Tenant, mut found: Repos, began: Instant) {
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
-        for (repo, tags) in tenants.remove(tenant).unwrap_or_default() {
-            for (tag, entry) in tags.into_iter().filter(|(_, entry)| entry.learnt > began) {
-                found.entry(repo.clone()).or_default().insert(tag, entry);
-            }
+        for (repo, tags) in newer(tenants.remove(tenant).unwrap_or_default(), began) {
+            found.entry(repo).or_default().extend(tags);
         }
         let mut room = TAGS_MAX.saturating_sub(count(&tenants));
         found.retain(|_, tags| {
@@ -185,8 +207,31 @@ impl Stock {
             room -= tags.len() * usize::from(fits);
             fits
         });
-        tenants.insert(tenant.clone(), found);
+        if !found.is_empty() {
+            tenants.insert(tenant.clone(), found);
+        }
     }
+
+    /// Forgets tenants that a scan which began at `began` has not found, a scope that was collected elsewhere for example.
+    /// What was learnt since stays.
+    pub(super) fn keep(&self, found: &[Tenant], began: Instant) {
+        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        tenants.retain(|tenant, repos| {
+            if !found.contains(tenant) {
+                *repos = newer(std::mem::take(repos), began);
+            }
+            !repos.is_empty()
+        });
+    }
+}
+
+/// What was learnt after a scan began.
+fn newer(mut repos: Repos, began: Instant) -> Repos {
+    repos.retain(|_, tags| {
+        tags.retain(|_, entry| entry.learnt > began);
+        !tags.is_empty()
+    });
+    repos
 }
 
 fn count(tenants: &BTreeMap<Tenant, Repos>) -> usize {
@@ -202,14 +247,15 @@ mod tests {
         let (stock, tenant) = (Stock::default(), Tenant::default_tenant());
         let (repo, weight): (RepoName, _) = ("a".parse().unwrap(), Weight { bytes: 7, ..Weight::default() });
         let [old, gone, new]: [Tag; 3] = ["old", "gone", "new"].map(|tag| tag.parse().unwrap());
-        stock.pushed(&tenant, &repo, &old, true, weight);
-        stock.pushed(&tenant, &repo, &gone, true, weight);
+        let digest = Digest::sha256(b"manifest");
+        stock.pushed(&tenant, &repo, &old, &digest, true, weight);
+        stock.pushed(&tenant, &repo, &gone, &digest, true, weight);
         let began = Instant::now();
         let mut found = stock.look(&tenant, Repos::clone);
         let tags = found.get_mut(&repo).unwrap();
         tags.remove(&gone);
         tags.get_mut(&old).unwrap().shared = Some(3);
-        stock.pushed(&tenant, &repo, &new, false, weight);
+        stock.pushed(&tenant, &repo, &new, &digest, false, weight);
         stock.replace(&tenant, found, began);
         stock.look(&tenant, |repos| {
             let tags = &repos[&repo];
@@ -220,6 +266,26 @@ mod tests {
         stock.removed(&tenant, &repo, &old);
         stock.removed(&tenant, &repo, &new);
         assert!(stock.look(&tenant, Repos::is_empty));
+    }
+
+    #[test]
+    fn tenants_that_are_gone_make_room() {
+        let (stock, gone, kept) = (Stock::default(), "pull-1".parse().unwrap(), Tenant::default_tenant());
+        let (repo, digest): (RepoName, _) = ("a".parse().unwrap(), Digest::sha256(b"manifest"));
+        let tag = |number: usize| format!("t{number}").parse::<Tag>().unwrap();
+        for number in 0..TAGS_MAX {
+            stock.pushed(&gone, &repo, &tag(number), &digest, true, Weight::default());
+        }
+        stock.pushed(&kept, &repo, &tag(0), &digest, true, Weight::default());
+        assert!(stock.look(&kept, Repos::is_empty), "there is no room");
+        let began = Instant::now();
+        stock.pushed(&gone, &repo, &tag(1), &digest, true, Weight::default());
+        stock.keep(std::slice::from_ref(&kept), began);
+        stock.look(&gone, |repos| assert_eq!(repos[&repo].keys().collect::<Vec<_>>(), [&tag(1)]));
+        stock.pushed(&kept, &repo, &tag(0), &digest, true, Weight::default());
+        assert_eq!(stock.tag_of(&kept, &repo, &digest), Some(tag(0)));
+        stock.keep(std::slice::from_ref(&kept), Instant::now());
+        assert!(stock.look(&gone, Repos::is_empty) && !stock.look(&kept, Repos::is_empty));
     }
 
     #[test]

@@ -96,6 +96,24 @@ impl Usage {
         let accounts = self.accounts.read().unwrap_or_else(PoisonError::into_inner);
         accounts.iter().map(|(tenant, account)| (tenant.clone(), account.clone())).collect()
     }
+
+    /// To be called before the tenants of the store are listed, for [`Usage::keep`] behind it.
+    fn begin_scan(&self) -> Vec<(Tenant, Began)> {
+        self.accounts().into_iter().map(|(tenant, account)| (tenant, account.begin_scan())).collect()
+    }
+
+    /// Empties the accounts of tenants that the store does not have any more, but for what has changed since. Those of scopes
+    /// go when nobody uses them: there is one for each pull request.
+    fn keep(&self, found: &[Tenant], known: Vec<(Tenant, Began)>) {
+        for (tenant, began) in known.into_iter().filter(|(tenant, _)| !found.contains(tenant)) {
+            let empty = Scanned { at: jiff::Timestamp::now(), ..Scanned::default() };
+            self.account(&tenant).set_scanned(began, empty);
+        }
+        let mut accounts = self.accounts.write().unwrap_or_else(PoisonError::into_inner);
+        accounts.retain(|tenant, account| {
+            !tenant.is_scope() || found.contains(tenant) || account.stored() > 0 || Arc::strong_count(account) > 1
+        });
+    }
 }
 
 impl Account {
@@ -239,7 +257,11 @@ impl Store {
 
     /// Counts what all tenants store, and corrects their accounts: lists everything, and reads every manifest.
     pub async fn scan_usage(&self) -> Result<()> {
-        for tenant in self.tenants().await? {
+        let (at, known) = (Instant::now(), self.usage().begin_scan());
+        let tenants = self.tenants().await?;
+        self.stock().keep(&tenants, at);
+        self.usage().keep(&tenants, known);
+        for tenant in tenants {
             let account = self.usage().account(&tenant);
             let began = account.begin_scan();
             let at = Instant::now();
@@ -255,6 +277,27 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::ScopeName;
+
+    #[test]
+    fn accounts_of_scopes_that_are_gone_go_when_nobody_uses_them() {
+        let (usage, tenant) = (Usage::new(Arc::new(Metrics::default())), Tenant::default_tenant());
+        let scope = |name: &str| tenant.scope(&ScopeName::of(name));
+        let [gone, used, written] = ["pr:1", "pr:2", "pr:3"].map(scope);
+        for tenant in [&tenant, &gone, &used, &written] {
+            usage.account(tenant).added(7);
+        }
+        let (known, held) = (usage.begin_scan(), usage.account(&used));
+        usage.account(&written).added(5);
+        usage.keep(&[], known);
+        let left: Vec<(Tenant, u64)> =
+            usage.accounts().iter().map(|(of, account)| (of.clone(), account.stored())).collect();
+        let mut expected = [(tenant.clone(), 0), (used.clone(), 0), (written.clone(), 5)];
+        expected.sort();
+        assert_eq!(left, expected);
+        held.announce(3);
+        assert_eq!(usage.account(&used).arriving(), 3);
+    }
 
     #[test]
     fn a_scan_corrects_an_account_and_keeps_what_has_changed_since() {

@@ -118,30 +118,49 @@ impl Known {
     }
 }
 
+/// Who asks what a tag serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    /// A client that goes on to read it.
+    Client,
+    /// Somebody who looks at it. That is no use of the tag, and keeps nothing: or whatever crawls the pages would keep all.
+    Onlooker,
+}
+
 impl Repo {
-    /// What a tag serves now.
-    pub async fn served(&self, tag: &Tag) -> Result<Option<Served>> {
-        let serve = |pin: Arc<Snapshot>| async move { self.served_now(&pin, tag).await };
+    /// What a tag serves now, for people to look at.
+    pub(super) async fn shown(&self, tag: &Tag) -> Result<Option<Served>> {
+        let serve = |pin: Arc<Snapshot>| async move { self.served_to(Asker::Onlooker, &pin, tag).await };
         self.store.condemned.resting(serve).await
     }
 
     /// What a tag serves, for an answer that rests on `pin`.
     pub(super) async fn served_now(&self, pin: &Arc<Snapshot>, tag: &Tag) -> Result<Option<Served>> {
+        self.served_to(Asker::Client, pin, tag).await
+    }
+
+    async fn served_to(&self, asker: Asker, pin: &Arc<Snapshot>, tag: &Tag) -> Result<Option<Served>> {
         let key = self.tag_key(tag);
-        // Before it is read: what it says then, it goes on to say.
-        self.store.condemned.rely(pin, &key).await?;
+        if asker == Asker::Client {
+            // Before it is read: what it says then, it goes on to say.
+            self.store.condemned.rely(pin, &key).await?;
+        }
         let Some(behind) = self.behind(tag).await? else {
             let Some(parent) = self.parent() else { return Ok(None) };
-            return Box::pin(parent.served_now(pin, tag)).await;
+            return Box::pin(parent.served_to(asker, pin, tag)).await;
         };
         let pointer = &behind.at.pointer;
         if pointer.push.is_none() || !self.has_views() {
             let served = Served::pushed(pointer);
             let is_whole = self.is_whole(pin, &served.digest).await?;
-            self.touch(tag).await;
+            if asker == Asker::Client {
+                self.touch(tag).await;
+            }
             return Ok(is_whole.then_some(served));
         }
-        self.touch_all(tag, &behind).await;
+        if asker == Asker::Client {
+            self.touch_all(tag, &behind).await;
+        }
         let known = match self.known(pin, &key, &behind.at.version).await? {
             Some(known) => Some(known),
             None => self.make_in_turn(pin, tag, behind).await?,

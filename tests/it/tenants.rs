@@ -277,3 +277,20 @@ async fn usage_is_counted_at_the_start_and_kept_by_tenant_and_repository() {
     assert_eq!(repos["red/app"], json!({ "manifests": 1, "tags": 2, "bytes": seed }));
     assert_eq!(repos["red/two"], json!({ "manifests": 1, "tags": 1, "bytes": other }));
 }
+
+#[tokio::test]
+async fn what_another_server_deleted_with_its_tenant_is_not_counted_any_more() {
+    let world = World::new().await;
+    world.put_image("a", "v1", "seed").await;
+    world.app().store.scan_usage().await.unwrap();
+    let counted = async || {
+        let told = world.get("/api/usage").await.expect(200).json();
+        let tags = world.get("/api/overview").await.expect(200).json()["tags_in_all"].clone();
+        let known = told["tenants"].as_array().unwrap().iter().map(|tenant| tenant["bytes"].as_u64().unwrap());
+        (known.sum::<u64>() > 0, tags)
+    };
+    assert_eq!(counted().await, (true, json!(1)));
+    std::fs::remove_dir_all(world.config().store.path.join("t/default")).unwrap();
+    world.app().store.scan_usage().await.unwrap();
+    assert_eq!(counted().await, (false, json!(0)));
+}

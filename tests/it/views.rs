@@ -363,3 +363,40 @@ async fn inspect_says_what_a_tag_is_made_of() {
     world.get("/api/inspect?ref=A:b").await.expect(400);
     world.damaged_on_purpose();
 }
+
+#[tokio::test]
+async fn who_looks_at_a_tag_does_not_use_it() {
+    let mut world = World::new().await;
+    Cache::of(&world, "api", "v1").await.push(&world, "main").await;
+    world.put_image("shop/cache", "image", "an image").await;
+    // A push counts as a use for an hour.
+    world.restart().await;
+    let note = |tag: &str| world.config().store.path.join("t/default/repos/shop/cache/!/used").join(tag);
+    for tag in ["main", "image"] {
+        for page in ["/api/inspect?ref=shop/cache:", "/repo/shop/cache:", "/api/repo/shop/cache:"] {
+            world.get(format!("{page}{tag}")).await.expect(200);
+        }
+        assert!(!note(tag).exists(), "{tag}");
+        world.get(format!("/v2/shop/cache/manifests/{tag}")).await.expect(200);
+        assert!(note(tag).exists(), "{tag}");
+    }
+}
+
+#[tokio::test]
+async fn a_pull_by_digest_is_a_use_of_the_tag_that_points_there() {
+    let mut world = World::new().await;
+    let image = world.put_image("shop/app", "v1", "an image").await;
+    let note = |world: &World, tag: &str| world.config().store.path.join("t/default/repos/shop/app/!/used").join(tag);
+    world.head(format!("/v2/shop/app/manifests/{}", image.digest)).await.expect(200);
+    assert!(note(&world, "v1").exists());
+    // As the next server knows it, when it has counted; of several tags the one that was used last.
+    std::fs::remove_file(note(&world, "v1")).unwrap();
+    world.put_manifest("shop/app", "v2", &image.manifest).await;
+    world.restart().await;
+    world.get(format!("/v2/shop/app/manifests/{}", image.digest)).await.expect(200);
+    assert!(!note(&world, "v1").exists() && !note(&world, "v2").exists(), "nothing is counted yet");
+    world.restart().await;
+    world.app().store.scan_usage().await.unwrap();
+    world.get(format!("/v2/shop/app/manifests/{}", image.digest)).await.expect(200);
+    assert_eq!((note(&world, "v1").exists(), note(&world, "v2").exists()), (false, true));
+}

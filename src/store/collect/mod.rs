@@ -269,7 +269,9 @@ impl Collector {
         let key = layout::clock();
         let objects = &self.store.objects;
         patiently(|| objects.put(&key, Bytes::new(), When::Always)).await?;
-        Ok(patiently(|| objects.head(&key)).await?.modified)
+        let now = patiently(|| objects.head(&key)).await?.modified;
+        self.store.clock.set(now);
+        Ok(now)
     }
 
     async fn list(&self) -> Result<BTreeMap<BatchId, Listed>> {
