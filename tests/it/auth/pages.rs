@@ -133,7 +133,7 @@ async fn metrics_are_for_everybody_or_for_whom_the_configuration_names() {
             let refused = if who == "nobody" { 401 } else { 403 };
             let status = if allowed.contains(&who) { 200 } else { refused };
             assert_eq!(answer.status.as_u16(), status, "{who} of {readers}");
-            assert_eq!(answer.text().contains("larder_stored_bytes"), status == 200, "{who} of {readers}");
+            assert_eq!(answer.text().contains("larder_connections"), status == 200, "{who} of {readers}");
         }
     }
 }
