@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::condemned::Snapshot;
+use super::patience;
 use super::receive::{PORTION_BYTES, Watch, pump};
 use super::{Error, Repo, Result};
 use crate::digest::{Digest, Hasher};
@@ -56,6 +57,7 @@ impl Repo {
             let watch = Watch { hashers: vec![Hasher::new(digest.algorithm())], keep: self.keep(&key, size) };
             let received = pump(first, &mut body, &mut *draft, watch, (limit, &mut place)).await;
             let received = self.noticing(received)?;
+            patience::anew();
             if let Some(error) = received.failed {
                 return Err(Error::Body(error));
             }
@@ -88,6 +90,7 @@ impl Repo {
         let mut first = body.next(1).await;
         let turn = self.store.uploads.clone().acquire_owned().await.map_err(|_| Error::Busy)?;
         body.fill(&mut first, PORTION_BYTES).await;
+        patience::anew();
         Ok((first, turn))
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::condemned::Snapshot;
-use super::patience::{in_time, patiently};
+use super::patience::{self, in_time, patiently};
 use super::{Error, Result, Store, hash};
 use crate::digest::Digest;
 use crate::hot::Slot;
@@ -96,6 +96,8 @@ impl Store {
         self.condemned.rely(&pin, key).await?;
         let written = write.await?;
         self.deleted.forget(key);
+        // The parts of a large object may have been on their way for long.
+        patience::anew();
         if pin.is_young() {
             return Ok(written);
         }

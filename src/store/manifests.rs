@@ -224,6 +224,8 @@ impl Repo {
         content_type: Option<&str>,
         bytes: Bytes,
     ) -> Result<Pushed> {
+        // All of it has come, however slowly.
+        super::patience::anew();
         let algorithm = digest.map_or(Algorithm::Sha256, |digest| digest.algorithm());
         let actual = super::hash(algorithm, bytes.clone()).await?;
         if let Some(claimed) = digest {

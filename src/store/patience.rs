@@ -2,8 +2,10 @@
 //!
 //! Builders do not ask again for manifests and configs, and a cache whose manifest fails once is lost for the build: such
 //! requests are delayed rather than refused. They do ask again for layers. The patience is one for the whole request,
-//! however many calls it makes.
+//! however many calls it makes. Only the time in which a client waits for us is counted: a body takes as long as it takes to
+//! come and to be written, and patience begins [anew] behind it.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::time::Duration;
 
@@ -18,18 +20,30 @@ pub const SHORT: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(250);
 
 tokio::task_local! {
-    static DEADLINE: Instant;
+    static PATIENCE: Patience;
+}
+
+struct Patience {
+    full: Duration,
+    deadline: Cell<Instant>,
 }
 
 /// Runs a request that may wait for so long in all.
 ///
 /// No `async fn`: that would hold the request twice, as its argument and in the scope, and all of it is copied.
 pub fn within<F: Future>(patience: Duration, request: F) -> impl Future<Output = F::Output> {
-    DEADLINE.scope(Instant::now() + patience, request)
+    PATIENCE.scope(Patience { full: patience, deadline: Cell::new(Instant::now() + patience) }, request)
+}
+
+/// To be called when the request has waited for something else than a busy store, which may have taken for ever: its
+/// client, a place, or the writing of a body, which has bounds of its own. What follows has the whole patience.
+pub(super) fn anew() {
+    // Outside of a request, every call has a patience of its own.
+    let _ = PATIENCE.try_with(|patience| patience.deadline.set(Instant::now() + patience.full));
 }
 
 fn deadline() -> Instant {
-    DEADLINE.try_with(|deadline| *deadline).unwrap_or_else(|_| Instant::now() + LONG)
+    PATIENCE.try_with(|patience| patience.deadline.get()).unwrap_or_else(|_| Instant::now() + LONG)
 }
 
 /// Asks a busy store again until the patience of the request has run out, and does not wait for an answer any longer.
@@ -82,6 +96,21 @@ mod tests {
         let shared = within(SHORT, in_time(std::future::pending::<crate::store::Result<()>>()));
         assert!(matches!(shared.await, Err(crate::store::Error::Busy)));
         assert_eq!(began.elapsed(), SHORT * 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn behind_a_body_patience_begins_anew() {
+        let answered = || async {
+            tokio::task::yield_now().await;
+            Ok(())
+        };
+        let slow = within(SHORT, async {
+            tokio::time::sleep(LONG).await;
+            assert!(matches!(patiently(answered).await, Err(Error::Busy(_))));
+            anew();
+            patiently(answered).await
+        });
+        slow.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@ use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::blobs::fits;
-use super::patience::patiently;
+use super::patience::{self, patiently};
 use super::receive::{Watch, pump};
 use super::{Error, Repo, Result, Store, layout};
 use crate::digest::{Algorithm, Digest, Hasher};
@@ -230,6 +230,7 @@ impl Repo {
         let received = pump(first, &mut body, &mut *draft, watch, (limit, &mut place)).await;
         let received = self.noticing(received)?;
         self.noticing(draft.commit().await.map_err(Error::from))?;
+        patience::anew();
         place.staged(received.length);
         let hashers = received.watch.hashers;
         Ok(Staged { part: Some(part), length: received.length, hashers, failed: received.failed })

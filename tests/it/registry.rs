@@ -9,3 +9,4 @@ mod ranges;
 mod referrers;
 mod rot;
 mod same_head;
+mod slow;
