@@ -11,17 +11,27 @@ use super::{Error, Result};
 
 /// What the budget is counted in: a semaphore counts no further than some billions.
 const UNIT_BYTES: u64 = 64 << 10;
-/// A buffer to which nothing has come for so long may be taken away, when others have waited for `WAIT`. A builder that
-/// pauses here has sent part of a layer: it sends the whole layer again when it is told so.
-const STALLED: Duration = Duration::from_secs(30);
-/// How long somebody waits before those who have stalled are looked for.
+/// A buffer to which less than this has come in a second, since it was taken, may be taken away when others have waited for
+/// `WAIT`. Bytes. Such a client has sent part of a layer: it sends the whole layer again when it is told so.
+const SLOWEST: u64 = 128 << 10;
+/// For so long a buffer is not judged.
+const GRACE: Duration = Duration::from_secs(30);
+/// How long somebody waits before those who are slow are looked for.
 const WAIT: Duration = Duration::from_secs(5);
 
 /// A budget of bytes. Whoever wants a buffer waits until it fits, first come first served, however large.
 ///
 /// Nobody waits for a second buffer while it holds one that needs that second one to be given back: a part is sent as soon
-/// as it is full, by a task of its own, whether or not the upload gets its next buffer. A client that stops in the middle
-/// of a part loses its buffer when others want it: otherwise a few such clients would end all uploads.
+/// as it is full, by a task of its own, whether or not the upload gets its next buffer.
+///
+/// A client that sends slowly loses its buffer when others want it: otherwise a few such clients would end all uploads. What
+/// counts is how much has come since the buffer was taken, not that something has come lately: a client that sends a
+/// little now and then holds a buffer for as long as it likes. So nobody who waits is behind a buffer that fills for
+/// longer than [`GRACE`] and its size at [`SLOWEST`] take, 64 s for 8 MiB, and a part on its way has time-outs of its own.
+/// While nobody waits, a client may be as slow as it likes.
+///
+/// Memory in small pieces, as bytes come, would hold less for slow clients. But then many uploads would each hold part of a
+/// part and wait for the rest, and all would end one after the other: whole buffers let as many go on as there is memory for.
 #[derive(Clone)]
 pub(super) struct Pool {
     units: Arc<Semaphore>,
@@ -51,7 +61,7 @@ impl Pool {
         let held = loop {
             match timeout(WAIT, &mut wanted).await {
                 Ok(held) => break held.map_err(|_| failed())?,
-                Err(_) => self.take_from_stalled(units),
+                Err(_) => self.take_from_slow(units),
             }
         };
         let capacity = usize::try_from(bytes).map_err(|_| failed())?;
@@ -63,20 +73,23 @@ impl Pool {
         Ok(Buffer { filling, capacity })
     }
 
-    /// Frees the buffers that have stalled the longest, until `units` are free.
-    fn take_from_stalled(&self, units: u32) {
-        let all = lock(&self.filling);
-        let mut stalled: Vec<_> = all.iter().filter_map(Weak::upgrade).collect();
-        stalled.retain(|filling| lock(filling).since.elapsed() >= STALLED);
-        stalled.sort_by_key(|filling| lock(filling).since);
+    /// Frees the slowest buffers, until `units` are free.
+    fn take_from_slow(&self, units: u32) {
+        let all: Vec<_> = lock(&self.filling).iter().filter_map(Weak::upgrade).collect();
+        let rated = all.into_iter().filter_map(|filling| {
+            let rate = lock(&filling).rate()?;
+            Some((rate, filling))
+        });
+        let mut slow: Vec<_> = rated.filter(|(rate, _)| *rate < SLOWEST).collect();
+        slow.sort_by_key(|(rate, _)| *rate);
         let mut freed = 0;
-        for filling in stalled {
+        for (rate, filling) in slow {
             if freed >= units as usize {
                 return;
             }
             if let Some((_, held)) = lock(&filling).memory.take() {
                 freed += held.num_permits();
-                tracing::info!("an upload that has stalled gives its memory to others, and fails");
+                tracing::info!(rate, "an upload of few bytes a second gives its memory to others, and fails");
             }
         }
     }
@@ -95,12 +108,21 @@ pub(super) struct Buffer {
 struct Filling {
     /// Gone when it was taken away.
     memory: Option<(BytesMut, OwnedSemaphorePermit)>,
-    /// When something came last.
+    /// When it was taken.
     since: Instant,
 }
 
+impl Filling {
+    /// Bytes in a second since it was taken; nothing while it is too early to tell, and when there is nothing to take away.
+    fn rate(&self) -> Option<u64> {
+        let (bytes, _) = self.memory.as_ref()?;
+        let age = self.since.elapsed();
+        (age >= GRACE).then(|| bytes.len() as u64 / age.as_secs().max(1))
+    }
+}
+
 fn taken_away() -> Error {
-    Error::Busy("upload had stalled, and others needed its memory".into())
+    Error::Busy("upload was too slow, and others needed its memory".into())
 }
 
 impl Buffer {
@@ -110,7 +132,6 @@ impl Buffer {
         let (bytes, _) = filling.memory.as_mut().ok_or_else(taken_away)?;
         let taken = piece.split_to(piece.len().min(self.capacity - bytes.len()));
         bytes.extend_from_slice(&taken);
-        filling.since = Instant::now();
         Ok(piece)
     }
 
@@ -153,26 +174,42 @@ mod tests {
             stalled.push(buffer);
         }
         // No more of them than is needed.
-        let fresh = pool.take(2 << 20).await.unwrap();
+        let _fresh = pool.take(2 << 20).await.unwrap();
         let mut refused = 0;
         for buffer in &mut stalled {
             refused += usize::from(matches!(buffer.fill("more".into()), Err(Error::Busy(_))));
         }
         assert_eq!(refused, 2);
-        drop(fresh);
-        // Whoever goes on is left alone.
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_a_little_now_and_then_does_not_end_all_uploads() {
+        let pool = Pool::new(32 << 20);
+        let mut slow = Vec::new();
+        for _ in 0..3 {
+            slow.push(pool.take(8 << 20).await.unwrap());
+        }
+        let mut fast = pool.take(8 << 20).await.unwrap();
+        let asked = Instant::now();
         let waiting = tokio::spawn({
             let pool = pool.clone();
-            async move { pool.take(4 << 20).await.map(drop) }
+            async move { pool.take(24 << 20).await.map(drop) }
         });
-        for _ in 0..20 {
-            tokio::time::sleep(Duration::from_secs(10)).await;
-            for buffer in &mut stalled[2..] {
-                buffer.fill("x".into()).unwrap();
+        let (little, much) = (Bytes::from(vec![1; 512 << 10]), Bytes::from(vec![1; 660 << 10]));
+        let mut refused = 0;
+        for second in 0..60 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if second % 20 == 0 {
+                slow.retain_mut(|buffer| buffer.fill(little.clone()).is_ok());
+                refused = 3 - slow.len();
+            }
+            // Whoever sends faster is left alone, also when most of the time is a pause.
+            if second % 5 == 0 {
+                fast.fill(much.clone()).unwrap();
             }
         }
-        assert!(!waiting.is_finished());
-        drop(stalled);
         waiting.await.unwrap().unwrap();
+        assert!(asked.elapsed() <= Duration::from_secs(70), "{:?}", asked.elapsed());
+        assert_eq!(refused, 3);
     }
 }
