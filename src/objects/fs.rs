@@ -30,6 +30,7 @@ use futures::stream::{self, BoxStream};
 use super::{
     ByteStream, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Unfinished, Version, When,
 };
+use crate::digest::Digest;
 use file::{Buffers, READ_BYTES, from_io, look, meta, open, read_all, write_all_vectored};
 use folders::{Folders, SyncFolder, sync_folder};
 
@@ -268,7 +269,7 @@ impl Objects for FsObjects {
         Ok(Box::new(FsDraft { objects: self.clone(), key: key.clone(), temporary: Some(temporary) }))
     }
 
-    async fn concat(&self, from: &[Key], to: &Key) -> Result<Meta> {
+    async fn concat(&self, from: &[Key], to: &Key, _digest: &Digest) -> Result<Meta> {
         let (from, to) = (from.to_vec(), to.clone());
         self.blocking(move |inner| {
             if let [only] = &from[..]

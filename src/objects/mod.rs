@@ -17,6 +17,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+use crate::digest::Digest;
+
 /// The name of an object: components joined by `/`, none of them empty, `.` or `..`. Built by `store/layout.rs`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Arc<str>);
@@ -148,9 +150,10 @@ pub trait Objects: Send + Sync + 'static {
     /// Starts to write an object whose size may be told beforehand. Nothing shows under the key before `commit`.
     async fn begin(&self, key: &Key, size: Option<u64>) -> Result<Box<dyn Draft>>;
 
-    /// Writes to `to` the objects `from`, one after the other, without their bytes passing through this process where
-    /// the backend can do that.
-    async fn concat(&self, from: &[Key], to: &Key) -> Result<Meta>;
+    /// Writes to `to` the objects `from`, one after the other, which together have `digest`, without their bytes passing
+    /// through this process where the backend can do that. Bytes that do come over a line are hashed on their way: when they
+    /// do not fit, nothing is written.
+    async fn concat(&self, from: &[Key], to: &Key, digest: &Digest) -> Result<Meta>;
 
     /// Deletes the first key before all others, and those in any order: when one of them is gone, so is the first, power
     /// cuts included. A missing key is success.

@@ -12,6 +12,7 @@
 //!
 //! Invariant: types of the SDK stop here.
 
+mod again;
 mod bill;
 mod client;
 mod concat;
@@ -44,6 +45,7 @@ use super::{
     Version, When,
 };
 use crate::config::{Checksum, Redirect, S3Config};
+use crate::digest::Digest;
 use crate::metrics::Metrics;
 use pool::Pool;
 
@@ -339,8 +341,8 @@ impl Objects for S3Objects {
         Ok(Box::new(draft::S3Draft::new(self.clone(), key.clone(), size)?))
     }
 
-    async fn concat(&self, from: &[Key], to: &Key) -> Result<Meta> {
-        concat::concat(self, from, to).await
+    async fn concat(&self, from: &[Key], to: &Key, digest: &Digest) -> Result<Meta> {
+        concat::concat(self, from, to, digest).await
     }
 
     /// One call for each key: not every server knows how to delete several, and S3 takes nothing for it.

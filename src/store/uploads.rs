@@ -142,7 +142,7 @@ impl Repo {
         let parts: Vec<Key> = state.parts.iter().map(|part| self.part_key(&session.id, part)).collect();
         let key = self.blob_key(digest);
         let ticket = self.store.presence.ticket(&key);
-        let concat = async { Ok(self.store.objects.concat(&parts, &key).await?) };
+        let concat = async { Ok(self.store.objects.concat(&parts, &key, digest).await?) };
         let made = self.noticing(self.store.appear(&key, concat).await)?;
         self.store.presence.insert(ticket, &made);
         self.store.usage().account(self.tenant()).received(made.size);

@@ -56,6 +56,14 @@ pub enum Fault {
     AnswerLost,
     /// The answer ends after half of its body.
     Cut,
+    /// One bit of the answer's body is another.
+    Flip,
+    /// 404 NoSuchBucket, in words where there is a body and in a header where there is none; nothing is done.
+    NoBucket,
+    /// 403 AccessDenied; nothing is done.
+    Denied,
+    /// A list has its keys in the order of letters, whatever their case.
+    Unordered,
 }
 
 impl Bucket {
@@ -150,9 +158,28 @@ async fn answer(service: &S3Service, request: Request<Incoming>, fault: Option<F
     if fault == Some(Fault::SlowDown) {
         return refusal(StatusCode::SERVICE_UNAVAILABLE, "SlowDown");
     }
+    if fault == Some(Fault::NoBucket) {
+        return refusal(StatusCode::NOT_FOUND, "NoSuchBucket");
+    }
+    if fault == Some(Fault::Denied) {
+        return refusal(StatusCode::FORBIDDEN, "AccessDenied");
+    }
     let answer = Service::call(service, request).await.unwrap();
     match fault {
         Some(Fault::AnswerLost) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
+        Some(Fault::Flip) => {
+            let (head, body) = answer.into_parts();
+            let mut bytes = BodyExt::collect(body).await.unwrap().to_bytes().to_vec();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            Response::from_parts(head, Body::from(Bytes::from(bytes)))
+        }
+        Some(Fault::Unordered) => {
+            let (head, body) = answer.into_parts();
+            let text = String::from_utf8(BodyExt::collect(body).await.unwrap().to_bytes().to_vec()).unwrap();
+            let text = text.replace("-B<", "-?<").replace("-a<", "-B<").replace("-?<", "-a<");
+            Response::from_parts(head, Body::from(Bytes::from(text)))
+        }
         Some(Fault::Cut) => {
             let (head, body) = answer.into_parts();
             let bytes = BodyExt::collect(body).await.unwrap().to_bytes();
@@ -171,7 +198,15 @@ async fn answer(service: &S3Service, request: Request<Incoming>, fault: Option<F
 
 fn refusal(status: StatusCode, code: &str) -> Response<Body> {
     let body = Bytes::from(format!("<Error><Code>{code}</Code><Message>on purpose</Message></Error>"));
-    Response::builder().status(status).body(Body::from(body)).unwrap()
+    // As MinIO says it to those who get no body.
+    Response::builder().status(status).header("x-minio-error-code", code).body(Body::from(body)).unwrap()
+}
+
+/// A request that was signed long ago.
+fn is_late(request: &Request<Incoming>) -> bool {
+    let date = request.headers().get("x-amz-date").and_then(|date| date.to_str().ok()).unwrap_or_default();
+    let oldest = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(10);
+    !date.is_empty() && *date < *oldest.strftime("%Y%m%dT%H%M%SZ").to_string()
 }
 
 /// The name of a call, as S3's price list has it.
@@ -190,6 +225,7 @@ pub fn name(request: &Request<Incoming>) -> &'static str {
         Method::POST if has("uploads") => "begin upload",
         Method::POST if has("uploadId") => "complete upload",
         Method::DELETE if has("uploadId") => "abort upload",
+        Method::DELETE if is_late(request) => "late delete",
         Method::DELETE => "delete",
         _ => "other",
     }

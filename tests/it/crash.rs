@@ -62,9 +62,9 @@ impl Objects for StopAfter {
         Ok(Box::new(StopDraft { draft: self.objects.begin(key, size).await?, left: self.left.clone() }))
     }
 
-    async fn concat(&self, from: &[Key], to: &Key) -> Result<Meta> {
+    async fn concat(&self, from: &[Key], to: &Key, digest: &Digest) -> Result<Meta> {
         write(&self.left)?;
-        self.objects.concat(from, to).await
+        self.objects.concat(from, to, digest).await
     }
 
     async fn delete(&self, keys: &[Key]) -> Result<()> {

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt};
+use larder::digest::Digest;
 use larder::objects::{Error, Key, Objects, READ_BYTES_MAX, Read, When};
 
 use crate::world::noise;
@@ -102,7 +103,7 @@ async fn a_range_is_clipped_to_the_object(objects: &dyn Objects) {
 async fn an_empty_object_is_an_object(objects: &dyn Objects) {
     put(objects, "empty/put", "").await;
     objects.begin(&Key::new("empty/draft"), Some(0)).await.unwrap().commit().await.unwrap();
-    objects.concat(&[Key::new("empty/put")], &Key::new("empty/concat")).await.unwrap();
+    objects.concat(&[Key::new("empty/put")], &Key::new("empty/concat"), &Digest::sha256(b"")).await.unwrap();
     for key in ["empty/put", "empty/draft", "empty/concat"] {
         assert_eq!(get(objects, key, 0..u64::MAX).await, (0, Vec::new()), "{key}");
     }
@@ -143,7 +144,8 @@ async fn two_writings_of_the_same_bytes_have_two_versions(objects: &dyn Objects)
     let source = Key::new("versions/b");
     objects.put(&source, "same".into(), When::Always).await.unwrap();
     for _ in 0..2 {
-        versions.push(objects.concat(std::slice::from_ref(&source), &key).await.unwrap().version);
+        let digest = Digest::sha256(b"same");
+        versions.push(objects.concat(std::slice::from_ref(&source), &key, &digest).await.unwrap().version);
     }
     objects.delete(std::slice::from_ref(&key)).await.unwrap();
     versions.push(objects.put(&key, "same".into(), When::Absent).await.unwrap().version);
@@ -319,16 +321,16 @@ async fn objects_are_joined_in_order(objects: &dyn Objects) {
         objects.put(part, noise(100_000 + i, i as u64), When::Always).await.unwrap();
     }
     let expected: Vec<u8> = (0..3).flat_map(|i| noise(100_000 + i, i as u64)).collect();
-    objects.concat(&parts, &Key::new("concat/joined")).await.unwrap();
+    objects.concat(&parts, &Key::new("concat/joined"), &Digest::sha256(&expected)).await.unwrap();
     assert!(whole(objects, "concat/joined").await == expected);
     // Of one: neither the source nor the target may change with the other afterwards.
-    objects.concat(&parts[..1], &Key::new("concat/one")).await.unwrap();
+    objects.concat(&parts[..1], &Key::new("concat/one"), &Digest::sha256(&noise(100_000, 0))).await.unwrap();
     put(objects, "concat/part0", "changed").await;
     assert!(whole(objects, "concat/one").await == noise(100_000, 0));
     objects.delete(&parts).await.unwrap();
     assert!(whole(objects, "concat/one").await == noise(100_000, 0));
     for missing in [&parts[..1], &[Key::new("concat/one"), Key::new("concat/nothing")]] {
-        let joined = objects.concat(missing, &Key::new("concat/bad")).await;
+        let joined = objects.concat(missing, &Key::new("concat/bad"), &Digest::sha256(b"")).await;
         assert!(matches!(joined, Err(Error::NotFound)), "{joined:?}");
     }
     assert_eq!(list(objects, "concat/", None).await, ["concat/joined", "concat/one"]);

@@ -1,13 +1,15 @@
 //! One object out of several, inside the bucket where that can be.
 
-use aws_sdk_s3::types::{ChecksumMode, MetadataDirective};
+use aws_sdk_s3::types::MetadataDirective;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::again::again;
 use super::multipart::{PARTS_MAX, Upload};
-use super::{Error, Key, MARK, Meta, Result, S3Objects, When, client, error, mark, pieces};
-use crate::objects::{ByteStream, Objects};
+use super::{Error, Key, MARK, Meta, Result, S3Objects, When, client, error, mark};
+use crate::digest::{Digest, Hasher};
+use crate::objects::Objects;
 
 /// Smallest part of a multipart upload, but for the last. Bytes.
 const COPIED_PART_MIN: u64 = 5 << 20;
@@ -20,18 +22,18 @@ const COPY_SPEED: u64 = 64;
 /// What stays as it is in a copy source.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
-pub(super) async fn concat(objects: &S3Objects, from: &[Key], to: &Key) -> Result<Meta> {
-    let heads = from.iter().map(|key| objects.head(key)).collect::<Vec<_>>();
+pub(super) async fn concat(objects: &S3Objects, from: &[Key], to: &Key, digest: &Digest) -> Result<Meta> {
+    let heads = from.iter().map(|key| again(move || objects.head(key))).collect::<Vec<_>>();
     let mut sources: Vec<Meta> = stream::iter(heads).buffered(HEADS_AT_ONCE).try_collect().await?;
     sources.retain(|source| source.size > 0);
     let parts: u64 = sources.iter().map(|source| source.size.div_ceil(COPY_MAX)).sum();
     match &sources[..] {
-        [] => objects.put(to, Bytes::new(), When::Always).await,
-        [only] if only.size <= COPY_MAX => copy(objects, only, to).await,
+        [] => again(|| objects.put(to, Bytes::new(), When::Always)).await,
+        [only] if only.size <= COPY_MAX => again(|| copy(objects, only, to)).await,
         [most @ .., _] if most.iter().all(|source| source.size >= COPIED_PART_MIN) && parts <= PARTS_MAX => {
             assemble(objects, &sources, to).await
         }
-        _ => through(objects, &sources, to).await,
+        _ => again(|| through(objects, &sources, to, digest)).await,
     }
 }
 
@@ -71,29 +73,30 @@ async fn assemble(objects: &S3Objects, sources: &[Meta], to: &Key) -> Result<Met
     upload.complete().await
 }
 
-/// Sources that are too small for parts: their bytes come here and go back.
-async fn through(objects: &S3Objects, sources: &[Meta], to: &Key) -> Result<Meta> {
+/// Sources that are too small for parts: their bytes come here and go back. Nobody hashes them again before the blob is
+/// acknowledged, and the bucket's checksums do not cover all of them: so it is done here.
+async fn through(objects: &S3Objects, sources: &[Meta], to: &Key, digest: &Digest) -> Result<Meta> {
     let size = sources.iter().map(|source| source.size).sum();
     let mut draft = objects.begin(to, Some(size)).await?;
+    let mut hasher = Hasher::new(digest.algorithm());
     for from in sources {
-        let (meta, mut bytes) = checked(objects, &from.key).await?;
+        let (meta, mut bytes) = again(|| objects.get(&from.key, 0..u64::MAX)).await?;
         if meta.version != from.version {
             return Err(Error::Busy("object changed while it was copied".into()));
         }
         while let Some(piece) = bytes.try_next().await? {
-            draft.write(vec![piece]).await?;
+            let passing = piece.clone();
+            let hash = tokio::task::spawn_blocking(move || {
+                hasher.update(&passing);
+                hasher
+            });
+            let (hashed, written) = tokio::join!(hash, draft.write(vec![piece]));
+            hasher = hashed.map_err(|error| Error::Backend(error.to_string().into()))?;
+            written?;
         }
     }
+    if hasher.finish() != *digest {
+        return Err(Error::Busy(format!("bytes of {to} were damaged on their way").into()));
+    }
     draft.commit().await
-}
-
-/// A whole object, whose bytes end with an error when they do not fit the bucket's checksum of them: what was received was
-/// hashed then, and nobody hashes it again. Of what was itself sent in parts, the checksum is of its parts, and tells nothing.
-async fn checked(objects: &S3Objects, key: &Key) -> Result<(Meta, ByteStream)> {
-    let inner = &*objects.inner;
-    let request = inner.client.get_object().bucket(&inner.bucket).key(inner.full(key));
-    let request = request.set_checksum_mode(inner.checksum.as_ref().map(|_| ChecksumMode::Enabled));
-    let found = request.send().await.map_err(|error| error::from_sdk("GET", key, error))?;
-    let (meta, length) = inner.opened(key, &(0..u64::MAX), &found)?;
-    Ok((meta, pieces(found.body, length)))
 }

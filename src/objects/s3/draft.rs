@@ -6,6 +6,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::again::again;
 use super::multipart::{PARTS_MAX, Upload};
 use super::pool::{Buffer, Pool};
 use super::{Error, Key, Meta, Result, S3Objects, When};
@@ -112,7 +113,7 @@ impl Draft for S3Draft {
             let (bytes, _held) = last.map(Buffer::freeze).transpose()?.unzip();
             let bytes = bytes.unwrap_or_default();
             self.expect(bytes.len() as u64)?;
-            return self.objects.inner.put(&self.key, bytes, When::Always).await;
+            return again(|| self.objects.inner.put(&self.key, bytes.clone(), When::Always)).await;
         }
         if let Some(last) = last {
             self.send(last).await?;

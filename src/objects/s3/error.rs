@@ -58,6 +58,17 @@ where
     }
 }
 
+/// Whether the same call may succeed later. That of an upload which somebody has aborted will not: the whole has to begin
+/// anew.
+pub(super) fn passes(error: &Error) -> bool {
+    matches!(error, Error::Busy(_)) && !is_gone(error)
+}
+
+/// Whether it is the upload that is not known: aborted, or completed already.
+pub(super) fn is_gone(error: &Error) -> bool {
+    matches!(error, Error::Busy(reason) if reason.contains("NoSuchUpload"))
+}
+
 /// What an operator can do about it.
 fn hint(status: Option<u16>, code: Option<&str>) -> Option<&'static str> {
     Some(match (status, code?) {

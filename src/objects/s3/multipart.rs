@@ -1,10 +1,13 @@
 //! Multipart uploads: parts go up side by side, and the object appears when they are completed.
 
+use std::ops::Range;
+
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
+use super::again::{Again, again};
 use super::{Error, Key, MARK, Meta, Result, S3Objects, client, error, mark};
 
 /// Parts of one upload, by S3's rules.
@@ -30,11 +33,14 @@ pub(super) struct Upload {
 impl Upload {
     pub(super) async fn begin(objects: &S3Objects, key: &Key) -> Result<Upload> {
         let (inner, mark) = (&*objects.inner, mark());
-        let request = inner.client.create_multipart_upload().bucket(&inner.bucket).key(inner.full(key));
-        let request = request.metadata(MARK, &mark).set_ssekms_key_id(inner.sse_kms_key.clone());
-        let request = request.set_server_side_encryption(inner.encryption());
-        let sent = request.set_checksum_algorithm(inner.checksum.clone()).send().await;
-        let begun = sent.map_err(|error| error::from_sdk("begin upload of", key, error))?;
+        let begin = || async {
+            let request = inner.client.create_multipart_upload().bucket(&inner.bucket).key(inner.full(key));
+            let request = request.metadata(MARK, &mark).set_ssekms_key_id(inner.sse_kms_key.clone());
+            let request = request.set_server_side_encryption(inner.encryption());
+            let sent = request.set_checksum_algorithm(inner.checksum.clone()).send().await;
+            sent.map_err(|error| error::from_sdk("begin upload of", key, error))
+        };
+        let begun = again(begin).await?;
         let id = begun.upload_id.ok_or_else(|| Error::Backend("endpoint names no upload".into()))?;
         let (going, done) = (JoinSet::new(), Vec::new());
         let objects = objects.clone();
@@ -56,41 +62,23 @@ impl Upload {
     pub(super) async fn send(&mut self, body: Bytes, held: OwnedSemaphorePermit) -> Result<()> {
         let (number, bytes) = (self.next_number()?, body.len() as u64);
         self.make_room().await?;
-        let inner = self.objects.inner.clone();
-        let request = inner.client.upload_part().bucket(&inner.bucket).key(inner.full(&self.key)).upload_id(&self.id);
-        let request = request.part_number(number).set_checksum_algorithm(inner.checksum.clone());
-        let mut request = request.body(body.into()).customize().config_override(client::patience(bytes));
-        if inner.unsigned_payload {
-            request = request.disable_payload_signing();
-        }
-        let key = self.key.clone();
+        let (objects, key, id) = (self.objects.clone(), self.key.clone(), self.id.clone());
         self.going.spawn(async move {
-            let sent = request.send().await.map_err(|error| error::from_sdk("send part of", &key, error));
-            drop(held);
-            let sent = sent?;
-            let part = CompletedPart::builder().part_number(number).set_e_tag(sent.e_tag);
-            Ok(part.set_checksum_crc32_c(sent.checksum_crc32_c).build())
+            let sent = again(|| send(&objects, (&key, &id, number), body.clone())).await;
+            // Memory is given back with the bytes.
+            drop((body, held));
+            sent
         });
         self.bytes += bytes;
         Ok(())
     }
 
     /// Copies bytes of another object as a part behind those before. `source` is what S3 calls a copy source.
-    pub(super) async fn copy(&mut self, source: String, range: std::ops::Range<u64>) -> Result<()> {
+    pub(super) async fn copy(&mut self, source: String, range: Range<u64>) -> Result<()> {
         let (number, bytes) = (self.next_number()?, range.end - range.start);
         self.make_room().await?;
-        let inner = self.objects.inner.clone();
-        let request = inner.client.upload_part_copy().bucket(&inner.bucket).key(inner.full(&self.key));
-        let request = request.upload_id(&self.id).part_number(number).copy_source(source);
-        let request = request.copy_source_range(format!("bytes={}-{}", range.start, range.end - 1));
-        let request = request.customize().config_override(client::patience(bytes));
-        let key = self.key.clone();
-        self.going.spawn(async move {
-            let copied = request.send().await.map_err(|error| error::from_sdk("copy part of", &key, error))?;
-            let copied = copied.copy_part_result.ok_or_else(|| Error::Backend("endpoint tells no ETag".into()))?;
-            let part = CompletedPart::builder().part_number(number).set_e_tag(copied.e_tag);
-            Ok(part.set_checksum_crc32_c(copied.checksum_crc32_c).build())
-        });
+        let (objects, key, id) = (self.objects.clone(), self.key.clone(), self.id.clone());
+        self.going.spawn(async move { again(|| copy(&objects, (&key, &id, number), &source, &range)).await });
         self.bytes += bytes;
         Ok(())
     }
@@ -133,35 +121,47 @@ impl Upload {
         }
         self.done.sort_by_key(|part| part.part_number);
         let parts = CompletedMultipartUpload::builder().set_parts(Some(std::mem::take(&mut self.done))).build();
-        let objects = self.objects.clone();
-        let inner = &*objects.inner;
+        let mut again = Again::begin();
+        loop {
+            let error = match self.complete_with(parts.clone()).await {
+                Ok(meta) => {
+                    self.open = false;
+                    return Ok(meta);
+                }
+                Err(error) => error,
+            };
+            if let Ok(meta) = self.settle(&error).await {
+                self.open = false;
+                return Ok(meta);
+            }
+            if !error::passes(&error) || !again.wait().await {
+                self.abort().await;
+                return Err(error);
+            }
+        }
+    }
+
+    async fn complete_with(&self, parts: CompletedMultipartUpload) -> Result<Meta> {
+        let inner = &*self.objects.inner;
         let request = inner.client.complete_multipart_upload().bucket(&inner.bucket).key(inner.full(&self.key));
         let request = request.upload_id(&self.id).multipart_upload(parts).customize();
         let sent = request.config_override(client::patience(COMPLETING_BYTES)).send().await;
-        match sent.map_err(|error| error::from_sdk("complete upload of", &self.key, error)) {
-            Ok(written) => {
-                self.open = false;
-                inner.written(&self.key, self.bytes, written.e_tag, &self.mark)
-            }
-            // The answer to an attempt may have been lost, and the next one finds no upload.
-            Err(error) => match inner.settle(&self.key, &self.mark, error.clone()).await {
-                Ok(meta) => {
-                    self.open = false;
-                    Ok(meta)
-                }
-                Err(_) => {
-                    self.abort().await;
-                    Err(error)
-                }
-            },
-        }
+        let written = sent.map_err(|error| error::from_sdk("complete upload of", &self.key, error))?;
+        inner.written(&self.key, self.bytes, written.e_tag, &self.mark)
+    }
+
+    /// The answer to an attempt may have been lost, and the next one finds no upload.
+    async fn settle(&self, error: &Error) -> Result<Meta> {
+        let settle = || self.objects.inner.settle(&self.key, &self.mark, error.clone());
+        // Then nothing but the object tells.
+        if error::is_gone(error) { again(settle).await } else { settle().await }
     }
 
     /// Gives up what has been sent.
     pub(super) async fn abort(mut self) {
         self.open = false;
         let going = std::mem::take(&mut self.going);
-        abort(self.objects.clone(), self.key.clone(), std::mem::take(&mut self.id), going).await;
+        give_up(self.objects.clone(), self.key.clone(), std::mem::take(&mut self.id), going).await;
     }
 }
 
@@ -170,18 +170,57 @@ impl Drop for Upload {
         // Without a runtime the process is at its end; the bucket's lifecycle rule gets what stays.
         if let (true, Ok(runtime)) = (self.open, tokio::runtime::Handle::try_current()) {
             let going = std::mem::take(&mut self.going);
-            runtime.spawn(abort(self.objects.clone(), self.key.clone(), std::mem::take(&mut self.id), going));
+            runtime.spawn(give_up(self.objects.clone(), self.key.clone(), std::mem::take(&mut self.id), going));
         }
     }
 }
 
-async fn abort(objects: S3Objects, key: Key, id: String, mut going: JoinSet<Result<CompletedPart>>) {
+/// The upload of which a call is part: its key and id, and the number of the part.
+type Place<'a> = (&'a Key, &'a str, i32);
+
+async fn send(objects: &S3Objects, (key, id, number): Place<'_>, body: Bytes) -> Result<CompletedPart> {
+    let (inner, bytes) = (&*objects.inner, body.len() as u64);
+    let request = inner.client.upload_part().bucket(&inner.bucket).key(inner.full(key)).upload_id(id);
+    let request = request.part_number(number).set_checksum_algorithm(inner.checksum.clone());
+    let mut request = request.body(body.into()).customize().config_override(client::patience(bytes));
+    if inner.unsigned_payload {
+        request = request.disable_payload_signing();
+    }
+    let sent = request.send().await.map_err(|error| error::from_sdk("send part of", key, error))?;
+    let part = CompletedPart::builder().part_number(number).set_e_tag(sent.e_tag);
+    Ok(part.set_checksum_crc32_c(sent.checksum_crc32_c).build())
+}
+
+async fn copy(
+    objects: &S3Objects,
+    (key, id, number): Place<'_>,
+    source: &str,
+    range: &Range<u64>,
+) -> Result<CompletedPart> {
+    let inner = &*objects.inner;
+    let request = inner.client.upload_part_copy().bucket(&inner.bucket).key(inner.full(key));
+    let request = request.upload_id(id).part_number(number).copy_source(source);
+    let request = request.copy_source_range(format!("bytes={}-{}", range.start, range.end - 1));
+    let request = request.customize().config_override(client::patience(range.end - range.start));
+    let copied = request.send().await.map_err(|error| error::from_sdk("copy part of", key, error))?;
+    let copied = copied.copy_part_result.ok_or_else(|| Error::Backend("endpoint tells no ETag".into()))?;
+    let part = CompletedPart::builder().part_number(number).set_e_tag(copied.e_tag);
+    Ok(part.set_checksum_crc32_c(copied.checksum_crc32_c).build())
+}
+
+async fn give_up(objects: S3Objects, key: Key, id: String, mut going: JoinSet<Result<CompletedPart>>) {
     // A part that arrives behind the abort would stay.
     going.shutdown().await;
-    let inner = &*objects.inner;
-    let request = inner.client.abort_multipart_upload().bucket(&inner.bucket).key(inner.full(&key)).upload_id(id);
-    if let Err(error) = request.send().await {
-        let error = error::from_sdk("abort upload of", &key, error);
+    if let Err(error) = abort(&objects, &key, &id).await {
         tracing::warn!(%error, "parts of an upload stay in the bucket until its lifecycle rule removes them");
     }
+}
+
+async fn abort(objects: &S3Objects, key: &Key, id: &str) -> Result<()> {
+    let inner = &*objects.inner;
+    let call = || async {
+        let request = inner.client.abort_multipart_upload().bucket(&inner.bucket).key(inner.full(key)).upload_id(id);
+        request.send().await.map(drop).map_err(|error| error::from_sdk("abort upload of", key, error))
+    };
+    again(call).await
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
+use larder::digest::Digest;
 use larder::objects::fs::FsObjects;
 use larder::objects::{Error, Key, Objects, When};
 use tempfile::tempdir;
@@ -62,7 +63,8 @@ async fn writes_that_fail_leave_every_file_as_it_was() {
     // `a` is a file, so nothing can be below it; `b` is a folder, so it cannot be a file.
     objects.put(&Key::new("a/x"), "x".into(), When::Always).await.unwrap_err();
     objects.put(&Key::new("b"), "x".into(), When::Always).await.unwrap_err();
-    objects.concat(&[Key::new("b/c"), Key::new("none")], &Key::new("b/d")).await.unwrap_err();
+    let digest = Digest::sha256(b"");
+    objects.concat(&[Key::new("b/c"), Key::new("none")], &Key::new("b/d"), &digest).await.unwrap_err();
     let mut draft = objects.begin(&Key::new("b/d"), None).await.unwrap();
     draft.write(vec!["x".into()]).await.unwrap();
     drop(draft);

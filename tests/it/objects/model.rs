@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use larder::digest::Digest;
 use larder::objects::fs::FsObjects;
 use larder::objects::{Error, Key, Objects, When};
 use proptest::prelude::*;
@@ -85,8 +86,10 @@ async fn apply(objects: &FsObjects, model: &mut BTreeMap<String, Vec<u8>>, step:
         }
         Step::Concat(from, to) => {
             let keys: Vec<Key> = from.iter().map(|key| Key::new(key.as_str())).collect();
-            let done = objects.concat(&keys, &Key::new(to.as_str())).await;
-            match from.iter().map(|key| model.get(key).cloned()).collect::<Option<Vec<_>>>() {
+            let parts = from.iter().map(|key| model.get(key).cloned()).collect::<Option<Vec<_>>>();
+            let digest = Digest::sha256(&parts.clone().unwrap_or_default().concat());
+            let done = objects.concat(&keys, &Key::new(to.as_str()), &digest).await;
+            match parts {
                 Some(parts) => {
                     done.unwrap();
                     model.insert(to, parts.concat());

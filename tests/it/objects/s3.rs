@@ -8,6 +8,7 @@ use bytesize::ByteSize;
 use futures::TryStreamExt;
 use futures::future::join_all;
 use larder::config::{Checksum, S3Config};
+use larder::digest::Digest;
 use larder::objects::s3::S3Objects;
 use larder::objects::{Error, Key, Objects, Read, When};
 
@@ -133,7 +134,7 @@ async fn large_sources_are_joined_inside_the_bucket() {
         objects.put(key, part.clone(), When::Always).await.unwrap();
     }
     bucket.calls();
-    let joined = objects.concat(&keys, &Key::new("joined")).await.unwrap();
+    let joined = objects.concat(&keys, &Key::new("joined"), &Digest::sha256(&parts.concat())).await.unwrap();
     assert_eq!(joined.size, 11 * MIB as u64 + 100);
     let expected = [("head", 4), ("begin upload", 1), ("copy part", 3), ("complete upload", 1)];
     assert_eq!(bucket.calls(), calls(expected));
@@ -141,12 +142,32 @@ async fn large_sources_are_joined_inside_the_bucket() {
     bucket.calls();
     // A small one in the middle can be no part.
     let order = [keys[3].clone(), keys[0].clone()];
-    objects.concat(&order, &Key::new("through")).await.unwrap();
+    let bytes = [&parts[3][..], &parts[0][..]].concat();
+    objects.concat(&order, &Key::new("through"), &Digest::sha256(&bytes)).await.unwrap();
     assert_eq!(bucket.calls(), calls([("head", 2), ("get", 2), ("put", 1)]));
-    assert!(whole(&objects, "through").await == [&parts[3][..], &parts[0][..]].concat());
+    assert!(whole(&objects, "through").await == bytes);
     bucket.calls();
-    objects.concat(&order[..1], &Key::new("copied")).await.unwrap();
+    objects.concat(&order[..1], &Key::new("copied"), &Digest::sha256(&parts[3])).await.unwrap();
     assert_eq!(bucket.calls(), calls([("head", 1), ("copy", 1)]));
+}
+
+#[tokio::test]
+async fn bytes_that_are_damaged_while_they_are_joined_are_not_written() {
+    let mut bucket = Bucket::in_process().await;
+    // Nothing but the digest tells.
+    bucket.config.checksum = Checksum::None;
+    let objects = bucket.open().await;
+    let parts = [noise(1000, 1), noise(2000, 2)];
+    let keys = ["from/a", "from/b"].map(Key::new);
+    for (key, part) in keys.iter().zip(&parts) {
+        objects.put(key, part.clone(), When::Always).await.unwrap();
+    }
+    bucket.fail("get", Fault::Flip, 1);
+    bucket.calls();
+    objects.concat(&keys, &Key::new("joined"), &Digest::sha256(&parts.concat())).await.unwrap();
+    // Read once more, and written once.
+    assert_eq!(bucket.calls(), calls([("head", 2), ("get", 4), ("put", 1)]));
+    assert!(whole(&objects, "joined").await == parts.concat());
 }
 
 #[tokio::test]
@@ -167,6 +188,47 @@ async fn a_bucket_that_is_busy_is_asked_again() {
     assert!(asked.iter().all(|(call, times)| seen[call] >= *times), "{seen:?}");
     bucket.fail("head", Fault::SlowDown, 100);
     assert!(matches!(objects.head(&key).await, Err(Error::Busy(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_refusals_fails_no_upload() {
+    let bucket = Bucket::in_process().await;
+    let objects = bucket.open().await;
+    let bytes = noise(17 * MIB, 5);
+    // More than all parts together are sent again by the SDK.
+    bucket.fail("put part", Fault::SlowDown, 150);
+    let uploads = (0..8).map(|i| draft_of(&objects, format!("storm/{i}"), &bytes));
+    assert_eq!(join_all(uploads).await, [17 << 20; 8]);
+    assert!(whole(&objects, "storm/7").await == bytes);
+}
+
+async fn draft_of(objects: &S3Objects, key: String, bytes: &Bytes) -> u64 {
+    draft(objects, &key, bytes, Some(bytes.len() as u64)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_step_of_an_upload_is_repeated_for_longer_than_the_sdk_does() {
+    let bucket = Bucket::in_process().await;
+    let objects = bucket.open().await;
+    let small = noise(1000, 6);
+    for call in ["begin upload", "put part", "complete upload"] {
+        bucket.fail(call, Fault::SlowDown, 7);
+        assert_eq!(draft_of(&objects, "steps/large".into(), &noise(9 * MIB, 6)).await, 9 << 20, "{call}");
+    }
+    bucket.fail("put", Fault::SlowDown, 7);
+    assert_eq!(draft_of(&objects, "steps/small".into(), &small).await, 1000);
+    let from = [Key::new("steps/small"), Key::new("steps/large")];
+    for (call, from) in [("head", &from[..]), ("get", &from[..]), ("copy", &from[..1]), ("copy part", &from[1..])] {
+        let again = [from, &from[from.len() - 1..]].concat();
+        let from = if call == "copy part" { &again } else { from };
+        let mut bytes = Vec::new();
+        for key in from {
+            bytes.extend(whole(&objects, key.as_str()).await);
+        }
+        bucket.fail(call, Fault::SlowDown, 7);
+        let joined = objects.concat(from, &Key::new("steps/joined"), &Digest::sha256(&bytes)).await;
+        joined.unwrap_or_else(|error| panic!("{call}: {error}"));
+    }
 }
 
 #[tokio::test]
@@ -246,9 +308,11 @@ async fn whatever_makes_an_object_names_the_key_to_encrypt_it_with() {
     bucket.encrypted();
     let (small, large) = (Key::new("small"), Key::new("large"));
     objects.put(&small, "x".into(), When::Always).await.unwrap();
-    draft(&objects, "large", &noise(9 * MIB, 1), None).await.unwrap();
-    objects.concat(std::slice::from_ref(&small), &Key::new("copied")).await.unwrap();
-    objects.concat(&[large, small], &Key::new("joined")).await.unwrap();
+    let bytes = noise(9 * MIB, 1);
+    draft(&objects, "large", &bytes, None).await.unwrap();
+    objects.concat(std::slice::from_ref(&small), &Key::new("copied"), &Digest::sha256(b"x")).await.unwrap();
+    let joined = Digest::sha256(&[&bytes[..], b"x"].concat());
+    objects.concat(&[large, small], &Key::new("joined"), &joined).await.unwrap();
     let makers = ["put", "begin upload", "copy", "begin upload"];
     assert_eq!(bucket.encrypted(), makers.map(|call| (call, "a-key".to_string())));
 }

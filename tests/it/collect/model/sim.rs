@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
+use larder::digest::Digest;
 use larder::objects::{
     ByteStream, Distance, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Unfinished, Version, When,
 };
@@ -342,7 +343,7 @@ impl Objects for Sim {
         Ok(Box::new(SimDraft { sim: self.clone(), key: key.clone(), bytes: Vec::new() }))
     }
 
-    async fn concat(&self, _from: &[Key], _to: &Key) -> Result<Meta> {
+    async fn concat(&self, _from: &[Key], _to: &Key, _digest: &Digest) -> Result<Meta> {
         unreachable!("no chunks here")
     }
 
