@@ -11,12 +11,15 @@ use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use aws_smithy_async::time::StaticTimeSource;
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::again::again;
 use super::{Error, Key, PRIVATE, Result, S3Objects, error, mark};
 
 /// Age at which S3 refuses a request.
 pub(super) const AGE_MAX: Duration = Duration::from_secs(15 * 60);
 /// Age of the request that is sent to see whether it is refused.
 const PROBE_AGE: Duration = Duration::from_secs(20 * 60);
+/// What a request is told that is refused for its age: by S3, MinIO, Ceph and versitygw, and by S3 for some of its kinds.
+const TOO_OLD: [&str; 2] = ["RequestTimeTooSkewed", "RequestExpired"];
 /// Keys of one request.
 const KEYS_MAX: usize = 1000;
 /// Requests under way, where each takes one key only.
@@ -88,11 +91,39 @@ fn unbuilt(error: aws_sdk_s3::error::BuildError) -> Error {
     Error::Backend(error.to_string().into())
 }
 
-/// Whether the endpoint refuses to delete what never was there, by requests dated 20 minutes ago.
+/// Whether the endpoint refuses to delete what never was there, by requests dated 20 minutes ago. Only a refusal that says
+/// that this is why proves it: an endpoint that is overloaded, or whose policy forbids the call, may do such a request on
+/// another day.
 pub(super) async fn refuses_late(objects: &S3Objects) -> Option<RefusesLate> {
     let late = dated(objects, SystemTime::now() - PROBE_AGE);
     let key = Key::new(format!("{PRIVATE}late/{}", mark()));
-    one(objects, &late, &key).await.err()?;
-    let all = many(objects, &late, &[key]).await.is_err();
+    if !is_too_old(again(|| one(objects, &late, &key)).await) {
+        return None;
+    }
+    let all = is_too_old(again(|| many(objects, &late, std::slice::from_ref(&key))).await);
     Some(if all { RefusesLate::All } else { RefusesLate::Single })
+}
+
+fn is_too_old(answer: Result<()>) -> bool {
+    match answer {
+        Ok(()) => false,
+        Err(Error::Backend(reason)) if TOO_OLD.iter().any(|code| reason.contains(code)) => true,
+        Err(error) => {
+            tracing::warn!(%error, "whether the bucket refuses requests that come late cannot be told: taken for no");
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_refused_for_its_age_is_too_old() {
+        assert!(is_too_old(Err(Error::Backend("DELETE x: 403 RequestTimeTooSkewed: too large".into()))));
+        assert!(!is_too_old(Err(Error::Backend("DELETE x: 403 AccessDenied".into()))));
+        assert!(!is_too_old(Err(Error::Busy("DELETE x: 503 SlowDown".into()))));
+        assert!(!is_too_old(Ok(())));
+    }
 }

@@ -232,6 +232,19 @@ async fn every_step_of_an_upload_is_repeated_for_longer_than_the_sdk_does() {
 }
 
 #[tokio::test]
+async fn only_a_refusal_of_its_age_proves_that_a_late_request_is_refused() {
+    let bucket = Bucket::in_process().await;
+    let age_max = async || bucket.open().await.fence().map(|fence| fence.age_max);
+    let quarter = Some(Duration::from_secs(15 * 60));
+    assert_eq!(age_max().await, quarter);
+    // Overload proves nothing: it is asked again.
+    bucket.fail("late delete", Fault::SlowDown, 1);
+    assert_eq!(age_max().await, quarter);
+    bucket.fail("late delete", Fault::Denied, 1);
+    assert_eq!(age_max().await, None);
+}
+
+#[tokio::test]
 async fn a_write_whose_answer_is_lost_is_not_taken_for_somebody_elses() {
     let bucket = Bucket::in_process().await;
     let objects = bucket.open().await;
