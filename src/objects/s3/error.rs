@@ -19,7 +19,7 @@ pub(super) fn from_sdk<E>(call: &str, key: impl Display, error: SdkError<E>) -> 
 where
     E: ProvideErrorMetadata + StdError + 'static,
 {
-    let (code, status) = (error.code(), status(&error));
+    let (code, status) = (code_of(&error).or(error.code()), status(&error));
     let text = || {
         let mut text = format!("{call} {key}: ");
         match (status, code.or(error.message())) {
@@ -37,7 +37,8 @@ where
     };
     match &error {
         SdkError::ServiceError(_) | SdkError::ResponseError(_) => match (status, code) {
-            (_, Some("NoSuchBucket")) => Error::Backend(text()),
+            // Gone, or out of reach behind what answers for it: nothing is known of the object, and it may come back.
+            (_, Some("NoSuchBucket")) => Error::Busy(text()),
             // Somebody aborted it: the next attempt begins another.
             (_, Some("NoSuchUpload")) => Error::Busy(text()),
             (Some(404), _) => Error::NotFound,
@@ -56,6 +57,12 @@ where
         SdkError::DispatchFailure(failure) if !failure.is_user() => Error::Busy(text()),
         _ => Error::Backend(text()),
     }
+}
+
+/// The code that comes with an answer to a HEAD, which has no body. MinIO tells it; elsewhere a bucket that is gone cannot be
+/// told from an object that is, unless by another call.
+fn code_of<E>(error: &SdkError<E>) -> Option<&str> {
+    error.raw_response()?.headers().get("x-minio-error-code")
 }
 
 /// Whether the same call may succeed later. That of an upload which somebody has aborted will not: the whole has to begin

@@ -157,6 +157,13 @@ impl Upload {
         if error::is_gone(error) { again(settle).await } else { settle().await }
     }
 
+    /// As [`Upload::abort`], for who wants to know whether it can be done.
+    pub(super) async fn undo(mut self) -> Result<()> {
+        self.open = false;
+        self.going.shutdown().await;
+        abort(&self.objects, &self.key, &self.id).await
+    }
+
     /// Gives up what has been sent.
     pub(super) async fn abort(mut self) {
         self.open = false;

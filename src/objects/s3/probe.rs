@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use futures::TryStreamExt;
 
+use super::multipart::Upload;
 use super::{Error, Key, PRIVATE, S3Objects, list, mark};
 use crate::config::S3Config;
 use crate::objects::{Objects, Read, When};
@@ -38,8 +39,8 @@ pub(super) fn key() -> Key {
     Key::new(format!("{PRIVATE}probe"))
 }
 
-/// Proves that objects can be written, read back, listed and deleted, each seen at once. Returns whether a conditional
-/// create is refused when the object is there.
+/// Proves that objects can be written, read back, listed in order and deleted, each seen at once, and that uploads of parts
+/// can be begun and given up. Returns whether a conditional create is refused when the object is there.
 pub(super) async fn bucket(objects: &S3Objects, config: &S3Config) -> Result<bool, OpenError> {
     let (store, endpoint) = (config.address(), config.endpoint.clone().unwrap_or_else(|| "Amazon S3".to_string()));
     let refused = |wish: &'static str| {
@@ -49,21 +50,24 @@ pub(super) async fn bucket(objects: &S3Objects, config: &S3Config) -> Result<boo
     let lacking = |lack| OpenError::Lacking { store: store.clone(), endpoint: endpoint.clone(), lack };
     let mark = mark();
     // Several servers may start at once.
-    let key = Key::new(format!("{PRIVATE}probes/{mark}"));
+    let prefix = format!("{PRIVATE}probes/{mark}");
+    // In the order of bytes, which is none of letters.
+    let keys = ["B", "a"].map(|name| Key::new(format!("{prefix}-{name}")));
+    let [second, key] = &keys;
     let body = Bytes::from(mark);
-    let written = match objects.put(&key, body.clone(), When::Absent).await {
+    let written = match objects.put(key, body.clone(), When::Absent).await {
         Err(Error::Backend(reason)) if reason.contains("NotImplemented") || reason.contains(": 501") => {
-            objects.put(&key, body.clone(), When::Always).await
+            objects.put(key, body.clone(), When::Always).await
         }
         written => written,
     };
     let written = written.map_err(refused("write an object"))?;
-    match objects.read(&key, None).await.map_err(refused("read an object"))? {
+    match objects.read(key, None).await.map_err(refused("read an object"))? {
         Read::Fresh(meta, bytes) if bytes == body && meta.version == written.version => {}
         Read::Fresh(_, bytes) if bytes == body => return Err(lacking("it does not keep the metadata of objects")),
         _ => return Err(lacking("what was just written is not what is read")),
     }
-    let conditional = match objects.put(&key, body, When::Absent).await {
+    let conditional = match objects.put(key, body.clone(), When::Absent).await {
         Err(Error::Exists) => true,
         Ok(_) => false,
         Err(Error::Backend(_)) => false,
@@ -74,12 +78,19 @@ pub(super) async fn bucket(objects: &S3Objects, config: &S3Config) -> Result<boo
             "the bucket does not honour If-None-Match on writes: two first starts at once are not told apart"
         );
     }
-    let listed = list::list(objects.clone(), key.as_str(), None).try_next().await;
-    if listed.map_err(refused("list objects"))?.is_none_or(|found| found.key != key) {
+    objects.put(second, body, When::Always).await.map_err(refused("write an object"))?;
+    let listed = list::list(objects.clone(), &prefix, None).map_ok(|found| found.key).try_collect::<Vec<_>>().await;
+    let listed = listed.map_err(refused("list objects"))?;
+    if !keys.iter().all(|key| listed.contains(key)) {
         return Err(lacking("what was just written is not in a list"));
     }
-    objects.delete(std::slice::from_ref(&key)).await.map_err(refused("delete an object"))?;
-    match objects.head(&key).await {
+    if listed != keys {
+        return Err(lacking("keys are not listed in the order of their bytes"));
+    }
+    let upload = Upload::begin(objects, key).await.map_err(refused("begin an upload of parts"))?;
+    upload.undo().await.map_err(refused("give up an upload of parts"))?;
+    objects.delete(&keys).await.map_err(refused("delete an object"))?;
+    match objects.head(key).await {
         Err(Error::NotFound) => Ok(conditional),
         Ok(_) => Err(lacking("what was just deleted is still there")),
         Err(error) => Err(refused("look for an object")(error)),

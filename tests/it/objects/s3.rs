@@ -245,6 +245,22 @@ async fn only_a_refusal_of_its_age_proves_that_a_late_request_is_refused() {
 }
 
 #[tokio::test]
+async fn a_bucket_that_is_gone_may_come_back() {
+    let bucket = Bucket::in_process().await;
+    let objects = bucket.open().await;
+    let key = Key::new("gone");
+    for call in ["put", "get", "head", "list"] {
+        bucket.fail(call, Fault::NoBucket, 1);
+    }
+    assert!(matches!(objects.put(&key, "x".into(), When::Always).await, Err(Error::Busy(_))));
+    let read = objects.read(&key, None).await;
+    assert!(matches!(&read, Err(Error::Busy(reason)) if reason.contains("create the bucket")), "{read:?}");
+    assert!(matches!(objects.head(&key).await, Err(Error::Busy(_))));
+    assert!(matches!(objects.list("", None).try_next().await, Err(Error::Busy(_))));
+    objects.put(&key, "x".into(), When::Always).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_write_whose_answer_is_lost_is_not_taken_for_somebody_elses() {
     let bucket = Bucket::in_process().await;
     let objects = bucket.open().await;
@@ -289,6 +305,15 @@ async fn what_a_bucket_lacks_is_said_at_start() {
     assert!(error.contains("does not accept these credentials"), "{error}");
     let error = refused(&bucket.config, |config| config.endpoint = Some("http://127.0.0.1:1".into())).await;
     assert!(error.contains("127.0.0.1:1") && error.contains("refused"), "{error}");
+    bucket.fail("begin upload", Fault::Denied, 1);
+    let error = refused(&bucket.config, |_| {}).await;
+    assert!(error.contains("cannot begin an upload of parts") && error.contains("s3:PutObject"), "{error}");
+    bucket.fail("abort upload", Fault::Denied, 1);
+    let error = refused(&bucket.config, |_| {}).await;
+    assert!(error.contains("cannot give up an upload of parts"), "{error}");
+    bucket.fail("list", Fault::Unordered, 1);
+    let error = refused(&bucket.config, |_| {}).await;
+    assert!(error.contains("not listed in the order of their bytes"), "{error}");
     let error = refused(&bucket.config, |config| config.ca_file = Some("/nowhere/ca.pem".into())).await;
     assert!(error.contains("/nowhere/ca.pem"), "{error}");
     if let Some(config) = real() {
