@@ -113,11 +113,13 @@ impl Repo {
         }
         let Some(mut state) = self.load(&session.id).await? else {
             return match closing.at {
-                None if whole => self.put_blob(digest, closing.size, closing.body).await,
-                None => Err(Error::UploadUnknown),
-                Some(0) if !session.staged => self.put_blob(digest, closing.size, closing.body).await,
-                Some(_) if session.staged => Err(Error::UploadUnknown),
-                Some(_) => Err(Error::OffsetMismatch { offset: 0 }),
+                None if whole => match self.put_blob(digest, closing.size, closing.body).await {
+                    // Not the whole, but the last of it.
+                    Err(mismatch @ Error::DigestMismatch { .. }) => self.sealed_before(digest, mismatch).await,
+                    done => done,
+                },
+                Some(_) if !session.staged => Err(Error::OffsetMismatch { offset: 0 }),
+                _ => self.sealed_before(digest, Error::UploadUnknown).await,
             };
         };
         if closing.at.is_some_and(|at| at != state.offset) {
@@ -142,8 +144,16 @@ impl Repo {
         let parts: Vec<Key> = state.parts.iter().map(|part| self.part_key(&session.id, part)).collect();
         let key = self.blob_key(digest);
         let ticket = self.store.presence.ticket(&key);
-        let concat = async { Ok(self.store.objects.concat(&parts, &key, digest).await?) };
-        let made = self.noticing(self.store.appear(&key, concat).await)?;
+        let concat = async {
+            match self.store.objects.concat(&parts, &key, digest).await {
+                Err(objects::Error::NotFound) => Ok(None),
+                made => Ok(Some(made?)),
+            }
+        };
+        let Some(made) = self.noticing(self.store.appear(&key, concat).await)? else {
+            // Somebody else ends the same upload.
+            return self.sealed_before(digest, Error::UploadUnknown).await;
+        };
         self.store.presence.insert(ticket, &made);
         self.store.usage().account(self.tenant()).received(made.size);
         self.store.heal(&key).await;
@@ -153,6 +163,12 @@ impl Repo {
             tracing::warn!(%error, "parts of a finished upload stay until it is idle");
         }
         Ok(())
+    }
+
+    /// For an upload that was begun and is not there any more: whether that is because it became this blob. A proxy or a
+    /// client that had no answer to its closing request sends it again, and must not be told that it has failed.
+    async fn sealed_before(&self, digest: &Digest, otherwise: Error) -> Result<()> {
+        if self.stat_blob(digest).await?.is_some() { Ok(()) } else { Err(otherwise) }
     }
 
     /// Ends an upload. On this server its id stays unknown, even for a late closing request.

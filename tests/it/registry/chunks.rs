@@ -102,6 +102,28 @@ async fn a_closing_put_may_send_everything_again() {
     assert_eq!(uploads(&world), 0);
 }
 
+/// A proxy that had no answer sends it again, and so does a client.
+#[tokio::test]
+async fn a_closing_put_that_was_done_is_answered_again() {
+    let world = World::new().await;
+    for last in ["", "the end"] {
+        let location = append(&world, &world.begin("a").await, format!("all but{last}, ")).await;
+        let digest = Digest::sha256(format!("all but{last}, {last}").as_bytes());
+        for _ in 0..3 {
+            let done = world.put(with_digest(&location, &digest)).body(last).await.expect(201);
+            assert_eq!(done.header("docker-content-digest"), digest.to_string());
+        }
+        let range = world.put(with_digest(&location, &digest)).header("content-range", "9-15").body("the end");
+        range.await.expect(201);
+        // What was not made is unknown still.
+        let other = Digest::sha256(b"other");
+        let refused = world.put(with_digest(&location, &other)).body("").await.expect(404);
+        assert_eq!(refused.code(), "BLOB_UPLOAD_UNKNOWN");
+        world.delete(format!("/v2/a/blobs/{digest}")).await.expect(202);
+        world.put(with_digest(&location, &digest)).body("").await.expect(404);
+    }
+}
+
 #[tokio::test]
 async fn a_closing_put_with_wrong_bytes_leaves_the_upload_as_it_was() {
     let world = World::new().await;
