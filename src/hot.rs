@@ -67,8 +67,8 @@ impl Piece {
     }
 }
 
-/// Every step is a bijection of the sum so far: a change of one word always shows.
-fn sum(bytes: &[u8]) -> u64 {
+/// The sum of a [`Piece`]. Every step is a bijection of the sum so far: a change of one word always shows.
+pub fn sum(bytes: &[u8]) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let mix = |sum: u64, word: &[u8]| {
         let mut padded = [0; 8];

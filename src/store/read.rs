@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::patience::{in_time, patiently};
-use super::verify::Checked;
+use super::verify::{Checked, Progress};
 use super::{Error, Repo, Result, Store};
 use crate::digest::{Digest, Hasher};
 use crate::hot::{Piece, Slot};
@@ -168,8 +168,54 @@ impl Repo {
 }
 
 /// The name of a chunk in the hot layer.
-fn chunk(meta: &Meta, index: u64) -> Slot {
+pub(super) fn chunk(meta: &Meta, index: u64) -> Slot {
     Slot::Chunk(meta.key.clone(), meta.version.clone(), index)
+}
+
+/// What the chunks of one reader pass on their way out.
+struct WayOut {
+    store: Store,
+    meta: Meta,
+    digest: Digest,
+    /// Bytes of the object that were asked for.
+    range: Range<u64>,
+    /// Of all chunks, when they were verified before.
+    sums: Option<Arc<[u64]>>,
+    /// When this reader verifies them.
+    progress: Option<Progress>,
+    counted: Arc<TenantMetrics>,
+}
+
+impl WayOut {
+    /// What the reader gets of a chunk, once it is what was verified. What is not leaves the hot layer, where it may have
+    /// come before anything was verified.
+    async fn pass(&self, index: u64, piece: &Piece, was_here: bool) -> Result<Bytes> {
+        match (&self.progress, &self.sums) {
+            (Some(progress), _) => progress.pass(index, piece).await?,
+            (None, Some(sums)) => self.compare(sums, index, piece)?,
+            // A part, of what may have been verified since.
+            (None, None) => {
+                if let Some(sums) = self.store.checks.sums(&self.meta) {
+                    self.compare(&sums, index, piece)?;
+                }
+            }
+        }
+        let start = index * self.store.hot.chunk_bytes();
+        let from = self.range.start.saturating_sub(start) as usize;
+        let to = (self.range.end - start).min(piece.bytes.len() as u64) as usize;
+        let source = if was_here { Source::Hot } else { Source::Cold };
+        self.counted.served(source, to.saturating_sub(from) as u64);
+        Ok(piece.bytes.slice(from..to))
+    }
+
+    fn compare(&self, sums: &[u64], index: u64, piece: &Piece) -> Result<()> {
+        if sums.get(index as usize) == Some(&piece.sum) {
+            return Ok(());
+        }
+        tracing::warn!(key = %self.meta.key, index, "chunk has other bytes than were verified");
+        self.store.hot.forget(&chunk(&self.meta, index));
+        Err(Error::BlobUnknown(self.digest))
+    }
 }
 
 impl Store {
@@ -183,31 +229,33 @@ impl Store {
     ) -> BoxStream<'static, Result<Bytes>> {
         let size = self.hot.chunk_bytes();
         let (indices, chunks) = (range.start / size..range.end.div_ceil(size), meta.size.div_ceil(size));
-        let (store, owned, named) = (self.clone(), meta.clone(), *digest);
+        // Once: what is verified may be remembered no more before the last chunk has passed.
+        let sums = self.checks.sums(meta);
+        let (store, owned, named, known) = (self.clone(), meta.clone(), *digest, sums.clone());
         let pieces = self.hot.chunks(meta.key.clone(), meta.version.clone(), indices.clone(), move |index| {
-            let (store, meta) = (store.clone(), owned.clone());
-            async move { store.fetch_chunk(&meta, named, index).await }
+            let (store, meta, known) = (store.clone(), owned.clone(), known.clone());
+            async move { store.fetch_chunk(&meta, named, index, known).await }
         });
-        // Without sums, what is fetched again later could not be told from what was verified.
-        let verified = self.checks.sums(meta).is_some();
         let whole = range == (0..meta.size);
-        let progress = (whole && !verified).then(|| self.verification(meta, digest, chunks));
+        // Without sums, what is fetched again later could not be told from what was verified.
+        let progress = (whole && sums.is_none()).then(|| self.verification(meta, digest, chunks));
         if !whole && self.checks.verdict(meta).is_none() {
             self.check_in_background(meta, digest);
         }
+        let way = Arc::new(WayOut {
+            store: self.clone(),
+            meta: meta.clone(),
+            digest: *digest,
+            range,
+            sums,
+            progress,
+            counted,
+        });
         let passed = stream::iter(indices).zip(pieces).then(move |(index, piece)| {
-            let (progress, range, counted) = (progress.clone(), range.clone(), counted.clone());
+            let way = way.clone();
             async move {
                 let (piece, was_here) = piece?;
-                if let Some(progress) = progress {
-                    progress.pass(index, &piece).await?;
-                }
-                let start = index * size;
-                let from = range.start.saturating_sub(start) as usize;
-                let to = (range.end - start).min(piece.bytes.len() as u64) as usize;
-                let source = if was_here { Source::Hot } else { Source::Cold };
-                counted.served(source, to.saturating_sub(from) as u64);
-                Ok(piece.bytes.slice(from..to))
+                way.pass(index, &piece, was_here).await
             }
         });
         passed.boxed()
@@ -221,7 +269,8 @@ impl Store {
         }
     }
 
-    async fn fetch_chunk(&self, meta: &Meta, digest: Digest, index: u64) -> Result<Piece> {
+    /// A chunk from the backend; `known` are the sums of all, when whoever asks for it knows them.
+    async fn fetch_chunk(&self, meta: &Meta, digest: Digest, index: u64, known: Option<Arc<[u64]>>) -> Result<Piece> {
         let start = index * self.hot.chunk_bytes();
         let end = meta.size.min(start + self.hot.chunk_bytes());
         let ticket = self.presence.ticket(&meta.key);
@@ -236,8 +285,8 @@ impl Store {
                 gathered.extend_from_slice(&piece);
             }
             let piece = Piece::of(gathered.into());
-            let verified = self.checks.sums(meta).and_then(|sums| sums.get(index as usize).copied());
-            if verified.is_some_and(|sum| sum != piece.sum) {
+            let sums = known.clone().or_else(|| self.checks.sums(meta));
+            if sums.is_some_and(|sums| sums.get(index as usize) != Some(&piece.sum)) {
                 tracing::warn!(key = %meta.key, index, "chunk came with other bytes than before");
                 // On the line, or in the bucket.
                 self.check_in_background(meta, &digest);

@@ -4,6 +4,9 @@
 //! the same time share the work: each byte is hashed once, by whoever comes to it first, and the last chunk is held back
 //! from all of them until the digest fits. What has been verified is remembered by version.
 //!
+//! Invariant: a chunk that differs from what was verified, or is being verified, leaves the hot layer. Which of the two is
+//! wrong, nobody knows yet: whoever comes next finds neither.
+//!
 //! A disk that gives wrong bytes is believed at once. Between us and a bucket lies a line that may flip bits: an object
 //! there is wrong when two reads of it agree on wrong bytes, and chunks that are fetched again later must have the sums of
 //! those that were verified.
@@ -11,15 +14,17 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use futures::TryStreamExt;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
 use super::quarantine::Quarantine;
+use super::read::chunk as slot;
 use super::{Error, Result, Store, newest};
 use crate::digest::{Algorithm, Digest, Hasher};
-use crate::hot::{Piece, Slot};
-use crate::objects::{self, Distance, Key, Meta, Objects, Version};
+use crate::hot::{self, Piece};
+use crate::objects::{Distance, Key, Meta, Version};
 
 /// Objects whose bytes were checked against their digest, or found wrong.
 const VERIFIED_MAX: u64 = 500_000;
@@ -89,6 +94,14 @@ impl Checks {
     pub fn sums(&self, meta: &Meta) -> Option<Arc<[u64]>> {
         self.sums.get(&named(meta))
     }
+
+    /// Leaves a verification to those who take part in it: whoever comes from now on begins another.
+    fn abandon(&self, meta: &Meta, passing: &Arc<Passing>) {
+        let (mut all, name) = (lock(&self.progress), named(meta));
+        if all.get(&name).is_some_and(|current| current.as_ptr() == Arc::as_ptr(passing)) {
+            all.remove(&name);
+        }
+    }
 }
 
 /// The hash of an object whose chunks are passing.
@@ -104,8 +117,15 @@ struct Hashed {
 /// The hash of an object, with whoever reads it.
 type Passing = tokio::sync::Mutex<Hashed>;
 
+/// What a read of a whole object came to.
+struct Reading {
+    version: Version,
+    digest: Digest,
+    /// Of its chunks.
+    sums: Vec<u64>,
+}
+
 /// One reader's part in the verification of an object.
-#[derive(Clone)]
 pub struct Progress {
     store: Store,
     meta: Meta,
@@ -137,8 +157,13 @@ impl Progress {
                 self.conclude(&hashed).await?;
             }
         }
-        // A chunk that came twice may have come wrong the second time.
+        // A chunk that came twice may have come wrong once: this time, or when it was hashed, and then the verification fits
+        // no right bytes for as long as any of its readers takes part.
         let is_hashed = hashed.sums.get(index as usize) == Some(&piece.sum);
+        if !is_hashed {
+            self.store.hot.forget(&slot(&self.meta, index));
+            self.store.checks.abandon(&self.meta, &self.hashed);
+        }
         let fits = !last || hashed.actual == Some(self.digest);
         if is_hashed && fits { Ok(()) } else { Err(Error::BlobUnknown(self.digest)) }
     }
@@ -151,9 +176,8 @@ impl Progress {
             store.record(&self.meta, true).await;
             return Ok(());
         }
-        for index in 0..self.chunks {
-            store.hot.forget(&Slot::Chunk(self.meta.key.clone(), self.meta.version.clone(), index));
-        }
+        store.forget_chunks(&self.meta);
+        store.checks.abandon(&self.meta, &self.hashed);
         store.confirm(&self.meta, &self.digest, actual).await
     }
 }
@@ -166,12 +190,17 @@ impl Store {
             self.metrics.corrupt_objects.inc();
             tracing::error!(key = %meta.key, bytes = meta.size, "object does not fit its digest");
             self.presence.forget(&meta.key);
+            self.forget_chunks(meta);
         }
         let verdict = if right { Checked::Right } else { Checked::Wrong };
         self.checks.verdicts.insert(meta.key.clone(), (meta.version.clone(), verdict));
         if !right {
             self.checks.quarantine.add(&*self.objects, meta).await;
         }
+    }
+
+    fn forget_chunks(&self, meta: &Meta) {
+        (0..meta.size.div_ceil(self.hot.chunk_bytes())).for_each(|index| self.hot.forget(&slot(meta, index)));
     }
 
     /// The verification of an object of so many chunks, in which a reader of all of them takes part.
@@ -192,24 +221,60 @@ impl Store {
     /// Reads an object of a store that is far once more, past the hot layer, after a read that came to a wrong digest.
     /// Two reads that differ prove nothing but a bad line.
     async fn confirm(&self, meta: &Meta, digest: &Digest, first: Digest) -> Result<()> {
-        let (found, second) = digest_of(&*self.objects, &meta.key, digest.algorithm()).await?;
-        if found.version == meta.version && (second == *digest || second == first) {
-            self.record(meta, second == *digest).await;
+        let second = self.read_past(&meta.key, digest.algorithm()).await?;
+        if second.digest == *digest || second.digest == first {
+            self.conclude(meta, digest, second).await;
         }
         Ok(())
     }
 
     /// Reads an object past the hot layer, and records whether it fits its digest.
     async fn recheck(&self, meta: &Meta, digest: &Digest) -> Result<()> {
-        let (found, actual) = digest_of(&*self.objects, &meta.key, digest.algorithm()).await?;
-        if found.version != meta.version {
-            return Ok(());
+        let reading = self.read_past(&meta.key, digest.algorithm()).await?;
+        if reading.digest != *digest && self.objects.distance() == Distance::Far {
+            return self.confirm(meta, digest, reading.digest).await;
         }
-        if actual != *digest && self.objects.distance() == Distance::Far {
-            return self.confirm(meta, digest, actual).await;
-        }
-        self.record(meta, actual == *digest).await;
+        self.conclude(meta, digest, reading).await;
         Ok(())
+    }
+
+    async fn conclude(&self, meta: &Meta, digest: &Digest, reading: Reading) {
+        if reading.version != meta.version {
+            return;
+        }
+        let right = reading.digest == *digest;
+        // For what is in memory, and comes again: it was not what has been read here.
+        if right && self.objects.distance() == Distance::Far {
+            self.checks.sums.insert(named(meta), reading.sums.into());
+        }
+        self.record(meta, right).await;
+    }
+
+    /// What an object comes to, read in chunks that are not kept.
+    async fn read_past(&self, key: &Key, algorithm: Algorithm) -> Result<Reading> {
+        let chunk_bytes = self.hot.chunk_bytes() as usize;
+        let (meta, bytes) = self.objects.get(key, 0..u64::MAX).await?;
+        let (mut bytes, mut piece) = (bytes.fuse(), Bytes::new());
+        let (mut hasher, mut sums, mut chunk) = (Hasher::new(algorithm), Vec::new(), Vec::with_capacity(chunk_bytes));
+        loop {
+            while chunk.len() < chunk_bytes {
+                if piece.is_empty() {
+                    let Some(next) = bytes.try_next().await? else { break };
+                    piece = next;
+                }
+                chunk.extend_from_slice(&piece.split_to(piece.len().min(chunk_bytes - chunk.len())));
+            }
+            if chunk.is_empty() {
+                return Ok(Reading { version: meta.version, digest: hasher.finish(), sums });
+            }
+            let hashing = tokio::task::spawn_blocking(move || {
+                hasher.update(&chunk);
+                sums.push(hot::sum(&chunk));
+                chunk.clear();
+                (hasher, sums, chunk)
+            });
+            (hasher, sums, chunk) = hashing.await?;
+        }
     }
 
     /// Checks an object of which parts are being read, unless that has been done or is under way. Two at a time: further
@@ -234,18 +299,4 @@ impl Store {
             drop((turn, begun));
         });
     }
-}
-
-/// What an object has for a digest.
-async fn digest_of(objects: &dyn Objects, key: &Key, algorithm: Algorithm) -> Result<(Meta, Digest)> {
-    let mut hasher = Hasher::new(algorithm);
-    let (meta, mut bytes) = objects.get(key, 0..u64::MAX).await?;
-    while let Some(piece) = bytes.try_next().await.map_err(|error: objects::Error| Error::from(error))? {
-        let hashing = tokio::task::spawn_blocking(move || {
-            hasher.update(&piece);
-            hasher
-        });
-        hasher = hashing.await?;
-    }
-    Ok((meta, hasher.finish()))
 }

@@ -1,4 +1,4 @@
-//! A proxy in front of a bucket: it counts what is asked for, and can take the bucket away.
+//! A proxy in front of a bucket: it counts what is asked for, can take the bucket away, and flips bits.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -45,6 +45,7 @@ pub struct Tap {
     calls: Arc<Mutex<Calls>>,
     open: watch::Sender<bool>,
     held: watch::Sender<Option<&'static str>>,
+    flips: Arc<Mutex<Vec<u64>>>,
     running: JoinHandle<()>,
     _bucket: Option<Bucket>,
 }
@@ -73,8 +74,10 @@ impl Tap {
         config.endpoint = Some(format!("http://{address}"));
         let calls = Arc::<Mutex<Calls>>::default();
         let ((open, is_open), (held, holds)) = (watch::channel(true), watch::channel(None));
-        let running = tokio::spawn(serve(listener, target, calls.clone(), is_open, holds));
-        Tap { config, calls, open, held, running, _bucket: bucket }
+        let flips = Arc::<Mutex<Vec<u64>>>::default();
+        let line = Line { target, calls: calls.clone(), flips: flips.clone(), client: client() };
+        let running = tokio::spawn(serve(listener, line, is_open, holds));
+        Tap { config, calls, open, held, flips, running, _bucket: bucket }
     }
 
     pub async fn objects(&self) -> S3Objects {
@@ -95,6 +98,24 @@ impl Tap {
     pub fn hold(&self, name: Option<&'static str>) {
         self.held.send_replace(name);
     }
+
+    /// Flips a bit of the byte `at`, once: on the way of the next range of an object that has it.
+    pub fn flip(&self, at: u64) {
+        self.flips.lock().unwrap().push(at);
+    }
+}
+
+/// Between the proxy and the bucket.
+#[derive(Clone)]
+struct Line {
+    target: String,
+    calls: Arc<Mutex<Calls>>,
+    flips: Arc<Mutex<Vec<u64>>>,
+    client: reqwest::Client,
+}
+
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().unwrap()
 }
 
 impl Drop for Tap {
@@ -105,22 +126,18 @@ impl Drop for Tap {
 
 async fn serve(
     listener: TcpListener,
-    target: String,
-    calls: Arc<Mutex<Calls>>,
+    line: Line,
     is_open: watch::Receiver<bool>,
     holds: watch::Receiver<Option<&'static str>>,
 ) {
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
     loop {
         let (socket, _) = listener.accept().await.unwrap();
-        let (client, target, calls, mut is_open) = (client.clone(), target.clone(), calls.clone(), is_open.clone());
-        let holds = holds.clone();
+        let (line, holds, mut is_open) = (line.clone(), holds.clone(), is_open.clone());
         let forward = service_fn(move |request: Request<Incoming>| {
-            let (client, target, calls) = (client.clone(), target.clone(), calls.clone());
-            let (name, mut holds) = (bucket::name(&request), holds.clone());
+            let (line, name, mut holds) = (line.clone(), bucket::name(&request), holds.clone());
             async move {
                 let _ = holds.wait_for(|held| *held != Some(name)).await;
-                answer(&client, &target, &calls, request).await
+                line.answer(request).await
             }
         });
         tokio::spawn(async move {
@@ -133,28 +150,46 @@ async fn serve(
     }
 }
 
-async fn answer(
-    client: &reqwest::Client,
-    target: &str,
-    calls: &Mutex<Calls>,
-    request: Request<Incoming>,
-) -> io::Result<Response<http_body_util::combinators::UnsyncBoxBody<Bytes, io::Error>>> {
-    let name = bucket::name(&request);
-    *calls.lock().unwrap().by_name.entry(name).or_default() += 1;
-    let (head, body) = request.into_parts();
-    let sent = client.request(head.method, format!("{target}{}", head.uri)).headers(head.headers);
-    let sent = if body.is_end_stream() {
-        sent
-    } else {
-        sent.body(reqwest::Body::wrap_stream(body.into_data_stream().map_err(io::Error::other)))
-    };
-    let answer = sent.send().await.map_err(io::Error::other)?;
-    let mut response = Response::new(());
-    *response.status_mut() = answer.status();
-    *response.headers_mut() = answer.headers().clone();
-    if name == "get" && answer.status().is_success() {
-        calls.lock().unwrap().read_bytes += answer.content_length().unwrap();
+impl Line {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> io::Result<Response<http_body_util::combinators::UnsyncBoxBody<Bytes, io::Error>>> {
+        let name = bucket::name(&request);
+        *self.calls.lock().unwrap().by_name.entry(name).or_default() += 1;
+        let flipped = if name == "get" { self.flipped(&request) } else { None };
+        let (head, body) = request.into_parts();
+        let sent = self.client.request(head.method, format!("{}{}", self.target, head.uri)).headers(head.headers);
+        let sent = if body.is_end_stream() {
+            sent
+        } else {
+            sent.body(reqwest::Body::wrap_stream(body.into_data_stream().map_err(io::Error::other)))
+        };
+        let answer = sent.send().await.map_err(io::Error::other)?;
+        let mut response = Response::new(());
+        *response.status_mut() = answer.status();
+        *response.headers_mut() = answer.headers().clone();
+        if name == "get" && answer.status().is_success() {
+            self.calls.lock().unwrap().read_bytes += answer.content_length().unwrap();
+        }
+        if let Some(at) = flipped {
+            let mut bytes = answer.bytes().await.map_err(io::Error::other)?.to_vec();
+            bytes[at] ^= 1;
+            return Ok(
+                response.map(|()| http_body_util::Full::from(bytes).map_err(|never| match never {}).boxed_unsync())
+            );
+        }
+        let frames = answer.bytes_stream().map(|piece| piece.map(Frame::data).map_err(io::Error::other));
+        Ok(response.map(|()| StreamBody::new(frames).boxed_unsync()))
     }
-    let frames = answer.bytes_stream().map(|piece| piece.map(Frame::data).map_err(io::Error::other));
-    Ok(response.map(|()| StreamBody::new(frames).boxed_unsync()))
+
+    /// Which byte of the answer is to come with a flipped bit.
+    fn flipped(&self, request: &Request<Incoming>) -> Option<usize> {
+        let range = request.headers().get(http::header::RANGE)?.to_str().unwrap().strip_prefix("bytes=").unwrap();
+        let (first, last) = range.split_once('-').unwrap();
+        let (first, last) = (first.parse::<u64>().unwrap(), last.parse::<u64>().unwrap_or(u64::MAX));
+        let mut flips = self.flips.lock().unwrap();
+        let found = flips.iter().position(|at| (first..=last).contains(at))?;
+        Some((flips.remove(found) - first) as usize)
+    }
 }

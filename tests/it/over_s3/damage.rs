@@ -1,5 +1,9 @@
 //! Bytes that have changed in the bucket are never passed off as what was pushed.
 
+use axum::body::Body;
+use bytes::Bytes;
+use bytesize::ByteSize;
+use http_body_util::BodyExt;
 use larder::digest::Digest;
 use larder::names::Tenant;
 use larder::objects::{Key, Objects, When};
@@ -16,7 +20,7 @@ fn key(digest: &Digest) -> Key {
 }
 
 /// A blob of which one byte is another in the bucket.
-async fn rotten(tap: &Tap, size: usize, at: usize) -> bytes::Bytes {
+async fn rotten(tap: &Tap, size: usize, at: usize) -> Bytes {
     let blob = noise(size, (size + at) as u64);
     let mut bytes = blob.to_vec();
     bytes[at] ^= 1;
@@ -24,11 +28,15 @@ async fn rotten(tap: &Tap, size: usize, at: usize) -> bytes::Bytes {
     blob
 }
 
-/// Whether the answer came whole.
-async fn came_whole(replica: &Replica, uri: &str) -> bool {
-    let response = replica.respond("GET", uri, ("accept", "*/*"), bytes::Bytes::new()).await;
+/// What came of a blob, when it came whole.
+async fn whole(replica: &Replica, uri: &str) -> Option<Bytes> {
+    let response = replica.respond("GET", uri, ("accept", "*/*"), Bytes::new()).await;
     assert_eq!(response.status(), 200);
-    http_body_util::BodyExt::collect(response.into_body()).await.is_ok()
+    Some(response.into_body().collect().await.ok()?.to_bytes())
+}
+
+async fn came_whole(replica: &Replica, uri: &str) -> bool {
+    whole(replica, uri).await.is_some()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -76,5 +84,85 @@ async fn reading_a_part_has_the_whole_checked() {
         let uri = blob_uri(&Digest::sha256(&blob));
         eventually(async || (replica.send("HEAD", &uri, "").await.status == 404).then_some(())).await;
         replica.get_range(&blob, 0..10).await.expect(404);
+    }
+}
+
+/// A blob of 12 chunks behind a layer of memory that has room for five, and a client that reads it slowly.
+struct SlowRead {
+    blob: Bytes,
+    uri: String,
+    replica: Replica,
+    body: Body,
+}
+
+impl SlowRead {
+    /// Ten chunks have been read: the first are not in memory any more.
+    async fn begin(tap: &Tap) -> SlowRead {
+        let blob = noise(12 * MIB, 7);
+        let uri = blob_uri(&Digest::sha256(&blob));
+        Replica::over(tap).await.push_blob(&blob).await;
+        let replica = Replica::with(tap, |config| config.hot.size = ByteSize::mib(8)).await;
+        let mut body = replica.respond("GET", &uri, ("accept", "*/*"), Bytes::new()).await.into_body();
+        for _ in 0..10 {
+            body.frame().await.unwrap().unwrap();
+        }
+        SlowRead { blob, uri, replica, body }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bit_that_flips_in_a_chunk_that_comes_again_reaches_no_reader_of_the_whole() {
+    for tap in Tap::all().await {
+        let SlowRead { blob, uri, replica, body } = SlowRead::begin(&tap).await;
+        // Nothing is verified yet that it could be compared with.
+        tap.flip(5);
+        assert!(replica.get_range(&blob, 0..10).await.expect(206).body != blob[..10]);
+        assert!(BodyExt::collect(body).await.is_ok());
+        // Now it is, and what is in memory is not the same.
+        for _ in 0..2 {
+            assert!(whole(&replica, &uri).await.is_some_and(|got| got == blob));
+        }
+        assert!(replica.get_range(&blob, 0..10).await.expect(206).body == blob[..10]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chunk_that_does_not_fit_a_verification_is_fetched_again() {
+    for tap in Tap::all().await {
+        let SlowRead { blob, uri, replica, body } = SlowRead::begin(&tap).await;
+        tap.flip(5);
+        assert!(whole(&replica, &uri).await.is_some_and(|got| got == blob));
+        assert!(BodyExt::collect(body).await.is_ok());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_of_a_flipped_bit_is_cut_and_nobody_else() {
+    for tap in Tap::all().await {
+        tap.flip(5);
+        let SlowRead { blob, uri, replica, body } = SlowRead::begin(&tap).await;
+        for _ in 0..2 {
+            assert!(whole(&replica, &uri).await.is_some_and(|got| got == blob));
+        }
+        assert!(BodyExt::collect(body).await.is_err());
+        assert!(whole(&replica, &uri).await.is_some_and(|got| got == blob));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_verdict_does_not_outlive_the_read_that_came_to_it() {
+    for tap in Tap::all().await {
+        let blob = noise(12 * MIB, 7);
+        let uri = blob_uri(&Digest::sha256(&blob));
+        Replica::over(&tap).await.push_blob(&blob).await;
+        // All of it has room: both readers get the same wrong chunk.
+        let replica = Replica::over(&tap).await;
+        tap.flip(5);
+        let slow = replica.respond("GET", &uri, ("accept", "*/*"), Bytes::new()).await;
+        assert!(whole(&replica, &uri).await.is_none());
+        for _ in 0..2 {
+            assert!(whole(&replica, &uri).await.is_some_and(|got| got == blob));
+        }
+        assert!(BodyExt::collect(slow.into_body()).await.is_err());
     }
 }
