@@ -8,6 +8,7 @@
 
 mod ahead;
 pub mod flights;
+mod kept;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -99,6 +100,7 @@ pub struct Hot<E> {
     fetching: Arc<Semaphore>,
     ahead: Arc<Semaphore>,
     pushing: Arc<Semaphore>,
+    kept: kept::Kept,
     metrics: Arc<Metrics>,
 }
 
@@ -142,6 +144,7 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
             fetching: budget(fetching_bytes_max),
             ahead: budget(AHEAD_BYTES_MAX.min(bytes / 4)),
             pushing: budget(PUSHING_BYTES_MAX.min(bytes / 4)),
+            kept: kept::Kept::default(),
             metrics,
         }
     }
@@ -175,7 +178,7 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
     }
 
     fn is_coming(&self, slot: &Slot) -> bool {
-        self.flights.is_under_way(slot)
+        self.flights.under_way_for(slot).is_some()
     }
 
     fn place_ahead(&self) -> Option<OwnedSemaphorePermit> {

@@ -118,9 +118,9 @@ where
         flight
     }
 
-    /// Whether somebody waits for this now.
-    pub fn is_under_way(&self, key: &K) -> bool {
-        self.under_way().by_key.get(key).is_some_and(|(_, flight)| flight.upgrade().is_some())
+    /// What somebody waits for now under this key.
+    pub fn under_way_for(&self, key: &K) -> Option<Flight<V, E>> {
+        self.under_way().by_key.get(key).and_then(|(_, flight)| flight.upgrade())
     }
 
     /// What is under way for `key` is given to those who wait, but does not land. `also` happens at the same moment.

@@ -64,6 +64,32 @@ async fn a_fetch_that_nobody_waits_for_ends() {
     assert_eq!(hot.get(&slot, 0, || async { Ok("again".into()) }).await, Ok("again".into()));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_fetch_whose_reader_is_told_to_come_again_keeps_its_place_for_a_while() {
+    // Room for one fetch.
+    let (hot, before, slot) = (hot(4 * CHUNK), whole("before"), whole("k"));
+    let (send, receive) = oneshot::channel::<Bytes>();
+    let mut first = Box::pin(hot.get(&before, CHUNK, || async { receive.await.map_err(|_| Failed("gone")) }));
+    let mut reader = Box::pin(hot.get(&slot, CHUNK, || async { Ok("bytes".into()) }));
+    assert!(futures::poll!(&mut first).is_pending() && futures::poll!(&mut reader).is_pending());
+    hot.keep_place(&slot);
+    hot.keep_place(&before);
+    drop((first, reader));
+    send.send("first".into()).unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert!(hot.has(&before) && hot.has(&slot));
+
+    // Nobody has come again.
+    let (mut send, receive) = oneshot::channel::<Bytes>();
+    let late = whole("late");
+    let mut reader = Box::pin(hot.get(&late, CHUNK, || async { receive.await.map_err(|_| Failed("gone")) }));
+    assert!(futures::poll!(&mut reader).is_pending());
+    hot.keep_place(&late);
+    drop(reader);
+    send.closed().await;
+    assert!(!hot.is_coming(&late));
+}
+
 #[tokio::test]
 async fn a_failed_fetch_is_not_remembered() {
     let (hot, slot) = (hot(1 << 20), whole("k"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::condemned::Snapshot;
-use super::patience::{self, in_time, patiently};
+use super::patience::{self, in_time, in_time_or, patiently};
 use super::{Error, Result, Store, hash};
 use crate::digest::Digest;
 use crate::hot::Slot;
@@ -152,7 +152,8 @@ impl Store {
         }
         let (store, owned) = (self.clone(), key.clone());
         let fetch = || async move { store.fetch_small(&owned, digest).await };
-        in_time(self.hot.get(&Slot::Whole(key.clone()), size, fetch)).await
+        let slot = Slot::Whole(key.clone());
+        in_time_or(self.hot.get(&slot, size, fetch), || self.hot.keep_place(&slot)).await
     }
 
     async fn fetch_small(&self, key: &Key, digest: Digest) -> Result<Bytes> {

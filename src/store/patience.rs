@@ -7,6 +7,7 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -64,6 +65,21 @@ where
 /// Waits for work that is shared with other requests, and has a patience of its own.
 pub(super) async fn in_time<T>(work: impl Future<Output = super::Result<T>>) -> super::Result<T> {
     timeout_at(deadline(), work).await.unwrap_or(Err(super::Error::Busy))
+}
+
+/// As [`in_time`]; when time has run out, `late` is called while `work` is still there.
+pub(super) async fn in_time_or<T>(
+    work: impl Future<Output = super::Result<T>>,
+    late: impl FnOnce(),
+) -> super::Result<T> {
+    let mut work = pin!(work);
+    match timeout_at(deadline(), &mut work).await {
+        Ok(done) => done,
+        Err(_) => {
+            late();
+            Err(super::Error::Busy)
+        }
+    }
 }
 
 #[cfg(test)]

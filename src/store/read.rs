@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::patience::{in_time, patiently};
+use super::patience::{in_time_or, patiently};
 use super::verify::{Checked, Progress};
 use super::{Error, Repo, Result, Store};
 use crate::digest::{Digest, Hasher};
@@ -149,7 +149,9 @@ impl Repo {
         // What is known of the blob may be old. The first chunk tells, before anything has been answered.
         for _ in 0..2 {
             let mut bytes = self.store.chunked(&meta, &blob.digest, range.clone(), self.counted.clone());
-            match in_time(async { bytes.try_next().await }).await {
+            // Of what it has begun to fetch, only what the next answer begins with.
+            let keep = || self.store.hot.keep_place(&chunk(&meta, range.start / self.store.hot.chunk_bytes()));
+            match in_time_or(bytes.try_next(), keep).await {
                 Ok(first) => {
                     let bytes = stream::iter(first).map(Ok).chain(bytes);
                     let bytes = bytes.map_err(|error| objects::Error::Backend(error.to_string().into()));

@@ -139,12 +139,15 @@ async fn handle(
     }
 }
 
+/// What the media type of a config has in it: of a cache, of an image of OCI, of one of Docker.
+const CONFIGS: [&str; 3] = [CACHE_CONFIG, ".image.config.", ".container.image.v1"];
+
 /// How long a busy store is waited for. Builders ask for layers again by themselves, and for nothing else; what they say
-/// they accept tells the config of a cache from a layer.
+/// they accept tells a config from a layer.
 fn patience_of(route: &Route, headers: &HeaderMap) -> Duration {
-    let layer = !header(headers, ACCEPT).is_some_and(|accept| accept.contains(CACHE_CONFIG));
+    let is_config = |accept: &str| CONFIGS.iter().any(|config| accept.contains(config));
     match route {
-        Route::ReadBlob { .. } if layer => patience::SHORT,
+        Route::ReadBlob { .. } if !header(headers, ACCEPT).is_some_and(is_config) => patience::SHORT,
         _ => patience::LONG,
     }
 }
@@ -332,5 +335,27 @@ impl Answer {
     fn done(mut self) -> Response {
         *self.response.status_mut() = self.status;
         self.response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_is_waited_for_and_a_layer_is_asked_for_again() {
+        let path = format!("/v2/c/blobs/{}", Digest::sha256(b""));
+        let Ok(route) = Route::parse(&Method::GET, &path, None) else { panic!("no route") };
+        for (accept, patience) in [
+            ("application/vnd.buildkit.cacheconfig.v0, */*", patience::LONG),
+            ("application/vnd.oci.image.config.v1+json, */*", patience::LONG),
+            ("application/vnd.docker.container.image.v1+json, */*", patience::LONG),
+            ("application/vnd.oci.image.layer.v1.tar+gzip, */*", patience::SHORT),
+            ("application/vnd.docker.image.rootfs.diff.tar.gzip, */*", patience::SHORT),
+            ("*/*", patience::SHORT),
+        ] {
+            let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
+            assert_eq!(patience_of(&route, &headers), patience, "{accept}");
+        }
     }
 }

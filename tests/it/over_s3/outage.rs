@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use larder::digest::Digest;
 
 use super::{Export, Replica, blob_uri, eventually};
@@ -48,6 +49,32 @@ async fn what_is_hot_is_served_while_the_bucket_is_away_and_the_rest_is_refused_
     assert!(replica.get_blob(&cold).await.expect(200).body == cold);
     replica.import().await;
     eventually(async || (replica.get("/readyz").await.status == 200).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_told_to_come_again_finds_that_his_read_has_gone_on() {
+    let tap = Tap::in_process().await;
+    let (large, small) = (noise(2 * MIB + 1, 1), noise(1000, 2));
+    let other = Replica::over(&tap).await;
+    other.push_blob(&large).await;
+    other.push_blob(&small).await;
+    // Room for one chunk on its way: the small one waits behind it.
+    let replica = Replica::with(&tap, |config| config.hot.size = ByteSize::mib(4)).await;
+    tap.hold(Some("get"));
+    let (first, second) = tokio::join!(replica.get_blob(&large), replica.get_blob(&small));
+    first.expect(503);
+    second.expect(503);
+    tap.hold(None);
+    // The first chunk and all of the small one, and nobody asks.
+    let mut read = 0;
+    let coming = eventually(async || {
+        read += tap.calls().read_bytes;
+        (read >= (MIB + small.len()) as u64).then_some(())
+    });
+    tokio::time::timeout(Duration::from_secs(8), coming).await.expect("was given up");
+    assert!(replica.get_blob(&small).await.expect(200).body == small);
+    assert!(replica.get_blob(&large).await.expect(200).body == large);
+    assert_eq!(read + tap.calls().read_bytes, (large.len() + small.len()) as u64);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
