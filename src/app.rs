@@ -24,7 +24,7 @@ use crate::objects::traced::traced;
 use crate::operator::Operator;
 use crate::store::check::{Event, Summary};
 use crate::store::collect::{Collector, Report, Wish};
-use crate::store::{self, Store, format};
+use crate::store::{self, Store, format, patience};
 use crate::trace;
 
 pub use crate::store::check::Depth;
@@ -258,7 +258,8 @@ async fn poll(store: Store, every: Duration) {
     let mut timer = tokio::time::interval(every);
     loop {
         timer.tick().await;
-        if let Err(error) = store.condemned().refresh().await {
+        // Requests that want to look wait behind it.
+        if let Err(error) = patience::within(patience::SHORT, store.condemned().refresh()).await {
             tracing::warn!(%error, "what is condemned cannot be looked at");
         }
     }

@@ -15,12 +15,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::layout::{self, BatchItem, Place};
-use super::patience::patiently;
+use super::patience::{in_time, patiently};
 use super::{Error, FAN_OUT, Result};
 use crate::config::{CollectConfig, Ingredients};
 use crate::names::{BatchId, Tenant};
@@ -289,7 +289,7 @@ impl Condemned {
     }
 
     async fn refreshed(&self, young_enough: Option<Duration>) -> Result<Arc<Snapshot>> {
-        let _turn = self.looking.lock().await;
+        let _turn = in_time(self.looking.lock().map(Ok)).await?;
         if let (Some(limit), Some(current)) = (young_enough, self.current())
             && current.age() <= limit
         {
@@ -434,4 +434,23 @@ pub(super) async fn read_list(objects: &dyn Objects, id: &BatchId) -> Result<Opt
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::patience::{SHORT, within};
+    use super::*;
+    use crate::objects::fs::FsObjects;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_another_makes_is_not_waited_for_any_longer_than_the_request_may() {
+        let folder = tempfile::tempdir().unwrap();
+        let objects = Arc::new(FsObjects::open(folder.path()).unwrap());
+        let condemned = Condemned::new(objects, &CollectConfig::default());
+        let began = Instant::now();
+        // It looks at a store that does not answer.
+        let _other = condemned.looking.lock().await;
+        assert!(matches!(within(SHORT, condemned.pin()).await, Err(Error::Busy)));
+        assert_eq!(began.elapsed(), SHORT);
+    }
 }

@@ -29,11 +29,13 @@ struct Patience {
     deadline: Cell<Instant>,
 }
 
-/// Runs a request that may wait for so long in all.
+/// Runs a request that may wait for so long in all; part of one, not longer than the whole may.
 ///
 /// No `async fn`: that would hold the request twice, as its argument and in the scope, and all of it is copied.
 pub fn within<F: Future>(patience: Duration, request: F) -> impl Future<Output = F::Output> {
-    PATIENCE.scope(Patience { full: patience, deadline: Cell::new(Instant::now() + patience) }, request)
+    let own = Instant::now() + patience;
+    let deadline = PATIENCE.try_with(|whole| own.min(whole.deadline.get())).unwrap_or(own);
+    PATIENCE.scope(Patience { full: patience, deadline: Cell::new(deadline) }, request)
 }
 
 /// To be called when the request has waited for something else than a busy store, which may have taken for ever: its
@@ -112,6 +114,10 @@ mod tests {
         let shared = within(SHORT, in_time(std::future::pending::<crate::store::Result<()>>()));
         assert!(matches!(shared.await, Err(crate::store::Error::Busy)));
         assert_eq!(began.elapsed(), SHORT * 2);
+        // A part of a request has no more than the request.
+        let part = within(SHORT, within(LONG, patiently(std::future::pending::<Result<()>>)));
+        assert!(part.await.is_err());
+        assert_eq!(began.elapsed(), SHORT * 3);
     }
 
     #[tokio::test(start_paused = true)]

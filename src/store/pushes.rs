@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::condemned::Snapshot;
 use super::layout::{Place, PushId, RepoItem};
-use super::patience::patiently;
+use super::patience::{patiently, within};
 use super::tags::Pointer;
 use super::views::Pointed;
 use super::{Error, FAN_OUT, Repo, Result, layout};
@@ -28,6 +28,9 @@ use crate::objects::{self, Key, READ_BYTES_MAX, Read};
 pub const PUSHES_MAX: usize = 64;
 /// A push that is older than this, of a tag that was not served for as long, makes room when the next push comes.
 const UNUSED_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How long a reader waits until the use of a tag is noted.
+const NOTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Content of a push record: what expiry wants to know without reading the push. It follows from the manifest, so that
 /// writing a record again writes the same.
@@ -325,7 +328,7 @@ impl Repo {
         self.store.used.insert(key.clone(), Instant::now());
         self.store.stock.used(self.tenant(), self.name(), tag);
         let body = serde_json::json!({ "at": jiff::Timestamp::now() }).to_string();
-        if let Err(error) = self.store.put(&key, body).await {
+        if let Err(error) = within(NOTED_WITHIN, self.store.put(&key, body)).await {
             tracing::warn!(%key, %error, "last use cannot be noted");
             self.store.used.invalidate(&key);
         }

@@ -93,3 +93,14 @@ async fn a_short_outage_delays_a_tag_and_an_export() {
     let ((_, put), ()) = tokio::join!(answers, back);
     put.expect(201);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_that_takes_no_writes_is_read() {
+    let tap = Tap::in_process().await;
+    let export = Export::of("RUN", vec![noise(1000, 2)]);
+    Replica::over(&tap).await.export(&export).await;
+    let replica = Replica::over(&tap).await;
+    // The use of the tag cannot be noted.
+    tap.hold(Some("put"));
+    assert_eq!(replica.import().await, export.manifest);
+}
