@@ -225,15 +225,28 @@ impl Objects for FsObjects {
             return Ok(Read::Same);
         }
         let key = key.clone();
-        self.blocking(move |inner| {
+        let opening = self.blocking(move |inner| {
             let (file, meta) = open(&inner.path(&key), &key)?;
             if meta.size > READ_BYTES_MAX {
                 return Err(Error::Backend(format!("{key} has {} bytes, too many to read whole", meta.size).into()));
             }
-            let bytes = read_all(&file, meta.size as usize)?;
-            Ok(Read::Fresh(meta, bytes))
-        })
-        .await
+            let first = read_all(&file, READ_BYTES.min(meta.size as usize))?;
+            Ok((Arc::new(file), meta, first))
+        });
+        let (file, meta, first) = opening.await?;
+        if first.len() as u64 == meta.size {
+            return Ok(Read::Fresh(meta, first));
+        }
+        // What is gathered is ours: dropped, a read leaves one buffer to a thread that hangs on the disk, not the whole.
+        let mut bytes = Vec::with_capacity(meta.size as usize);
+        bytes.extend_from_slice(&first);
+        while (bytes.len() as u64) < meta.size {
+            let left = meta.size as usize - bytes.len();
+            let piece = self.inner.buffers.read(&file, bytes.len() as u64, READ_BYTES.min(left)).await?;
+            bytes.extend_from_slice(&piece);
+            tokio::task::yield_now().await;
+        }
+        Ok(Read::Fresh(meta, bytes.into()))
     }
 
     async fn get(&self, key: &Key, range: Range<u64>) -> Result<(Meta, ByteStream)> {

@@ -117,6 +117,12 @@ impl Buffers {
         Ok(Bytes::from_owner(buffer))
     }
 
+    /// How many wait for a read, which then go.
+    #[cfg(test)]
+    pub fn drain(&self) -> usize {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).drain(..).count()
+    }
+
     fn take(&self, length: usize) -> Buffer {
         let kept = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         Buffer { memory: kept.unwrap_or_else(|| vec![0; READ_BYTES].into()), length, home: self.clone() }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::folders::{Folders, SyncFolder, sync_folder};
-use super::{FsObjects, Key, Objects, When};
+use super::{FsObjects, Key, Objects, READ_BYTES, Read, When};
 
 /// What happened to a store, in order: syncs of its folders, by path below the root and with the names in them, and what a
 /// test wrote in between.
@@ -221,4 +221,18 @@ async fn what_is_deleted_does_not_come_back() {
     // Its folder has gone with it.
     objects.delete(&[Key::new("a/b/y")]).await.unwrap();
     assert_eq!(record.take(), ["root()"]);
+}
+
+#[tokio::test]
+async fn a_large_object_is_read_whole_by_pieces() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = FsObjects::open(folder.path()).unwrap();
+    for size in [0, READ_BYTES - 1, READ_BYTES, READ_BYTES + 1, 3 * READ_BYTES, 3 * READ_BYTES + 7] {
+        let (key, body) = (Key::new("t/k"), (0..size).map(|at| (at / 1000) as u8).collect::<bytes::Bytes>());
+        objects.put(&key, body.clone(), When::Always).await.unwrap();
+        let Ok(Read::Fresh(meta, bytes)) = objects.read(&key, None).await else { panic!("not read") };
+        assert!(bytes == body && meta.size == size as u64, "{size}");
+        // All pieces came in one buffer: that is what a read which is dropped leaves to a thread.
+        assert_eq!(objects.inner.buffers.drain(), usize::from(size > READ_BYTES), "{size}");
+    }
 }
