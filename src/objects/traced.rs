@@ -13,6 +13,7 @@ use futures::stream::BoxStream;
 use super::{
     ByteStream, Distance, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Unfinished, Version, When,
 };
+use crate::digest::Digest;
 use crate::trace::{self, CallSpan, Failed};
 
 /// The same objects, with spans where spans are made.
@@ -82,8 +83,8 @@ impl Objects for Traced {
         Ok(Box::new(TracedDraft { draft: begun?, span }))
     }
 
-    async fn concat(&self, from: &[Key], to: &Key) -> Result<Meta> {
-        seen(self.call("objects concat", to.as_str()), self.objects.concat(from, to)).await
+    async fn concat(&self, from: &[Key], to: &Key, digest: &Digest) -> Result<Meta> {
+        seen(self.call("objects concat", to.as_str()), self.objects.concat(from, to, digest)).await
     }
 
     async fn delete(&self, keys: &[Key]) -> Result<()> {

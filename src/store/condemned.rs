@@ -446,7 +446,7 @@ mod tests {
     async fn a_look_that_another_makes_is_not_waited_for_any_longer_than_the_request_may() {
         let folder = tempfile::tempdir().unwrap();
         let objects = Arc::new(FsObjects::open(folder.path()).unwrap());
-        let condemned = Condemned::new(objects, &CollectConfig::default());
+        let condemned = Condemned::new(objects, &CollectConfig::default(), 0);
         let began = Instant::now();
         // It looks at a store that does not answer.
         let _other = condemned.looking.lock().await;
