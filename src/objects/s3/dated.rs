@@ -25,11 +25,12 @@ const KEYS_MAX: usize = 1000;
 /// Requests under way, where each takes one key only.
 const SINGLE: usize = 16;
 
-/// A client whose requests are all dated `at` and sent once. It is one of its own: the client that everybody shares
-/// takes the age of an answer for an error of its clock, and would correct that from then on.
+/// A client whose requests are all dated `at` and sent once. It is one of its own, and corrects nothing: a client takes the
+/// age of an answer for an error of its clock, and would date all further requests as the endpoint does.
 fn dated(objects: &S3Objects, at: SystemTime) -> Client {
     let config = objects.inner.client.config().to_builder();
     let config = config.time_source(StaticTimeSource::new(at)).retry_config(RetryConfig::disabled());
+    let config = config.disable_clock_skew_correction(true);
     Client::from_conf(config.build())
 }
 
