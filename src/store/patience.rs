@@ -115,7 +115,7 @@ mod tests {
         assert!(matches!(shared.await, Err(crate::store::Error::Busy)));
         assert_eq!(began.elapsed(), SHORT * 2);
         // A part of a request has no more than the request.
-        let part = within(SHORT, within(LONG, patiently(std::future::pending::<Result<()>>)));
+        let part = within(SHORT, async { within(LONG, patiently(std::future::pending::<Result<()>>)).await });
         assert!(part.await.is_err());
         assert_eq!(began.elapsed(), SHORT * 3);
     }
