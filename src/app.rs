@@ -100,7 +100,7 @@ impl App {
     }
 
     /// Collects once.
-    pub async fn collect(&self, dry: bool) -> store::Result<Report> {
+    pub async fn collect(&self, dry: bool) -> store::Result<Arc<Report>> {
         self.store.scan_usage().await?;
         self.collector.run(Wish { dry }).await
     }
@@ -277,7 +277,9 @@ async fn collect(collector: Arc<Collector>, store: Store, every: Duration) {
             round = store.room().pressed() => Some(round),
         };
         match collector.run(Wish { dry: false }).await {
-            Ok(Report { skipped: Some(reason), .. }) => tracing::warn!(reason, "nothing is collected"),
+            Ok(report) if report.skipped.is_some() => {
+                tracing::warn!(reason = report.skipped.as_deref(), "nothing is collected")
+            }
             Ok(report) => tracing::info!(
                 at_once = round.is_some(),
                 condemned = report.condemned.objects,

@@ -3,6 +3,8 @@
 //! Invariant: a parsed [`CacheConfig`] is one that BuildKit's importer would not refuse: every index is in range, no
 //! input is empty, neither records nor layers loop. What the importer tolerates is tolerated here (`parse.go`).
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -164,6 +166,47 @@ impl CacheConfig {
     /// The indices of all records, each after the records that it links to.
     pub fn parents_first(&self) -> impl Iterator<Item = usize> + '_ {
         self.order.iter().map(|&index| index as usize)
+    }
+
+    /// How many layers are below each blob that a result rests on. Of a blob in several places, the lowest counts: what
+    /// stands on it there needs it as well. Time and memory are linear in the config.
+    pub fn depths(&self) -> HashMap<Digest, u32> {
+        let mut depths = vec![None; self.layers.len()];
+        let mut unplaced = Vec::new();
+        for result in self.records.iter().flat_map(|record| &record.results) {
+            match &result.stack {
+                Stack::Top(top) => {
+                    let mut at = Some(*top);
+                    let mut depth = 0;
+                    while let Some(layer) = at {
+                        if let Some(known) = depths[layer as usize] {
+                            depth = known + 1;
+                            break;
+                        }
+                        unplaced.push(layer);
+                        at = self.layers[layer as usize].parent;
+                    }
+                    for layer in unplaced.drain(..).rev() {
+                        depths[layer as usize] = Some(depth);
+                        depth += 1;
+                    }
+                }
+                Stack::Listed(listed) => {
+                    for (depth, layer) in listed.iter().enumerate() {
+                        let place = &mut depths[*layer as usize];
+                        *place = Some(place.map_or(depth as u32, |known| known.min(depth as u32)));
+                    }
+                }
+            }
+        }
+        let mut lowest = HashMap::new();
+        for (layer, depth) in self.layers.iter().zip(depths) {
+            if let (Some(blob), Some(depth)) = (layer.blob, depth) {
+                let known = lowest.entry(blob).or_insert(depth);
+                *known = depth.min(*known);
+            }
+        }
+        lowest
     }
 
     /// For each record, whether it is a leaf: no record links to it.

@@ -35,7 +35,7 @@ impl Gc {
                     .during("collecting", app.collect(self.dry_run))
                     .await
                     .map_err(|error| anyhow!("cannot collect: {error}"))?;
-                report = Some(serde_json::to_value(done)?);
+                report = Some(serde_json::to_value(&*done)?);
             }
             Err(error) if app::is_in_use(&error) => {
                 let query = [("dry_run", if self.dry_run { "true" } else { "false" })];
@@ -77,6 +77,11 @@ fn render(report: &Value) -> String {
         let bytes = bytes(decision["bytes"].as_u64().unwrap_or(0));
         out.push_str(&format!("{}:{}{layer} goes, {bytes}: {}\n", text("repo"), text("tag"), text("why")));
     }
+    let named = report["decisions"].as_array().map_or(0, Vec::len) as u64;
+    let all = report["going"].as_object().into_iter().flatten().filter_map(|(_, sum)| sum["objects"].as_u64());
+    if let Some(more) = all.sum::<u64>().checked_sub(named).filter(|more| *more > 0) {
+        out.push_str(&format!("and {more} more\n"));
+    }
     for (tenant, found) in report["tenants"].as_object().into_iter().flatten() {
         let (blobs, live) = (sum(&found["blobs"]), sum(&found["live"]));
         out.push_str(&format!(
@@ -112,6 +117,7 @@ mod tests {
             "condemned": { "objects": 3, "bytes": 4096 },
             "tenants": { "default": { "tags": 2, "manifests": 3, "blobs": { "objects": 5, "bytes": 1024 },
                 "live": { "objects": 4, "bytes": 512 } } },
+            "going": { "unused": { "objects": 1, "bytes": 0 }, "room": { "objects": 4, "bytes": 400 } },
             "decisions": [
                 { "repo": "a", "tag": "pr-1", "bytes": 100, "why": "not used for 8 days" },
                 { "repo": "a", "tag": "main", "layer": "ab", "bytes": 100, "why": "to make room; last used 2 hours ago" },
@@ -121,6 +127,7 @@ mod tests {
         for part in [
             "a:pr-1 goes, 100 B: not used for 8 days",
             "a:main layer ab goes, 100 B: to make room; last used 2 hours ago",
+            "and 3 more",
             "tenant default: 2 tags, 3 manifests",
             "would be condemned: 3 objects, 4.0 KiB",
             "10 objects listed and 2 read in 0.5 s",

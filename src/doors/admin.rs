@@ -142,7 +142,7 @@ pub async fn last_collection(State(doors): State<Doors>, request: Request) -> Re
     if let Err(refusal) = admit_operator(&doors, request.map(drop)).await {
         return refusal;
     }
-    Json(doors.collector.last()).into_response()
+    Json(doors.collector.last().as_deref()).into_response()
 }
 
 pub(super) fn refuse(status: StatusCode, message: &str) -> Response {

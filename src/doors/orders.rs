@@ -52,7 +52,7 @@ pub async fn collect(State(doors): State<Doors>, Query(order): Query<CollectOrde
     }
     told(|lines| async move {
         match doors.collector.run(Wish { dry: order.dry_run }).await {
-            Ok(report) => tell(&lines, &json!({ "done": report })),
+            Ok(report) => tell(&lines, &json!({ "done": &*report })),
             Err(error) => tell(&lines, &json!({ "failed": error.to_string() })),
         }
     })

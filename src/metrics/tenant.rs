@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use serde::Serialize;
 
 use super::Maker;
 use crate::names::Tenant;
@@ -47,7 +48,8 @@ pub enum Saved {
 }
 
 /// Which kind of rule let something go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Rule {
     Unused,
     Pushed,
@@ -96,9 +98,9 @@ impl TenantMetrics {
         self.saved[how as usize].inc_by(bytes);
     }
 
-    /// A tag or a layer is let go. Of a tag no bytes are known: what only it names goes as garbage.
-    pub fn evicted(&self, rule: Rule, bytes: u64) {
-        self.evictions[rule as usize].inc();
+    /// So many tags and layers are let go. Of tags no bytes are known: what only they name goes as garbage.
+    pub fn evicted(&self, rule: Rule, count: u64, bytes: u64) {
+        self.evictions[rule as usize].inc_by(count);
         self.evicted_bytes[rule as usize].inc_by(bytes);
     }
 

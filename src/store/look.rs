@@ -156,7 +156,8 @@ impl Store {
         in_time_or(self.hot.get(&slot, size, fetch), || self.hot.keep_place(&slot)).await
     }
 
-    async fn fetch_small(&self, key: &Key, digest: Digest) -> Result<Bytes> {
+    /// Reads past the hot layer, and says of what is wrong that it is.
+    pub(super) async fn fetch_small(&self, key: &Key, digest: Digest) -> Result<Bytes> {
         let far = self.objects.distance() == Distance::Far;
         let mut before = None;
         for _ in 0..READS_MAX {

@@ -155,10 +155,10 @@ impl Room {
         }
     }
 
-    /// Bytes that a tenant may keep while the disk is short of room. Scopes give all that they have before any tenant gives
-    /// some: what pull requests push evicts nothing but their own. Within each of the two, each gives as much as it has of
-    /// all.
-    pub fn share(&self, tenant: &Tenant) -> Option<u64> {
+    /// Bytes of a tenant that should go while the disk is short of room. Scopes give all that they have before any tenant
+    /// gives some: what pull requests push evicts nothing but their own. Within each of the two, each gives as much as it has
+    /// of all; of what nobody has counted yet, nothing goes.
+    pub fn part(&self, tenant: &Tenant) -> u64 {
         let shortage = self.shortage();
         let accounts = self.usage.accounts();
         let sum = |scopes: bool| -> u64 {
@@ -170,12 +170,9 @@ impl Room {
             true => (shortage.min(scopes), scopes),
             false => (shortage.saturating_sub(scopes), sum(false)),
         };
-        if due == 0 {
-            return None;
-        }
         let live = self.usage.account(tenant).live();
         let part = u128::from(due.min(all)) * u128::from(live) / u128::from(all.max(1));
-        Some(live.saturating_sub(u64::try_from(part).unwrap_or(live)))
+        u64::try_from(part).unwrap_or(live).min(live)
     }
 
     fn space(&self) -> Option<Space> {

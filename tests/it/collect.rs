@@ -1,3 +1,4 @@
 //! Collection: what goes, and that nothing else does.
 
 mod model;
+mod room;

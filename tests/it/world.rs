@@ -1,8 +1,9 @@
 //! The real server on a folder of its own. When a test is done with it, the store must be sound.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -233,6 +234,24 @@ impl Drop for World {
         let findings: Vec<String> = findings.iter().map(ToString::to_string).collect();
         assert!(findings.is_empty(), "the store in {:?} is not sound: {findings:#?}", self.folder.path());
     }
+}
+
+/// Makes everything below the folder as old as that.
+pub fn age(folder: &Path, by: Duration) {
+    // Empty folders are removed.
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            age(&entry.path(), by);
+        } else {
+            age_file(&entry.path(), by);
+        }
+    }
+}
+
+pub fn age_file(file: &Path, by: Duration) {
+    let file = std::fs::File::options().write(true).open(file).unwrap();
+    file.set_modified(SystemTime::now() - by).unwrap();
 }
 
 /// What was pushed.

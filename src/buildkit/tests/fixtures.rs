@@ -66,3 +66,34 @@ fn the_canonical_form_of_a_canonical_push_is_the_push() {
         assert_eq!(ours, theirs, "{name}");
     }
 }
+
+#[test]
+fn layers_stand_on_each_other_whatever_the_order_of_their_digests() {
+    for name in ["A", "server", "web", "art"] {
+        let push = &pushes(&[name])[0];
+        let config = push.config.as_ref().unwrap();
+        let depths = config.depths();
+        for layer in &config.layers {
+            let of = |layer: &Layer| depths[&layer.blob.unwrap()];
+            let below = layer.parent.map(|parent| of(&config.layers[parent as usize]) + 1);
+            assert_eq!(of(layer), below.unwrap_or(0), "{name}");
+        }
+        let by_digest = config.layers.iter().map(|layer| depths[&layer.blob.unwrap()]);
+        assert!(!by_digest.is_sorted(), "{name} would not tell");
+    }
+}
+
+#[test]
+fn a_blob_in_two_places_is_as_deep_as_the_lower_one() {
+    let [a, b] = [b"a", b"b"].map(|bytes| Digest::sha256(bytes).to_string());
+    let config = format!(
+        r#"{{"layers":[{{"blob":"{a}","parent":-1}},{{"blob":"{b}","parent":0}},{{"blob":"{a}","parent":1}},{{"blob":"{b}"}}],
+            "records":[{{"digest":"sha256:top","layers":[{{"layer":2}}]}}]}}"#
+    );
+    let depths = CacheConfig::parse(config.as_bytes()).unwrap().depths();
+    assert_eq!([&a, &b].map(|blob| depths[&blob.parse().unwrap()]), [0, 1]);
+    let listed = format!(
+        r#"{{"layers":[{{"blob":"{b}"}},{{"blob":"{a}"}}],"records":[{{"digest":"sha256:top","chains":[{{"layers":[1,0]}}]}}]}}"#
+    );
+    assert_eq!(CacheConfig::parse(listed.as_bytes()).unwrap().depths(), depths);
+}

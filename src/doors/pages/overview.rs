@@ -117,7 +117,7 @@ impl Whole {
                 last: last.as_ref().and_then(|last| last.began),
                 deleted_bytes: last.as_ref().map_or(0, |last| last.deleted.bytes),
                 condemned_bytes: last.as_ref().map_or(0, |last| last.condemned.bytes),
-                skipped: last.and_then(|last| last.skipped),
+                skipped: last.and_then(|last| last.skipped.clone()),
             },
         }
     }

@@ -1,7 +1,9 @@
 //! What is named, and by whom: one pass over the lists of the store and over the manifests that are not known yet.
 
 mod decide;
+mod held;
 mod index;
+mod room;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,8 +12,9 @@ use std::time::{Duration, SystemTime};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::batches::{Batch, Publisher};
-use super::policy::Decision;
+use super::policy::{Decision, Reason};
 use super::{Candidate, Collector, Report, passed};
+use crate::config::GRAIN;
 use crate::digest::Digest;
 use crate::names::{RepoName, Tag, Tenant};
 use crate::objects::Key;
@@ -19,6 +22,7 @@ use crate::store::condemned::{Kind, Snapshot, fingerprint};
 use crate::store::layout::{self, Place};
 use crate::store::tags::Pointer;
 use crate::store::{Error, FAN_OUT, Result, views};
+use held::Held;
 use index::Index;
 pub(super) use index::Names;
 
@@ -58,6 +62,21 @@ impl Namer<'_> {
 struct Root {
     tag: Tag,
     manifests: Vec<Digest>,
+    /// What was pushed to it last.
+    pointed: Digest,
+    /// What it serves when that is not what was pushed.
+    view: Option<Digest>,
+    /// It was pushed to since its records were listed: it may name what none of these names.
+    is_newer: bool,
+}
+
+/// A layer that makes room: there may be a million of them.
+#[derive(Clone, Copy)]
+struct EvictedLayer {
+    /// The place of a tag that names it among the losers.
+    loser: u32,
+    /// Since it was used.
+    seconds: u64,
 }
 
 /// What something names that is there.
@@ -76,7 +95,11 @@ pub(super) struct Mark<'a> {
     live: HashMap<u64, Live>,
     /// When something was last pushed that names what is about to be evicted.
     watched: HashMap<u64, SystemTime>,
-    evicted_layers: HashMap<u64, Decision>,
+    evicted_layers: HashMap<u64, EvictedLayer>,
+    /// Tags that name them.
+    losers: Vec<(RepoName, Tag)>,
+    /// What tenants with a limit hold: listed before the choice of what goes, and kept until that is condemned.
+    held: HashMap<Tenant, Held>,
     garbage: Vec<Candidate>,
     /// Tags that go: their pointers, each with its records.
     evicted: Vec<Vec<Candidate>>,
@@ -95,6 +118,8 @@ impl<'a> Mark<'a> {
             live: HashMap::new(),
             watched,
             evicted_layers: HashMap::new(),
+            losers: Vec::new(),
+            held: HashMap::new(),
             garbage: Vec::new(),
             evicted: Vec::new(),
             hints: Vec::new(),
@@ -186,10 +211,14 @@ impl<'a> Mark<'a> {
             let mut manifests = vec![pointer.digest];
             manifests.extend(pointer.push.map(|push| push.manifest));
             manifests.extend(index.pushes.get(tag).into_iter().flatten().map(|(id, ..)| id.manifest));
+            let (view, noted) = view.unzip();
             manifests.extend(view);
             manifests.sort_unstable();
             manifests.dedup();
-            roots.push(Root { tag: tag.clone(), manifests });
+            let listed = index.pushes.get(tag).map_or(&[][..], Vec::as_slice);
+            let is_newer = noted.is_some_and(|at| at + GRAIN >= self.now)
+                || pointer.push.is_some_and(|push| !listed.iter().any(|(id, ..)| *id == push));
+            roots.push(Root { tag: tag.clone(), manifests, pointed: pointer.digest, view, is_newer });
         }
         Ok(roots)
     }
@@ -212,12 +241,15 @@ impl<'a> Mark<'a> {
 
     /// Manifests that were pushed by digest a while ago at most: what names them may still come.
     async fn mark_young(&mut self, tenant: &Tenant, repo: &RepoName, index: &Index, report: &mut Report) -> Result<()> {
+        self.mark_closure(tenant, repo, index, &self.young(tenant, index), Namer::Young, report).await
+    }
+
+    fn young(&self, tenant: &Tenant, index: &Index) -> Vec<Digest> {
         let config = &self.collector.store.config.collect;
         let wait = self.collector.wait(tenant);
         let young = wait + config.lease.get().min(wait);
         let manifests = index.manifests.iter().filter(|(_, (at, _))| !passed(*at, self.now, young));
-        let manifests: Vec<Digest> = manifests.map(|(digest, _)| *digest).collect();
-        self.mark_closure(tenant, repo, index, &manifests, Namer::Young, report).await
+        manifests.map(|(digest, _)| *digest).collect()
     }
 
     async fn mark_closure(
@@ -246,12 +278,8 @@ impl<'a> Mark<'a> {
             if let Some(subject) = &names.subject {
                 self.mark(layout::referrer(tenant, repo, subject, &digest).as_str(), stays);
             }
-            for (id, _) in &names.blobs {
+            for id in &names.blobs {
                 self.live.entry(*id).or_insert(Live { stays }).stays |= stays;
-                // An index that is to name this image need not find its layers gone.
-                if matches!(namer, Namer::Young) && !names.cache {
-                    self.evicted_layers.remove(id);
-                }
                 if let (Some(at), Some(newest)) = (at, self.watched.get_mut(id)) {
                     *newest = at.max(*newest);
                 }
@@ -291,34 +319,57 @@ impl<'a> Mark<'a> {
         self.hints.extend(gone.map(|(tag, _)| layout::used(tenant, repo, tag)));
     }
 
-    /// Lists the blobs of a tenant, and condemns those that nothing names.
+    /// Condemns the blobs of a tenant that nothing names, and what was chosen of them.
     pub async fn blobs(&mut self, tenant: &Tenant, publisher: &mut Publisher<'_>, report: &mut Report) -> Result<()> {
+        if let Some(held) = self.held.remove(tenant) {
+            for blob in held.iter() {
+                let candidate = Candidate { key: layout::blob(tenant, &blob.digest()), bytes: blob.bytes };
+                self.judge(tenant, (blob.id, blob.is_old), candidate, publisher, report).await?;
+            }
+            return Ok(());
+        }
         let wait = self.collector.wait(tenant);
         let mut listed = self.collector.store.objects.list(&layout::blobs_prefix(tenant), None);
         while let Some(meta) = listed.try_next().await? {
             report.objects += 1;
             self.throttle.step().await;
-            if !matches!(layout::parse(meta.key.as_str()), Some(Place::Blob { .. })) {
-                continue;
-            }
-            let found = report.tenants.entry(tenant.to_string()).or_default();
-            found.blobs.add(meta.size);
-            let id = fingerprint(meta.key.as_str());
-            let candidate = Candidate { key: meta.key, bytes: meta.size };
-            if let Some(decision) = self.evicted_layers.get(&id) {
-                let digest = candidate.key.as_str().rsplit('/').next().map(str::to_string);
-                let known = self.known.has(&candidate.key);
-                report.decisions.push(Decision { layer: digest, bytes: meta.size, known, ..decision.clone() });
-                publisher.add(Kind::Evict, candidate, report).await?;
-            } else if self.live.get(&id).is_some_and(|live| live.stays) {
-                found.live.add(meta.size);
-            } else if passed(meta.modified, self.now, wait) {
-                publisher.add(Kind::Garbage, candidate, report).await?;
-            } else {
-                found.young.add(meta.size);
+            if matches!(layout::parse(meta.key.as_str()), Some(Place::Blob { .. })) {
+                let blob = (fingerprint(meta.key.as_str()), passed(meta.modified, self.now, wait));
+                let candidate = Candidate { key: meta.key, bytes: meta.size };
+                self.judge(tenant, blob, candidate, publisher, report).await?;
             }
         }
         Ok(())
+    }
+
+    async fn judge(
+        &self,
+        tenant: &Tenant,
+        (id, is_old): (u64, bool),
+        blob: Candidate,
+        publisher: &mut Publisher<'_>,
+        report: &mut Report,
+    ) -> Result<()> {
+        let found = report.tenants.entry(tenant.to_string()).or_default();
+        found.blobs.add(blob.bytes);
+        if let Some(layer) = self.evicted_layers.get(&id) {
+            let known = self.known.has_fingerprint(id);
+            let reason = Reason::Room { seconds: layer.seconds };
+            report.decide(tenant, reason.rule(), blob.bytes, known, || {
+                let (repo, tag) = &self.losers[layer.loser as usize];
+                let digest = blob.key.as_str().rsplit('/').next().map(str::to_string);
+                Decision { layer: digest, bytes: blob.bytes, ..Decision::of_tag(tenant, repo, tag, reason, known) }
+            });
+            publisher.add(Kind::Evict, blob, report).await
+        } else if self.live.get(&id).is_some_and(|live| live.stays) {
+            found.live.add(blob.bytes);
+            Ok(())
+        } else if is_old {
+            publisher.add(Kind::Garbage, blob, report).await
+        } else {
+            found.young.add(blob.bytes);
+            Ok(())
+        }
     }
 }
 

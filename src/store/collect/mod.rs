@@ -8,7 +8,8 @@
 //! 1. It writes an object and asks for its modification time: the beginning, T. Every time here is the backend's.
 //! 2. It reads what is named: tags, push records, views, young manifests, and all that these name in turn (`mark`).
 //! 3. What nothing names and is old enough, and what policies choose (`policy`), it publishes in batches. A batch is a
-//!    write-once list; C is the list's own modification time.
+//!    write-once list; C is the list's own modification time. How old an object is, is only a reason to condemn it: so it does
+//!    not matter that the blobs of some tenants are listed before the mark.
 //! 4. A batch whose list is as old as the wait W at T, it judges by this mark, which began after that: what is named now
 //!    stays. What was chosen to make room stays when something written since C − X names it.
 //! 5. It claims the batch: a create that fails when there is a claim. There is one claim of a batch, ever.
@@ -84,6 +85,7 @@ use super::condemned::{Kind, Listed, list_batches};
 use super::patience::patiently;
 use super::{Error, Result, Store, layout};
 use crate::metrics::recent::Eviction;
+use crate::metrics::tenant::Rule;
 use crate::names::{BatchId, Tenant};
 use crate::objects::{Key, When};
 use batches::{Batch, Publisher};
@@ -92,6 +94,9 @@ use mark::{Mark, Names};
 /// Memory for what manifests name, from one collection to the next.
 const NAMES_BYTES_MAX: u64 = 64 << 20;
 
+/// Decisions that a report has one by one. A store that is short of room may let a million layers go.
+pub const DECISIONS_MAX: usize = 10_000;
+
 /// Collects one store. Any number of them may run, in any number of processes.
 pub struct Collector {
     store: Store,
@@ -99,7 +104,7 @@ pub struct Collector {
     names: Cache<u64, Arc<Names>>,
     /// One collection at a time in this process.
     running: tokio::sync::Mutex<()>,
-    last: Mutex<Option<Report>>,
+    last: Mutex<Option<Arc<Report>>>,
 }
 
 /// What a collection is to do.
@@ -130,8 +135,13 @@ pub struct Report {
     pub spared: u64,
     /// Batches that another collector has claimed, that are not due, or whose delete was not answered.
     pub batches_left: u64,
-    /// What goes to make room, and by which rule.
+    /// Tags and layers that rules let go, and the bytes of the layers.
+    pub going: BTreeMap<Rule, Sum>,
+    /// Which, and why: the first [`DECISIONS_MAX`] of them.
     pub decisions: Vec<policy::Decision>,
+    /// Those that no collection before has let go.
+    #[serde(skip)]
+    fresh: BTreeMap<(Tenant, Rule), Sum>,
     /// Why nothing was deleted.
     pub skipped: Option<String>,
 }
@@ -162,6 +172,19 @@ impl Sum {
     }
 }
 
+impl Report {
+    /// Notes that something goes. `bytes` are those of a layer.
+    fn decide(&mut self, tenant: &Tenant, rule: Rule, bytes: u64, known: bool, why: impl FnOnce() -> policy::Decision) {
+        self.going.entry(rule).or_default().add(bytes);
+        if !known {
+            self.fresh.entry((tenant.clone(), rule)).or_default().add(bytes);
+        }
+        if self.decisions.len() < DECISIONS_MAX {
+            self.decisions.push(why());
+        }
+    }
+}
+
 impl Collector {
     pub fn new(store: Store) -> Collector {
         let names = Cache::builder().max_capacity(NAMES_BYTES_MAX).weigher(|_, names: &Arc<Names>| names.weight());
@@ -169,7 +192,7 @@ impl Collector {
     }
 
     /// The last collection of this process.
-    pub fn last(&self) -> Option<Report> {
+    pub fn last(&self) -> Option<Arc<Report>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -187,7 +210,7 @@ impl Collector {
     }
 
     /// Collects once.
-    pub async fn run(&self, wish: Wish) -> Result<Report> {
+    pub async fn run(&self, wish: Wish) -> Result<Arc<Report>> {
         let _turn = self.running.lock().await;
         let _shown = Shown::new(&self.store.metrics.collecting);
         let began = Instant::now();
@@ -202,6 +225,7 @@ impl Collector {
         }
         report.seconds = began.elapsed().as_secs_f64();
         self.count(&report);
+        let report = Arc::new(report);
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.clone());
         Ok(report)
     }
@@ -296,16 +320,17 @@ impl Collector {
         metrics.deleted_objects.inc_by(report.deleted.objects);
         metrics.deleted_bytes.inc_by(report.deleted.bytes);
         metrics.spared_objects.inc_by(report.spared + report.kept);
+        for ((tenant, rule), sum) in &report.fresh {
+            metrics.tenants.of(tenant).evicted(*rule, sum.objects, sum.bytes);
+        }
         for decision in report.decisions.iter().filter(|decision| !decision.known) {
             self.remember(report, decision);
         }
     }
 
     fn remember(&self, report: &Report, decision: &policy::Decision) {
-        let metrics = &self.store.metrics;
         let Ok(tenant) = decision.tenant.parse::<Tenant>() else { return };
-        metrics.tenants.of(&tenant).evicted(decision.reason.rule(), decision.bytes);
-        metrics.recent.eviction(Eviction {
+        self.store.metrics.recent.eviction(Eviction {
             at: report.began.unwrap_or_default(),
             tenant,
             repo: decision.repo.clone(),

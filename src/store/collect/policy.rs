@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::config::RetainConfig;
 use crate::metrics::tenant::Rule;
-use crate::names::{RepoName, Tag};
+use crate::names::{RepoName, Tag, Tenant};
 
 /// A tag, as far as it matters here.
 #[derive(Clone, Debug)]
@@ -28,10 +28,10 @@ pub struct TagFacts {
 pub struct Content {
     pub id: u64,
     pub bytes: u64,
-    /// When it was last pushed or named by a push.
+    /// When it was last pushed, or served with the cache that it is part of.
     pub used: SystemTime,
-    /// Layers below it. Of those that were used last at the same time, the uppermost goes first.
-    pub depth: u32,
+    /// When it was last named by a push.
+    pub pushed: SystemTime,
     /// A config or something else that is not a layer: it goes with the tag only.
     pub fixed: bool,
 }
@@ -65,6 +65,21 @@ pub struct Decision {
     pub why: String,
     /// A collection before has condemned it.
     pub known: bool,
+}
+
+impl Decision {
+    pub fn of_tag(tenant: &Tenant, repo: &RepoName, tag: &Tag, reason: Reason, known: bool) -> Decision {
+        Decision {
+            tenant: tenant.to_string(),
+            repo: repo.to_string(),
+            tag: tag.to_string(),
+            layer: None,
+            bytes: 0,
+            why: reason.to_string(),
+            reason,
+            known,
+        }
+    }
 }
 
 impl Reason {
@@ -149,46 +164,85 @@ pub struct Room {
     pub bytes: u64,
 }
 
+/// A layer that may go by itself.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    pub id: u64,
+    pub bytes: u64,
+    used: SystemTime,
+    pushed: SystemTime,
+    /// Position of a tag that names it.
+    tag: usize,
+    /// Layers below it. Those that no cache places are of no use to any.
+    pub depth: u32,
+}
+
+impl Layer {
+    fn time(&self) -> (SystemTime, SystemTime) {
+        (self.used, self.pushed)
+    }
+}
+
+/// Layers of cache tags that were not used within `floor`, the least recently used first and, among those, the least
+/// recently pushed. A layer that an ordinary image or a protected tag names stays.
+pub fn idle_layers(
+    tags: &[TagFacts],
+    protected: &dyn Fn(&TagFacts) -> bool,
+    floor: Duration,
+    now: SystemTime,
+) -> Vec<Layer> {
+    let mut layers = HashMap::<u64, (Layer, bool)>::new();
+    for (tag, facts) in tags.iter().enumerate() {
+        let stays = !facts.cache || protected(facts);
+        for Content { id, bytes, used, pushed, fixed } in facts.content.iter().copied() {
+            let new = Layer { id, bytes, used, pushed, tag, depth: u32::MAX };
+            let (layer, fixed_so_far) = layers.entry(id).or_insert((new, false));
+            (layer.used, layer.pushed) = (layer.used.max(used), layer.pushed.max(pushed));
+            *fixed_so_far |= fixed || stays;
+        }
+    }
+    let idle = layers.into_values().filter(|(layer, fixed)| !fixed && age(layer.used, now) > floor);
+    let mut idle: Vec<Layer> = idle.map(|(layer, _)| layer).collect();
+    idle.sort_unstable_by_key(|layer| (layer.time(), layer.id));
+    idle
+}
+
+/// Layers of one time of which some have to go and others may stay: their depth is to tell which.
+pub fn undecided(layers: &[Layer], excess: u64) -> &[Layer] {
+    let (mut freed, mut rest) = (0_u64, layers);
+    while let Some(first) = rest.first().filter(|_| freed < excess) {
+        let alike = rest.iter().take_while(|layer| layer.time() == first.time()).count();
+        let (group, later) = rest.split_at(alike);
+        freed = group.iter().fold(freed, |freed, layer| freed.saturating_add(layer.bytes));
+        if freed >= excess && group.len() > 1 {
+            return group;
+        }
+        rest = later;
+    }
+    &[]
+}
+
 /// Chooses what to let go until `excess` bytes are free, among what was not used within `floor`.
 ///
-/// Layers of cache tags go first, the least recently used before all others and, among those of one time, from the tail
-/// of their chains: a build that misses one does its step again. A layer that an ordinary image or a protected tag names
-/// stays. Then whole tags, least recently used first.
+/// Layers of cache tags go first ([`idle_layers`]), the least recently used before all others and, among those of one
+/// time, from the tail of their chains: a build that misses one does its step again. Then whole tags, least recently used
+/// first.
 pub fn make_room(
     tags: &[TagFacts],
+    mut layers: Vec<Layer>,
     protected: &dyn Fn(&TagFacts) -> bool,
     excess: u64,
     floor: Duration,
     now: SystemTime,
 ) -> Room {
-    struct Layer {
-        bytes: u64,
-        used: SystemTime,
-        depth: u32,
-        tag: usize,
-        fixed: bool,
-    }
-    let mut layers = HashMap::<u64, Layer>::new();
-    for (at, facts) in tags.iter().enumerate() {
-        let fixed = !facts.cache || protected(facts);
-        for content in &facts.content {
-            let new = Layer { bytes: content.bytes, used: content.used, depth: 0, tag: at, fixed: false };
-            let layer = layers.entry(content.id).or_insert(new);
-            layer.used = layer.used.max(content.used);
-            layer.depth = layer.depth.max(content.depth);
-            layer.fixed |= fixed || content.fixed;
-        }
-    }
     let mut room = Room::default();
-    let mut order: Vec<(&u64, &Layer)> =
-        layers.iter().filter(|(_, layer)| !layer.fixed && age(layer.used, now) > floor).collect();
-    order.sort_unstable_by_key(|(id, layer)| (layer.used, std::cmp::Reverse(layer.depth), **id));
-    for (id, layer) in order {
+    layers.sort_unstable_by_key(|layer| (layer.time(), std::cmp::Reverse(layer.depth), layer.id));
+    for layer in layers {
         if room.bytes >= excess {
             return room;
         }
-        room.bytes += layer.bytes;
-        room.layers.push((*id, layer.tag, layer.used));
+        room.bytes = room.bytes.saturating_add(layer.bytes);
+        room.layers.push((layer.id, layer.tag, layer.used));
     }
     // What only the tags that go name is freed with them.
     let mut names = HashMap::<u64, usize>::new();
@@ -209,7 +263,7 @@ pub fn make_room(
             let left = names.entry(content.id).or_default();
             *left = left.saturating_sub(1);
             if *left == 0 && !evicted.contains(&content.id) {
-                room.bytes += content.bytes;
+                room.bytes = room.bytes.saturating_add(content.bytes);
             }
         }
         room.tags.push(at);
@@ -226,12 +280,12 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(hours * 3600)
     }
 
-    fn tag(name: &str, pushed: u64, used: u64, cache: bool, content: &[(u64, u64, u64, u32)]) -> TagFacts {
-        let content = content.iter().map(|(id, bytes, used, depth)| Content {
+    fn tag(name: &str, pushed: u64, used: u64, cache: bool, content: &[(u64, u64, u64)]) -> TagFacts {
+        let content = content.iter().map(|(id, bytes, used)| Content {
             id: *id,
             bytes: *bytes,
             used: at(*used),
-            depth: *depth,
+            pushed: at(pushed),
             fixed: false,
         });
         TagFacts {
@@ -277,31 +331,48 @@ mod tests {
         );
     }
 
+    /// Room among what was not used for an hour. A layer's depth is the last digit of its id.
+    fn room(tags: &[TagFacts], protected: &dyn Fn(&TagFacts) -> bool, excess: u64) -> Room {
+        let floor = Duration::from_secs(3600);
+        let mut layers = idle_layers(tags, protected, floor, at(100));
+        layers.iter_mut().for_each(|layer| layer.depth = (layer.id % 10) as u32);
+        make_room(tags, layers, protected, excess, floor, at(100))
+    }
+
     #[test]
     fn the_oldest_layers_go_first_and_of_one_time_the_tail() {
         let tags = [
-            tag("a", 0, 99, true, &[(1, 10, 50, 0), (2, 10, 50, 1), (3, 10, 90, 2)]),
-            tag("b", 0, 99, true, &[(4, 10, 40, 0), (1, 10, 60, 0)]),
+            tag("a", 30, 99, true, &[(1, 10, 50), (2, 10, 50), (3, 10, 90)]),
+            tag("b", 20, 99, true, &[(4, 10, 40), (1, 10, 60), (15, 10, 50), (5, 10, 50)]),
         ];
-        let ids = |excess| {
-            let room = make_room(&tags, &|_| false, excess, Duration::from_secs(3600), at(100));
-            room.layers.iter().map(|(id, ..)| *id).collect::<Vec<_>>()
-        };
+        let ids = |excess| room(&tags, &|_| false, excess).layers.iter().map(|(id, ..)| *id).collect::<Vec<_>>();
         assert_eq!(ids(10), [4]);
-        assert_eq!(ids(25), [4, 2, 1]);
+        // Used last at one time, what was pushed before goes first.
+        assert_eq!(ids(35), [4, 5, 15, 2]);
+        assert_eq!(ids(45), [4, 5, 15, 2, 1]);
+    }
+
+    #[test]
+    fn depth_is_asked_for_where_it_decides() {
+        let tags = [tag("a", 0, 99, true, &[(1, 10, 50), (2, 10, 60), (3, 10, 60), (4, 10, 60), (5, 10, 70)])];
+        let layers = idle_layers(&tags, &|_| false, Duration::from_secs(3600), at(100));
+        let asked = |excess| undecided(&layers, excess).iter().map(|layer| layer.id).collect::<Vec<_>>();
+        assert_eq!(asked(11), [2, 3, 4]);
+        for excess in [0, 10, 45, u64::MAX] {
+            assert!(asked(excess).is_empty(), "{excess}");
+        }
     }
 
     #[test]
     fn images_go_as_whole_tags_and_what_others_name_frees_nothing() {
         let tags = [
-            tag("old", 0, 10, false, &[(1, 10, 10, 0), (2, 10, 10, 0)]),
-            tag("new", 0, 20, false, &[(2, 10, 20, 0)]),
-            tag("kept", 0, 0, false, &[(3, 10, 0, 0)]),
-            tag("cache", 0, 0, true, &[(3, 10, 0, 0)]),
-            tag("just", 0, 100, false, &[(4, 10, 100, 0)]),
+            tag("old", 0, 10, false, &[(1, 10, 10), (2, 10, 10)]),
+            tag("new", 0, 20, false, &[(2, 10, 20)]),
+            tag("kept", 0, 0, false, &[(3, 10, 0)]),
+            tag("cache", 0, 0, true, &[(3, 10, 0)]),
+            tag("just", 0, 100, false, &[(4, 10, 100)]),
         ];
-        let protected = |facts: &TagFacts| &*facts.tag == "kept";
-        let room = make_room(&tags, &protected, 100, Duration::from_secs(3600), at(100));
+        let room = room(&tags, &|facts: &TagFacts| &*facts.tag == "kept", 100);
         assert!(room.layers.is_empty(), "a protected image names the only layer: {room:?}");
         assert_eq!((room.tags, room.bytes), (vec![3, 0, 1], 20));
     }

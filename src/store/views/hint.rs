@@ -1,5 +1,7 @@
 //! What one server tells the others about a view that it has made.
 
+use std::time::SystemTime;
+
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
@@ -81,12 +83,12 @@ impl Repo {
     }
 }
 
-/// The manifest that the view of a hint is, where there is one.
-pub(in super::super) async fn hinted(store: &Store, key: &Key) -> Result<Option<Digest>> {
+/// The view that is hinted at under a key, where there is one: its manifest, and when it was noted.
+pub(in super::super) async fn hinted(store: &Store, key: &Key) -> Result<Option<(Digest, SystemTime)>> {
     match patiently(|| store.objects.read(key, None)).await {
-        Ok(Read::Fresh(_, bytes)) => {
+        Ok(Read::Fresh(meta, bytes)) => {
             let hint: Option<Hint> = serde_json::from_slice(&bytes).ok();
-            Ok(hint.and_then(|hint| hint.view).map(|view| view.digest))
+            Ok(hint.and_then(|hint| hint.view).map(|view| (view.digest, meta.modified)))
         }
         Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
         Err(error) => Err(error.into()),

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{basic, configure, static_token, token_entry};
 use crate::views::{Cache, TAG, announced, import, steps, the};
-use crate::world::{CONFIG, LAYER, World, descriptor, image};
+use crate::world::{CONFIG, LAYER, World, age, descriptor, image};
 
 /// `main` writes to the tenant. `next` is a branch, `onto-next` a pull request to it.
 const RULES: &str = r#"
@@ -234,20 +234,6 @@ async fn a_pull_request_to_a_branch_reads_the_branch_and_then_main() {
     assert_eq!(steps(onto).await, the(&["shared", "server", "web", "docs"]));
     assert_eq!(steps(of(&world, "next")).await, the(&["shared", "server", "web"]));
     of(&world, "one").get(format!("/v2/app/blobs/{}", branch.layer)).await.expect(404);
-}
-
-/// Makes everything below the folder as old as that.
-fn age(folder: &Path, by: Duration) {
-    // Empty folders are removed.
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for entry in entries.map(Result::unwrap) {
-        if entry.file_type().unwrap().is_dir() {
-            age(&entry.path(), by);
-        } else {
-            let file = std::fs::File::options().write(true).open(entry.path()).unwrap();
-            file.set_modified(SystemTime::now() - by).unwrap();
-        }
-    }
 }
 
 fn folders(world: &World) -> Vec<String> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::super::{Collector, Report};
@@ -14,24 +15,33 @@ use crate::store::condemned::fingerprint;
 use crate::store::layout::{self, PushId, RepoItem};
 use crate::store::manifests::Parsed;
 use crate::store::patience::patiently;
-use crate::store::{Error, FAN_OUT, Result};
+use crate::store::{Error, FAN_OUT, Result, hash};
 
 /// What a manifest names, in few bytes.
 pub(in super::super) struct Names {
-    /// Fingerprints of the blobs' keys, and their sizes as the manifest says.
-    pub blobs: Box<[(u64, u64)]>,
+    /// Fingerprints of the blobs' keys. Their sizes are not for a manifest to say.
+    pub blobs: Box<[u64]>,
     pub children: Box<[Digest]>,
     pub subject: Option<Digest>,
     /// The blob that is the config.
-    pub config: Option<u64>,
+    pub config: Option<Digest>,
     /// It is a cache manifest.
     pub cache: bool,
 }
 
 impl Names {
     pub fn weight(&self) -> u32 {
-        u32::try_from(128 + self.blobs.len() * 16 + self.children.len() * size_of::<Digest>()).unwrap_or(u32::MAX)
+        u32::try_from(256 + self.blobs.len() * size_of::<u64>() + self.children.len() * size_of::<Digest>())
+            .unwrap_or(u32::MAX)
     }
+}
+
+/// What a read came to.
+pub(super) enum Found {
+    Right(Bytes),
+    /// They do not fit the digest, also when they are read again.
+    Wrong(Bytes),
+    Nothing,
 }
 
 /// One repository, as its keys show it.
@@ -98,34 +108,56 @@ impl Collector {
         Ok(())
     }
 
-    /// What a manifest names, and whether it had to be read for that. Nothing when it is missing or damaged.
+    /// What a manifest names, and whether it had to be read for that. Nothing when it is missing.
     async fn manifest_names(&self, tenant: &Tenant, repo: &RepoName, digest: &Digest) -> Result<(Arc<Names>, bool)> {
         let key = layout::manifest(tenant, repo, digest);
         let id = fingerprint(key.as_str());
         if let Some(names) = self.names.get(&id) {
             return Ok((names, false));
         }
-        let objects = &self.store.objects;
-        // Past the hot layer, which this would flush.
-        let parsed = match patiently(|| objects.read(&key, None)).await {
-            Ok(Read::Fresh(_, bytes)) => Parsed::parse(&bytes, None),
-            Ok(Read::Same) | Err(objects::Error::NotFound) => Err(Error::ManifestUnknown(digest.to_string())),
-            Err(error) => return Err(error.into()),
+        let (bytes, right) = match self.read(&key, digest).await? {
+            Found::Right(bytes) => (bytes, true),
+            Found::Wrong(bytes) => (bytes, false),
+            Found::Nothing => (Bytes::new(), false),
         };
-        let Ok(parsed) = parsed else {
+        let Ok(parsed) = Parsed::parse(&bytes, None) else {
             let nothing = Names { blobs: [].into(), children: [].into(), subject: None, config: None, cache: false };
             return Ok((Arc::new(nothing), true));
         };
-        let blobs = parsed.blobs.iter().zip(&parsed.sizes);
         let of = |blob: &Digest| fingerprint(layout::blob(tenant, blob).as_str());
         let names = Arc::new(Names {
-            blobs: blobs.map(|(blob, size)| (of(blob), *size)).collect(),
-            config: parsed.config.as_ref().map(of),
+            blobs: parsed.blobs.iter().map(of).collect(),
+            config: parsed.config,
             children: parsed.children.into(),
             subject: parsed.subject,
             cache: parsed.cache,
         });
-        self.names.insert(id, names.clone());
+        // Of wrong bytes nothing is believed but what makes something stay, and only as long as they are there.
+        if right {
+            self.names.insert(id, names.clone());
+        }
         Ok((names, true))
+    }
+
+    /// Small content, past the hot layer, which a walk through the store would flush.
+    pub(super) async fn read(&self, key: &Key, digest: &Digest) -> Result<Found> {
+        let objects = &self.store.objects;
+        let (meta, bytes) = match patiently(|| objects.read(key, None)).await {
+            Ok(Read::Fresh(meta, bytes)) => (meta, bytes),
+            Ok(Read::Same) | Err(objects::Error::NotFound) => return Ok(Found::Nothing),
+            Err(error) => return Err(error.into()),
+        };
+        if hash(digest.algorithm(), bytes.clone()).await? == *digest {
+            return Ok(Found::Right(bytes));
+        }
+        if self.store.checks.is_wrong(&meta) {
+            return Ok(Found::Wrong(bytes));
+        }
+        // On the line, or in the store: the reader knows how to find out, and who has to be told.
+        match self.store.fetch_small(key, *digest).await {
+            Ok(bytes) => Ok(Found::Right(bytes)),
+            Err(Error::BlobUnknown(_)) => Ok(Found::Wrong(bytes)),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -1,0 +1,282 @@
+//! Room: how much has to go, and what goes first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use larder::app::App;
+use larder::buildkit::CONFIG_MEDIA_TYPE;
+use larder::config::Config;
+use larder::digest::Digest;
+use larder::store::collect::{Report, Wish};
+use serde_json::{Value, json};
+
+use crate::world::{CONFIG, LAYER, World, age, age_file, descriptor, image, noise};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const KB: usize = 1000;
+
+/// A tenant that is brought from 800 kB to 600 kB. Repositories have no rules but these.
+async fn world(rules: &str) -> World {
+    let limits = "[[tenants]]\nname = \"default\"\nquota = { max = \"1MB\", high = \"800kB\", low = \"600kB\" }\n";
+    let configured: Config = toml::from_str(&format!("{limits}{rules}")).unwrap();
+    World::with(|config| {
+        config.tenants = configured.tenants;
+        config.repositories = configured.repositories;
+    })
+    .await
+}
+
+/// All of it was written so long ago.
+fn aged(world: &World, by: Duration) {
+    age(&world.config().store.path.join("t"), by);
+}
+
+fn aged_item(world: &World, item: &str, by: Duration) {
+    age_file(&world.config().store.path.join("t/default/repos").join(item), by);
+}
+
+/// A cache tag was pulled, or found unchanged by an export, so long ago.
+fn used(world: &World, tag: &str, ago: Duration) {
+    let folder = world.config().store.path.join("t/default/repos/shop/cache/!/used");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(tag), "{}").unwrap();
+    age_file(&folder.join(tag), ago);
+}
+
+async fn collect(app: &App, dry: bool) -> Arc<Report> {
+    app.collect(dry).await.unwrap()
+}
+
+/// What would go: layers, and tags as `repo:tag`.
+async fn going(world: &World) -> Vec<String> {
+    let report = collect(world.app(), true).await;
+    let name = |layer: Option<String>, tag: String| layer.unwrap_or(tag);
+    let mut going: Vec<String> = report
+        .decisions
+        .iter()
+        .map(|gone| name(gone.layer.as_ref().map(ToString::to_string), format!("{}:{}", gone.repo, gone.tag)))
+        .collect();
+    going.sort();
+    going
+}
+
+fn hexes(digests: &[Digest]) -> Vec<String> {
+    let mut hexes: Vec<String> = digests.iter().map(Digest::hex).collect();
+    hexes.sort();
+    hexes
+}
+
+/// Pushes a cache with a chain of layers, as BuildKit writes it: layers in the order of their digests. From the bottom.
+async fn put_chain(world: &World, tag: &str, length: usize, bytes: usize, seed: u64) -> Vec<Digest> {
+    let layers: Vec<_> = (0..length).map(|at| noise(bytes, seed * 1000 + at as u64)).collect();
+    let mut chain = Vec::new();
+    for layer in &layers {
+        chain.push(world.put_blob("shop/cache", layer.clone()).await);
+    }
+    let mut sorted: Vec<usize> = (0..length).collect();
+    sorted.sort_by_key(|at| chain[*at].to_string());
+    let place = |at: usize| sorted.iter().position(|other| *other == at).unwrap();
+    let written = |at: &usize| match at.checked_sub(1) {
+        None => json!({ "blob": chain[*at].to_string(), "parent": -1 }),
+        Some(below) => json!({ "blob": chain[*at].to_string(), "parent": place(below) }),
+    };
+    let mut records = vec![json!({ "digest": Digest::sha256(format!("{seed}").as_bytes()).to_string() })];
+    records.extend((0..length).map(|at| {
+        let result = json!({ "layer": place(at), "createdAt": "2026-01-02T03:04:05Z" });
+        let digest = Digest::sha256(format!("{seed} {at}").as_bytes()).to_string();
+        json!({ "digest": digest, "inputs": [[{ "link": at }]], "layers": [result] })
+    }));
+    let config = json!({ "layers": sorted.iter().map(written).collect::<Vec<_>>(), "records": records }).to_string();
+    world.put_blob("shop/cache", config.clone()).await;
+    let named = |at: &usize| {
+        let mut layer = descriptor(LAYER, &layers[*at]);
+        let diff = Digest::sha256(format!("diff of {seed} {at}").as_bytes()).to_string();
+        layer["annotations"] = json!({ "containerd.io/uncompressed": diff });
+        layer
+    };
+    let manifest = image(descriptor(CONFIG_MEDIA_TYPE, config.as_bytes()), sorted.iter().map(named).collect());
+    world.put_manifest("shop/cache", tag, &manifest).await;
+    chain
+}
+
+async fn put_app(world: &World, tag: &str, bytes: usize, seed: u64) -> Value {
+    let layer = noise(bytes, seed);
+    world.put_blob("app", layer.clone()).await;
+    world.put_blob("app", "{}").await;
+    let manifest = image(descriptor(CONFIG, b"{}"), vec![descriptor(LAYER, &layer)]);
+    world.put_manifest("app", tag, &manifest).await;
+    manifest
+}
+
+#[tokio::test]
+async fn what_a_manifest_says_of_a_size_lets_nothing_go() {
+    let mut world = world("").await;
+    world.damaged_on_purpose();
+    put_chain(&world, "main", 3, 50 * KB, 1).await;
+    let mut lie = put_app(&world, "honest", 50 * KB, 2).await;
+    lie["layers"][0]["size"] = json!(1_u64 << 62);
+    world.put_manifest("app", "lie", &lie).await;
+    aged(&world, 3 * HOUR);
+    assert_eq!(going(&world).await, Vec::<String>::new());
+    // Nor does it count for less than it is.
+    lie["layers"][0]["size"] = json!(1);
+    lie["layers"][0]["digest"] = json!(world.put_blob("app", noise(700 * KB, 3)).await.to_string());
+    world.put_manifest("app", "lie", &lie).await;
+    aged(&world, 3 * HOUR);
+    assert!(!going(&world).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_has_gone_is_not_made_room_for_again() {
+    let world = world("").await;
+    put_chain(&world, "main", 9, 100 * KB, 1).await;
+    aged(&world, 3 * HOUR);
+    let first = collect(world.app(), false).await;
+    assert_eq!(first.decisions.iter().map(|gone| gone.bytes).collect::<Vec<_>>(), [100_000; 4]);
+    // Condemned, it does not count; nor when it is gone, though manifests still name it.
+    assert_eq!(collect(world.app(), false).await.condemned.objects, 0);
+    aged(&world, 5 * 24 * HOUR);
+    age(&world.config().store.path.join("condemned"), 3 * 24 * HOUR);
+    assert_eq!(collect(world.app(), false).await.deleted.bytes, 400_000);
+    let last = collect(world.app(), false).await;
+    assert_eq!((last.condemned.objects, last.decisions.len()), (0, 0), "{:?}", last.decisions);
+}
+
+#[tokio::test]
+async fn what_no_tag_names_yet_counts_and_what_goes_by_itself_does_not() {
+    let world = world("").await;
+    put_chain(&world, "main", 4, 100 * KB, 1).await;
+    world.put_blob("app", noise(480 * KB, 2)).await;
+    // As old as garbage has to be: it is to go, and that is enough.
+    aged(&world, 30 * HOUR);
+    assert_eq!(going(&world).await, Vec::<String>::new());
+    // Sent a while ago, it is what uploads would be refused for.
+    let orphan = world.blob_file(&Digest::sha256(&noise(480 * KB, 2)));
+    age_file(&orphan, HOUR / 4);
+    assert_eq!(going(&world).await.len(), 3);
+    // So are parts of blobs that are being sent.
+    std::fs::remove_file(orphan).unwrap();
+    assert_eq!(going(&world).await, Vec::<String>::new());
+    let session = world.begin("app").await;
+    world.patch(session).body(noise(480 * KB, 4)).await.expect(202);
+    assert_eq!(going(&world).await.len(), 3);
+}
+
+#[tokio::test]
+async fn of_a_chain_the_upper_half_goes() {
+    let mut world = world("").await;
+    let chain = put_chain(&world, "main", 40, 20_100, 1).await;
+    aged(&world, 3 * HOUR);
+    world.reconfigure(|config| config.tenants[0].quota.low = Some(416_000)).await;
+    assert_eq!(going(&world).await, hexes(&chain[20..]));
+}
+
+#[tokio::test]
+async fn what_is_served_stays_before_what_was_pushed_later() {
+    let world = world("").await;
+    let served = put_chain(&world, "served", 4, 100 * KB, 1).await;
+    aged(&world, 48 * HOUR);
+    let pushed = put_chain(&world, "pushed", 5, 100 * KB, 2).await;
+    aged_item(&world, "shop/cache/!/tags/pushed", 24 * HOUR);
+    age(&world.config().store.path.join("t/default/repos/shop/cache/!/pushes/pushed"), 24 * HOUR);
+    used(&world, "served", 2 * HOUR);
+    assert_eq!(going(&world).await, hexes(&pushed[1..]));
+    // Without that, what was pushed first.
+    used(&world, "served", 30 * HOUR);
+    assert_eq!(going(&world).await, hexes(&served));
+}
+
+#[tokio::test]
+async fn all_that_a_view_has_is_used_when_it_is_served() {
+    let world = world("").await;
+    let first = put_chain(&world, "main", 2, 100 * KB, 1).await;
+    aged(&world, 72 * HOUR);
+    let second = put_chain(&world, "main", 2, 100 * KB, 2).await;
+    world.head("/v2/shop/cache/manifests/main").await.expect(200);
+    aged(&world, 48 * HOUR);
+    let other = put_chain(&world, "other", 5, 100 * KB, 3).await;
+    for item in ["pushes", "tags", "manifests"] {
+        age(&world.config().store.path.join("t/default/repos/shop/cache/!").join(item), 24 * HOUR);
+    }
+    used(&world, "main", 2 * HOUR);
+    // Both pushes are in what main serves.
+    assert_eq!(going(&world).await, hexes(&other[1..]));
+    used(&world, "main", 30 * HOUR);
+    assert_eq!(going(&world).await.len(), 4);
+    assert_eq!((first.len(), second.len()), (2, 2));
+}
+
+const RULES: &str = r#"
+    [[repositories]]
+    pattern = "app"
+    retain = [{ tags = "main", protected = true }, { tags = "*", pushed = "240h" }]
+"#;
+
+#[tokio::test]
+async fn what_was_pushed_too_long_ago_goes_and_a_protected_tag_stays_whatever_happens() {
+    let mut world = world(RULES).await;
+    for (seed, tag) in ["main", "old", "newer"].into_iter().enumerate() {
+        put_app(&world, tag, 50 * KB, seed as u64).await;
+    }
+    aged(&world, 20 * 24 * HOUR);
+    aged_item(&world, "app/!/tags/newer", 2 * 24 * HOUR);
+    // To be pulled does not make it newer.
+    world.head("/v2/app/manifests/old").await.expect(200);
+    assert_eq!(going(&world).await, ["app:old"]);
+    world.reconfigure(|config| (config.tenants[0].quota.high, config.tenants[0].quota.low) = (Some(2), Some(1))).await;
+    assert_eq!(going(&world).await, ["app:newer", "app:old"]);
+}
+
+#[tokio::test]
+async fn where_the_disk_is_short_of_its_reserve_all_goes_that_may() {
+    let mut world = world(RULES).await;
+    put_app(&world, "main", 50 * KB, 1).await;
+    put_app(&world, "other", 50 * KB, 2).await;
+    let chain = put_chain(&world, "main", 3, 50 * KB, 3).await;
+    aged(&world, 24 * HOUR);
+    put_app(&world, "young", 50 * KB, 4).await;
+    world
+        .reconfigure(|config| {
+            config.tenants.clear();
+            config.store.reserve = Some(bytesize::ByteSize::pib(1));
+        })
+        .await;
+    let mut expected = hexes(&chain);
+    expected.extend(["app:other".to_string(), "shop/cache:main".to_string()]);
+    expected.sort();
+    assert_eq!(going(&world).await, expected);
+    // Before anything has been counted nobody knows whose part is how large.
+    world.restart().await;
+    let report = world.app().collector.run(Wish { dry: true, pressed: true }).await.unwrap();
+    assert_eq!(report.decisions, []);
+}
+
+#[tokio::test]
+async fn what_wrong_bytes_name_is_not_remembered() {
+    let mut world = world("").await;
+    world.damaged_on_purpose();
+    let layer = world.put_image("app", "main", "seed").await.layer;
+    aged(&world, 72 * HOUR);
+    let manifests = world.config().store.path.join("t/default/repos/app/!/manifests/sha256");
+    let file = std::fs::read_dir(manifests).unwrap().next().unwrap().unwrap().path();
+    let right = std::fs::read_to_string(&file).unwrap();
+    let elsewhere = Digest::sha256(b"elsewhere").to_string();
+    std::fs::write(&file, right.replace(&layer.to_string(), &elsewhere)).unwrap();
+    assert_eq!(collect(world.app(), true).await.condemned.objects, 1);
+    std::fs::write(&file, right).unwrap();
+    assert_eq!(collect(world.app(), true).await.condemned.objects, 0);
+}
+
+#[tokio::test]
+async fn a_report_has_a_bound_and_its_sums_are_of_all() {
+    let world = world("").await;
+    put_chain(&world, "main", 9, 100 * KB, 1).await;
+    aged(&world, 3 * HOUR);
+    let report = collect(world.app(), false).await;
+    assert_eq!(serde_json::to_value(&*report).unwrap()["going"], json!({ "room": { "objects": 4, "bytes": 400_000 } }));
+    let counted = || world.app().metrics.render();
+    assert!(counted().contains("larder_evicted_bytes_total{rule=\"room\",tenant=\"default\"} 400000"), "{}", counted());
+    // The same again is not counted twice.
+    collect(world.app(), false).await;
+    assert!(counted().contains("larder_evicted_bytes_total{rule=\"room\",tenant=\"default\"} 400000"), "{}", counted());
+}
