@@ -1,6 +1,7 @@
 //! Views of pushes recorded from real builds (`tests/fixtures/union`).
 
 use super::*;
+use crate::digest::Digest;
 
 pub fn fixture(name: &str) -> Source {
     let file = |kind| {

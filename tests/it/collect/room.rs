@@ -247,7 +247,7 @@ async fn where_the_disk_is_short_of_its_reserve_all_goes_that_may() {
     assert_eq!(going(&world).await, expected);
     // Before anything has been counted nobody knows whose part is how large.
     world.restart().await;
-    let report = world.app().collector.run(Wish { dry: true, pressed: true }).await.unwrap();
+    let report = world.app().collector.run(Wish { dry: true }).await.unwrap();
     assert_eq!(report.decisions, []);
 }
 

@@ -109,7 +109,12 @@ impl Collector {
     }
 
     /// What a manifest names, and whether it had to be read for that. Nothing when it is missing.
-    async fn manifest_names(&self, tenant: &Tenant, repo: &RepoName, digest: &Digest) -> Result<(Arc<Names>, bool)> {
+    pub(super) async fn manifest_names(
+        &self,
+        tenant: &Tenant,
+        repo: &RepoName,
+        digest: &Digest,
+    ) -> Result<(Arc<Names>, bool)> {
         let key = layout::manifest(tenant, repo, digest);
         let id = fingerprint(key.as_str());
         if let Some(names) = self.names.get(&id) {

@@ -251,13 +251,7 @@ impl Mark<'_> {
     }
 
     /// The blobs that the push records of a tag named when they were listed.
-    async fn recorded(
-        &self,
-        tenant: &Tenant,
-        repo: &RepoName,
-        index: &Index,
-        root: &Root,
-    ) -> Result<HashSet<u64>> {
+    async fn recorded(&self, tenant: &Tenant, repo: &RepoName, index: &Index, root: &Root) -> Result<HashSet<u64>> {
         let mut recorded = HashSet::new();
         for (id, ..) in index.pushes.get(&root.tag).into_iter().flatten() {
             let (names, _) = self.collector.manifest_names(tenant, repo, &id.manifest).await?;

@@ -1,6 +1,6 @@
 //! What was promised to clients, and whether it is kept. It sees everything at once, as nobody in the system does.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use larder::digest::Digest;
@@ -18,8 +18,8 @@ pub struct Ghost {
     promised: HashMap<String, (SystemTime, String)>,
     /// Writings of tags that were acknowledged, and when.
     acknowledged: HashMap<u64, SystemTime>,
-    /// Caches that were acknowledged, since anything of the cache tag was last removed.
-    caches: BTreeSet<Digest>,
+    /// Caches that were acknowledged, and when, since anything of the cache tag was last removed.
+    caches: BTreeMap<Digest, SystemTime>,
     /// How often anything of the cache tag was removed.
     pub records_removed: usize,
     pub violation: Option<String>,
@@ -50,7 +50,7 @@ impl Ghost {
             setting,
             promised: HashMap::new(),
             acknowledged: HashMap::new(),
-            caches: BTreeSet::new(),
+            caches: BTreeMap::new(),
             records_removed: 0,
             violation: None,
             deleted: 0,
@@ -98,7 +98,11 @@ impl Ghost {
 
     /// Caches that a view which is asked for from now on must contain.
     pub fn cache_pushes(&self) -> Caches {
-        Caches { digests: self.caches.clone(), records_removed: self.records_removed }
+        // Where layers go to make room, views lack those that were not pushed just now.
+        let now = self.sim.now();
+        let just_now = |at: &SystemTime| now.duration_since(*at).is_ok_and(|age| age < self.setting.age);
+        let there = self.caches.iter().filter(|(_, at)| self.setting.room.is_none() || just_now(at));
+        Caches { digests: there.map(|(digest, _)| *digest).collect(), records_removed: self.records_removed }
     }
 
     /// A client was served this by a tag. Returns the blobs that it names.
@@ -113,8 +117,7 @@ impl Ghost {
             }
             self.stays(&key, until, "lease");
         }
-        // Where layers go to make room, views lack them.
-        let complete = tag == CACHE && self.setting.room.is_none() && before.records_removed == self.records_removed;
+        let complete = tag == CACHE && before.records_removed == self.records_removed;
         for push in before.digests.iter().filter(|_| complete) {
             let layers = self.layers_of(&manifest_key(repo, push));
             if let Some(layer) = layers.iter().find(|layer| !named.contains(layer)) {
@@ -146,7 +149,7 @@ impl Ghost {
             if !recorded {
                 self.fail(format!("the acknowledged push {digest} left no record"));
             }
-            self.caches.insert(*digest);
+            self.caches.insert(*digest, self.sim.now());
         }
         // Somebody else may have pushed or deleted since.
         let Some(found) = self.object(&key) else { return };
