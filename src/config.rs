@@ -290,9 +290,9 @@ fn place<'a>(within: &'a mut toml::Value, section: &str, key: &str) -> Option<&'
     Some(table.entry(key).or_insert(toml::Value::Boolean(false)))
 }
 
-/// A time span, written like `90s`, `10m` or `24h`.
+/// A time span, written like `90s`, `10m`, `24h` or `7d`. A day has 24 hours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "jiff::SignedDuration")]
+#[serde(try_from = "jiff::Span")]
 pub struct Span(Duration);
 
 impl Span {
@@ -313,10 +313,12 @@ impl Span {
     }
 }
 
-impl TryFrom<jiff::SignedDuration> for Span {
+impl TryFrom<jiff::Span> for Span {
     type Error = &'static str;
 
-    fn try_from(span: jiff::SignedDuration) -> Result<Span, Self::Error> {
+    fn try_from(span: jiff::Span) -> Result<Span, Self::Error> {
+        let days = jiff::SpanRelativeTo::days_are_24_hours();
+        let span = span.to_duration(days).map_err(|_| "months and years are not all equally long: use days")?;
         match Duration::try_from(span) {
             Ok(span) if !span.is_zero() => Ok(Span(span)),
             _ => Err("a time span must be greater than zero"),
@@ -327,6 +329,23 @@ impl TryFrom<jiff::SignedDuration> for Span {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_are_written_as_people_write_them() {
+        #[derive(Debug, Deserialize)]
+        struct Of {
+            span: Span,
+        }
+        let parse = |text: &str| toml::from_str::<Of>(&format!("span = \"{text}\"")).map(|of| of.span.get().as_secs());
+        for (text, seconds) in
+            [("90s", 90), ("10m", 600), ("1h30m", 5400), ("24h", 86400), ("7d", 604_800), ("2w", 1_209_600)]
+        {
+            assert_eq!(parse(text).unwrap(), seconds, "{text}");
+        }
+        for text in ["0s", "-5m", "1mo", "2y", "5", "soon"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
 
     fn load(text: &str, environment: &[(&str, &str)]) -> anyhow::Result<Config> {
         let folder = tempfile::tempdir().unwrap();

@@ -231,7 +231,9 @@ impl OfTenant {
             let shared = blobs.iter().filter_map(|blob| self.blobs.get(*blob as usize)).filter(|(_, tags)| *tags > 1);
             entry.shared = Some(shared.fold(0, |sum: u64, (size, _)| sum.saturating_add(*size)));
         }
-        found.named_bytes = tags.values().flat_map(BTreeMap::values).map(|entry| entry.bytes).sum();
+        // What manifests say of sizes is the word of whoever pushed them.
+        let named = tags.values().flat_map(BTreeMap::values).map(|entry| entry.bytes);
+        found.named_bytes = named.fold(0, u64::saturating_add);
         tags
     }
 }

@@ -70,7 +70,7 @@ fn the_canonical_form_of_a_canonical_push_is_the_push() {
 
 #[test]
 fn layers_stand_on_each_other_whatever_the_order_of_their_digests() {
-    for name in ["A", "server", "web", "art"] {
+    for name in ["A", "server", "web"] {
         let push = &pushes(&[name])[0];
         let config = push.config.as_ref().unwrap();
         let depths = config.depths();
@@ -82,6 +82,12 @@ fn layers_stand_on_each_other_whatever_the_order_of_their_digests() {
         let by_digest = config.layers.iter().map(|layer| depths[&layer.blob.unwrap()]);
         assert!(!by_digest.is_sorted(), "{name} would not tell");
     }
+    // Two of its blobs are in two places each: at 3 and 1, and at 0 and 6.
+    let push = &pushes(&["art"])[0];
+    let config = push.config.as_ref().unwrap();
+    let depths = config.depths();
+    let in_order: Vec<u32> = config.layers.iter().map(|layer| depths[&layer.blob.unwrap()]).collect();
+    assert_eq!(in_order, [1, 1, 0, 7, 1, 5, 0, 0, 2, 4, 3]);
 }
 
 #[test]

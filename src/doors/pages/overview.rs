@@ -210,7 +210,7 @@ impl Overview {
 impl Whole {
     fn facts(&self, tags: usize) -> Markup {
         let bytes: u64 = self.tenants.iter().map(|tenant| tenant.bytes).sum();
-        let named: u64 = self.tenants.iter().map(|tenant| tenant.named_bytes).sum();
+        let named: u64 = self.tenants.iter().map(|tenant| tenant.named_bytes).fold(0, u64::saturating_add);
         let (so_far, served): (&Reading, u64) = (&self.so_far, self.so_far.served.iter().sum());
         let hits = so_far.hit_percent().map_or("–".to_string(), |percent| format!("{percent:.0} %"));
         let hot = format!("{} % from memory", show::percent(so_far.served[0], served));

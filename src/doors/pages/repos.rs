@@ -108,7 +108,7 @@ fn row(tenant: &Tenant, repo: &RepoName, tags: &[(&Tag, &TagEntry)]) -> RepoRow 
         repo: repo.clone(),
         tags: tags.len() as u64,
         bytes: None,
-        named_bytes: tags.iter().map(|(_, known)| known.bytes).sum(),
+        named_bytes: tags.iter().map(|(_, known)| known.bytes).fold(0, u64::saturating_add),
         last: tags.iter().map(|(_, known)| known.last()).max().unwrap_or_default(),
     }
 }
