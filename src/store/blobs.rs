@@ -23,7 +23,10 @@ impl Repo {
 
     async fn look_for(&self, digest: &Digest, saved: Saved) -> Result<Option<u64>> {
         let look = |pin: Arc<Snapshot>| async move { self.store.found_in(&pin, self.blob_keys(digest)).await };
-        let size = self.store.condemned.resting(look).await?.map(|meta| meta.size);
+        let size = match self.is_deleted(&self.blob_key(digest)) {
+            true => None,
+            false => self.store.condemned.resting(look).await?.map(|meta| meta.size),
+        };
         self.counted.asked(Asked::Upload, size.is_some());
         self.counted.saved(saved, size.unwrap_or(0));
         Ok(size)

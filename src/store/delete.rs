@@ -8,6 +8,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -28,9 +29,12 @@ const KEYS_MAX: u64 = 100_000;
 /// Memory for what indexes name, so that whoever deletes many manifests does not have all of them read for each.
 const CHILDREN_BYTES_MAX: u64 = 16 << 20;
 
-/// What this server has said to be gone, and nobody has written since.
+/// What this server has said to be gone, and nobody has written or named since. Only whoever asks for it by its digest is
+/// told so: what serves tags and takes pushes looks at what is there.
 pub struct Deleted {
     keys: Cache<Key, ()>,
+    /// Anything was, since this server began.
+    any: AtomicBool,
     /// By the fingerprint of the manifest's key: manifests are write-once.
     children: Cache<u64, Arc<[Digest]>>,
 }
@@ -41,13 +45,19 @@ impl Deleted {
         let keys = Cache::builder().max_capacity(KEYS_MAX).time_to_live(wait * 2);
         let weight = |_: &u64, children: &Arc<[Digest]>| (64 + size_of_val::<[Digest]>(children)) as u32;
         Deleted {
+            any: AtomicBool::new(false),
             keys: keys.eviction_policy(EvictionPolicy::lru()).build(),
             children: Cache::builder().max_capacity(CHILDREN_BYTES_MAX).weigher(weight).build(),
         }
     }
 
-    pub fn has(&self, key: &Key) -> bool {
-        self.keys.contains_key(key)
+    fn add(&self, key: Key) {
+        self.keys.insert(key, ());
+        self.any.store(true, Ordering::Release);
+    }
+
+    fn has(&self, key: &Key) -> bool {
+        self.any.load(Ordering::Acquire) && self.keys.contains_key(key)
     }
 
     /// It has been written anew.
@@ -84,13 +94,33 @@ impl Store {
 }
 
 impl Repo {
+    /// Whether this server has said that it is gone.
+    pub(super) fn is_deleted(&self, key: &Key) -> bool {
+        self.store.deleted.has(key)
+    }
+
+    /// A manifest is served or pushed. Nothing that one names can be deleted: it was pushed after what it names was, here or at
+    /// another server, and keeps it.
+    pub(super) fn take_back(&self, digest: &Digest, manifest: &[u8]) {
+        let deleted = &self.store.deleted;
+        if !deleted.any.load(Ordering::Acquire) {
+            return;
+        }
+        deleted.forget(&self.manifest_key(digest));
+        if let Ok(parsed) = Parsed::parse(manifest, None) {
+            parsed.blobs.iter().for_each(|blob| deleted.forget(&self.blob_key(blob)));
+            parsed.children.iter().for_each(|child| deleted.forget(&self.manifest_key(child)));
+        }
+    }
+
     /// Deletes a blob that nothing in the tenant names.
     ///
     /// # Errors
     ///
     /// [`Error::BlobUnknown`], and [`Error::Referenced`] when a manifest names it.
     pub async fn delete_blob(&self, digest: &Digest) -> Result<()> {
-        let found = self.store.ask(&self.blob_key(digest)).await?;
+        let key = self.blob_key(digest);
+        let found = if self.is_deleted(&key) { None } else { self.store.ask(&key).await? };
         let meta = found.ok_or(Error::BlobUnknown(*digest))?;
         // To know this without reading every manifest takes an index that must be right after each push: deletes of single
         // blobs are rare.
@@ -115,7 +145,7 @@ impl Repo {
         let key = self.manifest_key(digest);
         let unknown = || Error::ManifestUnknown(digest.to_string());
         // Not by `head`: bytes that are wrong are missing there, and can still be deleted.
-        let meta = match self.store.deleted.has(&key) {
+        let meta = match self.is_deleted(&key) {
             true => return Err(unknown()),
             false => self.store.stat(&key).await?.ok_or_else(unknown)?,
         };
@@ -193,14 +223,15 @@ impl Repo {
         if !store.is_shared() {
             return store.delete(std::slice::from_ref(key)).await;
         }
-        store.deleted.keys.insert(key.clone(), ());
+        store.deleted.add(key.clone());
         store.forget(key);
         // What is condemned already goes without another list.
         if store.condemned.pin().await?.has(key) {
             return Ok(());
         }
         let (keys, sizes) = (vec![key.to_string()], vec![meta.size]);
-        let list = List { kind: Kind::Garbage, marked: jiff::Timestamp::now(), keys, sizes };
+        // It comes from no mark.
+        let list = List { kind: Kind::Garbage, marked: jiff::Timestamp::UNIX_EPOCH, keys, sizes };
         if let Err(error) = store.condemned.publish(&list).await {
             store.deleted.forget(key);
             return Err(error);

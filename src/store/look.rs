@@ -18,9 +18,6 @@ impl Store {
     /// What is known of an object, unless its bytes were found wrong: then it is as good as gone, and whoever asks whether
     /// to upload it is told to. A store that is near is asked; one that is far when memory has nothing that is young.
     pub(super) async fn head(&self, key: &Key) -> Result<Option<Meta>> {
-        if self.deleted.has(key) {
-            return Ok(None);
-        }
         if let Some(known) = self.presence.get(key) {
             if known.renew {
                 self.renew(key);
@@ -59,7 +56,7 @@ impl Store {
     pub(super) async fn ask(&self, key: &Key) -> Result<Option<Meta>> {
         let ticket = self.presence.ticket(key);
         match patiently(|| self.objects.head(key)).await {
-            Ok(meta) if self.checks.is_wrong(&meta) || self.deleted.has(key) => Ok(None),
+            Ok(meta) if self.checks.is_wrong(&meta) => Ok(None),
             Ok(meta) => {
                 self.presence.insert(ticket, &meta);
                 Ok(Some(meta))
@@ -147,9 +144,6 @@ impl Store {
 
     /// As [`Store::small`], for one that is known to have so many bytes: memory for them is waited for.
     pub(super) async fn small_of(&self, key: &Key, digest: Digest, size: u64) -> Result<Bytes> {
-        if self.deleted.has(key) {
-            return Err(Error::BlobUnknown(digest));
-        }
         let (store, owned) = (self.clone(), key.clone());
         let fetch = || async move { store.fetch_small(&owned, digest).await };
         let slot = Slot::Whole(key.clone());

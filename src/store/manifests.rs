@@ -269,6 +269,8 @@ impl Repo {
             self.store.condemned.rely(pin, &referrer).await?;
             self.put_referrer(subject, &digest, size, parsed).await?;
         }
+        // Who was told of something before it was deleted may name it, as long as it is there.
+        self.take_back(&digest, bytes);
         if !self.store.hot.has(&Slot::Whole(key.clone())) {
             self.store.hot.keep_pushed(Slot::Whole(key), bytes);
         }
@@ -311,8 +313,6 @@ impl Repo {
         let needed = needed.filter(|(_, keys): &(_, Vec<Key>)| seen.insert(keys.first().cloned()));
         let look = |(digest, keys): (Digest, Vec<Key>)| {
             let store = self.store.clone();
-            // Who was told of it before it was deleted may name it, as long as it is there; then it is not deleted.
-            keys.iter().for_each(|key| store.deleted.forget(key));
             async move { Ok(store.found_in(pin, keys.into_iter()).await?.is_none().then_some(digest)) }
         };
         let missing: Vec<Digest> = stream::iter(needed.map(look).collect::<Vec<_>>())
@@ -345,6 +345,7 @@ impl Repo {
     async fn manifest_now(&self, pin: &Arc<Snapshot>, reference: &Reference) -> Result<Manifest> {
         let unknown = || Error::ManifestUnknown(reference.to_string());
         match reference {
+            Reference::Digest(digest) if self.is_deleted(&self.manifest_key(digest)) => Err(unknown()),
             Reference::Digest(digest) => {
                 self.store.found_in(pin, self.manifest_keys(digest)).await?.ok_or_else(unknown)?;
                 let bytes = self.manifest_bytes(digest).await?.ok_or_else(unknown)?;
@@ -352,6 +353,7 @@ impl Repo {
                 if self.names_wrong(&bytes).await? {
                     return Err(unknown());
                 }
+                self.take_back(digest, &bytes);
                 Ok(Manifest { digest: *digest, media_type, bytes })
             }
             Reference::Tag(tag) => {
@@ -360,6 +362,7 @@ impl Repo {
                 if self.names_wrong(&bytes).await? {
                     return Err(unknown());
                 }
+                self.take_back(&served.digest, &bytes);
                 Ok(Manifest { digest: served.digest, media_type: served.media_type, bytes })
             }
         }

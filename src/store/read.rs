@@ -62,6 +62,9 @@ impl Repo {
     }
 
     async fn open_any(&self, digest: &Digest) -> Result<Blob> {
+        if self.is_deleted(&self.blob_key(digest)) {
+            return Err(Error::BlobUnknown(*digest));
+        }
         for key in self.blob_keys(digest) {
             match self.open(key, digest).await {
                 Err(Error::BlobUnknown(_)) => {}

@@ -228,7 +228,13 @@ impl Client {
         let repo = self.repo();
         match if self.setting.far { self.roll(3) } else { 0 } {
             0 => drop(repo.delete_tag(tag).await),
-            1 => drop(repo.delete_blob(&Digest::sha256(&blob(number))).await),
+            1 => {
+                let digest = Digest::sha256(&blob(number));
+                self.ghost.borrow_mut().deleting(&digest);
+                if repo.delete_blob(&digest).await.is_err() {
+                    self.ghost.borrow_mut().not_deleted(&digest);
+                }
+            }
             _ => {
                 let Ok(Some(pointer)) = repo.tag(tag).await else { return };
                 drop(repo.delete_manifest(&pointer.digest).await);

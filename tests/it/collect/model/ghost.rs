@@ -20,6 +20,8 @@ pub struct Ghost {
     acknowledged: HashMap<u64, SystemTime>,
     /// Caches that were acknowledged, and when, since anything of the cache tag was last removed.
     caches: BTreeMap<Digest, SystemTime>,
+    /// Blobs that a client has deleted by their digest, since anything served named them.
+    deleted_by_client: BTreeSet<String>,
     /// How often anything of the cache tag was removed.
     pub records_removed: usize,
     pub violation: Option<String>,
@@ -51,6 +53,7 @@ impl Ghost {
             promised: HashMap::new(),
             acknowledged: HashMap::new(),
             caches: BTreeMap::new(),
+            deleted_by_client: BTreeSet::new(),
             records_removed: 0,
             violation: None,
             deleted: 0,
@@ -111,6 +114,7 @@ impl Ghost {
         let until = self.sim.now() + self.promise().min(self.setting.lease - Duration::from_secs(2));
         let manifest = manifest_key(repo, digest);
         let named = self.named_by(&manifest);
+        self.deleted_by_client.retain(|key| !named.iter().any(|digest| blob_key(digest) == *key));
         for key in std::iter::once(manifest).chain(named.iter().map(blob_key)) {
             if !self.has(&key) {
                 self.fail(format!("{tag} serves {digest}, but {key} is not there"));
@@ -131,9 +135,20 @@ impl Ghost {
     pub fn unreadable(&mut self, digest: &Digest) {
         let key = blob_key(digest);
         let now = self.sim.now();
-        if self.promised.get(&key).is_some_and(|(until, _)| *until >= now) {
+        let is_wanted = !self.deleted_by_client.contains(&key);
+        if is_wanted && self.promised.get(&key).is_some_and(|(until, _)| *until >= now) {
             self.fail(format!("{digest} cannot be read, though leased"));
         }
+    }
+
+    /// A client deletes a blob by its digest: from now on the server that was asked says so, though the collector keeps its promises.
+    pub fn deleting(&mut self, digest: &Digest) {
+        self.said.push(format!("    deletes {digest}"));
+        self.deleted_by_client.insert(blob_key(digest));
+    }
+
+    pub fn not_deleted(&mut self, digest: &Digest) {
+        self.deleted_by_client.remove(&blob_key(digest));
     }
 
     /// A push to a tag was acknowledged. `began` is the number of removals when it began.
