@@ -3,7 +3,7 @@
 //! Builders do not ask again for manifests and configs, and a cache whose manifest fails once is lost for the build: such
 //! requests are delayed rather than refused. They do ask again for layers. The patience is one for the whole request,
 //! however many calls it makes. Only the time in which a client waits for us is counted: a body takes as long as it takes to
-//! come and to be written, and patience begins [anew] behind it.
+//! come and to be written, and patience begins anew behind it.
 
 use std::cell::Cell;
 use std::future::Future;

@@ -12,7 +12,7 @@ mod sim;
 use play::{Outcome, Setting, play};
 
 /// Plays of the short form.
-const PLAYS: u64 = 400;
+const PLAYS: u64 = 250;
 
 fn run(seed: u64, setting: Setting, traced: bool) -> Outcome {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
