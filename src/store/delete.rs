@@ -197,8 +197,11 @@ impl Repo {
     {
         let listed = self.store.objects.list(prefix, None).err_into::<Error>();
         let unseen = listed.try_filter_map(|meta| {
+            // What was deleted may still lie there, and names nothing any more.
             let look = match layout::parse(meta.key.as_str()) {
-                Some(Place::Repo { repo, item: RepoItem::Manifest(manifest), .. }) if seen.insert(meta.key.clone()) => {
+                Some(Place::Repo { repo, item: RepoItem::Manifest(manifest), .. })
+                    if !self.is_deleted(&meta.key) && seen.insert(meta.key.clone()) =>
+                {
                     Some((meta.key, format!("{repo}@{manifest}")))
                 }
                 _ => None,
