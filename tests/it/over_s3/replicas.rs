@@ -9,7 +9,7 @@ use larder::store::layout;
 
 use super::{Export, Replica, assert_sound, blob_uri, eventually};
 use crate::tap::Tap;
-use crate::world::{noise, with_digest};
+use crate::world::{CONFIG, LAYER, descriptor, image, noise, with_digest};
 
 const MIB: usize = 1 << 20;
 
@@ -116,5 +116,40 @@ async fn a_reader_that_finds_a_layer_gone_mends_the_view() {
         two.get_blob(&lost).await.expect(404);
         assert_eq!(two.import().await["layers"].as_array().unwrap().len(), 1);
         two.send("HEAD", &blob_uri(&Digest::sha256(&lost)), "").await.expect(404);
+    }
+}
+
+/// A builder is told by one server that a blob is there; through another one it is deleted; the builder pushes what names it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_deleted_at_one_replica_is_kept_for_whoever_was_told_of_it_by_another() {
+    for tap in Tap::all().await {
+        let collects = |config: &mut larder::config::Config| config.collect.without_fence = true;
+        let [one, two] = [Replica::with(&tap, collects).await, Replica::with(&tap, collects).await];
+        let (config, layer) = (noise(100, 1), noise(3 * MIB, 2));
+        let image = image(descriptor(CONFIG, &config), vec![descriptor(LAYER, &layer)]).to_string();
+        let (manifest, layer_uri) = (Digest::sha256(image.as_bytes()), blob_uri(&Digest::sha256(&layer)));
+        let by_digest = format!("/v2/c/manifests/{manifest}");
+        for blob in [&config, &layer] {
+            one.push_blob(blob).await;
+        }
+        one.send("PUT", "/v2/c/manifests/first", image.clone()).await.expect(201);
+        two.send("HEAD", &layer_uri, "").await.expect(200);
+        two.send("HEAD", &blob_uri(&Digest::sha256(&config)), "").await.expect(200);
+
+        one.send("DELETE", &layer_uri, "").await.expect(405);
+        one.send("DELETE", &by_digest, "").await.expect(202);
+        one.send("DELETE", &layer_uri, "").await.expect(202);
+        for uri in [layer_uri.as_str(), &by_digest, "/v2/c/manifests/first"] {
+            one.get(uri).await.expect(404);
+            one.send("DELETE", uri, "").await.expect(404);
+        }
+
+        two.send("PUT", "/v2/c/manifests/second", image.clone()).await.expect(201);
+        for replica in [&one, &two] {
+            assert_eq!(replica.get("/v2/c/manifests/second").await.expect(200).body, image);
+            assert!(replica.get_blob(&layer).await.expect(200).body == layer);
+            replica.get(&by_digest).await.expect(200);
+        }
+        assert_sound(&tap).await;
     }
 }
