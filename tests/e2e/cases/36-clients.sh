@@ -41,7 +41,9 @@ oras cp --from-plain-http --to-plain-http "$repo:latest" "$LARDER/clients/oras-c
 same "$LARDER/clients/oras-copy:1" "$index" "copy by oras"
 oras tag --plain-http "$LARDER/clients/oras-copy:1" 2
 assert_eq "$(oras repo tags --plain-http "$LARDER/clients/oras-copy" | xargs)" "1 2" "tags by oras"
-oras repo ls --plain-http "$LARDER" | grep -qx clients/oras-copy || fail "oras does not list the repository"
+# To a file: who is not read to the end has failed, and with it the pipe.
+oras repo ls --plain-http "$LARDER" >listed
+grep -qx clients/oras-copy listed || fail "oras does not list the repository"
 oras manifest delete --plain-http --force "$LARDER/clients/oras:1"
 crane manifest "$LARDER/clients/oras:1" >/dev/null 2>&1 && fail "deleted by oras, and still there"
 
@@ -92,7 +94,8 @@ pushed=$(crane digest "$LARDER/clients/podman:1")
 podman rmi "$repo:amd64" >/dev/null
 podman pull --quiet "${policy[@]}" "$LARDER/clients/podman:1"
 assert_eq "$(podman image inspect --format '{{.Digest}}' "$LARDER/clients/podman:1")" "$pushed" "digest by podman"
-podman search --list-tags --tls-verify=false "$LARDER/clients/podman" | grep -qE 'podman +1$' || fail "podman does not list the tag"
+podman search --list-tags --tls-verify=false "$LARDER/clients/podman" >listed
+grep -qE 'podman +1$' listed || fail "podman does not list the tag"
 
 container=$(buildah from --quiet "${policy[@]}" "$repo:amd64")
 echo hello >hello
