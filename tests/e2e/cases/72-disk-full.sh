@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# stores: fs
 # A full disk refuses uploads with a message that a build shows, before the
 # layers are sent; everything that is there is still served, to a server that was
 # started on the full disk too; and with space it all goes on by itself. A tenant
