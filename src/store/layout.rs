@@ -85,7 +85,12 @@ pub fn tenant_end(tenant: &Tenant) -> String {
 
 /// Whose key it is.
 pub fn tenant_of(key: &str) -> Option<Tenant> {
-    key.strip_prefix(TENANTS)?.split_once('/')?.0.parse().ok()
+    tenant_name(key)?.parse().ok()
+}
+
+/// As [`tenant_of`], as it is written in the key.
+pub fn tenant_name(key: &str) -> Option<&str> {
+    Some(key.strip_prefix(TENANTS)?.split_once('/')?.0)
 }
 
 /// All blobs of a tenant.

@@ -115,7 +115,7 @@ impl Room {
 
     /// Whether the disk takes no uploads, or something should have been condemned that was not.
     fn is_full(&self) -> bool {
-        self.is_short() || self.fits_disk().is_err()
+        self.is_short() || self.is_below(1)
     }
 
     /// Whether something should go that has not been condemned yet.
@@ -124,13 +124,25 @@ impl Room {
         self.shortage() > 0 || accounts.any(|(tenant, _)| self.excess(&tenant) > 0)
     }
 
-    /// Whether a tenant's content has to make room soon: its own quota needs it, or the disk.
-    pub fn is_pressed(&self, tenant: &Tenant) -> bool {
+    /// Whether a tenant has more than its quota wants, with what is being sent to it.
+    pub fn is_over(&self, tenant: &Tenant) -> bool {
         let account = self.usage.account(tenant);
         let used = account.live().saturating_add(account.arriving());
         self.config.quota(tenant).high.is_some_and(|high| used > high)
-            || self.shortage() > 0
-            || self.fits_disk().is_err()
+    }
+
+    /// Whether the disk needs room soon, also that of what has been condemned.
+    pub fn is_low(&self) -> bool {
+        self.shortage() > 0 || self.is_below(LOW_RESERVES)
+    }
+
+    /// Whether there is less than so many reserves beside what is being sent. Unlike an upload that finds it so, whoever
+    /// collects does not ask for another collection.
+    fn is_below(&self, reserves: u64) -> bool {
+        self.space().is_some_and(|space| {
+            let reserve = self.config.store.reserve(space.total).saturating_mul(reserves);
+            space.free < reserve.saturating_add(self.coming.load(Relaxed))
+        })
     }
 
     /// Bytes of a tenant that should go for its quota.

@@ -69,7 +69,7 @@ fn pointer_of(key: &str) -> Option<Key> {
 
 impl Collector {
     /// Batches that may be deleted now. Removes on the way what dead collectors left.
-    pub(super) async fn due(&self, now: SystemTime, report: &mut Report) -> Result<Vec<Batch>> {
+    pub(super) async fn due(&self, now: SystemTime, low: bool, report: &mut Report) -> Result<Vec<Batch>> {
         let config = &self.store.config.collect;
         let (least, most) = (config.wait(true), config.wait(false));
         let (life, mut due) = (self.store.condemned.claim_life(), Vec::new());
@@ -87,7 +87,7 @@ impl Collector {
                     if !passed(at, now, least) {
                         report.batches_left += 1;
                     } else if let Some(list) = read_list(&*self.store.objects, &id).await? {
-                        if passed(at, now, self.wait_of(&list)) {
+                        if passed(at, now, self.wait_of(&list, low)) {
                             due.push(Batch { id, at: published.modified, list });
                         } else {
                             report.batches_left += 1;
@@ -105,9 +105,10 @@ impl Collector {
     }
 
     /// How long a batch waits: as long as what is promised to whoever has anything in it.
-    fn wait_of(&self, list: &List) -> Duration {
-        let tenants: BTreeSet<Tenant> = list.keys.iter().filter_map(|key| layout::tenant_of(key)).collect();
-        tenants.iter().map(|tenant| self.wait(tenant)).max().unwrap_or_else(|| self.store.config.collect.wait(false))
+    fn wait_of(&self, list: &List, low: bool) -> Duration {
+        let tenants: BTreeSet<&str> = list.keys.iter().filter_map(|key| layout::tenant_name(key)).collect();
+        let tenants = tenants.into_iter().filter_map(|tenant| tenant.parse::<Tenant>().ok());
+        tenants.map(|tenant| self.wait(&tenant, low)).max().unwrap_or_else(|| self.store.config.collect.wait(false))
     }
 
     /// Removes what is left of a batch: the list, the spares, then the claim.
@@ -285,8 +286,8 @@ impl<'a> Publisher<'a> {
             Kind::Evict => 2,
         };
         // One tenant's need for room shortens no promise to another's builds.
-        let tenant = layout::tenant_of(candidate.key.as_str());
-        if self.filling[at].1.last().is_some_and(|last| layout::tenant_of(last.key.as_str()) != tenant) {
+        let tenant = layout::tenant_name(candidate.key.as_str());
+        if self.filling[at].1.last().is_some_and(|last| layout::tenant_name(last.key.as_str()) != tenant) {
             self.publish(at).await?;
         }
         self.filling[at].1.push(candidate);

@@ -90,6 +90,8 @@ struct Live {
 pub(super) struct Mark<'a> {
     collector: &'a Collector,
     now: SystemTime,
+    /// The disk needs room soon.
+    low: bool,
     known: Arc<Snapshot>,
     /// By the fingerprint of the key.
     live: HashMap<u64, Live>,
@@ -108,12 +110,13 @@ pub(super) struct Mark<'a> {
 }
 
 impl<'a> Mark<'a> {
-    pub fn new(collector: &'a Collector, now: SystemTime, due: &[Batch], known: Arc<Snapshot>) -> Mark<'a> {
+    pub fn new(collector: &'a Collector, now: SystemTime, low: bool, due: &[Batch], known: Arc<Snapshot>) -> Mark<'a> {
         let evicted = due.iter().filter(|batch| batch.list.kind == Kind::Evict).flat_map(|batch| &batch.list.keys);
         let watched = evicted.map(|key| (fingerprint(key), SystemTime::UNIX_EPOCH)).collect();
         Mark {
             collector,
             now,
+            low,
             known,
             live: HashMap::new(),
             watched,
@@ -246,7 +249,7 @@ impl<'a> Mark<'a> {
 
     fn young(&self, tenant: &Tenant, index: &Index) -> Vec<Digest> {
         let config = &self.collector.store.config.collect;
-        let wait = self.collector.wait(tenant);
+        let wait = self.collector.wait(tenant, self.low);
         let young = wait + config.lease.get().min(wait);
         let manifests = index.manifests.iter().filter(|(_, (at, _))| !passed(*at, self.now, young));
         manifests.map(|(digest, _)| *digest).collect()
@@ -295,7 +298,7 @@ impl<'a> Mark<'a> {
 
     /// What of a repository nothing names that stays.
     fn sweep(&mut self, tenant: &Tenant, repo: &RepoName, index: &Index) {
-        let (mut candidates, wait) = (Vec::new(), self.collector.wait(tenant));
+        let (mut candidates, wait) = (Vec::new(), self.collector.wait(tenant, self.low));
         for (digest, (at, bytes)) in &index.manifests {
             candidates.push((layout::manifest(tenant, repo, digest), *at, *bytes));
         }
@@ -328,7 +331,7 @@ impl<'a> Mark<'a> {
             }
             return Ok(());
         }
-        let wait = self.collector.wait(tenant);
+        let wait = self.collector.wait(tenant, self.low);
         let mut listed = self.collector.store.objects.list(&layout::blobs_prefix(tenant), None);
         while let Some(meta) = listed.try_next().await? {
             report.objects += 1;

@@ -241,11 +241,12 @@ impl Collector {
         let config = &self.store.config.collect;
         // Before anybody is found to hold too much: what is condemned does not count.
         self.store.condemned.pin().await?;
+        let low = self.store.room().is_low();
         let now = if wish.dry { SystemTime::now() } else { self.now().await? };
         report.began = jiff::Timestamp::try_from(now).ok();
         let mut due = Vec::new();
         if !wish.dry {
-            due = self.due(now, report).await?;
+            due = self.due(now, low, report).await?;
         }
         // Pointers first, then the mark, then what they named.
         let (pointers, content): (Vec<Batch>, Vec<Batch>) = due.into_iter().partition(Batch::is_of_pointers);
@@ -254,7 +255,7 @@ impl Collector {
             self.settle(batch, keep, report).await?;
         }
         let pin = self.store.condemned.refresh().await?;
-        let mut mark = Mark::new(self, now, &content, pin.clone());
+        let mut mark = Mark::new(self, now, low, &content, pin.clone());
         let tenants = self.store.tenants().await?;
         for tenant in &tenants {
             mark.tenant(tenant, report).await?;
@@ -284,8 +285,8 @@ impl Collector {
 
     /// How long what a tenant has must have been of no use before it is condemned, and must have been condemned before it
     /// is deleted: the shortest time that is allowed while the tenant holds too much, or the disk is short of room.
-    fn wait(&self, tenant: &Tenant) -> Duration {
-        self.store.config.collect.wait(self.store.room().is_pressed(tenant))
+    fn wait(&self, tenant: &Tenant, disk_is_low: bool) -> Duration {
+        self.store.config.collect.wait(disk_is_low || self.store.room().is_over(tenant))
     }
 
     /// The backend's time.

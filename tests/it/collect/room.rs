@@ -280,3 +280,16 @@ async fn a_report_has_a_bound_and_its_sums_are_of_all() {
     collect(world.app(), false).await;
     assert!(counted().contains("larder_evicted_bytes_total{rule=\"room\",tenant=\"default\"} 400000"), "{}", counted());
 }
+
+#[tokio::test]
+async fn a_tenant_that_holds_too_much_shortens_nothing_for_another() {
+    let world = world("[[tenants]]\nname = \"other\"\nrepositories = [\"other/**\"]\n").await;
+    world.put_blob("app", noise(850 * KB, 1)).await;
+    world.put_blob("other/app", noise(100 * KB, 2)).await;
+    aged(&world, 3 * HOUR);
+    // Nothing names either, and a day is what that takes.
+    let report = collect(world.app(), true).await;
+    assert_eq!((report.condemned.objects, report.condemned.bytes), (1, 850_000));
+    aged(&world, 48 * HOUR);
+    assert_eq!(collect(world.app(), true).await.condemned.objects, 2);
+}

@@ -104,7 +104,7 @@ impl<'a> Times<'a> {
 impl Mark<'_> {
     /// Lists what a tenant holds. It is kept until its blobs are condemned: no list is asked for twice.
     pub(super) async fn list_held(&mut self, tenant: &Tenant, report: &mut Report) -> Result<Held> {
-        let (mut held, wait) = (Held::default(), self.collector.wait(tenant));
+        let (mut held, wait) = (Held::default(), self.collector.wait(tenant, self.low));
         let objects = &self.collector.store.objects;
         let mut listed = objects.list(&layout::blobs_prefix(tenant), None);
         while let Some(meta) = listed.try_next().await? {
