@@ -103,7 +103,7 @@ impl S3Objects {
             bucket: config.bucket.clone(),
             prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
             part_bytes: config.part_size.as_u64(),
-            pool: Pool::new(config.upload_memory.as_u64()),
+            pool: Pool::new(config.upload_memory.as_u64(), config.part_size.as_u64()),
             checksum: (config.checksum == Checksum::Crc32c).then_some(ChecksumAlgorithm::Crc32C),
             sse_kms_key: config.sse_kms_key.clone(),
             unsigned_payload: config.checksum == Checksum::Crc32c

@@ -23,7 +23,7 @@ impl Repo {
 
     async fn look_for(&self, digest: &Digest, saved: Saved) -> Result<Option<u64>> {
         let look = |pin: Arc<Snapshot>| async move { self.store.found_in(&pin, self.blob_keys(digest)).await };
-        let size = match self.is_deleted(&self.blob_key(digest)) {
+        let size = match self.store.is_deleted(&self.blob_key(digest)).await? {
             true => None,
             false => self.store.condemned.resting(look).await?.map(|meta| meta.size),
         };

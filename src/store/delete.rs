@@ -4,14 +4,16 @@
 //! told by whom. In a store of its own a server deletes the rest at once. Of a bucket another server may have told a builder
 //! a moment ago that it is there, and goes on to do so from memory; whoever was told has a grace period to name it. So
 //! there it is condemned, like all that nothing names, and only this server says from now on that it is gone: the others
-//! do so when it is.
+//! do so when it is. And it says so only for as long as nothing by which it could be named has been written, here or by
+//! another server: builders ask one server for a tag and the next one for what the tag names.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures::TryStreamExt;
+use futures::future::{BoxFuture, ready};
+use futures::{FutureExt, TryStreamExt};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::sync::RwLockWriteGuard;
@@ -22,22 +24,34 @@ use super::manifests::{Parsed, known};
 use super::patience::patiently;
 use super::{Error, FAN_OUT, Repo, Result, Store};
 use crate::digest::Digest;
-use crate::objects::{self, Distance, Key, Meta, Read};
+use crate::objects::{self, Distance, Key, Meta, Read, Version};
 
 /// Keys that are remembered. One that is forgotten is there again until a collector has deleted it.
 const KEYS_MAX: u64 = 100_000;
 /// Memory for what indexes name, so that whoever deletes many manifests does not have all of them read for each.
 const CHILDREN_BYTES_MAX: u64 = 16 << 20;
 
-/// What this server has said to be gone, and nobody has written or named since. Only whoever asks for it by its digest is
-/// told so: what serves tags and takes pushes looks at what is there.
+/// What this server has said to be gone. Only whoever asks for it by its digest is told so: what serves tags and takes
+/// pushes looks at what is there.
 pub struct Deleted {
-    keys: Cache<Key, ()>,
+    keys: Cache<Key, Arc<Gone>>,
     /// Anything was, since this server began.
     any: AtomicBool,
     /// By the fingerprint of the manifest's key: manifests are write-once.
     children: Cache<u64, Arc<[Digest]>>,
 }
+
+/// When something was deleted.
+struct Gone {
+    version: Version,
+    /// All that can name it is below.
+    prefix: String,
+    /// What was there when nothing did.
+    listing: u64,
+}
+
+/// Whether a manifest names what is to be deleted.
+type Names = dyn Fn(Store, Key) -> BoxFuture<'static, Result<bool>> + Send + Sync;
 
 impl Deleted {
     /// `wait`: how long what is condemned waits before it is deleted.
@@ -51,18 +65,13 @@ impl Deleted {
         }
     }
 
-    fn add(&self, key: Key) {
-        self.keys.insert(key, ());
+    fn add(&self, key: Key, gone: Gone) {
+        self.keys.insert(key, Arc::new(gone));
         self.any.store(true, Ordering::Release);
     }
 
-    fn has(&self, key: &Key) -> bool {
-        self.any.load(Ordering::Acquire) && self.keys.contains_key(key)
-    }
-
-    /// It has been written anew.
-    pub fn forget(&self, key: &Key) {
-        self.keys.invalidate(key);
+    fn get(&self, key: &Key) -> Option<Arc<Gone>> {
+        if self.any.load(Ordering::Acquire) { self.keys.get(key) } else { None }
     }
 }
 
@@ -71,6 +80,28 @@ impl Store {
     fn is_shared(&self) -> bool {
         let is_collected = self.objects.fence().is_some() || self.config.collect.without_fence;
         self.objects.distance() == Distance::Far && is_collected
+    }
+
+    /// Whether this server has said that it is gone, and it is not back: nobody has written it again, nor anything that may
+    /// name it. That nobody has is seen at one glance at the keys; what was written is not read.
+    pub(super) async fn is_deleted(&self, key: &Key) -> Result<bool> {
+        let Some(gone) = self.deleted.get(key) else { return Ok(false) };
+        let stays = match patiently(|| self.objects.head(key)).await {
+            Ok(meta) => meta.version == gone.version && self.listing(&gone.prefix).await? == gone.listing,
+            Err(objects::Error::NotFound) => true,
+            Err(error) => return Err(error.into()),
+        };
+        if !stays {
+            self.deleted.keys.invalidate(key);
+        }
+        Ok(stays)
+    }
+
+    /// Stands for all that is below `prefix`: another number when anything is written or deleted there.
+    async fn listing(&self, prefix: &str) -> Result<u64> {
+        let listed = self.objects.list(prefix, None).err_into::<Error>();
+        let writing = |meta: Meta| fingerprint(&format!("{} {:?} {}", meta.key, meta.modified, meta.version.0));
+        listed.try_fold(0, |sum: u64, meta| ready(Ok(sum.wrapping_add(writing(meta))))).await
     }
 
     /// A manifest, past the hot layer, which reading all of them would flush.
@@ -94,25 +125,6 @@ impl Store {
 }
 
 impl Repo {
-    /// Whether this server has said that it is gone.
-    pub(super) fn is_deleted(&self, key: &Key) -> bool {
-        self.store.deleted.has(key)
-    }
-
-    /// A manifest is served or pushed. Nothing that one names can be deleted: it was pushed after what it names was, here or at
-    /// another server, and keeps it.
-    pub(super) fn take_back(&self, digest: &Digest, manifest: &[u8]) {
-        let deleted = &self.store.deleted;
-        if !deleted.any.load(Ordering::Acquire) {
-            return;
-        }
-        deleted.forget(&self.manifest_key(digest));
-        if let Ok(parsed) = Parsed::parse(manifest, None) {
-            parsed.blobs.iter().for_each(|blob| deleted.forget(&self.blob_key(blob)));
-            parsed.children.iter().for_each(|child| deleted.forget(&self.manifest_key(child)));
-        }
-    }
-
     /// Deletes a blob that nothing in the tenant names.
     ///
     /// # Errors
@@ -120,15 +132,18 @@ impl Repo {
     /// [`Error::BlobUnknown`], and [`Error::Referenced`] when a manifest names it.
     pub async fn delete_blob(&self, digest: &Digest) -> Result<()> {
         let key = self.blob_key(digest);
-        let found = if self.is_deleted(&key) { None } else { self.store.ask(&key).await? };
+        let found = if self.store.is_deleted(&key).await? { None } else { self.store.ask(&key).await? };
         let meta = found.ok_or(Error::BlobUnknown(*digest))?;
         // To know this without reading every manifest takes an index that must be right after each push: deletes of single
         // blobs are rare.
-        let names = |store: Store, key: Key| async move {
-            Ok(store.parsed(&key).await?.is_some_and(|parsed| parsed.blobs.contains(digest)))
+        let blob = *digest;
+        let names = move |store: Store, key: Key| {
+            async move { Ok(store.parsed(&key).await?.is_some_and(|parsed| parsed.blobs.contains(&blob))) }.boxed()
         };
-        let _alone = self.alone(digest, &layout::repos_prefix(self.tenant()), names).await?;
-        self.delete_content(&meta).await?;
+        let prefix = layout::repos_prefix(self.tenant());
+        let (_alone, mut seen) = self.alone(digest, &prefix, &names).await?;
+        let again = async { Ok(self.named_by(&prefix, &names, &mut seen).await?.is_none()) };
+        self.store.delete_content(&meta, &prefix, again.boxed()).await?;
         if !self.store.is_shared() {
             self.store.usage().account(self.tenant()).removed(meta.size);
         }
@@ -145,33 +160,38 @@ impl Repo {
         let key = self.manifest_key(digest);
         let unknown = || Error::ManifestUnknown(digest.to_string());
         // Not by `head`: bytes that are wrong are missing there, and can still be deleted.
-        let meta = match self.is_deleted(&key) {
+        let meta = match self.store.is_deleted(&key).await? {
             true => return Err(unknown()),
             false => self.store.stat(&key).await?.ok_or_else(unknown)?,
         };
         let is_sparse = self.store.config.rule(self.name()).is_some_and(|rule| rule.sparse);
-        let names =
-            |store: Store, key: Key| async move { Ok(!is_sparse && store.children(&key).await?.contains(digest)) };
-        let _alone = self.alone(digest, &layout::repo_prefix(self.tenant(), self.name()), names).await?;
+        let child = *digest;
+        let names = move |store: Store, key: Key| {
+            async move { Ok(!is_sparse && store.children(&key).await?.contains(&child)) }.boxed()
+        };
+        let prefix = layout::repo_prefix(self.tenant(), self.name());
+        let (_alone, mut seen) = self.alone(digest, &prefix, &names).await?;
         let bytes = known(self.store.small(&key, *digest).await)?;
         self.withdraw(digest).await?;
         if let Some(subject) = bytes.and_then(|bytes| Parsed::parse(&bytes, None).ok()?.subject) {
             let referrer = layout::referrer(self.tenant(), self.name(), &subject, digest);
             self.store.delete(&[referrer]).await?;
         }
-        self.delete_content(&meta).await
+        let again = async {
+            self.withdraw(digest).await?;
+            Ok(self.named_by(&prefix, &names, &mut seen).await?.is_none())
+        };
+        self.store.delete_content(&meta, &prefix, again.boxed()).await
     }
 
-    /// Keeps this server from writing manifests, once no manifest below `prefix` names `digest`.
-    async fn alone<F>(
+    /// Keeps this server from writing manifests, once no manifest below `prefix` names `digest`. Also returns which ones have
+    /// been looked at.
+    async fn alone(
         &self,
         digest: &Digest,
         prefix: &str,
-        names: impl Fn(Store, Key) -> F + Copy,
-    ) -> Result<RwLockWriteGuard<'_, ()>>
-    where
-        F: Future<Output = Result<bool>>,
-    {
+        names: &Names,
+    ) -> Result<(RwLockWriteGuard<'_, ()>, HashSet<Key>)> {
         // Twice: first while others push, which takes long; then alone, only through what has come meanwhile.
         let mut seen = HashSet::new();
         let mut by = self.named_by(prefix, names, &mut seen).await?;
@@ -181,32 +201,31 @@ impl Repo {
         }
         match by {
             Some(by) => Err(Error::Referenced { digest: *digest, by }),
-            None => Ok(alone),
+            None => Ok((alone, seen)),
         }
     }
 
     /// A manifest that is none of those `seen` and of which `names` is true.
-    async fn named_by<F>(
-        &self,
-        prefix: &str,
-        names: impl Fn(Store, Key) -> F + Copy,
-        seen: &mut HashSet<Key>,
-    ) -> Result<Option<String>>
-    where
-        F: Future<Output = Result<bool>>,
-    {
+    async fn named_by(&self, prefix: &str, names: &Names, seen: &mut HashSet<Key>) -> Result<Option<String>> {
         let listed = self.store.objects.list(prefix, None).err_into::<Error>();
         let unseen = listed.try_filter_map(|meta| {
-            // What was deleted may still lie there, and names nothing any more.
+            let may_be_deleted = self.store.deleted.get(&meta.key).is_some();
             let look = match layout::parse(meta.key.as_str()) {
                 Some(Place::Repo { repo, item: RepoItem::Manifest(manifest), .. })
-                    if !self.is_deleted(&meta.key) && seen.insert(meta.key.clone()) =>
+                    if may_be_deleted || seen.insert(meta.key.clone()) =>
                 {
                     Some((meta.key, format!("{repo}@{manifest}")))
                 }
                 _ => None,
             };
-            async move { Ok(look) }
+            let store = self.store.clone();
+            async move {
+                match look {
+                    // What was deleted may still lie there, and names nothing any more.
+                    Some((key, _)) if may_be_deleted && store.is_deleted(&key).await? => Ok(None),
+                    look => Ok(look),
+                }
+            }
         });
         let looks = unseen.map_ok(|(key, name)| {
             let found = names(self.store.clone(), key);
@@ -220,27 +239,39 @@ impl Repo {
         }
         Ok(None)
     }
+}
 
-    async fn delete_content(&self, meta: &Meta) -> Result<()> {
-        let (store, key) = (&self.store, &meta.key);
-        if !store.is_shared() {
-            return store.delete(std::slice::from_ref(key)).await;
+impl Store {
+    /// `is_unnamed` looks whether it has been named meanwhile.
+    async fn delete_content(&self, meta: &Meta, prefix: &str, is_unnamed: BoxFuture<'_, Result<bool>>) -> Result<()> {
+        let key = &meta.key;
+        if !self.is_shared() {
+            return self.delete(std::slice::from_ref(key)).await;
         }
-        store.deleted.add(key.clone());
-        store.forget(key);
+        // First: whatever comes between this and the look is another listing later on.
+        let listing = self.listing(prefix).await?;
+        let is_unnamed = is_unnamed.await?;
+        self.condemn(meta).await?;
+        self.forget(key);
+        if is_unnamed {
+            let gone = Gone { version: meta.version.clone(), prefix: prefix.to_string(), listing };
+            self.deleted.add(key.clone(), gone);
+        }
+        Ok(())
+    }
+
+    async fn condemn(&self, meta: &Meta) -> Result<()> {
+        let key = &meta.key;
         // What is condemned already goes without another list.
-        if store.condemned.pin().await?.has(key) {
+        if self.condemned.pin().await?.has(key) {
             return Ok(());
         }
         let (keys, sizes) = (vec![key.to_string()], vec![meta.size]);
         // It comes from no mark.
         let list = List { kind: Kind::Garbage, marked: jiff::Timestamp::UNIX_EPOCH, keys, sizes };
-        if let Err(error) = store.condemned.publish(&list).await {
-            store.deleted.forget(key);
-            return Err(error);
-        }
+        self.condemned.publish(&list).await?;
         // What is condemned counts as gone for the tenant's quota. Nothing else rests on knowing of it soon.
-        if let Err(error) = store.condemned.refresh().await {
+        if let Err(error) = self.condemned.refresh().await {
             tracing::info!(%key, %error, "what was deleted is not counted yet");
         }
         Ok(())

@@ -92,7 +92,6 @@ impl Store {
         let pin = self.condemned.pin().await?;
         self.condemned.rely(&pin, key).await?;
         let written = write.await?;
-        self.deleted.forget(key);
         // The parts of a large object may have been on their way for long.
         patience::anew();
         if pin.is_young() {
@@ -184,7 +183,6 @@ impl Store {
     pub(super) async fn put_content(&self, key: &Key, body: Bytes) -> Result<Meta> {
         let ticket = self.presence.ticket(key);
         let meta = self.put(key, body).await?;
-        self.deleted.forget(key);
         self.presence.insert(ticket, &meta);
         Ok(meta)
     }

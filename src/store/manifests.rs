@@ -269,8 +269,6 @@ impl Repo {
             self.store.condemned.rely(pin, &referrer).await?;
             self.put_referrer(subject, &digest, size, parsed).await?;
         }
-        // Who was told of something before it was deleted may name it, as long as it is there.
-        self.take_back(&digest, bytes);
         if !self.store.hot.has(&Slot::Whole(key.clone())) {
             self.store.hot.keep_pushed(Slot::Whole(key), bytes);
         }
@@ -345,15 +343,16 @@ impl Repo {
     async fn manifest_now(&self, pin: &Arc<Snapshot>, reference: &Reference) -> Result<Manifest> {
         let unknown = || Error::ManifestUnknown(reference.to_string());
         match reference {
-            Reference::Digest(digest) if self.is_deleted(&self.manifest_key(digest)) => Err(unknown()),
             Reference::Digest(digest) => {
+                if self.store.is_deleted(&self.manifest_key(digest)).await? {
+                    return Err(unknown());
+                }
                 self.store.found_in(pin, self.manifest_keys(digest)).await?.ok_or_else(unknown)?;
                 let bytes = self.manifest_bytes(digest).await?.ok_or_else(unknown)?;
                 let media_type = media_type_of(&bytes)?.to_string();
                 if self.names_wrong(&bytes).await? {
                     return Err(unknown());
                 }
-                self.take_back(digest, &bytes);
                 Ok(Manifest { digest: *digest, media_type, bytes })
             }
             Reference::Tag(tag) => {
@@ -362,7 +361,6 @@ impl Repo {
                 if self.names_wrong(&bytes).await? {
                     return Err(unknown());
                 }
-                self.take_back(&served.digest, &bytes);
                 Ok(Manifest { digest: served.digest, media_type: served.media_type, bytes })
             }
         }

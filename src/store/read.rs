@@ -62,7 +62,7 @@ impl Repo {
     }
 
     async fn open_any(&self, digest: &Digest) -> Result<Blob> {
-        if self.is_deleted(&self.blob_key(digest)) {
+        if self.store.is_deleted(&self.blob_key(digest)).await? {
             return Err(Error::BlobUnknown(*digest));
         }
         for key in self.blob_keys(digest) {

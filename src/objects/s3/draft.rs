@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::again::again;
 use super::multipart::{PARTS_MAX, Upload};
-use super::pool::{Buffer, Pool};
+use super::pool::{Buffer, Part, Pool};
 use super::{Error, Key, Meta, Result, S3Objects, When};
 use crate::objects::Draft;
 
@@ -46,12 +46,12 @@ impl S3Draft {
     }
 
     async fn send(&mut self, buffer: Buffer) -> Result<()> {
-        let (bytes, held) = buffer.freeze()?;
+        let part = buffer.freeze()?;
         let mut upload = match self.upload.take() {
             Some(upload) => upload,
             None => Upload::begin(&self.objects, &self.key).await?,
         };
-        let sent = upload.send(bytes, held).await;
+        let sent = upload.send(part).await;
         self.upload = Some(upload);
         sent
     }
@@ -110,8 +110,8 @@ impl Draft for S3Draft {
         let last = self.buffer.take();
         if self.upload.is_none() {
             // The memory is given back when the answer is there.
-            let (bytes, _held) = last.map(Buffer::freeze).transpose()?.unzip();
-            let bytes = bytes.unwrap_or_default();
+            let part = last.map(Buffer::freeze).transpose()?;
+            let bytes = part.as_ref().map(Part::bytes).cloned().unwrap_or_default();
             self.expect(bytes.len() as u64)?;
             return again(|| self.objects.inner.put(&self.key, bytes.clone(), When::Always)).await;
         }
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn ten_thousand_parts_suffice() {
-        let pool = Pool::new(1 << 30);
+        let pool = Pool::new(1 << 30, 8 << 20);
         let least = 8 << 20;
         for (size, expected) in [
             (None, least),
@@ -147,6 +147,6 @@ mod tests {
             assert_eq!(bytes, expected, "{size:?}");
             assert!(size.unwrap_or(0).div_ceil(bytes) <= PARTS_MAX);
         }
-        assert!(part_bytes(least, Some(5 << 40), &Pool::new(128 << 20)).is_err());
+        assert!(part_bytes(least, Some(5 << 40), &Pool::new(128 << 20, 8 << 20)).is_err());
     }
 }

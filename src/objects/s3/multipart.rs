@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
 use super::again::{Again, again};
+use super::pool::Part;
 use super::{Error, Key, MARK, Meta, Result, S3Objects, client, error, mark};
 
 /// Parts of one upload, by S3's rules.
@@ -57,18 +57,12 @@ impl Upload {
         self.bytes
     }
 
-    /// Sends a part behind those before, as soon as less than [`PARTS_AT_ONCE`] are on their way. `held` is given back
-    /// when it has arrived.
-    pub(super) async fn send(&mut self, body: Bytes, held: OwnedSemaphorePermit) -> Result<()> {
-        let (number, bytes) = (self.next_number()?, body.len() as u64);
+    /// Sends a part behind those before, as soon as less than [`PARTS_AT_ONCE`] are on their way.
+    pub(super) async fn send(&mut self, part: Part) -> Result<()> {
+        let (number, bytes) = (self.next_number()?, part.bytes().len() as u64);
         self.make_room().await?;
         let (objects, key, id) = (self.objects.clone(), self.key.clone(), self.id.clone());
-        self.going.spawn(async move {
-            let sent = again(|| send(&objects, (&key, &id, number), body.clone())).await;
-            // Memory is given back with the bytes.
-            drop((body, held));
-            sent
-        });
+        self.going.spawn(async move { again(|| send(&objects, (&key, &id, number), part.bytes().clone())).await });
         self.bytes += bytes;
         Ok(())
     }

@@ -30,21 +30,29 @@ const WAIT: Duration = Duration::from_secs(5);
 /// longer than [`GRACE`] and its size at [`SLOWEST`] take, 64 s for 8 MiB, and a part on its way has time-outs of its own.
 /// While nobody waits, a client may be as slow as it likes.
 ///
+/// Buffers of the usual size are used again: given back to the allocator and taken anew, they would end in each of its
+/// arenas, and 64 MiB of them hold 160.
+///
 /// Memory in small pieces, as bytes come, would hold less for slow clients. But then many uploads would each hold part of a
 /// part and wait for the rest, and all would end one after the other: whole buffers let as many go on as there is memory for.
 #[derive(Clone)]
 pub(super) struct Pool {
     units: Arc<Semaphore>,
     bytes: u64,
+    /// Bytes of most buffers.
+    usual: u64,
+    /// Buffers of the usual size that nobody has.
+    idle: Arc<Mutex<Vec<BytesMut>>>,
     /// Buffers that are being filled.
     filling: Arc<Mutex<Vec<Weak<Mutex<Filling>>>>>,
 }
 
 impl Pool {
-    pub(super) fn new(bytes: u64) -> Pool {
+    /// A budget of `bytes` bytes, out of which mostly buffers of `usual` bytes are taken.
+    pub(super) fn new(bytes: u64, usual: u64) -> Pool {
         let units = usize::try_from(bytes / UNIT_BYTES).unwrap_or(Semaphore::MAX_PERMITS);
         let units = Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)));
-        Pool { units, bytes, filling: Arc::default() }
+        Pool { units, bytes, usual, idle: Arc::default(), filling: Arc::default() }
     }
 
     /// Bytes of the whole budget.
@@ -54,7 +62,10 @@ impl Pool {
 
     /// A buffer for `bytes` bytes, at most the whole budget.
     pub(super) async fn take(&self, bytes: u64) -> Result<Buffer> {
-        let units = bytes.min(self.bytes).div_ceil(UNIT_BYTES).min(self.bytes / UNIT_BYTES).max(1);
+        // What is more than half of a usual buffer gets one, which can be used again.
+        let is_usual = bytes <= self.usual && bytes > self.usual / 2;
+        let held_bytes = if is_usual { self.usual } else { bytes };
+        let units = held_bytes.min(self.bytes).div_ceil(UNIT_BYTES).min(self.bytes / UNIT_BYTES).max(1);
         let failed = || Error::Backend("memory for uploads cannot be had".into());
         let units = u32::try_from(units).map_err(|_| failed())?;
         let mut wanted = Box::pin(self.units.clone().acquire_many_owned(units));
@@ -65,12 +76,22 @@ impl Pool {
             }
         };
         let capacity = usize::try_from(bytes).map_err(|_| failed())?;
-        let bytes = BytesMut::with_capacity(capacity);
+        let fresh = usize::try_from(held_bytes).map_err(|_| failed())?;
+        let bytes = self.idle_buffer(is_usual).unwrap_or_else(|| BytesMut::with_capacity(fresh));
         let filling = Arc::new(Mutex::new(Filling { memory: Some((bytes, held)), since: Instant::now() }));
         let mut all = lock(&self.filling);
         all.retain(|other| other.strong_count() > 0);
         all.push(Arc::downgrade(&filling));
-        Ok(Buffer { filling, capacity })
+        Ok(Buffer { pool: self.clone(), filling, capacity })
+    }
+
+    /// A buffer that can be used again, if that is `wanted`. Those for which the budget has no room any more go.
+    fn idle_buffer(&self, wanted: bool) -> Option<BytesMut> {
+        let room = self.units.available_permits() as u64 * UNIT_BYTES;
+        let mut idle = lock(&self.idle);
+        let buffer = if wanted { idle.pop() } else { None };
+        idle.truncate(usize::try_from(room / self.usual.max(1)).unwrap_or(usize::MAX));
+        buffer
     }
 
     /// Frees the slowest buffers, until `units` are free.
@@ -101,6 +122,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Memory out of the budget.
 pub(super) struct Buffer {
+    pool: Pool,
     filling: Arc<Mutex<Filling>>,
     capacity: usize,
 }
@@ -139,10 +161,35 @@ impl Buffer {
         lock(&self.filling).memory.as_ref().is_some_and(|(bytes, _)| bytes.len() == self.capacity)
     }
 
-    /// The bytes, and what has to be kept for as long as they are.
-    pub(super) fn freeze(self) -> Result<(Bytes, OwnedSemaphorePermit)> {
+    /// What has been filled in.
+    pub(super) fn freeze(self) -> Result<Part> {
         let (bytes, held) = lock(&self.filling).memory.take().ok_or_else(taken_away)?;
-        Ok((bytes.freeze(), held))
+        Ok(Part { pool: self.pool, bytes: bytes.freeze(), _held: held })
+    }
+}
+
+/// Bytes in memory of the budget. The memory is given back with it: whoever has the bytes keeps it for as long.
+pub(super) struct Part {
+    pool: Pool,
+    bytes: Bytes,
+    _held: OwnedSemaphorePermit,
+}
+
+impl Part {
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // A connection that was given up may have the bytes a little longer: then the buffer goes with it.
+        if let Ok(mut buffer) = std::mem::take(&mut self.bytes).try_into_mut()
+            && buffer.capacity() as u64 == self.pool.usual
+        {
+            buffer.clear();
+            lock(&self.pool.idle).push(buffer);
+        }
     }
 }
 
@@ -153,20 +200,44 @@ mod tests {
 
     #[tokio::test]
     async fn memory_is_given_as_far_as_it_goes() {
-        let pool = Pool::new(1 << 20);
+        let pool = Pool::new(1 << 20, 8 << 20);
         let mut first = pool.take(768 << 10).await.unwrap();
         assert!(pool.take(512 << 10).now_or_never().is_none());
         assert_eq!(first.fill(Bytes::from(vec![1; 1 << 20])).unwrap().len(), 256 << 10);
         assert!(first.is_full());
-        let (bytes, held) = first.freeze().unwrap();
-        assert_eq!(bytes.len(), 768 << 10);
-        drop(held);
+        let part = first.freeze().unwrap();
+        assert_eq!(part.bytes().len(), 768 << 10);
+        drop(part);
         assert!(pool.take(1 << 20).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn usual_buffers_are_used_again_and_count_when_they_are_not() {
+        let pool = Pool::new(4 << 20, 1 << 20);
+        let idle = || lock(&pool.idle).len();
+        let part = |bytes: u64| {
+            let mut buffer = pool.take(bytes).now_or_never().unwrap().unwrap();
+            buffer.fill(vec![1; bytes as usize].into()).unwrap();
+            buffer.freeze().unwrap()
+        };
+        let (first, second) = (part(1 << 20), part(600 << 10));
+        let (at, kept) = (first.bytes().as_ptr(), second.bytes().clone());
+        drop((first, second));
+        assert_eq!(idle(), 1, "somebody has the bytes of the second");
+        drop(kept);
+        let again = part(700 << 10);
+        assert_eq!((again.bytes().as_ptr(), again.bytes().len(), idle()), (at, 700 << 10, 0));
+        drop(again);
+        // The idle buffer is no memory beside the budget.
+        let all = part(4 << 20);
+        assert_eq!(idle(), 0);
+        drop(all);
+        assert_eq!(idle(), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_stalls_with_a_part_half_filled_does_not_end_all_uploads() {
-        let pool = Pool::new(4 << 20);
+        let pool = Pool::new(4 << 20, 8 << 20);
         let mut stalled = Vec::new();
         for _ in 0..4 {
             let mut buffer = pool.take(1 << 20).await.unwrap();
@@ -184,7 +255,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_sends_a_little_now_and_then_does_not_end_all_uploads() {
-        let pool = Pool::new(32 << 20);
+        let pool = Pool::new(32 << 20, 8 << 20);
         let mut slow = Vec::new();
         for _ in 0..3 {
             slow.push(pool.take(8 << 20).await.unwrap());

@@ -24,6 +24,8 @@ use crate::objects::{self, Key, Meta, Objects, Read, Unfinished, Version};
 
 /// What was begun so long ago is not under way any more.
 const BEGUN_MAX: Duration = Duration::from_secs(24 * 3600);
+/// What is younger may be of a push under way.
+pub(super) const IN_FLIGHT: Duration = Duration::from_secs(3600);
 
 /// The blobs of a tenant: 40 bytes for each, in the order of the listing.
 #[derive(Default)]

@@ -14,14 +14,11 @@ use super::super::manifests::Parsed;
 use super::super::referrers::Referrer;
 use super::super::tags::Pointer;
 use super::super::{Result, Store};
-use super::look::{Known, Look};
+use super::look::{IN_FLIGHT, Known, Look};
 use super::problem::{Finding, Problem};
 use crate::digest::Digest;
 use crate::hot::Slot;
 use crate::objects::{self, Key, Meta, Read};
-
-/// What is younger may be of a push under way.
-const IN_FLIGHT: Duration = Duration::from_secs(3600);
 
 /// Mends what was found, where that can be done. Says what was done.
 pub(super) async fn repair(store: &Store, look: &Look<'_>, finding: &Finding) -> Result<Option<&'static str>> {

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 
 use super::super::Result;
 use super::super::layout::{self, Place, RepoItem, UploadItem};
-use super::look::{Blobs, Known, Look};
+use super::look::{Blobs, IN_FLIGHT, Known, Look};
 use super::problem::{Finding, Problem};
 use crate::digest::Digest;
 use crate::names::{RepoName, Tag, Tenant, UploadId};
@@ -33,8 +33,8 @@ pub(super) struct Walk<'a> {
 /// The repository that the walk is in.
 struct InRepo {
     name: RepoName,
-    /// Tags with pushes for which no pointer has come yet, and one of the pushes.
-    pushed: BTreeMap<Tag, Vec<Key>>,
+    /// Tags with pushes for which no pointer has come yet.
+    pushed: BTreeMap<Tag, Vec<Meta>>,
 }
 
 /// The upload that the walk is in.
@@ -143,7 +143,7 @@ impl<'a> Walk<'a> {
         let Some(repo) = &mut self.repo else { return };
         match item {
             RepoItem::Manifest(digest) => self.known.add_manifest(digest, meta.size),
-            RepoItem::Push(tag, _) => repo.pushed.entry(tag).or_default().push(meta.key.clone()),
+            RepoItem::Push(tag, _) => repo.pushed.entry(tag).or_default().push(meta.clone()),
             RepoItem::Tag(tag) => drop(repo.pushed.remove(&tag)),
             _ => {}
         }
@@ -151,8 +151,9 @@ impl<'a> Walk<'a> {
 
     fn leave_repo(&mut self, jobs: &mut Vec<Job<'a>>) {
         if let Some(repo) = self.repo.take() {
-            let orphans = repo.pushed.into_values().flatten();
-            let orphans: Vec<Finding> = orphans.map(|key| Finding::new(&key, Problem::Orphan)).collect();
+            let old = |record: &Meta| self.look.is_older(record.modified, IN_FLIGHT);
+            let orphans = repo.pushed.into_values().flatten().filter(old);
+            let orphans: Vec<Finding> = orphans.map(|record| Finding::new(&record.key, Problem::Orphan)).collect();
             if !orphans.is_empty() {
                 jobs.push(found(orphans));
             }

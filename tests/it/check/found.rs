@@ -158,10 +158,13 @@ async fn what_crashes_leave_is_noted_when_it_is_old() {
     for path in [&part, &temporary] {
         std::fs::write(path, "half").unwrap();
     }
+    std::fs::remove_file(s.tag("c", "main")).unwrap();
     assert_eq!(s.damaged().kinds(Depth::Names).await, [""; 0], "a request may be under way");
     age(&part);
     age(&temporary);
-    std::fs::remove_file(s.tag("c", "main")).unwrap();
+    for push in s.pushes {
+        age(&s.record(&push));
+    }
     let found = s.kinds(Depth::Names).await;
     let records = s.pushes.map(|push| format!("orphan {}", last(&s.record(&push))));
     let mut expected = vec!["half_written 0123".to_string(), format!("leftover {}", last(&part))];
