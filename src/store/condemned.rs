@@ -75,7 +75,8 @@ pub struct Snapshot {
     began: Instant,
     /// Sorted by fingerprint. Fingerprints that meet cost a spare, nothing else.
     entries: Vec<Entry>,
-    batches: Vec<BatchId>,
+    /// Each with when it was published, by the backend's clock.
+    batches: Vec<(BatchId, SystemTime)>,
     age_max: Duration,
     checked: bool,
 }
@@ -116,9 +117,10 @@ impl Snapshot {
         !self.of(key).is_empty()
     }
 
-    /// Whether the object is to make room: then views do without it.
-    pub fn evicts(&self, key: &Key) -> bool {
-        self.of(key).iter().any(|entry| entry.evict)
+    /// Since when the object is to make room, by the backend's clock; nothing when it is not.
+    pub fn evicted(&self, key: &Key) -> Option<SystemTime> {
+        let evicts = self.of(key).iter().filter(|entry| entry.evict);
+        evicts.map(|entry| self.batches[entry.batch as usize].1).max()
     }
 
     fn of(&self, key: &Key) -> &[Entry] {
@@ -297,12 +299,14 @@ impl Condemned {
         }
         let began = Instant::now();
         let listed = patiently(|| list_batches(&*self.objects, layout::CONDEMNED)).await?;
-        let published = listed.into_iter().filter(|(_, batch)| batch.list.is_some()).map(|(id, _)| id);
-        let loads = published.map(|id| self.load(id)).collect::<Vec<_>>();
+        let published = listed.into_iter().filter_map(|(id, batch)| Some((id, batch.list?.modified)));
+        let loads =
+            published.map(|(id, at)| async move { Ok::<_, Error>((self.load(id).await?, at)) }).collect::<Vec<_>>();
         let loaded: Vec<_> = stream::iter(loads).buffered(FAN_OUT).try_collect().await?;
         let (mut entries, mut batches, mut news) = (Vec::new(), Vec::new(), Vec::new());
         let mut bytes = BTreeMap::new();
-        for (id, known, fresh) in loaded.into_iter().flatten() {
+        for (loaded, at) in loaded {
+            let Some((id, known, fresh)) = loaded else { continue };
             let batch = batches.len() as u32;
             entries.extend(known.fingerprints.iter().enumerate().map(|(number, fingerprint)| Entry {
                 fingerprint: *fingerprint,
@@ -313,7 +317,7 @@ impl Condemned {
             for (tenant, of_batch) in &known.bytes {
                 *bytes.entry(tenant.clone()).or_default() += of_batch;
             }
-            batches.push(id);
+            batches.push((id, at));
             news.extend(fresh);
         }
         entries.sort_unstable_by_key(|entry| (entry.fingerprint, entry.batch, entry.number));
@@ -343,8 +347,8 @@ impl Condemned {
     }
 
     /// Forgets all batches but these, and says whether there were any.
-    fn forget_others(&self, batches: &[BatchId]) -> bool {
-        let left: HashSet<&BatchId> = batches.iter().collect();
+    fn forget_others(&self, batches: &[(BatchId, SystemTime)]) -> bool {
+        let left: HashSet<&BatchId> = batches.iter().map(|(id, _)| id).collect();
         let mut known = lock(&self.known);
         let before = known.len();
         known.retain(|id, _| left.contains(id));
@@ -383,7 +387,7 @@ impl Condemned {
 
     async fn spare_all(&self, pin: &Snapshot, entries: &[Entry]) -> Result<()> {
         for entry in entries {
-            let batch = &pin.batches[entry.batch as usize];
+            let (batch, _) = &pin.batches[entry.batch as usize];
             let name = (batch.clone(), entry.number);
             if lock(&self.spared).contains(&name) {
                 continue;

@@ -1,6 +1,7 @@
 //! Looking for objects that never change under their key, and reading those that are small: through what memory has.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
@@ -81,10 +82,17 @@ impl Store {
         }
     }
 
-    /// As [`Store::found`], for what views name: they do without what is to make room.
-    pub(super) async fn servable(&self, pin: &Snapshot, key: &Key) -> Result<bool> {
-        let left_out = self.config.collect.ingredients.view_without_condemned && pin.evicts(key);
-        Ok(!left_out && self.found(pin, key).await?.is_some())
+    /// As [`Store::found`], for what views name. They do without what is to make room, unless it was `pushed` so late that
+    /// whoever chose it, or who pushed it, may not have known of the other. Its builder is to find it again.
+    pub(super) async fn servable(&self, pin: &Snapshot, key: &Key, pushed: Option<SystemTime>) -> Result<bool> {
+        let collect = &self.config.collect;
+        let is_left_out = collect.ingredients.view_without_condemned
+            && pin.evicted(key).is_some_and(|evicted| {
+                // A push may be answered for as long after its record was written.
+                let late = collect.in_use() + collect.snapshot_age();
+                pushed.and_then(|pushed| pushed.checked_add(late)).is_none_or(|until| until <= evicted)
+            });
+        Ok(!is_left_out && self.found(pin, key).await?.is_some())
     }
 
     /// Runs `write`, which makes the object appear whose writer will be told that it is there.

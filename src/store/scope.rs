@@ -12,6 +12,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
@@ -151,9 +152,14 @@ impl Store {
     }
 
     /// As [`Store::servable`], for any of the keys.
-    pub(super) async fn servable_in(&self, pin: &Snapshot, keys: impl Iterator<Item = Key>) -> Result<bool> {
+    pub(super) async fn servable_in(
+        &self,
+        pin: &Snapshot,
+        keys: impl Iterator<Item = Key>,
+        pushed: Option<SystemTime>,
+    ) -> Result<bool> {
         for key in keys {
-            if self.servable(pin, &key).await? {
+            if self.servable(pin, &key, pushed).await? {
                 return Ok(true);
             }
         }

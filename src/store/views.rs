@@ -318,6 +318,8 @@ impl Repo {
     pub(super) async fn know_first(&self, pin: &Snapshot, tag: &Tag, at: Pointed, push: LivePush) {
         let live = vec![push];
         match self.make(pin, tag, &at.pointer, &live).await {
+            // When the push was written only a list tells for certain.
+            Ok(hint) if !hint.evicted.is_empty() => {}
             Ok(hint) => {
                 let known = Known { at, live, hint };
                 self.store.views.known.insert(self.tag_key(tag), Arc::new(known));

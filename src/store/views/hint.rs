@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Served;
@@ -26,6 +27,9 @@ pub(super) struct Hint {
     pub rules: u32,
     /// Oldest first.
     pub pushes: Vec<PushId>,
+    /// When the last of them was written.
+    #[serde(default)]
+    pub newest: Option<Timestamp>,
     /// Blobs that the view names.
     pub needed: Vec<Digest>,
     /// Its config, which whoever imports it reads.
@@ -35,13 +39,25 @@ pub(super) struct Hint {
     pub missing: Vec<Digest>,
     /// Manifests of pushes that the store did not have.
     pub missing_manifests: Vec<Digest>,
+    /// Layers that were to make room, each with when it was last pushed: those that came late are in the view nevertheless.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evicted: Vec<(Digest, Timestamp)>,
     /// What is served; nothing when it is the newest push as it was sent.
     pub view: Option<Served>,
 }
 
 impl Hint {
     pub fn is_of(&self, live: &[LivePush]) -> bool {
-        self.rules == RULES && self.pushes.iter().eq(live.iter().map(|push| &push.id))
+        let is_of_them = self.rules == RULES && self.pushes.iter().eq(live.iter().map(|push| &push.id));
+        // A push that was sent again counts as new.
+        let newest = live.iter().map(|push| push.at).max();
+        is_of_them && (self.evicted.is_empty() || newest.and_then(|at| at.try_into().ok()) == self.newest)
+    }
+
+    /// When a layer that was to make room was last pushed.
+    fn pushed(&self, digest: &Digest) -> Option<SystemTime> {
+        let found = self.evicted.iter().find(|(evicted, _)| evicted == digest);
+        found.map(|(_, pushed)| SystemTime::from(*pushed))
     }
 }
 
@@ -66,12 +82,12 @@ impl Repo {
         });
         let blobs = |digest: &Digest| self.blob_keys(digest).collect::<Vec<_>>();
         let needed = hint.needed.iter().filter(|digest| hint.config.as_ref() != Some(digest));
-        let needed = needed.map(|digest| (blobs(digest), true));
-        let manifests = hint.missing_manifests.iter().map(|digest| self.manifest_keys(digest).collect());
-        let missing = hint.missing.iter().map(blobs).chain(manifests).map(|keys| (keys, false));
-        let looks = needed.chain(missing).map(|(keys, expected)| {
+        let needed = needed.map(|digest| (blobs(digest), hint.pushed(digest), true));
+        let manifests = hint.missing_manifests.iter().map(|digest| (self.manifest_keys(digest).collect(), None, false));
+        let missing = hint.missing.iter().map(|digest| (blobs(digest), hint.pushed(digest), false));
+        let looks = needed.chain(missing).chain(manifests).map(|(keys, pushed, expected)| {
             let store = self.store.clone();
-            async move { Ok::<_, Error>(store.servable_in(pin, keys.into_iter()).await? == expected) }.boxed()
+            async move { Ok::<_, Error>(store.servable_in(pin, keys.into_iter(), pushed).await? == expected) }.boxed()
         });
         let mut looks = stream::iter(read.chain(looks).collect::<Vec<_>>()).buffered(FAN_OUT);
         while let Some(as_expected) = looks.try_next().await? {

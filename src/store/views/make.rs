@@ -1,9 +1,11 @@
 //! Makes a view: loads the pushes of a tag, unites them, and stores what comes out before anybody is told.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Served;
@@ -72,6 +74,8 @@ impl Repo {
             config,
             missing: made.missing,
             missing_manifests: made.missing_manifests,
+            newest: live.iter().map(|push| push.at).max().and_then(|at| at.try_into().ok()),
+            evicted: made.evicted,
             view,
         };
         // One push that is served as it is: to find that out costs no more than to read a hint.
@@ -121,10 +125,18 @@ impl Repo {
         }
         drop(loads);
         pushes.reverse();
-        let layers = pushes.iter().flat_map(|(_, push)| &push.manifest.layers).map(|layer| layer.digest);
-        let named: BTreeSet<Digest> = layers.collect();
-        let present = self.present(pin, named.iter().copied()).await?;
-        missing.extend(named.iter().filter(|digest| !present.contains(*digest)));
+        let when: HashMap<PushId, SystemTime> = live.iter().map(|push| (push.id, push.at)).collect();
+        let mut named = BTreeMap::<Digest, Option<SystemTime>>::new();
+        for (id, push) in &pushes {
+            for layer in &push.manifest.layers {
+                let last = named.entry(layer.digest).or_default();
+                *last = (*last).max(when.get(id).copied());
+            }
+        }
+        let present = self.present(pin, &named).await?;
+        missing.extend(named.keys().filter(|digest| !present.contains(*digest)));
+        let evicted = named.iter().filter(|(digest, _)| self.blob_keys(digest).any(|key| pin.evicted(&key).is_some()));
+        let evicted = evicted.filter_map(|(digest, last)| Some((*digest, (*last)?.try_into().ok()?))).collect();
         missing.sort_unstable();
         let (ids, pushes): (Vec<PushId>, Vec<Push>) = pushes.into_iter().unzip();
         let making = tokio::task::spawn_blocking(move || {
@@ -134,13 +146,13 @@ impl Repo {
         let (view, pushes, present) = making.await?;
         let mut present: Vec<Digest> = present.into_iter().collect();
         present.sort_unstable();
-        Ok(United { view, pushes: ids.into_iter().zip(pushes).collect(), present, missing, missing_manifests })
+        Ok(United { view, pushes: ids.into_iter().zip(pushes).collect(), present, missing, missing_manifests, evicted })
     }
 
-    /// Which of these blobs the store has.
-    async fn present(&self, pin: &Snapshot, digests: impl Iterator<Item = Digest>) -> Result<HashSet<Digest>> {
-        let looks = digests.map(|digest| async move {
-            Ok::<_, Error>(self.store.servable_in(pin, self.blob_keys(&digest)).await?.then_some(digest))
+    /// Which of these layers can be served, given when each was last pushed.
+    async fn present(&self, pin: &Snapshot, layers: &BTreeMap<Digest, Option<SystemTime>>) -> Result<HashSet<Digest>> {
+        let looks = layers.iter().map(|(digest, pushed)| async move {
+            Ok::<_, Error>(self.store.servable_in(pin, self.blob_keys(digest), *pushed).await?.then_some(*digest))
         });
         let found = stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(FAN_OUT);
         found.try_filter_map(|found| async move { Ok(found) }).try_collect().await
@@ -205,6 +217,7 @@ pub(in super::super) struct United {
     present: Vec<Digest>,
     missing: Vec<Digest>,
     missing_manifests: Vec<Digest>,
+    evicted: Vec<(Digest, Timestamp)>,
 }
 
 /// The view of all pushes; where that is more than can be united, the newest alone is still better than nothing.
