@@ -215,10 +215,10 @@ impl Client {
             }
         }
         let digest = push.digest();
-        let began = self.ghost.borrow().records_removed;
+        let (began, promises) = (self.ghost.borrow().records_removed, self.ghost.borrow().promises());
         match self.repo().put_manifest(None, std::slice::from_ref(tag), None, push.manifest).await {
             Ok(_) => self.ghost.borrow_mut().pushed(REPO, tag, &digest, began),
-            Err(Error::ManifestBlobUnknown(missing)) => self.ghost.borrow_mut().refused(&missing),
+            Err(Error::ManifestBlobUnknown(missing)) => self.ghost.borrow_mut().refused(&missing, promises),
             Err(_) => {}
         }
     }

@@ -14,8 +14,10 @@ use super::sim::{Deed, Object, Sim};
 pub struct Ghost {
     sim: Sim,
     setting: Setting,
-    /// Until when a key was promised to stay, and by what.
-    promised: HashMap<String, (SystemTime, String)>,
+    /// Of each key, that it was promised to stay.
+    promised: HashMap<String, Vec<Promise>>,
+    /// Promises so far.
+    promises: usize,
     /// Writings of tags that were acknowledged, and when.
     acknowledged: HashMap<u64, SystemTime>,
     /// Caches that were acknowledged, and when, since anything of the cache tag was last removed.
@@ -28,6 +30,13 @@ pub struct Ghost {
     pub deleted: usize,
     pub spared: usize,
     pub said: Vec<String>,
+}
+
+struct Promise {
+    /// In their order.
+    number: usize,
+    until: SystemTime,
+    how: String,
 }
 
 /// Caches that had been acknowledged when somebody began to ask.
@@ -51,6 +60,7 @@ impl Ghost {
             sim,
             setting,
             promised: HashMap::new(),
+            promises: 0,
             acknowledged: HashMap::new(),
             caches: BTreeMap::new(),
             deleted_by_client: BTreeSet::new(),
@@ -93,10 +103,23 @@ impl Ghost {
     }
 
     fn stays(&mut self, key: &str, until: SystemTime, how: &str) {
-        let promised = self.promised.entry(key.to_string()).or_insert((until, how.to_string()));
-        if promised.0 < until {
-            *promised = (until, how.to_string());
-        }
+        let now = self.sim.now();
+        let promised = self.promised.entry(key.to_string()).or_default();
+        promised.retain(|promise| promise.until >= now);
+        self.promises += 1;
+        promised.push(Promise { number: self.promises, until, how: how.to_string() });
+    }
+
+    /// How many promises there have been.
+    pub fn promises(&self) -> usize {
+        self.promises
+    }
+
+    /// One that still holds, of those that were made when there had been `promises`.
+    fn promised(&self, key: &str, promises: usize) -> Option<&Promise> {
+        let now = self.sim.now();
+        let of_key = self.promised.get(key)?.iter();
+        of_key.filter(|promise| promise.number <= promises && promise.until >= now).max_by_key(|promise| promise.until)
     }
 
     /// Caches that a view which is asked for from now on must contain.
@@ -134,9 +157,8 @@ impl Ghost {
     /// A blob that a client was served by a tag cannot be read, within the lease.
     pub fn unreadable(&mut self, digest: &Digest) {
         let key = blob_key(digest);
-        let now = self.sim.now();
         let is_wanted = !self.deleted_by_client.contains(&key);
-        if is_wanted && self.promised.get(&key).is_some_and(|(until, _)| *until >= now) {
+        if is_wanted && self.promised(&key, self.promises).is_some() {
             self.fail(format!("{digest} cannot be read, though leased"));
         }
     }
@@ -175,14 +197,11 @@ impl Ghost {
         self.whole(&key, "push acknowledged");
     }
 
-    /// A push was refused because this is not there.
-    pub fn refused(&mut self, digests: &[Digest]) {
-        let now = self.sim.now();
+    /// A push was refused because this is not there. It began when there had been so many promises: what somebody else was
+    /// promised meanwhile was promised to him.
+    pub fn refused(&mut self, digests: &[Digest], promises: usize) {
         for digest in digests {
-            let key = blob_key(digest);
-            if let Some((until, how)) = self.promised.get(&key)
-                && *until >= now
-            {
+            if let Some(Promise { how, .. }) = self.promised(&blob_key(digest), promises) {
                 let why = format!("{digest} was refused, though promised by {how}");
                 self.fail(why);
             }
@@ -237,9 +256,7 @@ impl Ghost {
                 continue;
             }
             self.deleted += 1;
-            if let Some((until, how)) = self.promised.get(&key)
-                && *until >= now
-            {
+            if let Some(Promise { until, how, .. }) = self.promised(&key, self.promises) {
                 let left = until.duration_since(now).unwrap_or_default();
                 let why = format!("{key} was deleted {left:?} before its time, promised by {how}");
                 self.fail(why);
