@@ -211,6 +211,12 @@ pub trait Draft: Send {
     /// Appends the pieces in order. Callers hand over a few hundred kilobytes at a time: each call may cost a thread hop.
     async fn write(&mut self, pieces: Vec<Bytes>) -> Result<()>;
 
+    /// Whether `write` gathers in memory, and waits for that rather than for a disk: then nothing is won by reading on
+    /// meanwhile.
+    fn gathers(&self) -> bool {
+        false
+    }
+
     /// The key appears here, whole, or never.
     async fn commit(self: Box<Self>) -> Result<Meta>;
 }

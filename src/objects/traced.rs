@@ -145,6 +145,10 @@ impl Draft for TracedDraft {
         done
     }
 
+    fn gathers(&self) -> bool {
+        self.draft.gathers()
+    }
+
     async fn commit(self: Box<Self>) -> Result<Meta> {
         seen(self.span, self.draft.commit()).await
     }

@@ -57,7 +57,19 @@ pub(super) async fn pump(
             watch
         });
         let next = async { if ended { Portion::default() } else { body.next(PORTION_BYTES).await } };
-        let (hashed, written, next) = tokio::join!(hash, draft.write(portion.pieces), next);
+        let gathers = draft.gathers();
+        let written = draft.write(portion.pieces);
+        let moved = async {
+            if !gathers {
+                return tokio::join!(written, next);
+            }
+            // Many that wait for memory would each hold a portion more.
+            match written.await {
+                Ok(()) => (Ok(()), next.await),
+                failed => (failed, Portion::default()),
+            }
+        };
+        let (hashed, (written, next)) = tokio::join!(hash, moved);
         watch = hashed?;
         written?;
         if ended {

@@ -106,6 +106,10 @@ impl Draft for S3Draft {
         Ok(())
     }
 
+    fn gathers(&self) -> bool {
+        true
+    }
+
     async fn commit(mut self: Box<Self>) -> Result<Meta> {
         let last = self.buffer.take();
         if self.upload.is_none() {
