@@ -62,7 +62,10 @@ impl App {
     pub async fn open(config: Config) -> anyhow::Result<App> {
         let metrics = Arc::new(Metrics::default());
         let objects: Arc<dyn Objects> = match &config.store.s3 {
-            Some(s3) => Arc::new(S3Objects::open_counted(s3, metrics.clone()).await?),
+            Some(s3) => {
+                let upload_memory = s3.upload_memory(config.hot.size);
+                Arc::new(S3Objects::open_counted(s3, upload_memory, metrics.clone()).await?)
+            }
             None => Arc::new(FsObjects::open(&config.store.path)?),
         };
         App::counted_over(traced(objects), config, metrics).await

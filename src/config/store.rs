@@ -87,8 +87,9 @@ pub struct S3Config {
     /// Blobs up to this size are written in one request, larger ones in parts of it. Parts are larger where 10,000 of
     /// them would not suffice. At least 5 MiB.
     pub part_size: ByteSize,
-    /// Memory for parts on their way to the bucket, of all uploads together. Uploads wait for it.
-    pub upload_memory: ByteSize,
+    /// Memory for parts on their way to the bucket, of all uploads together. Uploads wait for it. When it is not set, see
+    /// [`S3Config::upload_memory`].
+    pub upload_memory: Option<ByteSize>,
     /// What the bucket checks of the bytes it receives.
     pub checksum: Checksum,
     /// How long this server trusts what it knows of an object: that it is there, and its size. Deletes by other servers are
@@ -120,7 +121,7 @@ impl Default for S3Config {
             secret_access_key_file: None,
             ca_file: None,
             part_size: ByteSize::mib(8),
-            upload_memory: ByteSize::mib(64),
+            upload_memory: None,
             checksum: Checksum::Crc32c,
             presence_max_age: Span::minutes(10),
             redirect: Redirect::Never,
@@ -134,6 +135,8 @@ impl Default for S3Config {
 
 /// Smallest part that S3 takes, but for the last, and largest object of one request. Bytes.
 const PART_SIZE: std::ops::RangeInclusive<u64> = (5 << 20)..=(5 << 30);
+/// What parts on their way may take when nothing else is configured. Bytes.
+const UPLOAD_MEMORY: u64 = 64 << 20;
 
 impl S3Config {
     /// What only the whole can show: the parts of it may come from the file and from the environment.
@@ -159,10 +162,17 @@ impl S3Config {
         if !PART_SIZE.contains(&self.part_size.as_u64()) {
             bail!("[store.s3] part_size must be between 5 MiB and 5 GiB");
         }
-        if self.upload_memory < self.part_size {
+        if self.upload_memory.is_some_and(|memory| memory < self.part_size) {
             bail!("[store.s3] upload_memory must hold one part at least");
         }
         Ok(())
+    }
+
+    /// Memory for parts on their way, in bytes: as configured, or 64 MiB, or half of the hot layer where that is less.
+    /// Always enough for one part.
+    pub fn upload_memory(&self, hot: ByteSize) -> u64 {
+        let usual = UPLOAD_MEMORY.min(hot.as_u64() / 2);
+        self.upload_memory.map_or(usual, |memory| memory.as_u64()).max(self.part_size.as_u64())
     }
 
     /// `s3://bucket/prefix`, for people.

@@ -37,6 +37,7 @@ use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::{ByteStream as SdkStream, DateTime};
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ServerSideEncryption};
 use bytes::Bytes;
+use bytesize::ByteSize;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
@@ -91,11 +92,15 @@ struct Inner {
 impl S3Objects {
     /// Opens the store in a bucket, having proved that the bucket does what is needed of it.
     pub async fn open(config: &S3Config) -> std::result::Result<S3Objects, OpenError> {
-        S3Objects::open_counted(config, Arc::default()).await
+        S3Objects::open_counted(config, config.upload_memory(ByteSize(u64::MAX)), Arc::default()).await
     }
 
-    /// As [`S3Objects::open`], counting what is sent to the bucket.
-    pub async fn open_counted(config: &S3Config, metrics: Arc<Metrics>) -> std::result::Result<S3Objects, OpenError> {
+    /// As [`S3Objects::open`], counting what is sent to the bucket, with `upload_memory` bytes for parts on their way.
+    pub async fn open_counted(
+        config: &S3Config,
+        upload_memory: u64,
+        metrics: Arc<Metrics>,
+    ) -> std::result::Result<S3Objects, OpenError> {
         let client = client::connect(config, metrics).await?;
         let prefix = config.prefix.trim_end_matches('/');
         let mut inner = Inner {
@@ -103,7 +108,7 @@ impl S3Objects {
             bucket: config.bucket.clone(),
             prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
             part_bytes: config.part_size.as_u64(),
-            pool: Pool::new(config.upload_memory.as_u64(), config.part_size.as_u64()),
+            pool: Pool::new(upload_memory, config.part_size.as_u64()),
             checksum: (config.checksum == Checksum::Crc32c).then_some(ChecksumAlgorithm::Crc32C),
             sse_kms_key: config.sse_kms_key.clone(),
             unsigned_payload: config.checksum == Checksum::Crc32c

@@ -285,13 +285,9 @@ impl Repo {
     async fn point(&self, pin: &Snapshot, tags: &[Tag], pointer: &Pointer, push: Option<&Push>) -> Result<()> {
         for tag in tags {
             self.store.condemned.rely(pin, &self.tag_key(tag)).await?;
-            // What a pointer names that comes too late may be gone already.
-            if !pin.is_young() {
-                return Err(Error::Busy);
-            }
             match push {
                 Some(push) => self.put_push(pin, tag, pointer.clone(), push).await?,
-                None => self.put_plain(tag, pointer.clone()).await?,
+                None => self.put_plain(pin, tag, pointer.clone()).await?,
             }
         }
         Ok(())

@@ -141,7 +141,7 @@ impl Repo {
             && before.follows(&known.id)
             && self.has_record(pin, tag, known).await?
         {
-            return self.push_again(tag, &before, pointer, known, live.len()).await;
+            return self.push_again(pin, tag, &before, pointer, known, live.len()).await;
         }
         let key = layout::push(self.tenant(), self.name(), tag, &id);
         let family = push.family();
@@ -149,7 +149,7 @@ impl Repo {
         let record: Bytes = record.map_err(|error| Error::Internal(error.to_string().into()))?.into();
         self.store.condemned.rely(pin, &key).await?;
         if !self.store.config.collect.ingredients.record_before_pointer {
-            self.put_tag(tag, pointer.clone()).await?;
+            self.put_tag(pin, tag, pointer.clone()).await?;
             self.store.put(&key, record).await?;
             return Ok(());
         }
@@ -168,13 +168,13 @@ impl Repo {
         let asked = Instant::now();
         if is_new
             && !self.is_scope()
-            && let Some(version) = self.put_new_tag(tag, &pointer).await?
+            && let Some(version) = self.put_new_tag(pin, tag, &pointer).await?
         {
             let pointed = Pointed { asked, version, pointer: Arc::new(pointer) };
             self.know_first(pin, tag, pointed, LivePush { id, at }).await;
             return Ok(());
         }
-        self.put_tag(tag, pointer).await?;
+        self.put_tag(pin, tag, pointer).await?;
         self.make_ahead(tag);
         Ok(())
     }
@@ -189,6 +189,7 @@ impl Repo {
     /// A push that is there already makes no record.
     async fn push_again(
         &self,
+        pin: &Snapshot,
         tag: &Tag,
         before: &Pointer,
         pointer: Pointer,
@@ -216,7 +217,7 @@ impl Repo {
                 true => Pointer { push: before.push, follows: before.follows.clone(), ..pointer },
                 false => Pointer { pushed: pointer.pushed, ..before.clone() },
             };
-            self.put_tag(tag, pointer).await?;
+            self.put_tag(pin, tag, pointer).await?;
         }
         self.touch(tag).await;
         Ok(())
@@ -224,11 +225,11 @@ impl Repo {
 
     /// Points a tag to a manifest that is no push. What was pushed to it as a cache before goes: it must not come back
     /// with the next cache.
-    pub(super) async fn put_plain(&self, tag: &Tag, pointer: Pointer) -> Result<()> {
+    pub(super) async fn put_plain(&self, pin: &Snapshot, tag: &Tag, pointer: Pointer) -> Result<()> {
         if self.tag(tag).await?.is_some_and(|before| before.push.is_some()) {
             self.store.delete(&self.push_keys(tag).await?).await?;
         }
-        self.put_tag(tag, pointer).await
+        self.put_tag(pin, tag, pointer).await
     }
 
     /// What a cache tag with this pointer is made of, oldest first. The pointer is a push by itself, should its record be
@@ -381,11 +382,12 @@ impl Repo {
     }
 
     async fn point_to(&self, tag: &Tag, id: PushId) -> Result<()> {
+        let pin = &*self.store.condemned.pin().await?;
         let Some(bytes) = self.manifest_bytes(&id.manifest).await? else { return self.remove_tag(tag).await };
         let parsed = super::manifests::Parsed::parse(&bytes, None)?;
         let mut pointer = Pointer::new(id.manifest, parsed.media_type, bytes.len() as u64);
         pointer.push = Some(id);
-        self.put_tag(tag, pointer).await
+        self.put_tag(pin, tag, pointer).await
     }
 }
 

@@ -12,6 +12,9 @@ use super::{Error, Result};
 /// written, and what the socket holds.
 pub(super) const PORTION_BYTES: usize = 512 << 10;
 
+/// The same, where they are gathered in memory: so many uploads wait for that at once that what each holds counts.
+const GATHERED_BYTES: usize = 256 << 10;
+
 /// What looks at the bytes on their way.
 pub(super) struct Watch {
     pub hashers: Vec<Hasher>,
@@ -38,6 +41,8 @@ pub(super) async fn pump(
     (limit, place): (u64, &mut Place),
 ) -> Result<Received> {
     let mut length = 0;
+    let gathers = draft.gathers();
+    let portion_bytes = if gathers { GATHERED_BYTES } else { PORTION_BYTES };
     loop {
         length += portion.length as u64;
         if length > limit {
@@ -56,8 +61,7 @@ pub(super) async fn pump(
             }
             watch
         });
-        let next = async { if ended { Portion::default() } else { body.next(PORTION_BYTES).await } };
-        let gathers = draft.gathers();
+        let next = async { if ended { Portion::default() } else { body.next(portion_bytes).await } };
         let written = draft.write(portion.pieces);
         let moved = async {
             if !gathers {

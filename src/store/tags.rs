@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
+use super::condemned::Snapshot;
 use super::layout::PushId;
 use super::patience::patiently;
 use super::{Error, FAN_OUT, Repo, Result, Store, layout};
@@ -63,26 +64,36 @@ pub struct Listed<T> {
 }
 
 impl Repo {
-    pub(super) async fn put_tag(&self, tag: &Tag, pointer: Pointer) -> Result<()> {
-        Ok(self.write_tag(tag, &pointer, When::Always).await.map(drop)?)
+    /// # Errors
+    ///
+    /// [`Error::Busy`] when `pin`, by which what the pointer names is known to be there to stay, has become too old.
+    pub(super) async fn put_tag(&self, pin: &Snapshot, tag: &Tag, pointer: Pointer) -> Result<()> {
+        self.write_tag(pin, tag, &pointer, When::Always).await.map(drop)
     }
 
     /// Writes a tag that nobody has written so far. Its version, or nothing when somebody has.
-    pub(super) async fn put_new_tag(&self, tag: &Tag, pointer: &Pointer) -> Result<Option<Version>> {
-        match self.write_tag(tag, pointer, When::Absent).await {
-            Ok(version) => Ok(Some(version)),
-            Err(objects::Error::Exists) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+    pub(super) async fn put_new_tag(&self, pin: &Snapshot, tag: &Tag, pointer: &Pointer) -> Result<Option<Version>> {
+        self.write_tag(pin, tag, pointer, When::Absent).await
     }
 
-    async fn write_tag(&self, tag: &Tag, pointer: &Pointer, when: When) -> objects::Result<Version> {
+    async fn write_tag(&self, pin: &Snapshot, tag: &Tag, pointer: &Pointer, when: When) -> Result<Option<Version>> {
         let key = self.tag_key(tag);
-        let body = serde_json::to_vec(pointer).map_err(|error| objects::Error::Backend(error.to_string().into()))?;
+        let body = serde_json::to_vec(pointer).map_err(|error| Error::Internal(error.to_string().into()))?;
         let body = Bytes::from(body);
-        let meta = patiently(|| self.store.objects.put(&key, body.clone(), when)).await?;
+        // Looked at last of all, and at each attempt: what a pointer names that comes too late may be gone already.
+        let put = || async {
+            match pin.is_young() {
+                true => self.store.objects.put(&key, body.clone(), when).await.map(Some),
+                false => Ok(None),
+            }
+        };
+        let meta = match patiently(put).await {
+            Ok(written) => written.ok_or(Error::Busy)?,
+            Err(objects::Error::Exists) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
         self.store.tags.insert(key, (meta.version.clone(), Arc::new(pointer.clone())));
-        Ok(meta.version)
+        Ok(Some(meta.version))
     }
 
     /// Where a tag points now.

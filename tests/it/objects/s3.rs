@@ -111,7 +111,7 @@ async fn uploads_wait_for_memory_and_all_come_through() {
     let mut bucket = Bucket::in_process().await;
     // Two parts in all, for twelve uploads of three each.
     bucket.config.part_size = ByteSize::mib(5);
-    bucket.config.upload_memory = ByteSize::mib(10);
+    bucket.config.upload_memory = Some(ByteSize::mib(10));
     let objects = bucket.open().await;
     let bytes = noise(11 * MIB, 2);
     let uploads = (0..12).map(|i| {
