@@ -171,6 +171,27 @@ async fn of_a_chain_the_upper_half_goes() {
     assert_eq!(going(&world).await, hexes(&chain[20..]));
 }
 
+/// Its builder has just been told that all of it is there.
+#[tokio::test]
+async fn what_is_pushed_again_after_it_was_chosen_is_served() {
+    async fn layers(world: &World) -> usize {
+        let served = world.get("/v2/shop/cache/manifests/main").await.expect(200).json();
+        served["layers"].as_array().unwrap().len()
+    }
+    let mut world = world("").await;
+    world.reconfigure(|config| config.tenants[0].quota.max = None).await;
+    put_chain(&world, "main", 10, 90 * KB, 1).await;
+    aged(&world, 4 * HOUR);
+    let chosen = collect(world.app(), false).await.decisions.len();
+    assert!(chosen > 0);
+    assert_eq!(layers(&world).await, 10 - chosen);
+    put_chain(&world, "main", 10, 90 * KB, 1).await;
+    assert_eq!(layers(&world).await, 10);
+    // Also by a server that finds the hint of this one.
+    world.restart().await;
+    assert_eq!(layers(&world).await, 10);
+}
+
 #[tokio::test]
 async fn what_is_served_stays_before_what_was_pushed_later() {
     let world = world("").await;

@@ -145,6 +145,9 @@ async fn what_is_deleted_at_one_replica_is_kept_for_whoever_was_told_of_it_by_an
         }
 
         two.send("PUT", "/v2/c/manifests/second", image.clone()).await.expect(201);
+        // A builder that was served the tag by the other one.
+        assert!(one.get_blob(&layer).await.expect(200).body == layer);
+        one.get(&by_digest).await.expect(200);
         for replica in [&one, &two] {
             assert_eq!(replica.get("/v2/c/manifests/second").await.expect(200).body, image);
             assert!(replica.get_blob(&layer).await.expect(200).body == layer);
