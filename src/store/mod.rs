@@ -314,8 +314,12 @@ where
 
 /// Which of the locks stands for a key.
 fn stripe(key: &impl std::hash::Hash) -> usize {
+    stripe_of(key, STRIPES)
+}
+
+fn stripe_of(key: &impl std::hash::Hash, stripes: usize) -> usize {
     use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-    BuildHasherDefault::<DefaultHasher>::new().hash_one(key) as usize % STRIPES
+    BuildHasherDefault::<DefaultHasher>::new().hash_one(key) as usize % stripes
 }
 
 /// One repository, for a caller who may.

@@ -16,11 +16,13 @@ use std::time::Duration;
 use moka::sync::Cache;
 use tokio::time::Instant;
 
-use super::{STRIPES, newest, stripe};
+use super::{newest, stripe_of};
 use crate::objects::{Key, Meta};
 
 /// Objects remembered: some hundreds of bytes each.
 const OBJECTS_MAX: u64 = 100_000;
+/// Many: what is told of one key while another one of its stripe is forgotten is not remembered, and asked for again.
+const STRIPES: usize = 4096;
 
 /// The memory.
 pub struct Presence {
@@ -30,7 +32,7 @@ pub struct Presence {
     /// Raised by `clear`.
     epoch: AtomicU64,
     /// How often keys of a stripe were forgotten.
-    forgotten: [Mutex<u64>; STRIPES],
+    forgotten: Box<[Mutex<u64>]>,
 }
 
 struct Entry {
@@ -61,7 +63,7 @@ pub struct Remembered {
 
 impl Presence {
     pub fn new(max_age: Option<Duration>) -> Presence {
-        let forgotten = std::array::from_fn(|_| Mutex::new(0));
+        let forgotten = (0..STRIPES).map(|_| Mutex::new(0)).collect();
         Presence { max_age, objects: newest(OBJECTS_MAX), epoch: AtomicU64::new(0), forgotten }
     }
 
@@ -71,7 +73,7 @@ impl Presence {
     }
 
     fn forgotten(&self, key: &Key) -> MutexGuard<'_, u64> {
-        self.forgotten[stripe(key)].lock().unwrap_or_else(PoisonError::into_inner)
+        self.forgotten[stripe_of(key, STRIPES)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To be taken before the store is asked for `key`, or written to.
