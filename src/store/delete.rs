@@ -99,9 +99,9 @@ impl Store {
 
     /// Stands for all that is below `prefix`: another number when anything is written or deleted there.
     async fn listing(&self, prefix: &str) -> Result<u64> {
-        let listed = self.objects.list(prefix, None).err_into::<Error>();
         let writing = |meta: Meta| fingerprint(&format!("{} {:?} {}", meta.key, meta.modified, meta.version.0));
-        listed.try_fold(0, |sum: u64, meta| ready(Ok(sum.wrapping_add(writing(meta))))).await
+        let sum = |sum: u64, meta| ready(Ok(sum.wrapping_add(writing(meta))));
+        Ok(patiently(|| self.objects.list(prefix, None).try_fold(0, sum)).await?)
     }
 
     /// A manifest, past the hot layer, which reading all of them would flush.

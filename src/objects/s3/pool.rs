@@ -30,8 +30,8 @@ const WAIT: Duration = Duration::from_secs(5);
 /// longer than [`GRACE`] and its size at [`SLOWEST`] take, 64 s for 8 MiB, and a part on its way has time-outs of its own.
 /// While nobody waits, a client may be as slow as it likes.
 ///
-/// Buffers of the usual size are used again: given back to the allocator and taken anew, they would end in each of its
-/// arenas, and 64 MiB of them hold 160.
+/// Buffers of the usual size are used again: given back to the allocator and taken anew, they leave holes in each of its
+/// arenas, some 50 MiB for a budget of 64, measured.
 ///
 /// Memory in small pieces, as bytes come, would hold less for slow clients. But then many uploads would each hold part of a
 /// part and wait for the rest, and all would end one after the other: whole buffers let as many go on as there is memory for.

@@ -1,7 +1,6 @@
 //! A client that writes down what it was told, and holds the server to it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,11 +14,8 @@ use crate::call::Answer;
 use crate::world::{CONFIG, LAYER, descriptor, image, noise, with_digest};
 
 const CACHE_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
-/// A request is answered by then, one way or the other: twice the longest wait for a busy store, and one call more, since
-/// the machine may be busy, too.
-const ANSWERED: Duration = Duration::from_secs(120);
-/// How often what was acknowledged is asked for before it counts as lost. Fewer times than builders ask.
-const ATTEMPTS: usize = 3;
+/// A request is answered by then, one way or the other: the longest wait for a busy store, and one call more.
+const ANSWERED: Duration = Duration::from_secs(75);
 /// How often an upload goes on after a refusal.
 const RESUMES_MAX: usize = 4;
 /// Pushes to one cache tag: fewer than the server keeps of one.
@@ -291,17 +287,11 @@ impl Client {
         Some(())
     }
 
-    /// Asks again when the server says so, or an answer is cut.
-    async fn surely<T, F: Future<Output = Outcome<T>>>(&self, what: impl Display, ask: impl Fn() -> F) {
-        for _ in 0..ATTEMPTS {
-            if ask().await.is_some() {
-                return;
-            }
-        }
+    fn lost(&self, what: &str) -> ! {
         panic!("{what}: {}", self.last.lock().unwrap())
     }
 
-    /// All that was acknowledged.
+    /// All that was acknowledged, with nothing to excuse a failure.
     pub async fn everything(&self) {
         let (blobs, manifests, tags, caches) = {
             let told = self.told.lock().unwrap();
@@ -310,18 +300,19 @@ impl Client {
             (told.blobs.clone(), told.manifests.clone(), tags, caches)
         };
         for blob in blobs {
-            self.surely(format_args!("{blob:?} cannot be read"), || self.pull_blob(blob)).await;
+            self.pull_blob(blob).await.unwrap_or_else(|| self.lost(&format!("{blob:?} cannot be read")));
         }
         for manifest in manifests {
             let digest = manifest.0;
-            self.surely(format_args!("manifest {digest} cannot be read"), || self.pull_manifest(manifest.clone()))
-                .await;
+            self.pull_manifest(manifest)
+                .await
+                .unwrap_or_else(|| self.lost(&format!("manifest {digest} cannot be read")));
         }
         for tag in tags {
-            self.surely(format_args!("tag {tag} cannot be read"), || self.pull_tag(&tag)).await;
+            self.pull_tag(&tag).await.unwrap_or_else(|| self.lost(&format!("tag {tag} cannot be read")));
         }
         for tag in caches {
-            self.surely(format_args!("cache {tag} cannot be imported"), || self.import(&tag)).await;
+            self.import(&tag).await.unwrap_or_else(|| self.lost(&format!("cache {tag} cannot be imported")));
         }
     }
 }
