@@ -269,7 +269,7 @@ fn pieces(body: SdkStream, length: u64) -> ByteStream {
             },
             Ok(None) if left == 0 => Ok(None),
             Ok(None) => Err(cut(format!("{left} bytes are missing"))),
-            Err(error) => Err(cut(error.to_string())),
+            Err(error) => Err(cut(error::causes(&error))),
         }
     });
     pieces.boxed()

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures::future::{BoxFuture, ready};
+use futures::future::BoxFuture;
 use futures::{FutureExt, TryStreamExt};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
@@ -26,8 +26,8 @@ use super::{Error, FAN_OUT, Repo, Result, Store};
 use crate::digest::Digest;
 use crate::objects::{self, Distance, Key, Meta, Read, Version};
 
-/// Keys that are remembered. One that is forgotten is there again until a collector has deleted it.
-const KEYS_MAX: u64 = 100_000;
+/// Memory for what was deleted. What is forgotten is there again until a collector has deleted it.
+const GONE_BYTES_MAX: u64 = 16 << 20;
 /// Memory for what indexes name, so that whoever deletes many manifests does not have all of them read for each.
 const CHILDREN_BYTES_MAX: u64 = 16 << 20;
 
@@ -46,8 +46,8 @@ struct Gone {
     version: Version,
     /// All that can name it is below.
     prefix: String,
-    /// What was there when nothing did.
-    listing: u64,
+    /// What was there when nothing did, by fingerprints in their order.
+    listing: Box<[u64]>,
 }
 
 /// Whether a manifest names what is to be deleted.
@@ -56,7 +56,9 @@ type Names = dyn Fn(Store, Key) -> BoxFuture<'static, Result<bool>> + Send + Syn
 impl Deleted {
     /// `wait`: how long what is condemned waits before it is deleted.
     pub fn new(wait: Duration) -> Deleted {
-        let keys = Cache::builder().max_capacity(KEYS_MAX).time_to_live(wait * 2);
+        let keys = Cache::builder().max_capacity(GONE_BYTES_MAX).time_to_live(wait * 2);
+        let keys =
+            keys.weigher(|key: &Key, gone: &Arc<Gone>| (256 + key.as_str().len() + size_of_val(&*gone.listing)) as u32);
         let weight = |_: &u64, children: &Arc<[Digest]>| (64 + size_of_val::<[Digest]>(children)) as u32;
         Deleted {
             any: AtomicBool::new(false),
@@ -87,7 +89,12 @@ impl Store {
     pub(super) async fn is_deleted(&self, key: &Key) -> Result<bool> {
         let Some(gone) = self.deleted.get(key) else { return Ok(false) };
         let stays = match patiently(|| self.objects.head(key)).await {
-            Ok(meta) => meta.version == gone.version && self.listing(&gone.prefix).await? == gone.listing,
+            Ok(meta) if meta.version != gone.version => false,
+            // What has been deleted since names nothing.
+            Ok(_) => {
+                let listing = self.listing(&gone.prefix).await?;
+                listing.iter().all(|writing| gone.listing.binary_search(writing).is_ok())
+            }
             Err(objects::Error::NotFound) => true,
             Err(error) => return Err(error.into()),
         };
@@ -97,11 +104,12 @@ impl Store {
         Ok(stays)
     }
 
-    /// Stands for all that is below `prefix`: another number when anything is written or deleted there.
-    async fn listing(&self, prefix: &str) -> Result<u64> {
+    /// Stands for each writing below `prefix`.
+    async fn listing(&self, prefix: &str) -> Result<Box<[u64]>> {
         let writing = |meta: Meta| fingerprint(&format!("{} {:?} {}", meta.key, meta.modified, meta.version.0));
-        let sum = |sum: u64, meta| ready(Ok(sum.wrapping_add(writing(meta))));
-        Ok(patiently(|| self.objects.list(prefix, None).try_fold(0, sum)).await?)
+        let mut listing: Vec<u64> = patiently(|| self.objects.list(prefix, None).map_ok(writing).try_collect()).await?;
+        listing.sort_unstable();
+        Ok(listing.into())
     }
 
     /// A manifest, past the hot layer, which reading all of them would flush.

@@ -1,12 +1,14 @@
 //! A bucket: of a server in this process, or of a real one.
 //!
 //! The server in process (s3s-fs) does little of what S3 does for two clients at once. It looks whether an object is there and
-//! then writes, it knows neither conditional reads nor a list of uploads, it takes a folder for an object, and writes into
-//! buckets that do not exist. It keeps the metadata of an object in a file that is named by the whole key, in base64: a key
+//! then writes, and it writes the bytes, their checksum and the metadata one after the other: of two that write one key,
+//! each may win a part of it. So calls to one key are let in here as S3 seems to take them, one behind the other. It knows
+//! neither conditional reads nor a list of uploads, it takes a folder for an object, and writes into buckets that do not
+//! exist. It keeps the metadata of an object in a file that is named by the whole key, in base64: a key
 //! of more than 165 bytes fails, bucket and prefix being as short as here. What needs more runs against the server that
 //! `IT_S3_ENDPOINT` and `IT_S3_BUCKET` name, with credentials from the environment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -18,7 +20,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use larder::config::{S3Config, Secret};
 use larder::objects::s3::S3Objects;
@@ -27,6 +29,7 @@ use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::sync::RwLock;
 use tokio::task::JoinHandle;
 
 const BUCKET: &str = "it0";
@@ -46,6 +49,8 @@ struct Seen {
     encrypted: Vec<(&'static str, String)>,
     /// What goes wrong with the next call of a name.
     faults: Vec<(&'static str, Fault)>,
+    /// One for each path that was asked for.
+    locks: HashMap<String, Arc<RwLock<()>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,9 +134,12 @@ async fn serve(listener: TcpListener, service: S3Service, seen: Arc<Mutex<Seen>>
         let (socket, _) = listener.accept().await.unwrap();
         let (service, seen) = (service.clone(), seen.clone());
         let watched = service_fn(move |request: Request<Incoming>| {
-            let fault = seen.lock().unwrap().note(&request);
+            let (fault, lock) = {
+                let mut seen = seen.lock().unwrap();
+                (seen.note(&request), seen.locks.entry(request.uri().path().to_string()).or_default().clone())
+            };
             let service = service.clone();
-            async move { Ok::<_, io::Error>(answer(&service, request, fault).await) }
+            async move { answer(&service, request, fault, &lock).await }
         });
         tokio::spawn(async move {
             // A client that goes away in the middle is what some tests do.
@@ -154,18 +162,23 @@ impl Seen {
     }
 }
 
-async fn answer(service: &S3Service, request: Request<Incoming>, fault: Option<Fault>) -> Response<Body> {
+async fn answer(
+    service: &S3Service,
+    request: Request<Incoming>,
+    fault: Option<Fault>,
+    lock: &RwLock<()>,
+) -> io::Result<Response<Body>> {
     if fault == Some(Fault::SlowDown) {
-        return refusal(StatusCode::SERVICE_UNAVAILABLE, "SlowDown");
+        return Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, "SlowDown"));
     }
     if fault == Some(Fault::NoBucket) {
-        return refusal(StatusCode::NOT_FOUND, "NoSuchBucket");
+        return Ok(refusal(StatusCode::NOT_FOUND, "NoSuchBucket"));
     }
     if fault == Some(Fault::Denied) {
-        return refusal(StatusCode::FORBIDDEN, "AccessDenied");
+        return Ok(refusal(StatusCode::FORBIDDEN, "AccessDenied"));
     }
-    let answer = Service::call(service, request).await.unwrap();
-    match fault {
+    let answer = in_turn(service, request, lock).await?;
+    Ok(match fault {
         Some(Fault::AnswerLost) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
         Some(Fault::Flip) => {
             let (head, body) = answer.into_parts();
@@ -193,7 +206,31 @@ async fn answer(service: &S3Service, request: Request<Incoming>, fault: Option<F
             Response::from_parts(head, Body::http_body_unsync(body))
         }
         _ => answer,
+    })
+}
+
+/// An answer is begun before the next call to its key is let in: by then the file that is read is open.
+async fn in_turn(service: &S3Service, request: Request<Incoming>, lock: &RwLock<()>) -> io::Result<Response<Body>> {
+    let name = name(&request);
+    let mut request = request.map(Body::from);
+    if name == "put" {
+        // All of it first: who sends slowly holds up nobody.
+        let (head, body) = request.into_parts();
+        let bytes = BodyExt::collect(body).await.map_err(io::Error::other)?.to_bytes();
+        request = Request::from_parts(head, Body::from(bytes));
     }
+    let answer = match name {
+        "put" | "copy" | "complete upload" | "delete" | "late delete" => {
+            let _turn = lock.write().await;
+            service.call(request).await
+        }
+        "get" | "head" => {
+            let _turn = lock.read().await;
+            service.call(request).await
+        }
+        _ => service.call(request).await,
+    };
+    answer.map_err(|error| io::Error::other(format!("{error:?}")))
 }
 
 fn refusal(status: StatusCode, code: &str) -> Response<Body> {

@@ -133,11 +133,15 @@ async fn what_is_deleted_at_one_replica_is_kept_for_whoever_was_told_of_it_by_an
             one.push_blob(blob).await;
         }
         one.send("PUT", "/v2/c/manifests/first", image.clone()).await.expect(201);
+        let other = image.replace("{\"", "{ \"");
+        one.send("PUT", "/v2/c/manifests/other", other.clone()).await.expect(201);
         two.send("HEAD", &layer_uri, "").await.expect(200);
         two.send("HEAD", &blob_uri(&Digest::sha256(&config)), "").await.expect(200);
 
-        one.send("DELETE", &layer_uri, "").await.expect(405);
         one.send("DELETE", &by_digest, "").await.expect(202);
+        one.send("DELETE", &layer_uri, "").await.expect(405);
+        // What goes afterwards brings nothing back.
+        one.send("DELETE", &format!("/v2/c/manifests/{}", Digest::sha256(other.as_bytes())), "").await.expect(202);
         one.send("DELETE", &layer_uri, "").await.expect(202);
         for uri in [layer_uri.as_str(), &by_digest, "/v2/c/manifests/first"] {
             one.get(uri).await.expect(404);
