@@ -1,6 +1,7 @@
 //! A server that dies between two writes, at every place where it can.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::SystemTime;
@@ -230,6 +231,14 @@ impl Client {
     }
 }
 
+/// A server over the folder that stops behind so many writes.
+async fn stopping(folder: &Path, config: &Config, writes: i64) -> Client {
+    let left = Arc::new(AtomicI64::new(writes));
+    let objects = StopAfter { objects: FsObjects::open(folder).unwrap(), left };
+    let app = App::over(Arc::new(objects), config.clone()).await.unwrap();
+    Client { front: app.front(), told: Told::default() }
+}
+
 #[tokio::test]
 async fn whatever_write_is_the_last_nothing_told_is_lost_and_nothing_names_what_is_not_there() {
     let mut finished = false;
@@ -238,10 +247,7 @@ async fn whatever_write_is_the_last_nothing_told_is_lost_and_nothing_names_what_
         let folder = tempfile::tempdir().unwrap();
         let config = Config::default();
         let told = {
-            let left = Arc::new(AtomicI64::new(writes));
-            let objects = StopAfter { objects: FsObjects::open(folder.path()).unwrap(), left };
-            let app = App::over(Arc::new(objects), config.clone()).await.unwrap();
-            let mut client = Client { front: app.front(), told: Told::default() };
+            let mut client = stopping(folder.path(), &config, writes).await;
             client.everything().await;
             client.told
         };
@@ -265,4 +271,37 @@ async fn whatever_write_is_the_last_nothing_told_is_lost_and_nothing_names_what_
     }
     // Fewer would mean that the script has stopped reaching what it is about.
     assert!(writes > 40, "only {writes} writes");
+}
+
+#[tokio::test]
+async fn a_cache_that_an_image_replaced_does_not_come_back_whatever_write_is_the_last() {
+    let plain = image(descriptor("application/vnd.oci.image.config.v1+json", b"{}"), vec![]);
+    let (mut finished, mut writes, mut replaced) = (false, 1, 0);
+    while !finished {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::default();
+        {
+            let mut client = stopping(folder.path(), &config, writes).await;
+            let script = async {
+                client.cache("api").await?;
+                client.cache("web").await?;
+                client.blob("{}").await?;
+                client.manifest("cache", &plain).await
+            };
+            finished = script.await.is_some();
+        }
+        let mut client = stopping(folder.path(), &config, i64::MAX).await;
+        let served = async |client: &Client| {
+            let response = client.send(Method::GET, "/v2/a/manifests/cache", &Bytes::new()).await.unwrap();
+            axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap()
+        };
+        if served(&client).await == plain.to_string() {
+            client.cache("new").await.unwrap();
+            let view: Value = serde_json::from_slice(&served(&client).await).unwrap();
+            assert_eq!(view["layers"].as_array().unwrap().len(), 1, "after {writes} writes: {view}");
+            replaced += 1;
+        }
+        writes += 1;
+    }
+    assert!(replaced > 0 && writes > 15, "{writes} writes");
 }

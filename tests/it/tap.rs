@@ -39,12 +39,21 @@ impl Calls {
     }
 }
 
+/// Which calls are held back: those of a name whose path has a part.
+#[derive(Clone, Copy)]
+struct Held {
+    name: &'static str,
+    part: &'static str,
+}
+
 /// A bucket behind a proxy.
 pub struct Tap {
     pub config: S3Config,
     calls: Arc<Mutex<Calls>>,
     open: watch::Sender<bool>,
-    held: watch::Sender<Option<&'static str>>,
+    held: watch::Sender<Option<Held>>,
+    /// Calls that are held back just now.
+    waiting: watch::Sender<usize>,
     flips: Arc<Mutex<Vec<u64>>>,
     running: JoinHandle<()>,
     _bucket: Option<Bucket>,
@@ -74,10 +83,11 @@ impl Tap {
         config.endpoint = Some(format!("http://{address}"));
         let calls = Arc::<Mutex<Calls>>::default();
         let ((open, is_open), (held, holds)) = (watch::channel(true), watch::channel(None));
-        let flips = Arc::<Mutex<Vec<u64>>>::default();
-        let line = Line { target, calls: calls.clone(), flips: flips.clone(), client: client() };
+        let (waiting, flips) = (watch::Sender::new(0), Arc::<Mutex<Vec<u64>>>::default());
+        let waits = waiting.clone();
+        let line = Line { target, calls: calls.clone(), waits, flips: flips.clone(), client: client() };
         let running = tokio::spawn(serve(listener, line, is_open, holds));
-        Tap { config, calls, open, held, flips, running, _bucket: bucket }
+        Tap { config, calls, open, held, waiting, flips, running, _bucket: bucket }
     }
 
     pub async fn objects(&self) -> S3Objects {
@@ -96,7 +106,17 @@ impl Tap {
 
     /// Holds back all calls of a name from now on, and lets go of those that were held before.
     pub fn hold(&self, name: Option<&'static str>) {
-        self.held.send_replace(name);
+        self.held.send_replace(name.map(|name| Held { name, part: "" }));
+    }
+
+    /// Holds back the calls of a name whose path has a part.
+    pub fn hold_at(&self, name: &'static str, part: &'static str) {
+        self.held.send_replace(Some(Held { name, part }));
+    }
+
+    /// Waits until so many calls are held back.
+    pub async fn is_holding(&self, calls: usize) {
+        self.waiting.subscribe().wait_for(|waiting| *waiting == calls).await.unwrap();
     }
 
     /// Flips a bit of the byte `at`, once: on the way of the next range of an object that has it.
@@ -110,6 +130,7 @@ impl Tap {
 struct Line {
     target: String,
     calls: Arc<Mutex<Calls>>,
+    waits: watch::Sender<usize>,
     flips: Arc<Mutex<Vec<u64>>>,
     client: reqwest::Client,
 }
@@ -128,15 +149,15 @@ async fn serve(
     listener: TcpListener,
     line: Line,
     is_open: watch::Receiver<bool>,
-    holds: watch::Receiver<Option<&'static str>>,
+    holds: watch::Receiver<Option<Held>>,
 ) {
     loop {
         let (socket, _) = listener.accept().await.unwrap();
         let (line, holds, mut is_open) = (line.clone(), holds.clone(), is_open.clone());
         let forward = service_fn(move |request: Request<Incoming>| {
-            let (line, name, mut holds) = (line.clone(), bucket::name(&request), holds.clone());
+            let (line, holds) = (line.clone(), holds.clone());
             async move {
-                let _ = holds.wait_for(|held| *held != Some(name)).await;
+                line.wait(&request, holds).await;
                 line.answer(request).await
             }
         });
@@ -150,7 +171,27 @@ async fn serve(
     }
 }
 
+/// A call that is held back.
+struct Waits<'a>(&'a watch::Sender<usize>);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|waiting| *waiting -= 1);
+    }
+}
+
 impl Line {
+    async fn wait(&self, request: &Request<Incoming>, mut holds: watch::Receiver<Option<Held>>) {
+        let (name, path) = (bucket::name(request), request.uri().path());
+        let passes = |held: &Option<Held>| !held.is_some_and(|held| held.name == name && path.contains(held.part));
+        if passes(&holds.borrow()) {
+            return;
+        }
+        self.waits.send_modify(|waiting| *waiting += 1);
+        let _waits = Waits(&self.waits);
+        let _ = holds.wait_for(passes).await;
+    }
+
     async fn answer(
         &self,
         request: Request<Incoming>,

@@ -65,6 +65,25 @@ async fn fifty_pushes_at_once_through_two_replicas_are_all_in_the_view() {
     }
 }
 
+/// A pointer that comes before its record would tell a reader between the two that he has seen everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_between_two_halves_of_a_push_does_not_miss_it_for_ever() {
+    let tap = Tap::in_process().await;
+    let [one, two, reader] = [Replica::over(&tap).await, Replica::over(&tap).await, Replica::over(&tap).await];
+    let export = |i| Export::of(&format!("RUN {i}"), vec![noise(1000, i)]);
+    one.export(&export(1)).await;
+    tap.hold_at("put", "/pushes/");
+    let (two_more, (of_one, of_two)) = (tap.is_holding(2), (export(2), export(3)));
+    let pushed = async { tokio::join!(one.export(&of_one), two.export(&of_two)) };
+    let read = async {
+        two_more.await;
+        reader.import().await;
+        tap.hold(None);
+    };
+    tokio::join!(pushed, read);
+    assert_eq!(reader.import().await["layers"].as_array().unwrap().len(), 3);
+}
+
 /// Builders ask again once: what the first request has begun must not have been in vain.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_is_made_though_who_asked_for_it_has_gone() {
