@@ -39,9 +39,9 @@ struct Promise {
     how: String,
 }
 
-/// Caches that had been acknowledged when somebody began to ask.
+/// Caches that had been acknowledged when somebody began to ask, and when.
 pub struct Caches {
-    digests: BTreeSet<Digest>,
+    acknowledged: BTreeMap<Digest, SystemTime>,
     records_removed: usize,
 }
 
@@ -124,11 +124,7 @@ impl Ghost {
 
     /// Caches that a view which is asked for from now on must contain.
     pub fn cache_pushes(&self) -> Caches {
-        // Where layers go to make room, views lack those that were not pushed just now.
-        let now = self.sim.now();
-        let just_now = |at: &SystemTime| now.duration_since(*at).is_ok_and(|age| age < self.setting.age);
-        let there = self.caches.iter().filter(|(_, at)| self.setting.room.is_none() || just_now(at));
-        Caches { digests: there.map(|(digest, _)| *digest).collect(), records_removed: self.records_removed }
+        Caches { acknowledged: self.caches.clone(), records_removed: self.records_removed }
     }
 
     /// A client was served this by a tag. Returns the blobs that it names.
@@ -145,7 +141,11 @@ impl Ghost {
             self.stays(&key, until, "lease");
         }
         let complete = tag == CACHE && before.records_removed == self.records_removed;
-        for push in before.digests.iter().filter(|_| complete) {
+        // Where layers go to make room, views lack those that were not pushed just now. An answer may take longer than that.
+        let (now, Setting { age, room, .. }) = (self.sim.now(), self.setting);
+        let just_now = |at: &SystemTime| now.duration_since(*at).is_ok_and(|passed| passed < age);
+        let must_be_there = |at: &SystemTime| complete && (room.is_none() || just_now(at));
+        for (push, _) in before.acknowledged.iter().filter(|(_, at)| must_be_there(at)) {
             let layers = self.layers_of(&manifest_key(repo, push));
             if let Some(layer) = layers.iter().find(|layer| !named.contains(layer)) {
                 self.fail(format!("the view {digest} lacks {layer} of the acknowledged push {push}"));
