@@ -168,10 +168,10 @@ impl S3Config {
         Ok(())
     }
 
-    /// Memory for parts on their way, in bytes: as configured, or 64 MiB, or half of the hot layer where that is less.
+    /// Memory for parts on their way, in bytes: as configured, or 64 MiB, or a quarter of the hot layer where that is less.
     /// Always enough for one part.
     pub fn upload_memory(&self, hot: ByteSize) -> u64 {
-        let usual = UPLOAD_MEMORY.min(hot.as_u64() / 2);
+        let usual = UPLOAD_MEMORY.min(hot.as_u64() / 4);
         self.upload_memory.map_or(usual, |memory| memory.as_u64()).max(self.part_size.as_u64())
     }
 
