@@ -52,6 +52,15 @@ impl fmt::Debug for Key {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Version(pub Arc<str>);
 
+impl Version {
+    /// Whether a list shows this writing as `listed`, or another one of the same bytes: a bucket lists the checksum of the
+    /// bytes, and not what tells two writings of them apart.
+    pub fn is_listed_as(&self, listed: &Version) -> bool {
+        let rest = self.0.strip_prefix(&*listed.0);
+        !listed.0.is_empty() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+    }
+}
+
 /// What is known of an object without reading it.
 #[derive(Clone, Debug)]
 pub struct Meta {
@@ -142,7 +151,7 @@ pub trait Objects: Send + Sync + 'static {
     async fn get(&self, key: &Key, range: Range<u64>) -> Result<(Meta, ByteStream)>;
 
     /// All objects whose key begins with `prefix` and is greater than `after`, in byte order of whole keys. Their versions
-    /// are for nobody to rely on: a bucket does not list all that makes a version.
+    /// are no more than [`Version::is_listed_as`] says.
     fn list(&self, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<Meta>>;
 
     async fn put(&self, key: &Key, body: Bytes, when: When) -> Result<Meta>;

@@ -89,7 +89,7 @@ async fn look(store: &Store, meta: Meta) -> Result<Counted> {
 }
 
 async fn hinted(store: &Store, key: &Key) -> Result<Option<Digest>> {
-    Ok(views::hinted(store, key).await?.map(|(view, _)| view))
+    Ok(views::hinted(store, key).await?.and_then(|hinted| hinted.view))
 }
 
 /// Blobs of a tenant, each by a number, with its size and how many tags name it.

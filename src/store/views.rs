@@ -34,7 +34,7 @@ use crate::names::Tag;
 use crate::objects::{Distance, Key, Version};
 use crate::trace;
 use hint::Hint;
-pub(super) use hint::hinted;
+pub(super) use hint::{Hinted, hinted};
 
 /// Memory for what is known of views.
 const VIEWS_BYTES_MAX: u64 = 64 << 20;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt};
 use larder::digest::Digest;
-use larder::objects::{Error, Key, Objects, READ_BYTES_MAX, Read, When};
+use larder::objects::{Error, Key, Meta, Objects, READ_BYTES_MAX, Read, When};
 
 use crate::world::noise;
 
@@ -69,7 +69,14 @@ async fn an_object_is_found_with_its_size_and_bytes(objects: &dyn Objects) {
     let head = objects.head(&key).await.unwrap();
     assert_eq!((head.size, &head.key, &head.version), (5, &key, &written.version));
     let Read::Fresh(read, bytes) = objects.read(&key, None).await.unwrap() else { panic!("nothing was known") };
-    assert_eq!((read.version, bytes), (written.version, Bytes::from("hello")));
+    assert_eq!((&read.version, bytes), (&written.version, Bytes::from("hello")));
+
+    let listed: Vec<Meta> = objects.list("found/a/", None).try_collect().await.unwrap();
+    let [listed] = &listed[..] else { panic!("{listed:?}") };
+    // Not every bucket tells in a list.
+    assert!(written.version.is_listed_as(&listed.version) || listed.version.0.is_empty(), "{listed:?}");
+    let other = objects.put(&key, "other".into(), When::Always).await.unwrap();
+    assert!(!other.version.is_listed_as(&listed.version), "{other:?} {listed:?}");
 }
 
 async fn a_missing_object_is_not_found(objects: &dyn Objects) {

@@ -49,7 +49,7 @@ async fn page(objects: &S3Objects, prefix: &str, next: Next) -> Result<Option<(V
             key: Key::new(key),
             size: size(object.size)?,
             modified: time(object.last_modified),
-            // Not all servers tell the ETag here, and nobody should rely on it: see the head of this module's parent.
+            // Not all servers tell the ETag here: who compares it finds then that it is not the same.
             version: Version(object.e_tag.unwrap_or_default().into()),
         });
     }

@@ -21,7 +21,7 @@ use crate::objects::Key;
 use crate::store::condemned::{Kind, Snapshot, fingerprint};
 use crate::store::layout::{self, Place};
 use crate::store::tags::Pointer;
-use crate::store::{Error, FAN_OUT, Result, views};
+use crate::store::{Error, FAN_OUT, Result};
 use held::Held;
 use index::Index;
 pub(super) use index::Names;
@@ -50,7 +50,7 @@ impl Namer<'_> {
         match self {
             Namer::Tag(tag, _) => match index.pushes.get(*tag) {
                 Some(pushes) => pushes.iter().filter(|(id, ..)| id.manifest == *digest).map(|(_, at, _)| *at).max(),
-                None => index.tags.get(*tag).copied(),
+                None => index.tags.get(*tag).map(|listed| listed.at),
             },
             Namer::Young if names.cache => None,
             Namer::Young => index.manifests.get(digest).map(|(at, _)| *at),
@@ -196,19 +196,19 @@ impl<'a> Mark<'a> {
 
     /// The tags of a repository with the manifests that they serve.
     async fn roots(&self, tenant: &Tenant, repo: &RepoName, index: &Index, report: &mut Report) -> Result<Vec<Root>> {
-        let store = &self.collector.store;
-        let reads = index.tags.keys().map(|tag| async move {
-            let pointer = store.pointer(&layout::tag(tenant, repo, tag)).await?.map(|(_, pointer)| pointer);
-            let view = match index.views.get(tag) {
-                Some(key) => views::hinted(store, key).await?,
-                None => None,
+        let collector = self.collector;
+        let reads = index.tags.iter().map(|(tag, listed)| async move {
+            let (pointer, is_read) = collector.pointer(&layout::tag(tenant, repo, tag), listed).await?;
+            let (view, is_hint_read) = match index.views.get(tag) {
+                Some(listed) => collector.hinted(layout::view(tenant, repo, tag), listed).await?,
+                None => (None, false),
             };
-            Ok::<_, Error>((tag, pointer, view))
+            Ok::<_, Error>((tag, pointer, view, u64::from(is_read) + u64::from(is_hint_read)))
         });
         let mut reads = stream::iter(reads.collect::<Vec<_>>()).buffered(FAN_OUT);
         let mut roots = Vec::new();
-        while let Some((tag, pointer, view)) = reads.try_next().await? {
-            report.reads += 1;
+        while let Some((tag, pointer, view, read)) = reads.try_next().await? {
+            report.reads += read;
             let Some(pointer) = pointer else { continue };
             let pointer: &Pointer = &pointer;
             let mut manifests = vec![pointer.digest];
@@ -316,8 +316,8 @@ impl<'a> Mark<'a> {
             }
         }
         // Notes: who misses one makes it again.
-        let gone = index.views.iter().filter(|(tag, _)| !index.tags.contains_key(*tag)).map(|(_, key)| key.clone());
-        self.hints.extend(gone);
+        let gone = index.views.keys().filter(|tag| !index.tags.contains_key(*tag));
+        self.hints.extend(gone.map(|tag| layout::view(tenant, repo, tag)));
         let gone = index.used.iter().filter(|(tag, at)| !index.tags.contains_key(*tag) && passed(**at, self.now, wait));
         self.hints.extend(gone.map(|(tag, _)| layout::used(tenant, repo, tag)));
     }

@@ -83,6 +83,7 @@ use tokio::time::Instant;
 
 use super::condemned::{Kind, Listed, list_batches};
 use super::patience::patiently;
+use super::views::Hinted;
 use super::{Error, Result, Store, layout};
 use crate::metrics::recent::Eviction;
 use crate::metrics::tenant::Rule;
@@ -94,6 +95,9 @@ use mark::{Mark, Names};
 /// Memory for what manifests name, from one collection to the next.
 const NAMES_BYTES_MAX: u64 = 64 << 20;
 
+/// Notes of views that are remembered from one collection to the next.
+const HINTS_MAX: u64 = 100_000;
+
 /// Decisions that a report has one by one. A store that is short of room may let a million layers go.
 pub const DECISIONS_MAX: usize = 10_000;
 
@@ -102,6 +106,8 @@ pub struct Collector {
     store: Store,
     /// By the fingerprint of the manifest's key: manifests are write-once.
     names: Cache<u64, Arc<Names>>,
+    /// What views are noted, by the note's key.
+    hints: Cache<Key, Arc<Hinted>>,
     /// One collection at a time in this process.
     running: tokio::sync::Mutex<()>,
     last: Mutex<Option<Arc<Report>>>,
@@ -188,7 +194,8 @@ impl Report {
 impl Collector {
     pub fn new(store: Store) -> Collector {
         let names = Cache::builder().max_capacity(NAMES_BYTES_MAX).weigher(|_, names: &Arc<Names>| names.weight());
-        Collector { store, names: names.build(), running: tokio::sync::Mutex::new(()), last: Mutex::default() }
+        let (names, hints) = (names.build(), Cache::new(HINTS_MAX));
+        Collector { store, names, hints, running: tokio::sync::Mutex::new(()), last: Mutex::default() }
     }
 
     /// The last collection of this process.

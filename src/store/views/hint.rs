@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Served;
 use crate::digest::Digest;
 use crate::names::Tag;
-use crate::objects::{self, Key, Read};
+use crate::objects::{self, Key, Read, Version};
 use crate::store::condemned::Snapshot;
 use crate::store::layout::{self, PushId};
 use crate::store::patience::patiently;
@@ -99,12 +99,21 @@ impl Repo {
     }
 }
 
-/// The view that is hinted at under a key, where there is one: its manifest, and when it was noted.
-pub(in super::super) async fn hinted(store: &Store, key: &Key) -> Result<Option<(Digest, SystemTime)>> {
+/// A hint, as far as the manifest of its view.
+pub(in super::super) struct Hinted {
+    pub version: Version,
+    /// When it was noted.
+    pub at: SystemTime,
+    pub view: Option<Digest>,
+}
+
+/// What is hinted at under a key.
+pub(in super::super) async fn hinted(store: &Store, key: &Key) -> Result<Option<Hinted>> {
     match patiently(|| store.objects.read(key, None)).await {
         Ok(Read::Fresh(meta, bytes)) => {
             let hint: Option<Hint> = serde_json::from_slice(&bytes).ok();
-            Ok(hint.and_then(|hint| hint.view).map(|view| (view.digest, meta.modified)))
+            let view = hint.and_then(|hint| hint.view).map(|view| view.digest);
+            Ok(Some(Hinted { version: meta.version, at: meta.modified, view }))
         }
         Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
         Err(error) => Err(error.into()),

@@ -2,15 +2,19 @@
 
 use bytesize::ByteSize;
 use futures::future::join_all;
+use futures::{StreamExt, TryStreamExt, stream};
 use http_body_util::BodyExt;
 use larder::digest::Digest;
+use larder::names::Tenant;
 use larder::objects::s3::S3Objects;
-use larder::objects::{Key, Objects, Read};
-use serde_json::Value;
+use larder::objects::{Key, Meta, Objects, Read, When};
+use larder::store::collect::{Collector, Wish};
+use larder::store::layout;
+use serde_json::{Value, json};
 
 use super::{Export, Replica, assert_sound, blob_uri, eventually};
 use crate::tap::{Calls, Tap};
-use crate::world::noise;
+use crate::world::{CONFIG, descriptor, image, noise};
 
 const MIB: usize = 1 << 20;
 
@@ -135,5 +139,44 @@ async fn many_clients_read_one_cold_blob_and_no_byte_is_fetched_twice() {
         show("64 clients read one cold blob of 256 MiB", &calls);
         assert_eq!(calls.read_bytes, size as u64);
         assert_eq!((calls.of("get"), calls.sum()), (256, 257), "{calls:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_a_collection() {
+    const BLOBS: usize = 2_100;
+    const TAGS: usize = 30;
+    for tap in Tap::all().await {
+        let replica = Replica::with(&tap, |config| config.collect.without_fence = true).await;
+        let config = noise(100, 1);
+        replica.push_blob(&config).await;
+        for i in 0..TAGS {
+            let mut image = image(descriptor(CONFIG, &config), Vec::new());
+            image["annotations"] = json!({ "number": i.to_string() });
+            replica.send("PUT", &format!("/v2/c/manifests/{i}"), image.to_string()).await.expect(201);
+        }
+        let objects = tap.objects().await;
+        let plant = |i: usize| {
+            let (key, bytes) =
+                (layout::blob(&Tenant::default_tenant(), &Digest::sha256(&i.to_le_bytes())), noise(10, i as u64));
+            let objects = &objects;
+            async move { drop(objects.put(&key, bytes, When::Always).await.unwrap()) }
+        };
+        stream::iter(0..BLOBS).for_each_concurrent(16, plant).await;
+        let collector = Collector::new(replica.app.store.clone());
+        let listed: Vec<Meta> = objects.list("t/default/repos/c/!/tags/", None).try_collect().await.unwrap();
+        // Where a list does not tell which writing it shows, tags are read each time.
+        let again = if listed.iter().any(|meta| meta.version.0.is_empty()) { TAGS } else { 0 };
+        // Pointers and manifests that it does not know yet: then it knows them.
+        for (what, reads) in [("a collection", 2 * TAGS), ("the next one", again)] {
+            tap.calls();
+            let report = collector.run(Wish::default()).await.unwrap();
+            let calls = tap.calls();
+            show(&format!("{what} of {} objects, {TAGS} of them manifests", report.objects), &calls);
+            assert!(report.objects as usize > BLOBS && report.skipped.is_none(), "{report:?}");
+            // One for each thousand objects, and one for each place in the bucket.
+            assert!(calls.of("list") <= report.objects as usize / 1000 + 7, "{calls:?}");
+            assert!(calls.of("get") <= reads && calls.sum() <= calls.of("list") + reads + 2, "{calls:?}");
+        }
     }
 }

@@ -24,7 +24,7 @@ impl Mark<'_> {
         let mut facts = Vec::new();
         for (repo, root) in roots {
             let index = &repos[repo];
-            let pushed = index.tags.get(&root.tag).copied().unwrap_or(self.now);
+            let pushed = index.tags.get(&root.tag).map_or(self.now, |listed| listed.at);
             let used = index.used.get(&root.tag).copied().unwrap_or(pushed).max(pushed);
             let cache = index.pushes.contains_key(&root.tag);
             let (repo, tag) = (repo.clone(), root.tag.clone());

@@ -10,12 +10,13 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::super::{Collector, Report};
 use crate::digest::Digest;
 use crate::names::{RepoName, Tag, Tenant};
-use crate::objects::{self, Key, Meta, Read};
+use crate::objects::{self, Key, Meta, Read, Version};
 use crate::store::condemned::fingerprint;
 use crate::store::layout::{self, PushId, RepoItem};
 use crate::store::manifests::Parsed;
 use crate::store::patience::patiently;
-use crate::store::{Error, FAN_OUT, Result, hash};
+use crate::store::tags::Pointer;
+use crate::store::{Error, FAN_OUT, Result, hash, views};
 
 /// What a manifest names, in few bytes.
 pub(in super::super) struct Names {
@@ -44,16 +45,22 @@ pub(super) enum Found {
     Nothing,
 }
 
+/// One writing of something small, as a list shows it.
+pub(super) struct Listed {
+    pub at: SystemTime,
+    pub version: Version,
+}
+
 /// One repository, as its keys show it.
 #[derive(Default)]
 pub(super) struct Index {
     pub manifests: BTreeMap<Digest, (SystemTime, u64)>,
-    pub tags: BTreeMap<Tag, SystemTime>,
+    pub tags: BTreeMap<Tag, Listed>,
     pub pushes: BTreeMap<Tag, Vec<(PushId, SystemTime, u64)>>,
     /// By subject.
     pub referrers: BTreeMap<Digest, Vec<(Digest, SystemTime, u64)>>,
     pub used: BTreeMap<Tag, SystemTime>,
-    pub views: BTreeMap<Tag, Key>,
+    pub views: BTreeMap<Tag, Listed>,
 }
 
 impl Index {
@@ -61,16 +68,17 @@ impl Index {
     pub fn times(&self) -> impl Iterator<Item = SystemTime> {
         let pushes = self.pushes.values().flatten().map(|(_, at, _)| at);
         let manifests = self.manifests.values().map(|(at, _)| at);
-        self.tags.values().chain(self.used.values()).chain(manifests).chain(pushes).copied()
+        let tags = self.tags.values().map(|tag| &tag.at);
+        tags.chain(self.used.values()).chain(manifests).chain(pushes).copied()
     }
 
     pub fn add(&mut self, item: RepoItem, meta: Meta) {
         let (at, bytes) = (meta.modified, meta.size);
         match item {
             RepoItem::Manifest(digest) => drop(self.manifests.insert(digest, (at, bytes))),
-            RepoItem::Tag(tag) => drop(self.tags.insert(tag, at)),
+            RepoItem::Tag(tag) => drop(self.tags.insert(tag, Listed { at, version: meta.version })),
             RepoItem::Push(tag, id) => self.pushes.entry(tag).or_default().push((id, at, bytes)),
-            RepoItem::View(tag) => drop(self.views.insert(tag, meta.key)),
+            RepoItem::View(tag) => drop(self.views.insert(tag, Listed { at, version: meta.version })),
             RepoItem::Used(tag) => drop(self.used.insert(tag, at)),
             RepoItem::Referrer { subject, manifest } => {
                 self.referrers.entry(subject).or_default().push((manifest, at, bytes));
@@ -142,6 +150,27 @@ impl Collector {
             self.names.insert(id, names.clone());
         }
         Ok((names, true))
+    }
+
+    /// Where a tag points, and whether that had to be read: not when memory holds the writing that was listed.
+    pub(super) async fn pointer(&self, key: &Key, listed: &Listed) -> Result<(Option<Arc<Pointer>>, bool)> {
+        let known = self.store.tags.get(key).filter(|(version, _)| version.is_listed_as(&listed.version));
+        match known {
+            Some((_, pointer)) => Ok((Some(pointer), false)),
+            None => Ok((self.store.pointer(key).await?.map(|(_, pointer)| pointer), true)),
+        }
+    }
+
+    /// The manifest of the view that is hinted at, when that was noted, and whether it had to be read.
+    pub(super) async fn hinted(&self, key: Key, listed: &Listed) -> Result<(Option<(Digest, SystemTime)>, bool)> {
+        let known = self.hints.get(&key).filter(|known| known.version.is_listed_as(&listed.version));
+        if let Some(known) = known {
+            return Ok((known.view.map(|view| (view, listed.at)), false));
+        }
+        let Some(hinted) = views::hinted(&self.store, &key).await? else { return Ok((None, true)) };
+        let found = hinted.view.map(|view| (view, hinted.at));
+        self.hints.insert(key, Arc::new(hinted));
+        Ok((found, true))
     }
 
     /// Small content, past the hot layer, which a walk through the store would flush.
