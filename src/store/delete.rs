@@ -4,16 +4,16 @@
 //! told by whom. In a store of its own a server deletes the rest at once. Of a bucket another server may have told a builder
 //! a moment ago that it is there, and goes on to do so from memory; whoever was told has a grace period to name it. So
 //! there it is condemned, like all that nothing names, and only this server says from now on that it is gone: the others
-//! do so when it is. And it says so only for as long as nothing by which it could be named has been written, here or by
-//! another server: builders ask one server for a tag and the next one for what the tag names.
+//! do so when it is. And it says so only for as long as nothing that leads to it has been written, here or by another
+//! server: builders ask one server for a tag and the next one for what the tag names.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-use futures::{FutureExt, TryStreamExt};
+use futures::future::{BoxFuture, ready};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::sync::RwLockWriteGuard;
@@ -22,6 +22,7 @@ use super::condemned::{Kind, List, fingerprint};
 use super::layout::{self, Place, RepoItem};
 use super::manifests::{Parsed, known};
 use super::patience::patiently;
+use super::views::hinted;
 use super::{Error, FAN_OUT, Repo, Result, Store};
 use crate::digest::Digest;
 use crate::objects::{self, Distance, Key, Meta, Read, Version};
@@ -30,6 +31,8 @@ use crate::objects::{self, Distance, Key, Meta, Read, Version};
 const GONE_BYTES_MAX: u64 = 16 << 20;
 /// Memory for what indexes name, so that whoever deletes many manifests does not have all of them read for each.
 const CHILDREN_BYTES_MAX: u64 = 16 << 20;
+/// Writings since a deletion that are looked at, one by one, for one request. What has seen more is taken to be there again.
+const LOOKS_MAX: usize = 64;
 
 /// What this server has said to be gone. Only whoever asks for it by its digest is told so: what serves tags and takes
 /// pushes looks at what is there.
@@ -48,6 +51,15 @@ struct Gone {
     prefix: String,
     /// What was there when nothing did, by fingerprints in their order.
     listing: Box<[u64]>,
+}
+
+fn writing(meta: &Meta) -> u64 {
+    fingerprint(&format!("{} {:?} {}", meta.key, meta.modified, meta.version.0))
+}
+
+fn sorted(mut writings: Vec<u64>) -> Box<[u64]> {
+    writings.sort_unstable();
+    writings.into()
 }
 
 /// Whether a manifest names what is to be deleted.
@@ -84,17 +96,13 @@ impl Store {
         self.objects.distance() == Distance::Far && is_collected
     }
 
-    /// Whether this server has said that it is gone, and it is not back: nobody has written it again, nor anything that may
-    /// name it. That nobody has is seen at one glance at the keys; what was written is not read.
+    /// Whether this server has said that it is gone, and it is not back: nobody has written it again, nor anything that
+    /// leads to it. That nobody has written anything is seen at one glance at the keys; else what was written is read, once.
     pub(super) async fn is_deleted(&self, key: &Key) -> Result<bool> {
         let Some(gone) = self.deleted.get(key) else { return Ok(false) };
         let stays = match patiently(|| self.objects.head(key)).await {
             Ok(meta) if meta.version != gone.version => false,
-            // What has been deleted since names nothing.
-            Ok(_) => {
-                let listing = self.listing(&gone.prefix).await?;
-                listing.iter().all(|writing| gone.listing.binary_search(writing).is_ok())
-            }
+            Ok(_) => self.is_unnamed_since(key, &gone).await?,
             Err(objects::Error::NotFound) => true,
             Err(error) => return Err(error.into()),
         };
@@ -104,12 +112,61 @@ impl Store {
         Ok(stays)
     }
 
+    async fn is_unnamed_since(&self, key: &Key, gone: &Gone) -> Result<bool> {
+        // What has been deleted since names nothing.
+        let is_new = |meta: &Meta| ready(gone.listing.binary_search(&writing(meta)).is_err());
+        let new = || self.objects.list(&gone.prefix, None).try_filter(is_new).take(LOOKS_MAX + 1).try_collect();
+        let new: Vec<Meta> = patiently(new).await?;
+        if new.is_empty() {
+            return Ok(true);
+        }
+        if new.len() > LOOKS_MAX {
+            return Ok(false);
+        }
+        for meta in &new {
+            if self.leads_to(meta, key).await? {
+                return Ok(false);
+            }
+        }
+        let listing = sorted(gone.listing.iter().copied().chain(new.iter().map(writing)).collect());
+        self.deleted.add(key.clone(), Gone { version: gone.version.clone(), prefix: gone.prefix.clone(), listing });
+        Ok(true)
+    }
+
+    /// Whether what was written leads to a blob or a manifest of its tenant.
+    async fn leads_to(&self, written: &Meta, wanted: &Key) -> Result<bool> {
+        let Some(Place::Repo { tenant, repo, item }) = layout::parse(written.key.as_str()) else { return Ok(false) };
+        let mut left = match item {
+            RepoItem::Manifest(manifest) | RepoItem::Referrer { manifest, .. } => vec![manifest],
+            RepoItem::Push(_, id) => vec![id.manifest],
+            RepoItem::Tag(_) => {
+                self.pointer(&written.key).await?.map_or(Vec::new(), |(_, pointer)| pointer.manifests())
+            }
+            RepoItem::View(_) => hinted(self, &written.key).await?.and_then(|hinted| hinted.view).into_iter().collect(),
+            RepoItem::Used(_) => Vec::new(),
+        };
+        let mut seen = HashSet::new();
+        while let Some(digest) = left.pop() {
+            let key = layout::manifest(&tenant, &repo, &digest);
+            if key == *wanted {
+                return Ok(true);
+            }
+            if seen.insert(digest)
+                && let Some(parsed) = self.parsed(&key).await?
+            {
+                if parsed.blobs.iter().any(|blob| layout::blob(&tenant, blob) == *wanted) {
+                    return Ok(true);
+                }
+                left.extend(parsed.children);
+            }
+        }
+        Ok(false)
+    }
+
     /// Stands for each writing below `prefix`.
     async fn listing(&self, prefix: &str) -> Result<Box<[u64]>> {
-        let writing = |meta: Meta| fingerprint(&format!("{} {:?} {}", meta.key, meta.modified, meta.version.0));
-        let mut listing: Vec<u64> = patiently(|| self.objects.list(prefix, None).map_ok(writing).try_collect()).await?;
-        listing.sort_unstable();
-        Ok(listing.into())
+        let listing = || self.objects.list(prefix, None).map_ok(|meta| writing(&meta)).try_collect();
+        Ok(sorted(patiently(listing).await?))
     }
 
     /// A manifest, past the hot layer, which reading all of them would flush.

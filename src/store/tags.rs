@@ -41,6 +41,11 @@ impl Pointer {
         Pointer { media_type, digest, size, pushed, push: None, follows: Vec::new() }
     }
 
+    /// The manifests that it names: where its push was sent again, that may be two.
+    pub(super) fn manifests(&self) -> Vec<Digest> {
+        std::iter::once(self.digest).chain(self.push.map(|push| push.manifest)).collect()
+    }
+
     /// Whether this was written after the record of a push.
     pub fn follows(&self, push: &PushId) -> bool {
         self.push == Some(*push) || self.follows.contains(&push.short())

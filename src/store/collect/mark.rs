@@ -211,8 +211,7 @@ impl<'a> Mark<'a> {
             report.reads += read;
             let Some(pointer) = pointer else { continue };
             let pointer: &Pointer = &pointer;
-            let mut manifests = vec![pointer.digest];
-            manifests.extend(pointer.push.map(|push| push.manifest));
+            let mut manifests = pointer.manifests();
             manifests.extend(index.pushes.get(tag).into_iter().flatten().map(|(id, ..)| id.manifest));
             let (view, noted) = view.unzip();
             manifests.extend(view);
