@@ -1,7 +1,9 @@
 # shellcheck shell=bash
+# stores: fs s3
 # Any OCI client works against Larder: the distribution-spec conformance suite
 # passes in its strictest profile with nothing switched off, once with the
 # default policy and once with sparse manifests, on repositories that allow them.
+# On both stores: what is deleted from a bucket may be there for somebody else.
 
 conformance_run() { # name [VARIABLE=value...]
   local name=$1 results=$WORK/$1 suite
