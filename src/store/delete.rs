@@ -7,15 +7,15 @@
 //! do so when it is. And it says so only for as long as nothing that leads to it has been written, here or by another
 //! server: builders ask one server for a tag and the next one for what the tag names.
 
+mod gone;
+
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::{BoxFuture, ready};
-use futures::{FutureExt, StreamExt, TryStreamExt};
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
+use futures::{FutureExt, TryStreamExt};
 use tokio::sync::RwLockWriteGuard;
 
 use super::condemned::{Kind, List, fingerprint};
@@ -25,69 +25,12 @@ use super::patience::patiently;
 use super::views::hinted;
 use super::{Error, FAN_OUT, Repo, Result, Store};
 use crate::digest::Digest;
-use crate::objects::{self, Distance, Key, Meta, Read, Version};
-
-/// Memory for what was deleted. What is forgotten is there again until a collector has deleted it.
-const GONE_BYTES_MAX: u64 = 16 << 20;
-/// Memory for what indexes name, so that whoever deletes many manifests does not have all of them read for each.
-const CHILDREN_BYTES_MAX: u64 = 16 << 20;
-/// Writings since a deletion that are looked at, one by one, for one request. What has seen more is taken to be there again.
-const LOOKS_MAX: usize = 64;
-
-/// What this server has said to be gone. Only whoever asks for it by its digest is told so: what serves tags and takes
-/// pushes looks at what is there.
-pub struct Deleted {
-    keys: Cache<Key, Arc<Gone>>,
-    /// Anything was, since this server began.
-    any: AtomicBool,
-    /// By the fingerprint of the manifest's key: manifests are write-once.
-    children: Cache<u64, Arc<[Digest]>>,
-}
-
-/// When something was deleted.
-struct Gone {
-    version: Version,
-    /// All that can name it is below.
-    prefix: String,
-    /// What was there when nothing did, by fingerprints in their order.
-    listing: Box<[u64]>,
-}
-
-fn writing(meta: &Meta) -> u64 {
-    fingerprint(&format!("{} {:?} {}", meta.key, meta.modified, meta.version.0))
-}
-
-fn sorted(mut writings: Vec<u64>) -> Box<[u64]> {
-    writings.sort_unstable();
-    writings.into()
-}
+use crate::objects::{self, Distance, Key, Meta, Read};
+pub use gone::Deleted;
+use gone::{Gone, New};
 
 /// Whether a manifest names what is to be deleted.
 type Names = dyn Fn(Store, Key) -> BoxFuture<'static, Result<bool>> + Send + Sync;
-
-impl Deleted {
-    /// `wait`: how long what is condemned waits before it is deleted.
-    pub fn new(wait: Duration) -> Deleted {
-        let keys = Cache::builder().max_capacity(GONE_BYTES_MAX).time_to_live(wait * 2);
-        let keys =
-            keys.weigher(|key: &Key, gone: &Arc<Gone>| (256 + key.as_str().len() + size_of_val(&*gone.listing)) as u32);
-        let weight = |_: &u64, children: &Arc<[Digest]>| (64 + size_of_val::<[Digest]>(children)) as u32;
-        Deleted {
-            any: AtomicBool::new(false),
-            keys: keys.eviction_policy(EvictionPolicy::lru()).build(),
-            children: Cache::builder().max_capacity(CHILDREN_BYTES_MAX).weigher(weight).build(),
-        }
-    }
-
-    fn add(&self, key: Key, gone: Gone) {
-        self.keys.insert(key, Arc::new(gone));
-        self.any.store(true, Ordering::Release);
-    }
-
-    fn get(&self, key: &Key) -> Option<Arc<Gone>> {
-        if self.any.load(Ordering::Acquire) { self.keys.get(key) } else { None }
-    }
-}
 
 impl Store {
     /// Whether others may rely on what is there without this server knowing.
@@ -102,7 +45,10 @@ impl Store {
         let Some(gone) = self.deleted.get(key) else { return Ok(false) };
         let stays = match patiently(|| self.objects.head(key)).await {
             Ok(meta) if meta.version != gone.version => false,
-            Ok(_) => self.is_unnamed_since(key, &gone).await?,
+            Ok(_) => {
+                let new = self.new_since(gone.seen.load(Ordering::Relaxed), &gone.prefix).await?;
+                self.is_unnamed(key, &gone, &new).await?
+            }
             Err(objects::Error::NotFound) => true,
             Err(error) => return Err(error.into()),
         };
@@ -112,24 +58,28 @@ impl Store {
         Ok(stays)
     }
 
-    async fn is_unnamed_since(&self, key: &Key, gone: &Gone) -> Result<bool> {
-        // What has been deleted since names nothing.
-        let is_new = |meta: &Meta| ready(gone.listing.binary_search(&writing(meta)).is_err());
-        let new = || self.objects.list(&gone.prefix, None).try_filter(is_new).take(LOOKS_MAX + 1).try_collect();
-        let new: Vec<Meta> = patiently(new).await?;
-        if new.is_empty() {
-            return Ok(true);
-        }
-        if new.len() > LOOKS_MAX {
-            return Ok(false);
-        }
-        for meta in &new {
+    /// What is listed below `prefix` and was not when so many writings had been seen.
+    async fn new_since(&self, since: u64, prefix: &str) -> Result<New> {
+        let listed = || {
+            let add = |mut new: New, meta: Meta| {
+                new.add(self.deleted.number(&meta), &meta);
+                ready(Ok(new))
+            };
+            self.objects.list(prefix, None).try_fold(self.deleted.new_since(since), add)
+        };
+        Ok(patiently(listed).await?)
+    }
+
+    /// Whether nothing of what is `new` leads to what was deleted. What has been deleted since leads nowhere.
+    async fn is_unnamed(&self, key: &Key, gone: &Gone, new: &New) -> Result<bool> {
+        let until = new.until;
+        let Some(new) = new.of(gone) else { return Ok(false) };
+        for (_, meta) in &new {
             if self.leads_to(meta, key).await? {
                 return Ok(false);
             }
         }
-        let listing = sorted(gone.listing.iter().copied().chain(new.iter().map(writing)).collect());
-        self.deleted.add(key.clone(), Gone { version: gone.version.clone(), prefix: gone.prefix.clone(), listing });
+        gone.seen.fetch_max(until, Ordering::Relaxed);
         Ok(true)
     }
 
@@ -161,12 +111,6 @@ impl Store {
             }
         }
         Ok(false)
-    }
-
-    /// Stands for each writing below `prefix`.
-    async fn listing(&self, prefix: &str) -> Result<Box<[u64]>> {
-        let listing = || self.objects.list(prefix, None).map_ok(|meta| writing(&meta)).try_collect();
-        Ok(sorted(patiently(listing).await?))
     }
 
     /// A manifest, past the hot layer, which reading all of them would flush.
@@ -270,36 +214,49 @@ impl Repo {
         }
     }
 
-    /// A manifest that is none of those `seen` and of which `names` is true.
+    /// A manifest that is none of those `seen` and of which `names` is true. What was deleted may still lie there, and names
+    /// nothing any more.
     async fn named_by(&self, prefix: &str, names: &Names, seen: &mut HashSet<Key>) -> Result<Option<String>> {
+        let deleted = self.store.deleted.below(prefix);
+        let since = deleted.values().map(|gone| gone.seen.load(Ordering::Relaxed)).min().unwrap_or(u64::MAX);
+        let (mut new, mut lying) = (self.store.deleted.new_since(since), Vec::new());
+        let look = |(key, name): (Key, String)| {
+            let found = names(self.store.clone(), key);
+            async move { Ok::<_, Error>(found.await?.then_some(name)) }
+        };
         let listed = self.store.objects.list(prefix, None).err_into::<Error>();
         let unseen = listed.try_filter_map(|meta| {
-            let may_be_deleted = self.store.deleted.get(&meta.key).is_some();
-            let look = match layout::parse(meta.key.as_str()) {
-                Some(Place::Repo { repo, item: RepoItem::Manifest(manifest), .. })
-                    if may_be_deleted || seen.insert(meta.key.clone()) =>
-                {
-                    Some((meta.key, format!("{repo}@{manifest}")))
+            if !deleted.is_empty() {
+                new.add(self.store.deleted.number(&meta), &meta);
+            }
+            ready(Ok(match layout::parse(meta.key.as_str()) {
+                Some(Place::Repo { repo, item: RepoItem::Manifest(manifest), .. }) => {
+                    let name = format!("{repo}@{manifest}");
+                    match deleted.get(&meta.key) {
+                        Some(gone) => {
+                            lying.push((meta.key, gone.clone(), name));
+                            None
+                        }
+                        None => seen.insert(meta.key.clone()).then_some((meta.key, name)),
+                    }
                 }
                 _ => None,
-            };
-            let store = self.store.clone();
-            async move {
-                match look {
-                    // What was deleted may still lie there, and names nothing any more.
-                    Some((key, _)) if may_be_deleted && store.is_deleted(&key).await? => Ok(None),
-                    look => Ok(look),
+            }))
+        });
+        {
+            let mut looks = pin!(unseen.map_ok(look).try_buffer_unordered(FAN_OUT));
+            while let Some(found) = looks.try_next().await? {
+                if found.is_some() {
+                    return Ok(found);
                 }
             }
-        });
-        let looks = unseen.map_ok(|(key, name)| {
-            let found = names(self.store.clone(), key);
-            async move { Ok(found.await?.then_some(name)) }
-        });
-        let mut looks = std::pin::pin!(looks.try_buffer_unordered(FAN_OUT));
-        while let Some(found) = looks.try_next().await? {
-            if found.is_some() {
-                return Ok(found);
+        }
+        for (key, gone, name) in lying {
+            if !self.store.is_unnamed(&key, &gone, &new).await? {
+                self.store.deleted.keys.invalidate(&key);
+                if let Some(name) = look((key, name)).await? {
+                    return Ok(Some(name));
+                }
             }
         }
         Ok(None)
@@ -313,13 +270,14 @@ impl Store {
         if !self.is_shared() {
             return self.delete(std::slice::from_ref(key)).await;
         }
-        // First: whatever comes between this and the look is another listing later on.
-        let listing = self.listing(prefix).await?;
+        // First: what comes to be seen from now on is looked at later on, and what came before is by `is_unnamed`.
+        self.new_since(u64::MAX, prefix).await?;
+        let seen = AtomicU64::new(self.deleted.seen());
         let is_unnamed = is_unnamed.await?;
         self.condemn(meta).await?;
         self.forget(key);
         if is_unnamed {
-            let gone = Gone { version: meta.version.clone(), prefix: prefix.to_string(), listing };
+            let gone = Gone { version: meta.version.clone(), prefix: prefix.to_string(), seen };
             self.deleted.add(key.clone(), gone);
         }
         Ok(())

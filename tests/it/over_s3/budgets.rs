@@ -180,3 +180,35 @@ async fn calls_of_a_collection() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_costs_the_same_though_much_was_deleted_before() {
+    for tap in Tap::all().await {
+        let replica = Replica::with(&tap, |config| config.collect.without_fence = true).await;
+        let config = noise(100, 1);
+        replica.push_blob(&config).await;
+        let images: Vec<String> = (0..20)
+            .map(|i| {
+                let mut image = image(descriptor(CONFIG, &config), Vec::new());
+                image["annotations"] = json!({ "number": i.to_string() });
+                image.to_string()
+            })
+            .collect();
+        for image in &images {
+            replica
+                .send("PUT", &format!("/v2/c/manifests/{}", Digest::sha256(image.as_bytes())), image.clone())
+                .await
+                .expect(201);
+        }
+        let mut calls = Vec::new();
+        for image in &images {
+            tap.calls();
+            let uri = format!("/v2/c/manifests/{}", Digest::sha256(image.as_bytes()));
+            replica.send("DELETE", &uri, "").await.expect(202);
+            calls.push(tap.calls().sum());
+        }
+        println!("calls of 20 deletions, one after the other: {calls:?}");
+        // The first one reads all manifests, the next ones know them; all that is condemned is read to see it condemned.
+        assert!(calls[19] <= calls[1] + 2, "{calls:?}");
+    }
+}
