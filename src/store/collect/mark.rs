@@ -45,11 +45,13 @@ impl Namer<'_> {
 
     /// When a manifest was last pushed, as far as that counts against making room. A cache is pushed by a record, which names
     /// one manifest: views name what they find, and push nothing. Any other tag is pushed by its pointer, though all that it
-    /// leads to may have been there for long.
-    fn pushed(&self, index: &Index, digest: &Digest, names: &Names) -> Option<SystemTime> {
+    /// leads to may have been there for long. An image counts as pushed `now` for as long as it has its tag: it goes as a
+    /// whole, and the batch with its tag may have been left to a collector that stopped.
+    fn pushed(&self, index: &Index, digest: &Digest, names: &Names, now: SystemTime) -> Option<SystemTime> {
         match self {
             Namer::Tag(tag, _) => match index.pushes.get(*tag) {
                 Some(pushes) => pushes.iter().filter(|(id, ..)| id.manifest == *digest).map(|(_, at, _)| *at).max(),
+                None if !names.cache => Some(now),
                 None => index.tags.get(*tag).map(|listed| listed.at),
             },
             Namer::Young if names.cache => None,
@@ -275,7 +277,7 @@ impl<'a> Mark<'a> {
             })
             .await?;
         for (digest, names) in found {
-            let at = namer.pushed(index, &digest, &names);
+            let at = namer.pushed(index, &digest, &names, self.now);
             self.mark(layout::manifest(tenant, repo, &digest).as_str(), stays);
             if let Some(subject) = &names.subject {
                 self.mark(layout::referrer(tenant, repo, subject, &digest).as_str(), stays);

@@ -60,6 +60,8 @@
 //! A tag that goes by a policy is condemned like everything else: its pointer and its push records, in a batch of their own,
 //! and what only they name, as garbage, at the same time. The pointers of batches that are due go first; then the mark is made.
 //! So what a tag names is deleted only when the tag is gone, and serving the tag or pushing to it before spares all of it.
+//! Another collector may have claimed the batch of the pointer, and stopped: then the mark sees the tag, and what an image
+//! names that still has its tag stays.
 //!
 //! # What is left
 //!
