@@ -272,6 +272,34 @@ async fn where_the_disk_is_short_of_its_reserve_all_goes_that_may() {
     assert_eq!(report.decisions, []);
 }
 
+/// As another server leaves it that stops before it has deleted the tag: a rule lets the tag go, and for room a layer
+/// that a cache has, too.
+#[tokio::test]
+async fn what_an_image_names_stays_while_its_tag_is_claimed_and_not_deleted() {
+    let mut world = world(RULES).await;
+    world.reconfigure(|config| config.tenants[0].quota.max = None).await;
+    put_chain(&world, "main", 1, 300 * KB, 1).await;
+    let image = put_app(&world, "old", 300 * KB, 1000).await;
+    let shared = image["layers"][0]["digest"].as_str().unwrap();
+    aged(&world, 20 * 24 * HOUR);
+    put_app(&world, "main", 550 * KB, 2).await;
+    collect(world.app(), false).await;
+    let condemned = world.config().store.path.join("condemned");
+    let with = |key: &str| -> Vec<std::path::PathBuf> {
+        let batches = std::fs::read_dir(&condemned).unwrap().map(|batch| batch.unwrap().path());
+        batches
+            .filter(|batch| std::fs::read_to_string(batch.join("list")).is_ok_and(|list| list.contains(key)))
+            .collect()
+    };
+    let (tag, hex) = (with("/!/tags/old"), shared.trim_start_matches("sha256:"));
+    assert_eq!((tag.len(), with(hex).len()), (1, 1));
+    age(&condemned, 3 * 24 * HOUR);
+    std::fs::write(tag[0].join("claim"), "another").unwrap();
+    collect(world.app(), false).await;
+    assert!(with(hex).is_empty(), "it was not judged");
+    world.get(format!("/v2/app/blobs/{shared}")).await.expect(200);
+}
+
 #[tokio::test]
 async fn what_wrong_bytes_name_is_not_remembered() {
     let mut world = world("").await;
