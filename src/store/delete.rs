@@ -74,8 +74,9 @@ impl Store {
     async fn is_unnamed(&self, key: &Key, gone: &Gone, new: &New) -> Result<bool> {
         let until = new.until;
         let Some(new) = new.of(gone) else { return Ok(false) };
-        for (_, meta) in &new {
-            if self.leads_to(meta, key).await? {
+        let id = fingerprint(key.as_str());
+        for newer in new {
+            if newer.reaches.get_or_try_init(|| self.reaches(&newer.meta)).await?.contains(&id) {
                 return Ok(false);
             }
         }
@@ -83,9 +84,10 @@ impl Store {
         Ok(true)
     }
 
-    /// Whether what was written leads to a blob or a manifest of its tenant.
-    async fn leads_to(&self, written: &Meta, wanted: &Key) -> Result<bool> {
-        let Some(Place::Repo { tenant, repo, item }) = layout::parse(written.key.as_str()) else { return Ok(false) };
+    /// The fingerprints of the manifests and blobs to which what was written leads.
+    async fn reaches(&self, written: &Meta) -> Result<HashSet<u64>> {
+        let mut reached = HashSet::new();
+        let Some(Place::Repo { tenant, repo, item }) = layout::parse(written.key.as_str()) else { return Ok(reached) };
         let mut left = match item {
             RepoItem::Manifest(manifest) | RepoItem::Referrer { manifest, .. } => vec![manifest],
             RepoItem::Push(_, id) => vec![id.manifest],
@@ -95,22 +97,16 @@ impl Store {
             RepoItem::View(_) => hinted(self, &written.key).await?.and_then(|hinted| hinted.view).into_iter().collect(),
             RepoItem::Used(_) => Vec::new(),
         };
-        let mut seen = HashSet::new();
         while let Some(digest) = left.pop() {
             let key = layout::manifest(&tenant, &repo, &digest);
-            if key == *wanted {
-                return Ok(true);
-            }
-            if seen.insert(digest)
+            if reached.insert(fingerprint(key.as_str()))
                 && let Some(parsed) = self.parsed(&key).await?
             {
-                if parsed.blobs.iter().any(|blob| layout::blob(&tenant, blob) == *wanted) {
-                    return Ok(true);
-                }
+                reached.extend(parsed.blobs.iter().map(|blob| fingerprint(layout::blob(&tenant, blob).as_str())));
                 left.extend(parsed.children);
             }
         }
-        Ok(false)
+        Ok(reached)
     }
 
     /// A manifest, past the hot layer, which reading all of them would flush.

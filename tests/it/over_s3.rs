@@ -8,6 +8,8 @@ mod reads;
 mod replicas;
 mod writes;
 
+use std::time::Duration;
+
 use axum::body::Body;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -160,10 +162,13 @@ async fn assert_sound(tap: &Tap) {
 
 /// Waits for what happens in the background.
 async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    loop {
-        if let Some(found) = look().await {
-            return found;
+    let looking = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    };
+    tokio::time::timeout(Duration::from_secs(60), looking).await.expect("it does not happen")
 }

@@ -1,12 +1,13 @@
 //! What a server has said to be gone, and what it has seen since.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use tokio::sync::OnceCell;
 
 use crate::digest::Digest;
 use crate::objects::{Key, Meta, Version};
@@ -52,28 +53,36 @@ struct Seen {
     last: u64,
 }
 
-/// Writings that came to be seen after some deletion, each with its number. More than [`NEW_MAX`] are not told apart.
-#[derive(Clone)]
+/// A writing that came to be seen after some deletion.
+pub(super) struct Newer {
+    number: u64,
+    pub meta: Meta,
+    /// The fingerprints of the keys that it leads to, once somebody wants to know: one writing may be looked at for all that
+    /// was deleted.
+    pub reaches: OnceCell<HashSet<u64>>,
+}
+
+/// Writings that came to be seen after some deletion. More than [`NEW_MAX`] are not told apart.
 pub(super) struct New {
     since: u64,
     /// How many had been seen when the list began. All that was written before and is still there is in it; of what has a
     /// greater number, another list may have shown some that this one was too early for.
     pub until: u64,
-    writings: Vec<(u64, Meta)>,
+    writings: Vec<Newer>,
 }
 
 impl New {
     pub(super) fn add(&mut self, number: u64, meta: &Meta) {
         if number > self.since && self.writings.len() <= NEW_MAX {
-            self.writings.push((number, meta.clone()));
+            self.writings.push(Newer { number, meta: meta.clone(), reaches: OnceCell::new() });
         }
     }
 
     /// Those that may lead to what was deleted; nothing when there are too many.
-    pub(super) fn of(&self, gone: &Gone) -> Option<Vec<&(u64, Meta)>> {
+    pub(super) fn of(&self, gone: &Gone) -> Option<Vec<&Newer>> {
         let seen = gone.seen.load(Ordering::Relaxed);
         let new = self.writings.iter();
-        let new = new.filter(|(number, meta)| *number > seen && meta.key.as_str().starts_with(&gone.prefix));
+        let new = new.filter(|newer| newer.number > seen && newer.meta.key.as_str().starts_with(&gone.prefix));
         let new: Vec<_> = new.take(LOOKS_MAX + 1).collect();
         (new.len() <= LOOKS_MAX && self.writings.len() <= NEW_MAX).then_some(new)
     }

@@ -46,7 +46,7 @@ pub(super) enum Found {
 }
 
 /// One writing of something small, as a list shows it.
-pub(super) struct Listed {
+pub(super) struct Writing {
     pub at: SystemTime,
     pub version: Version,
 }
@@ -55,12 +55,12 @@ pub(super) struct Listed {
 #[derive(Default)]
 pub(super) struct Index {
     pub manifests: BTreeMap<Digest, (SystemTime, u64)>,
-    pub tags: BTreeMap<Tag, Listed>,
+    pub tags: BTreeMap<Tag, Writing>,
     pub pushes: BTreeMap<Tag, Vec<(PushId, SystemTime, u64)>>,
     /// By subject.
     pub referrers: BTreeMap<Digest, Vec<(Digest, SystemTime, u64)>>,
     pub used: BTreeMap<Tag, SystemTime>,
-    pub views: BTreeMap<Tag, Listed>,
+    pub views: BTreeMap<Tag, Writing>,
 }
 
 impl Index {
@@ -76,9 +76,9 @@ impl Index {
         let (at, bytes) = (meta.modified, meta.size);
         match item {
             RepoItem::Manifest(digest) => drop(self.manifests.insert(digest, (at, bytes))),
-            RepoItem::Tag(tag) => drop(self.tags.insert(tag, Listed { at, version: meta.version })),
+            RepoItem::Tag(tag) => drop(self.tags.insert(tag, Writing { at, version: meta.version })),
             RepoItem::Push(tag, id) => self.pushes.entry(tag).or_default().push((id, at, bytes)),
-            RepoItem::View(tag) => drop(self.views.insert(tag, Listed { at, version: meta.version })),
+            RepoItem::View(tag) => drop(self.views.insert(tag, Writing { at, version: meta.version })),
             RepoItem::Used(tag) => drop(self.used.insert(tag, at)),
             RepoItem::Referrer { subject, manifest } => {
                 self.referrers.entry(subject).or_default().push((manifest, at, bytes));
@@ -153,7 +153,7 @@ impl Collector {
     }
 
     /// Where a tag points, and whether that had to be read: not when memory holds the writing that was listed.
-    pub(super) async fn pointer(&self, key: &Key, listed: &Listed) -> Result<(Option<Arc<Pointer>>, bool)> {
+    pub(super) async fn pointer(&self, key: &Key, listed: &Writing) -> Result<(Option<Arc<Pointer>>, bool)> {
         let known = self.store.tags.get(key).filter(|(version, _)| version.is_listed_as(&listed.version));
         match known {
             Some((_, pointer)) => Ok((Some(pointer), false)),
@@ -162,7 +162,7 @@ impl Collector {
     }
 
     /// The manifest of the view that is hinted at, when that was noted, and whether it had to be read.
-    pub(super) async fn hinted(&self, key: Key, listed: &Listed) -> Result<(Option<(Digest, SystemTime)>, bool)> {
+    pub(super) async fn hinted(&self, key: Key, listed: &Writing) -> Result<(Option<(Digest, SystemTime)>, bool)> {
         let known = self.hints.get(&key).filter(|known| known.version.is_listed_as(&listed.version));
         if let Some(known) = known {
             return Ok((known.view.map(|view| (view, listed.at)), false));
