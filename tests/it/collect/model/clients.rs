@@ -153,6 +153,18 @@ fn plant_batch(sim: &Sim, setting: Setting) {
     sim.plant(&format!("condemned/{:032x}/list", 77), list.to_string().into(), at);
 }
 
+/// What a client does at a time.
+#[derive(Clone, Copy, Debug)]
+pub enum Deed {
+    /// Asks for what it pushes, and sends what is not there.
+    Ask,
+    Push,
+    /// A blob alone, whatever is there.
+    Upload,
+    Pull,
+    Delete,
+}
+
 /// One client. It asks one of two servers each time, as behind a balancer.
 pub struct Client {
     pub replicas: [Replica; 2],
@@ -171,22 +183,34 @@ impl Client {
     }
 
     pub async fn script(self, number: usize) {
-        for _ in 0..1 + self.roll(3) {
+        let deeds = self.setting.deeds;
+        for _ in 0..1 + self.roll(self.setting.deeds_max) {
             // Clients come when something is going on, not all at the beginning.
-            let waits = [0, 0, 10, self.setting.wait().as_secs() as usize, self.setting.wait().as_secs() as usize * 2];
+            let wait = self.setting.wait().as_secs() as usize;
+            let later = [0, 0, 10, wait, wait * 2];
+            let waits = self.setting.waits.unwrap_or(&later);
             let wait = waits[self.roll(waits.len())];
             tokio::time::sleep(Duration::from_secs(1 + self.roll(wait + 1) as u64)).await;
             let is_cache = self.roll(1000) < self.setting.caches;
             let tag: Tag = if is_cache { CACHE } else { TAGS[self.roll(TAGS.len())] }.parse().unwrap();
             let (one, other) = (self.roll(BLOBS), self.roll(BLOBS));
             let pushed = || if is_cache { Push::cache(one, other) } else { Push::image(one, other) };
-            match (number + self.roll(2)) % 5 {
-                0 | 1 => self.push(&tag, pushed(), true).await,
-                2 => self.push(&tag, pushed(), false).await,
-                3 => self.pull(&tag).await,
-                _ => self.delete(&tag, one).await,
+            match deeds[(number + self.roll(2)) % deeds.len()] {
+                Deed::Ask => self.push(&tag, pushed(), true).await,
+                Deed::Push => self.push(&tag, pushed(), false).await,
+                Deed::Upload => drop(self.upload(&blob(one)).await),
+                Deed::Pull => self.pull(&tag).await,
+                Deed::Delete => self.delete(&tag, one).await,
             }
         }
+    }
+
+    async fn upload(&self, blob: &Bytes) -> Result<(), Error> {
+        let digest = Digest::sha256(blob);
+        let body = futures::stream::iter([Ok(blob.clone())]).boxed();
+        self.repo().put_blob(&digest, Some(blob.len() as u64), body).await?;
+        self.ghost.borrow_mut().advertised(&blob_key(&digest), "201");
+        Ok(())
     }
 
     async fn push(&self, tag: &Tag, push: Push, asks: bool) {
@@ -208,10 +232,8 @@ impl Client {
                     Err(_) => return,
                 }
             }
-            let body = futures::stream::iter([Ok(blob.clone())]).boxed();
-            match self.repo().put_blob(&digest, Some(blob.len() as u64), body).await {
-                Ok(()) => self.ghost.borrow_mut().advertised(&key, "201"),
-                Err(_) => return,
+            if self.upload(blob).await.is_err() {
+                return;
             }
         }
         let digest = push.digest();

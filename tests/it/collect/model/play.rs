@@ -15,7 +15,7 @@ use larder::store::Store;
 use larder::store::collect::{Collector, Wish};
 use tokio::time::Instant;
 
-use super::clients::{self, Client, Replica};
+use super::clients::{self, Client, Deed, Replica};
 use super::ghost::Ghost;
 use super::quiet::Quiet;
 use super::sim::{Fate, Sim};
@@ -72,6 +72,21 @@ pub struct Setting {
     pub due: usize,
     /// Out of a thousand deeds of clients: those with the cache tag.
     pub caches: usize,
+    /// What clients do, how often at most, and after how many seconds: otherwise there are some who come much later.
+    pub deeds: &'static [Deed],
+    pub deeds_max: usize,
+    pub waits: Option<&'static [usize]>,
+    /// Seconds that pass at once; and when nobody can go on.
+    pub spans: &'static [u64],
+    pub idle: u64,
+    /// Seconds that somebody stops for, at most: otherwise some stop for longer than a batch waits.
+    pub pause_max: Option<usize>,
+    /// Between two looks of a server at what is condemned, when not as often as the age of an answer asks for.
+    pub poll: Option<Duration>,
+    /// Seconds between two collections by one server, at most.
+    pub again: usize,
+    /// Out of a thousand times that a write could be done which was given up: it is not done yet.
+    pub lingers: usize,
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -94,6 +109,15 @@ impl Default for Setting {
             far: true,
             due: 500,
             caches: 500,
+            deeds: &[Deed::Ask, Deed::Ask, Deed::Push, Deed::Pull, Deed::Delete],
+            deeds_max: 3,
+            waits: None,
+            spans: &[1, 20, 60, 240, 500, 601, 960, 1300, 2100, 3600, 4300],
+            idle: 240,
+            pause_max: None,
+            poll: None,
+            again: 40 * 60,
+            lingers: 0,
         }
     }
 }
@@ -126,9 +150,57 @@ impl Setting {
         Setting { due: 1000, pauses: 40, held: 40, given_up: 40, ticks: 15, ..Setting::default() }
     }
 
-    /// Clients do nothing but push caches and pull them.
-    pub fn of_caches() -> Setting {
-        Setting { due: 0, caches: 1000, ticks: 10, clients: 8, ..Setting::default() }
+    /// A batch that is due, from near: seconds count, and clients send what has just been deleted.
+    pub fn of_seconds() -> Setting {
+        Setting {
+            due: 1000,
+            caches: 0,
+            collectors: 2,
+            clients: 3,
+            ticks: 100,
+            pauses: 100,
+            held: 100,
+            given_up: 0,
+            deeds: &[Deed::Upload],
+            waits: Some(&[30, 60]),
+            spans: &[1],
+            idle: 1,
+            pause_max: Some(30),
+            poll: Some(Duration::from_secs(3)),
+            again: 20,
+            ..Setting::default()
+        }
+    }
+
+    /// What was given up is done when nobody waits for it any more.
+    pub fn of_late_writes() -> Setting {
+        Setting { given_up: 100, lingers: 950, ..Setting::of_seconds() }
+    }
+
+    /// Or when the claim has died under which it was asked.
+    pub fn of_dead_claims() -> Setting {
+        let waits: &[usize] = &[1300, 2000, 3000];
+        Setting { lingers: 990, again: 1500, waits: Some(waits), spans: &[1, 20, 60], ..Setting::of_late_writes() }
+    }
+
+    /// Pushes to one cache tag that meet, and those who read it between. One server: what one of them has seen, it tells all.
+    pub fn of_pushes() -> Setting {
+        Setting {
+            due: 0,
+            caches: 1000,
+            collectors: 1,
+            clients: 5,
+            ticks: 10,
+            pauses: 40,
+            given_up: 0,
+            deeds: &[Deed::Push, Deed::Pull],
+            waits: Some(&[0, 10]),
+            spans: &[1],
+            idle: 1,
+            pause_max: Some(20),
+            again: 1000,
+            ..Setting::default()
+        }
     }
 
     pub fn wait(&self) -> Duration {
@@ -207,7 +279,7 @@ pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
         sim.state.lock().unwrap().skews.insert(number, skew);
         let collector = Collector::new(store.clone());
         let (times, counts) = (2 + dice.borrow_mut().below(3), ghost.clone());
-        let wait = Duration::from_secs(1 + dice.borrow_mut().below(40 * 60) as u64);
+        let wait = Duration::from_secs(1 + dice.borrow_mut().below(setting.again) as u64);
         let collecting = async move {
             for _ in 0..times {
                 if let Ok(report) = collector.run(Wish::default()).await {
@@ -218,7 +290,7 @@ pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
         };
         add(number, false, Box::pin(collecting));
         let polled = store.clone();
-        let every = setting.age / 3;
+        let every = setting.poll.unwrap_or(setting.age / 3);
         let polling = async move {
             loop {
                 tokio::time::sleep(every).await;
@@ -276,8 +348,8 @@ async fn schedule(
         let pending = sim.state.lock().unwrap().pending.len();
         let late = sim.late();
         if ready.is_empty() && pending == 0 && late == 0 || chance(setting.ticks) {
-            let ticks = [1, 20, 60, 240, 500, 601, 960, 1300, 2100, 3600, 4300];
-            let tick = if ready.is_empty() && pending == 0 { 240 } else { ticks[roll(ticks.len())] };
+            let spans = setting.spans;
+            let tick = if ready.is_empty() && pending == 0 { setting.idle } else { spans[roll(spans.len())] };
             if traced {
                 outcome.trace.push(format!("{tick} s pass"));
             }
@@ -291,7 +363,10 @@ async fn schedule(
             let at = ready[choice];
             if chance(setting.pauses) {
                 // Long enough for something to be condemned and deleted, or for something to get between two calls.
-                let longest = [2 * setting.wait().as_secs() as usize, 600][roll(2)];
+                let longest = match setting.pause_max {
+                    Some(longest) => longest,
+                    None => [2 * setting.wait().as_secs() as usize, 600][roll(2)],
+                };
                 let pause = Duration::from_secs(roll(longest) as u64);
                 tasks[at].asleep_until = Some(now + pause);
                 if traced {
@@ -305,12 +380,15 @@ async fn schedule(
             poll(sim, &mut tasks[at]);
             quiet.settle().await;
         } else if choice < ready.len() + pending {
+            let at = choice - ready.len();
+            if setting.lingers > 0 && sim.was_given_up(at) && chance(setting.lingers) {
+                continue;
+            }
             let fate = match () {
                 () if chance(setting.held) => Fate::AnswerHeld,
                 () if chance(setting.given_up) => Fate::GivenUp,
                 () => Fate::Answered,
             };
-            let at = choice - ready.len();
             if traced {
                 let state = sim.state.lock().unwrap();
                 let line = format!("[{}] {} {fate:?}", state.pending[at].by, state.pending[at].ask.name());

@@ -162,6 +162,11 @@ impl Sim {
         give(&slot, answer);
     }
 
+    /// Whether nobody waits for the pending call `at` any more.
+    pub fn was_given_up(&self, at: usize) -> bool {
+        self.state.lock().unwrap().pending[at].slot.is_none()
+    }
+
     /// Lets the pending call `at` happen. `fate` is how it is answered.
     pub fn happen(&self, at: usize, fate: Fate) -> Vec<Deed> {
         let mut state = self.state.lock().unwrap();
