@@ -17,19 +17,28 @@ build b "$CONTEXTS/chain" "${from[@]}" --output type=local,dest=pulled
 assert_all_cached 4
 diff -r --no-dereference made pulled >/dev/null || fail "content differs after a kill"
 
-# A slow upload of about four seconds, and SIGTERM in its middle.
+# An upload of which the second half is sent when the server has begun to stop.
 head -c 2000000 /dev/urandom >blob
 digest=sha256:$(sha256sum blob | cut -d' ' -f1)
 location=$(curl -fsS -D - -o /dev/null -X POST -H 'Content-Length: 0' "http://$LARDER/v2/drain/blobs/uploads/" |
   tr -d '\r' | sed -nE 's/^location: *//Ip')
 [[ $location == http* ]] || location=http://$LARDER$location
 [[ $location == *\?* ]] && location+="&digest=$digest" || location+="?digest=$digest"
-curl -sS --limit-rate 500k -o upload.body -w '%{http_code}' -X PUT -T blob \
-  -H 'Content-Type: application/octet-stream' "$location" >upload.status &
+halves() {
+  head -c 1000000 blob
+  until [ -e stopping ]; do sleep 0.05; done
+  tail -c 1000000 blob
+}
+halves | curl -sS -o upload.body -w '%{http_code}' -X PUT -T - -H 'Content-Length: 2000000' -H 'Transfer-Encoding:' \
+  -H 'Expect:' -H 'Content-Type: application/octet-stream' "$location" >upload.status &
 upload=$!
-sleep 1
+# With the request that asks for it, two.
+under_way() { [ "$(curl -fsS "http://$LARDER/metrics" | sed -n 's/^larder_requests_in_flight //p')" -ge 2 ]; }
+eventually 60 under_way || fail "the upload does not begin"
 server=$(pid_of larder-main)
 kill -TERM "$server"
+eventually 60 not larder_ready || fail "the server takes new requests when it was told to stop"
+touch stopping
 wait $upload || fail "the upload was cut by the stop"
 assert_eq "$(cat upload.status)" 201 "status of the upload during the stop"
 
