@@ -12,6 +12,7 @@ builder_start a
 ref=$PROXY/cache/one:latest
 mapfile -t to < <(cache_to "$ref" mode=max)
 build a "$CONTEXTS/chain" "${to[@]}"
+proxy_settle
 pushed=$(jq -r 'select(.method == "PUT" and (.path | test("/cache/one/manifests/"))).digest' "$PROXY_LOG")
 assert_ne "$pushed" "" "digest of the push"
 assert_eq "$(digest_of "$ref")" "$pushed" "digest of the tag after one push"
