@@ -96,6 +96,8 @@ reap() { # work
     < <(awk -v dir="$WORK/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | sort -r)
 }
 
+nothing_left() { [ -z "$(leaks "$1")" ]; } # work
+
 # Names what a case left behind.
 leaks() { # work
   local pid command
