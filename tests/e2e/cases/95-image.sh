@@ -44,7 +44,7 @@ echo 'compile_error!("changed");' >>changed/src/lib.rs
 builder_prune b
 if (image_build b changed) >changed.log 2>&1; then fail "what does not compile was built"; fi
 logs=("$WORK"/builds/*-b-*.json)
-BUILD_LOG=$(ls -t "${logs[@]}" | head -1)
+BUILD_LOG=$(ls -t "${logs[@]}" | sed -n 1p)
 jq -rRj 'fromjson? | .logs[]? | .data | @base64d' "$BUILD_LOG" >changed.log
 grep -q '^error: changed' changed.log || fail "failed for another reason: $(tail changed.log)"
 if grep -q 'Compiling' changed.log && grep 'Compiling' changed.log | grep -v 'Compiling larder ' >/dev/null; then fail "dependencies were compiled again"; fi
@@ -88,7 +88,7 @@ jq --slurpfile image "../image/blobs/sha256/$(cat ../config)" --arg port "$port"
   | .mounts += [{destination: "/var/lib/larder-data", type: "bind", source: $volume, options: ["rbind", "rw"]}]
 ' config.json >config.new && mv config.new config.json
 spawn container ../container.log runc --root "$WORK/runc" run "larder-$port"
-eventually 20 curl -fsS -m 5 "http://127.0.0.1:$port/readyz" || {
+eventually 60 curl -fsS -m 5 "http://127.0.0.1:$port/readyz" || {
   cat ../container.log
   fail "the image did not get ready"
 }

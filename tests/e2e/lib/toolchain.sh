@@ -9,7 +9,7 @@ toolchain_push() {
   local root=$WORK/toolchain mirror sysroot suite
   suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
   # The mirror that this machine installs from.
-  mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $suite" | head -1)
+  mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $suite" | sed -n 1p)
   debootstrap --variant=minbase --include=ca-certificates,gcc,libc6-dev "$suite" "$root" "${mirror:-http://deb.debian.org/debian}" \
     >"$WORK/debootstrap.log" 2>&1 || {
     tail -20 "$WORK/debootstrap.log"
