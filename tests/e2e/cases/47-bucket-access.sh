@@ -13,7 +13,7 @@ S3_SCHEME=https S3_OPTIONS=(--cert "$WORK/s3.pem" --key "$WORK/s3.key")
 s3_start
 
 KEYS_ID=$S3_KEY KEYS_SECRET=$S3_SECRET spawn keys keys.out python3 "$E2E/lib/keys.py" keys.port keys.log
-eventually 10 test -s keys.port || fail "keys.py did not start"
+eventually 60 test -s keys.port || fail "keys.py did not start"
 keys=127.0.0.1:$(cat keys.port)
 head -c 9000000 /dev/urandom >blob
 : >none

@@ -17,7 +17,7 @@ for name in "${!LARDER_@}"; do without+=(-u "$name"); done
 spawn $server trace.log env "${without[@]}" strace -f -y -s 4096 -o trace \
   -e trace=openat,utimensat,creat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir,write,writev,pwrite64,pwritev,copy_file_range,ftruncate,fsync,fdatasync,recvfrom,recvmsg,read,readv,sendto,sendmsg \
   "$LARDER_BIN" serve --config "$(larder_dir)/larder.toml"
-eventually 20 larder_ready || fail "larder did not get ready under strace"
+eventually 60 larder_ready || fail "larder did not get ready under strace"
 
 push_blob() { # file
   local digest location
@@ -60,7 +60,7 @@ delete "blobs/$layer"
 
 # The tracer passes the signal on to nobody: stop the server itself.
 kill -TERM "$(ps -o pid= --ppid "$(pid_of $server)" | tr -d ' ')"
-eventually 20 not is_running $server || fail "larder did not stop"
+eventually 60 not is_running $server || fail "larder did not stop"
 
 python3 "$E2E/lib/power.py" trace "$(larder_store)" before --without-each-sync >checked || fail "$(cat checked)"
 while read -r line; do note "$line"; done <checked

@@ -80,8 +80,8 @@ mkdir activated
 cd activated
 spawn activated "$WORK/activated.log" systemd-socket-activate -l "$activated" env "${without[@]}" "$LARDER_BIN" serve
 cd ..
-eventually 10 grep -q Listening activated.log || fail "$(cat activated.log)"
-curl -fsS -m 20 -o /dev/null "http://$activated/v2/" || fail "who comes first is not answered: $(cat activated.log)"
+eventually 60 grep -q Listening activated.log || fail "$(cat activated.log)"
+curl -fsS -m 60 -o /dev/null "http://$activated/v2/" || fail "who comes first is not answered: $(cat activated.log)"
 stop_process activated
 note "socket activation: the first request, before there was a server, is answered"
 
@@ -110,9 +110,9 @@ spawn prometheus prometheus.log prometheus --config.file=prometheus/prometheus.y
   --web.listen-address="127.0.0.1:$port"
 ask() { curl -fsS -G "http://127.0.0.1:$port/api/v1/query" --data-urlencode "query=$1"; } # expression
 scraped() { ask 'larder_blobs_stored_total{job="larder"}' | jq -e '.data.result[0].value[1] == "1"'; }
-eventually 30 scraped || fail "Prometheus has not scraped the server: $(tail -5 prometheus.log)"
+eventually 120 scraped || fail "Prometheus has not scraped the server: $(tail -5 prometheus.log)"
 all_evaluated() { curl -fsS "http://127.0.0.1:$port/api/v1/rules" | jq -e '[.data.groups[].rules[].health] | all(. == "ok")'; }
-eventually 30 all_evaluated || fail "$(curl -fsS "http://127.0.0.1:$port/api/v1/rules" | jq '[.data.groups[].rules[] | select(.health != "ok")]')"
+eventually 120 all_evaluated || fail "$(curl -fsS "http://127.0.0.1:$port/api/v1/rules" | jq '[.data.groups[].rules[] | select(.health != "ok")]')"
 asked=0
 while read -r expression; do
   expression=$(sed -e 's/\$job/larder/g' -e 's/\$instance/.*/g' -e 's/\$__rate_interval/1m/g' -e 's/\$__range/1h/g' <<<"$expression")

@@ -68,7 +68,7 @@ pushing() {
 }
 pushing &
 pusher=$!
-eventually 30 test -e pushed-3 || fail "nothing is pushed"
+eventually 120 test -e pushed-3 || fail "nothing is pushed"
 guide_run backup
 touch enough
 wait "$pusher" || fail "a push failed while the store was copied"
@@ -112,8 +112,8 @@ guide_commands "$GUIDES/remote-driver-mtls.md" | sed '/^docker /,$d' >certificat
 bash -euo pipefail certificates
 spawn larder-mtls larder.log env "${without[@]}" LARDER_SERVER_LISTEN="[\"$LARDER\"]" larder serve --config larder.toml
 spawn builder-mtls builder.log buildkitd --config buildkitd.toml --root "$WORK/builders/mtls/root"
-eventually 20 bash -c "exec 9<>/dev/tcp/${LARDER/:/\/}" || fail "larder with TLS: $(tail -5 larder.log)"
-eventually 30 bash -c "exec 9<>/dev/tcp/${BUILDER/:/\/}" || fail "builder with TLS: $(tail -5 builder.log)"
+eventually 60 bash -c "exec 9<>/dev/tcp/${LARDER/:/\/}" || fail "larder with TLS: $(tail -5 larder.log)"
+eventually 60 bash -c "exec 9<>/dev/tcp/${BUILDER/:/\/}" || fail "builder with TLS: $(tail -5 builder.log)"
 guide_commands "$GUIDES/remote-driver-mtls.md" | sed -n '/^docker /,$p' >commands
 env "${without[@]}" bash -euo pipefail commands >output 2>&1 || {
   cat output larder.log

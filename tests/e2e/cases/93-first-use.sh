@@ -40,7 +40,7 @@ say "$ $serve"
   # Compiled already: this is the program that it runs.
   spawn first "$WORK/banner" env "${without[@]}" "$LARDER_BIN" serve "${arguments[@]}"
 )
-eventually 20 grep -q 'A builder on another host' banner || fail "the server says nothing: $(cat banner)"
+eventually 60 grep -q 'A builder on another host' banner || fail "the server says nothing: $(cat banner)"
 sed -n '/^larder/,/^A builder on another/p' banner | sed '$d' >>"$transcript"
 ready=$(seconds)
 

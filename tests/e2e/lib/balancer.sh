@@ -10,7 +10,7 @@ balancer_start() { # host:port...
     BALANCER=127.0.0.1:$(free_port)
     balancer_config "$dir" "$@" >"$dir/nginx.conf"
     spawn balancer "$dir/log" nginx -c "$dir/nginx.conf" -p "$dir" -e "$dir/error.log"
-    if eventually 10 curl -fsS -m 5 -o /dev/null "http://$BALANCER/readyz"; then return 0; fi
+    if eventually 30 curl -fsS -m 5 -o /dev/null "http://$BALANCER/readyz"; then return 0; fi
     stop_process balancer
     echo "port of $BALANCER was taken, attempt $attempt"
   done

@@ -23,7 +23,7 @@ $BUILDER_TOML
 TOML
   spawn "builder-$1" "$dir/log" \
     buildkitd --config "$dir/buildkitd.toml" --root "$dir/root" --addr "$(builder_addr "$1")"
-  eventually 30 bctl "$1" debug workers || {
+  eventually 120 bctl "$1" debug workers || {
     tail -20 "$dir/log"
     fail "builder $1 did not get ready"
   }

@@ -14,7 +14,7 @@ issuer_start() {
   printf '{"issuer":"%s","jwks_uri":"%s/jwks.json"}' "$ISSUER" "$ISSUER" >"$dir/site/.well-known/openid-configuration"
   issuer_rotate first
   spawn issuer "$dir/log" python3 -m http.server "$port" --bind 127.0.0.1 --directory "$dir/site"
-  eventually 10 curl -fsS -o /dev/null "$ISSUER/jwks.json" || fail "the issuer did not get ready"
+  eventually 60 curl -fsS -o /dev/null "$ISSUER/jwks.json" || fail "the issuer did not get ready"
 }
 
 # Signs with another key from now on, and forgets the one before.

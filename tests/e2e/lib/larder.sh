@@ -92,7 +92,7 @@ larder_launch() {
   LARDER=$(cat "$dir/address")
   spawn "larder-${INSTANCE:-main}" "$dir/log" \
     env "${without[@]}" "$LARDER_BIN" serve --config "$dir/larder.toml"
-  eventually 20 larder_ready_or_dead && larder_ready
+  eventually 60 larder_ready_or_dead && larder_ready
 }
 
 larder_ready() { curl -fsS -m 5 -o /dev/null "http://$LARDER/readyz"; }

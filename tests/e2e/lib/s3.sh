@@ -33,7 +33,7 @@ s3_launch() {
   # Without --keep-alive it closes the connection after every answer.
   spawn s3 "$dir/log" env ROOT_ACCESS_KEY_ID=$S3_KEY ROOT_SECRET_ACCESS_KEY=$S3_SECRET \
     versitygw --port "$S3" --keep-alive --quiet --health /health "${S3_OPTIONS[@]}" posix "$dir/root"
-  eventually 20 s3_ready_or_dead && s3_ready
+  eventually 60 s3_ready_or_dead && s3_ready
 }
 
 s3_ready() { curl -kfsS -m 5 -o /dev/null "$S3_SCHEME://$S3/health"; }
