@@ -46,14 +46,20 @@ struct Held {
     part: &'static str,
 }
 
+/// Calls that are held back: just now, and ever.
+#[derive(Clone, Copy, Default)]
+struct Waiting {
+    now: usize,
+    ever: usize,
+}
+
 /// A bucket behind a proxy.
 pub struct Tap {
     pub config: S3Config,
     calls: Arc<Mutex<Calls>>,
     open: watch::Sender<bool>,
     held: watch::Sender<Option<Held>>,
-    /// Calls that are held back just now.
-    waiting: watch::Sender<usize>,
+    waiting: watch::Sender<Waiting>,
     flips: Arc<Mutex<Vec<u64>>>,
     running: JoinHandle<()>,
     _bucket: Option<Bucket>,
@@ -83,7 +89,7 @@ impl Tap {
         config.endpoint = Some(format!("http://{address}"));
         let calls = Arc::<Mutex<Calls>>::default();
         let ((open, is_open), (held, holds)) = (watch::channel(true), watch::channel(None));
-        let (waiting, flips) = (watch::Sender::new(0), Arc::<Mutex<Vec<u64>>>::default());
+        let (waiting, flips) = (watch::Sender::new(Waiting::default()), Arc::<Mutex<Vec<u64>>>::default());
         let waits = waiting.clone();
         let line = Line { target, calls: calls.clone(), waits, flips: flips.clone(), client: client() };
         let running = tokio::spawn(serve(listener, line, is_open, holds));
@@ -116,7 +122,13 @@ impl Tap {
 
     /// Waits until so many calls are held back.
     pub async fn is_holding(&self, calls: usize) {
-        self.waiting.subscribe().wait_for(|waiting| *waiting == calls).await.unwrap();
+        self.waiting.subscribe().wait_for(|waiting| waiting.now == calls).await.unwrap();
+    }
+
+    /// Waits until one call is held back, the last of `attempt`: those before it have been given up.
+    pub async fn is_holding_attempt(&self, attempt: usize) {
+        let is_it = |waiting: &Waiting| waiting.now == 1 && waiting.ever >= attempt;
+        self.waiting.subscribe().wait_for(is_it).await.unwrap();
     }
 
     /// Flips a bit of the byte `at`, once: on the way of the next range of an object that has it.
@@ -130,7 +142,7 @@ impl Tap {
 struct Line {
     target: String,
     calls: Arc<Mutex<Calls>>,
-    waits: watch::Sender<usize>,
+    waits: watch::Sender<Waiting>,
     flips: Arc<Mutex<Vec<u64>>>,
     client: reqwest::Client,
 }
@@ -172,11 +184,11 @@ async fn serve(
 }
 
 /// A call that is held back.
-struct Waits<'a>(&'a watch::Sender<usize>);
+struct Waits<'a>(&'a watch::Sender<Waiting>);
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        self.0.send_modify(|waiting| *waiting -= 1);
+        self.0.send_modify(|waiting| waiting.now -= 1);
     }
 }
 
@@ -187,7 +199,10 @@ impl Line {
         if passes(&holds.borrow()) {
             return;
         }
-        self.waits.send_modify(|waiting| *waiting += 1);
+        self.waits.send_modify(|waiting| {
+            waiting.now += 1;
+            waiting.ever += 1;
+        });
         let _waits = Waits(&self.waits);
         let _ = holds.wait_for(passes).await;
     }

@@ -78,7 +78,7 @@ async fn a_draft_that_is_dropped_leaves_no_parts_behind() {
     draft.write(vec![noise(20 * MIB, 1)]).await.unwrap();
     drop(draft);
     let mut seen = 0;
-    for _ in 0..500 {
+    for _ in 0..6000 {
         seen += bucket.calls().get("abort upload").copied().unwrap_or(0);
         if seen > 0 {
             break;
