@@ -9,8 +9,8 @@ chromium=$(command -v chromium || command -v chromium-browser || true)
 axe=${LARDER_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/larder/tools}/share/axe.js
 [ -n "$chromium" ] && [ -e "$axe" ] || fail "no chromium, or no axe: tests/e2e/tools/install brings both"
 
-# Tags that a rule lets go, so that there are evictions to see.
-larder_start '[collect]' 'grace = "4s"' 'lease = "4s"' 'short_spans = true' \
+# Tags that a rule lets go, so that there are evictions to see: when the case collects, not a minute after the start.
+larder_start '[collect]' 'enabled = false' 'grace = "4s"' 'lease = "4s"' 'short_spans = true' \
   '[[repositories]]' 'pattern = "old/**"' 'retain = [{ tags = "*", newest = 1 }]'
 base_push
 ref=$LARDER/team/shop/cache:main
