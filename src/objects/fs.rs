@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -137,7 +137,7 @@ impl Inner {
     fn temporary_with(&self, mode: u32) -> Result<Temporary> {
         let path = self.tmp.join(format!("{:032x}", rand::random::<u128>()));
         let file = File::options().write(true).create_new(true).mode(mode).open(&path).map_err(from_io)?;
-        Ok(Temporary { path, file: Some(file) })
+        Ok(Temporary { path, file: Some(file), is_renamed: false })
     }
 
     /// Makes the temporary file's bytes the object `key`, durably.
@@ -147,7 +147,8 @@ impl Inner {
         // An upload may take hours: what counts is when the object appeared, not when its first byte came.
         file.set_modified(SystemTime::now()).map_err(from_io)?;
         file.sync_all().map_err(from_io)?;
-        let meta = meta(key.clone(), &file.metadata().map_err(from_io)?);
+        let found = file.metadata().map_err(from_io)?;
+        let meta = meta(key.clone(), &found);
         drop(file);
         self.unsynced().insert(path.clone());
         let place = || match when {
@@ -160,6 +161,8 @@ impl Inner {
         if matches!(placed, Ok(()) | Err(Error::Exists)) {
             self.unsynced().remove(&path);
         }
+        // A rename to another name of the same file does nothing.
+        temporary.is_renamed = when == When::Always && placed.is_ok() && found.nlink() == 1;
         placed.map(|()| meta)
     }
 
@@ -197,12 +200,14 @@ impl Inner {
 struct Temporary {
     path: PathBuf,
     file: Option<File>,
+    is_renamed: bool,
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // Renamed away or not: after a rename there is nothing left to remove.
-        let _ = fs::remove_file(&self.path);
+        if !self.is_renamed {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -359,7 +364,8 @@ impl Objects for FsObjects {
 impl Inner {
     /// A second name for the same bytes, where the filesystem has such.
     fn link(&self, from: &Key, to: &Key) -> Result<Option<Meta>> {
-        let mut temporary = Temporary { path: self.tmp.join(format!("{:032x}", rand::random::<u128>())), file: None };
+        let path = self.tmp.join(format!("{:032x}", rand::random::<u128>()));
+        let mut temporary = Temporary { path, file: None, is_renamed: false };
         match fs::hard_link(self.path(from), &temporary.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::NotFound),
             Err(_) => return Ok(None),

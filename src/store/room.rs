@@ -227,7 +227,10 @@ impl Room {
     /// Scopes do not take the room in which eviction makes some for the tenants.
     fn fits_disk_for(&self, tenant: &Tenant) -> Result<()> {
         self.fits_disk()?;
-        let Some(space) = self.space().filter(|_| tenant.is_scope()) else { return Ok(()) };
+        if !tenant.is_scope() {
+            return Ok(());
+        }
+        let Some(space) = self.space() else { return Ok(()) };
         let (reserve, coming) = (LOW_RESERVES * self.config.store.reserve(space.total), self.coming.load(Relaxed));
         if space.free < reserve.saturating_add(coming) {
             return Err(Error::Short { free: space.free, reserve, coming });
