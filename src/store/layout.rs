@@ -105,7 +105,8 @@ pub fn tenant_prefix(tenant: &Tenant) -> String {
 
 pub fn blob(tenant: &Tenant, digest: &Digest) -> Key {
     let hex = digest.hex();
-    Key::new(format!("t/{tenant}/blobs/{}/{}/{hex}", digest.algorithm().as_str(), &hex[..2]))
+    // In one piece of memory: every request for a blob makes one or two of these.
+    Key::new(["t/", tenant, "/blobs/", digest.algorithm().as_str(), "/", &hex[..2], "/", &hex].concat())
 }
 
 /// All repositories of a tenant.

@@ -272,7 +272,7 @@ struct EntityTag(Bytes);
 
 impl EntityTag {
     fn of(digest: &Digest) -> EntityTag {
-        EntityTag(format!("\"{digest}\"").into())
+        EntityTag(["\"", digest.algorithm().as_str(), ":", &digest.hex(), "\""].concat().into())
     }
 
     /// Whether a client names this tag in `If-None-Match` or `If-Range`.

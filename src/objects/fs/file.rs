@@ -1,5 +1,6 @@
 //! One file: what is known of it, and its bytes in and out.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -19,6 +20,9 @@ pub const READ_BYTES: usize = 256 << 10;
 /// Buffers that are kept for the next reads, of [`READ_BYTES`] each. Fresh memory costs as much as to fill it.
 const KEPT_BUFFERS_MAX: usize = 32;
 
+/// Four numbers in hexadecimal, and what is between them.
+const VERSION_BYTES_MAX: usize = 4 * 16 + 3;
+
 pub fn meta(key: Key, found: &fs::Metadata) -> Meta {
     Meta {
         key,
@@ -29,7 +33,9 @@ pub fn meta(key: Key, found: &fs::Metadata) -> Meta {
 }
 
 fn version(inode: u64, (seconds, nanos): (i64, i64), size: u64) -> Version {
-    Version(format!("{inode:x}-{seconds:x}-{nanos:x}-{size:x}").into())
+    let mut text = String::with_capacity(VERSION_BYTES_MAX);
+    let _ = write!(text, "{inode:x}-{seconds:x}-{nanos:x}-{size:x}");
+    Version(text.into())
 }
 
 /// What is known of the file `key` below a folder. From the folder's descriptor: a store may lie deep, and to walk its path
