@@ -15,10 +15,10 @@ use larder::config::Config;
 use larder::digest::{Algorithm, Digest};
 use larder::doors::Front;
 use larder::doors::registry::route::Route;
+use larder::error::Error;
 use larder::hot::{Hot, Slot};
 use larder::metrics::Metrics;
 use larder::objects::Key;
-use larder::store::Error;
 
 /// What the server hashes at once.
 const PORTION_BYTES: usize = 512 << 10;

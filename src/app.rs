@@ -13,21 +13,25 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::auth::Gate;
+use crate::check::{Event, Summary};
 use crate::config::{Config, Secret};
+use crate::doors;
 use crate::doors::listen::Listener;
-use crate::doors::{self, Doors, Front};
+use crate::doors::{Doors, Front};
+use crate::lifetime::collect::{Collector, Report, Wish};
+use crate::meta::format;
 use crate::metrics::{Metrics, recent};
 use crate::objects::Objects;
-use crate::objects::fs::{self, FsObjects};
+use crate::objects::fs;
+use crate::objects::fs::FsObjects;
 use crate::objects::s3::S3Objects;
 use crate::objects::traced::traced;
 use crate::operator::Operator;
-use crate::store::check::{Event, Summary};
-use crate::store::collect::{Collector, Report, Wish};
-use crate::store::{self, Store, format, patience};
+use crate::store::Store;
 use crate::trace;
+use crate::{deadline, error};
 
-pub use crate::store::check::Depth;
+pub use crate::check::Depth;
 
 /// How often idle uploads are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
@@ -98,12 +102,12 @@ impl App {
     }
 
     /// Checks the store, and tells what it finds.
-    pub async fn check(&self, depth: Depth, repair: bool, report: impl FnMut(Event) + Send) -> store::Result<Summary> {
+    pub async fn check(&self, depth: Depth, repair: bool, report: impl FnMut(Event) + Send) -> error::Result<Summary> {
         self.store.check(depth, repair, report).await
     }
 
     /// Collects once.
-    pub async fn collect(&self, dry: bool) -> store::Result<Arc<Report>> {
+    pub async fn collect(&self, dry: bool) -> error::Result<Arc<Report>> {
         self.store.scan_usage().await?;
         self.collector.run(Wish { dry }).await
     }
@@ -262,7 +266,7 @@ async fn poll(store: Store, every: Duration) {
     loop {
         timer.tick().await;
         // Requests that want to look wait behind it.
-        if let Err(error) = patience::within(patience::SHORT, store.condemned().refresh()).await {
+        if let Err(error) = deadline::within(deadline::SHORT, store.condemned().refresh()).await {
             tracing::warn!(%error, "what is condemned cannot be looked at");
         }
     }

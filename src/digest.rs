@@ -238,6 +238,19 @@ fn restore<H: SerializableState>(saved: &str) -> Result<H, InvalidHasherState> {
     H::deserialize(&state).map_err(|_| InvalidHasherState)
 }
 
+/// The digest of bytes, made off the async threads where it would hold them up.
+///
+/// # Errors
+///
+/// The runtime is ending.
+pub async fn hash(algorithm: Algorithm, bytes: bytes::Bytes) -> Result<Digest, tokio::task::JoinError> {
+    const INLINE_BYTES_MAX: usize = 64 << 10;
+    if bytes.len() <= INLINE_BYTES_MAX {
+        return Ok(Digest::of(algorithm, &bytes));
+    }
+    tokio::task::spawn_blocking(move || Digest::of(algorithm, &bytes)).await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,11 +8,12 @@ use std::time::{Duration, SystemTime};
 
 use larder::buildkit::CONFIG_MEDIA_TYPE;
 use larder::digest::Digest;
+use larder::layout;
+use larder::layout::PushId;
 use larder::names::{RepoName, Tag, Tenant};
 use larder::objects::Key;
-use larder::store::layout::{self, PushId};
-use larder::store::manifests::OCI_MANIFEST;
-use larder::store::tags::Pointer;
+use larder::refs::manifests::OCI_MANIFEST;
+use larder::refs::tags::Pointer;
 use serde_json::{Value, json};
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::signing_key;
+use crate::app::signing_key;
 use crate::auth::Gate;
 use crate::config::Config;
 use crate::store::Store;

@@ -7,13 +7,13 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Doors;
-use super::who::Sender;
 use crate::access::{Access, Tags, Verb};
 use crate::auth::{Caller, Refusal};
 use crate::config::Challenge;
+use crate::doors::Doors;
+use crate::doors::who::Sender;
+use crate::error::Error;
 use crate::names::{InvalidName, RepoName, Tag};
-use crate::store::Error;
 
 /// The process answers.
 pub async fn healthz() -> &'static str {

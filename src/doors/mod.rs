@@ -28,9 +28,9 @@ use tower::{Service, ServiceExt};
 
 use crate::auth::Gate;
 use crate::config::Config;
+use crate::lifetime::collect::Collector;
 use crate::metrics::Metrics;
 use crate::store::Store;
-use crate::store::collect::Collector;
 
 /// What every door needs.
 #[derive(Clone)]

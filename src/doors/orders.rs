@@ -14,9 +14,9 @@ use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
-use super::Doors;
-use crate::store::check::{Depth, Event};
-use crate::store::collect::Wish;
+use crate::check::{Depth, Event};
+use crate::doors::Doors;
+use crate::lifetime::collect::Wish;
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -63,9 +63,9 @@ async fn admit(doors: &Doors, request: Request) -> Result<(), Response> {
     let shown = request.headers().get(AUTHORIZATION).and_then(|shown| shown.to_str().ok());
     let is_operator = doors.gate.is_operator(shown.and_then(|shown| shown.strip_prefix("Bearer ")));
     if doors.gate.is_open() && !is_operator {
-        return Err(super::admin::refuse(StatusCode::FORBIDDEN, "access denied"));
+        return Err(crate::doors::admin::refuse(StatusCode::FORBIDDEN, "access denied"));
     }
-    super::admin::admit_operator(doors, request.map(drop)).await
+    crate::doors::admin::admit_operator(doors, request.map(drop)).await
 }
 
 /// Does the work, and answers with what it tells.

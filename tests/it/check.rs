@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use larder::buildkit::CONFIG_MEDIA_TYPE;
+use larder::check;
+use larder::check::{Depth, Event, Summary, Told};
 use larder::digest::Digest;
-use larder::store::check::{self, Depth, Event, Summary, Told};
-use larder::store::manifests::{OCI_INDEX, OCI_MANIFEST};
+use larder::refs::manifests::{OCI_INDEX, OCI_MANIFEST};
 use serde_json::{Value, json};
 
 use crate::world::{Image, LAYER, World, descriptor, image};

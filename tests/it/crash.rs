@@ -13,13 +13,13 @@ use futures::stream::BoxStream;
 use http::{Method, Request, StatusCode};
 use larder::app::App;
 use larder::buildkit::CONFIG_MEDIA_TYPE;
+use larder::check::{Depth, check};
 use larder::config::Config;
 use larder::digest::Digest;
 use larder::objects::fs::FsObjects;
 use larder::objects::{
     ByteStream, Distance, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Unfinished, Version, When,
 };
-use larder::store::check::{Depth, check};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 

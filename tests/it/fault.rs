@@ -15,10 +15,10 @@ use std::time::Instant;
 
 use bytesize::ByteSize;
 use larder::app::{self, App};
+use larder::check::{Depth, check};
 use larder::config::{Config, S3Config};
 use larder::doors::listen;
 use larder::objects::s3::S3Objects;
-use larder::store::check::{Depth, check};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::runtime::{Builder, Runtime};

@@ -14,10 +14,10 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use larder::app::App;
+use larder::check::{Depth, check};
 use larder::config::Config;
 use larder::digest::Digest;
 use larder::doors::Front;
-use larder::store::check::{Depth, check};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 

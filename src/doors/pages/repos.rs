@@ -6,12 +6,12 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 use serde::{Deserialize, Serialize};
 
-use super::super::Doors;
-use super::sight::Sight;
-use super::{Page, Refusal, frame, show};
+use crate::account::inventory::TagEntry;
+use crate::cache::outline::IMPORT_LIMIT_BYTES;
+use crate::doors::Doors;
+use crate::doors::pages::sight::Sight;
+use crate::doors::pages::{Page, Refusal, frame, show};
 use crate::names::{RepoName, Tag, Tenant};
-use crate::store::outline::IMPORT_LIMIT_BYTES;
-use crate::store::stock::TagEntry;
 
 /// Rows on one page of a list.
 const PAGE: usize = 100;
@@ -131,7 +131,7 @@ pub fn list(doors: &Doors, sight: &Sight<'_>, wanted: Wanted) -> List {
     let query = wanted.q.trim().to_string();
     let tenant: Option<Tenant> = wanted.tenant.parse().ok().filter(|tenant| sight.tenants().contains(tenant));
     let only = tenant.as_ref();
-    let from = wanted.from.min(crate::store::stock::TAGS_MAX);
+    let from = wanted.from.min(crate::account::inventory::TAGS_MAX);
     let fits = |repo: &RepoName, tag: Option<&Tag>| match tag {
         None => repo.contains(&*query),
         // Without a search tags are found in their repositories.

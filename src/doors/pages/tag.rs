@@ -5,15 +5,16 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 use serde::Serialize;
 
-use super::super::Doors;
-use super::graph::{self, Node};
-use super::sight::Sight;
-use super::{Page, Refusal, frame, repos, show};
+use crate::account::inventory::TagEntry;
+use crate::cache::inspect::{InspectedPush, Inspection};
+use crate::cache::outline::{CreatedAt, IMPORT_LIMIT_BYTES, Outline, OutlinedLayer, OutlinedRecord};
+use crate::doors::Doors;
+use crate::doors::pages::graph;
+use crate::doors::pages::graph::Node;
+use crate::doors::pages::sight::Sight;
+use crate::doors::pages::{Page, Refusal, frame, repos, show};
+use crate::error::Error;
 use crate::names::{RepoName, Tag, Tenant};
-use crate::store::Error;
-use crate::store::inspect::{InspectedPush, Inspection};
-use crate::store::outline::{CreatedAt, IMPORT_LIMIT_BYTES, Outline, OutlinedLayer, OutlinedRecord};
-use crate::store::stock::TagEntry;
 
 /// Rows of the table of layers.
 const ROWS: usize = 500;

@@ -12,12 +12,13 @@ use http::header::{
     LOCATION, RANGE,
 };
 
-use super::error::OciError;
-use super::range::{Wanted, wanted};
-use super::{Answer, EntityTag, header, respond};
+use crate::content::read::{Blob, Content};
 use crate::digest::Digest;
-use crate::store::read::{Blob, Content};
-use crate::store::{self, Repo};
+use crate::doors::registry::error::OciError;
+use crate::doors::registry::range::{Wanted, wanted};
+use crate::doors::registry::{Answer, EntityTag, header, respond};
+use crate::error;
+use crate::store::Repo;
 
 /// Blobs are served as bytes: a type that a browser would run must not be guessed from them.
 const OCTETS: &str = "application/octet-stream";
@@ -25,7 +26,7 @@ const OCTETS: &str = "application/octet-stream";
 pub async fn head(repo: &Repo, digest: &Digest) -> Result<Response, OciError> {
     match repo.stat_blob(digest).await? {
         Some(size) => Ok(found(StatusCode::OK, &EntityTag::of(digest)).octets(size).done()),
-        None => Err(store::Error::BlobUnknown(*digest).into()),
+        None => Err(error::Error::BlobUnknown(*digest).into()),
     }
 }
 

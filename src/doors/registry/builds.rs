@@ -11,15 +11,15 @@ use axum::response::Response;
 use http::header::ACCEPT;
 use http::{HeaderMap, Method};
 
-use super::error::OciError;
-use super::header;
-use super::route::Route;
 use crate::doors::observe::trace_id;
+use crate::doors::registry::error::OciError;
+use crate::doors::registry::header;
+use crate::doors::registry::route::Route;
 use crate::metrics::Metrics;
 use crate::metrics::recent::{Deed, Event};
 use crate::names::Tag;
+use crate::refs::manifests::CACHE_CONFIG;
 use crate::store::Repo;
-use crate::store::manifests::CACHE_CONFIG;
 
 /// A cache was pushed to these tags: told by the handler, with its answer.
 #[derive(Clone)]

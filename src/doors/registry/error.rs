@@ -1,6 +1,6 @@
 //! What clients of the registry are told when something is refused.
 //!
-//! The house says what happened ([`crate::store::Error`]); here it becomes a status, a code of the distribution spec
+//! The house says what happened ([`crate::error::Error`]); here it becomes a status, a code of the distribution spec
 //! ("Error Codes") and a message that helps whoever reads it in a build log.
 
 use axum::body::Body;
@@ -10,8 +10,8 @@ use http::{HeaderValue, StatusCode};
 use serde_json::json;
 
 use crate::auth::Refusal;
+use crate::error;
 use crate::names::InvalidName;
-use crate::store;
 use crate::stream::BodyError;
 
 /// Codes of the distribution spec, and what each means when nothing more is said.
@@ -184,9 +184,9 @@ impl From<InvalidName> for OciError {
     }
 }
 
-impl From<store::Error> for OciError {
-    fn from(error: store::Error) -> OciError {
-        use store::Error as E;
+impl From<error::Error> for OciError {
+    fn from(error: error::Error) -> OciError {
+        use error::Error as E;
         let message = error.to_string();
         let refused = match error {
             E::BlobUnknown(digest) => OciError::new(Code::BlobUnknown).about(json!({ "digest": digest.to_string() })),

@@ -6,13 +6,13 @@ use http::header::{CONTENT_TYPE, HeaderName, LINK};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
-use super::error::OciError;
-use super::{Answer, respond};
 use crate::auth::Caller;
 use crate::digest::Digest;
+use crate::doors::registry::error::OciError;
+use crate::doors::registry::{Answer, respond};
 use crate::names::{Tag, Tenant};
-use crate::store::manifests::OCI_INDEX;
-use crate::store::tags::{Listed, Page};
+use crate::refs::manifests::OCI_INDEX;
+use crate::refs::tags::{Listed, Page};
 use crate::store::{Repo, Store};
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");

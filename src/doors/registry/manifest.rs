@@ -4,9 +4,9 @@ use axum::response::Response;
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, IF_NONE_MATCH, LOCATION};
 
-use super::builds::Exported;
-use super::error::OciError;
-use super::{Call, DOCKER_CONTENT_DIGEST, EntityTag, header, respond};
+use crate::doors::registry::builds::Exported;
+use crate::doors::registry::error::OciError;
+use crate::doors::registry::{Call, DOCKER_CONTENT_DIGEST, EntityTag, header, respond};
 use crate::names::{Reference, Tag};
 use crate::store::Repo;
 use crate::stream::collect;
@@ -43,7 +43,7 @@ pub async fn put(
         }
     };
     let content_type = header(&call.headers, CONTENT_TYPE).map(|text| essence(text).to_string());
-    let bytes = collect(call.body, limit).await.map_err(crate::store::Error::from)?;
+    let bytes = collect(call.body, limit).await.map_err(crate::error::Error::from)?;
     let pushed = repo.put_manifest(digest, &tags, content_type.as_deref(), bytes).await?;
     let mut answer = respond(StatusCode::CREATED)
         .set(LOCATION, format!("/v2/{}/manifests/{}", repo.name(), pushed.digest))

@@ -25,14 +25,15 @@ use http::{HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Body as HttpBody;
 
-use super::Doors;
-use super::who::Sender;
 use crate::access::{Access, Permit, Verb};
 use crate::auth::{Caller, Refusal};
+use crate::deadline;
 use crate::digest::Digest;
+use crate::doors::Doors;
+use crate::doors::who::Sender;
 use crate::names::Tenant;
-use crate::store::manifests::CACHE_CONFIG;
-use crate::store::{Repo, patience};
+use crate::refs::manifests::CACHE_CONFIG;
+use crate::store::Repo;
 use crate::stream::{BodyError, Incoming};
 use crate::trace;
 use error::{Code, OciError};
@@ -114,7 +115,7 @@ async fn handle(
     let patience = patience_of(&route, request.headers());
     let ending = builds::watch(&doors.metrics, &repo, &route, request.method(), request.headers());
     if !route.writes() {
-        let answer = patience::within(patience, read(&caller, repo, route, request)).await;
+        let answer = deadline::within(patience, read(&caller, repo, route, request)).await;
         ending.into_iter().for_each(|ending| ending.see(&answer));
         return answer;
     }
@@ -123,7 +124,7 @@ async fn handle(
     let note = audit::Note::new(&doors, &caller, &request);
     let writing = tokio::spawn(trace::carried(async move {
         let call = Call::new(&doors, request);
-        let answer = patience::within(patience, write(&doors, &caller, repo, route, call)).await;
+        let answer = deadline::within(patience, write(&doors, &caller, repo, route, call)).await;
         note.write(&answer);
         answer
     }));
@@ -147,8 +148,8 @@ const CONFIGS: [&str; 3] = [CACHE_CONFIG, ".image.config.", ".container.image.v1
 fn patience_of(route: &Route, headers: &HeaderMap) -> Duration {
     let is_config = |accept: &str| CONFIGS.iter().any(|config| accept.contains(config));
     match route {
-        Route::ReadBlob { .. } if !header(headers, ACCEPT).is_some_and(is_config) => patience::SHORT,
-        _ => patience::LONG,
+        Route::ReadBlob { .. } if !header(headers, ACCEPT).is_some_and(is_config) => deadline::SHORT,
+        _ => deadline::LONG,
     }
 }
 
@@ -347,12 +348,12 @@ mod tests {
         let path = format!("/v2/c/blobs/{}", Digest::sha256(b""));
         let Ok(route) = Route::parse(&Method::GET, &path, None) else { panic!("no route") };
         for (accept, patience) in [
-            ("application/vnd.buildkit.cacheconfig.v0, */*", patience::LONG),
-            ("application/vnd.oci.image.config.v1+json, */*", patience::LONG),
-            ("application/vnd.docker.container.image.v1+json, */*", patience::LONG),
-            ("application/vnd.oci.image.layer.v1.tar+gzip, */*", patience::SHORT),
-            ("application/vnd.docker.image.rootfs.diff.tar.gzip, */*", patience::SHORT),
-            ("*/*", patience::SHORT),
+            ("application/vnd.buildkit.cacheconfig.v0, */*", deadline::LONG),
+            ("application/vnd.oci.image.config.v1+json, */*", deadline::LONG),
+            ("application/vnd.docker.container.image.v1+json, */*", deadline::LONG),
+            ("application/vnd.oci.image.layer.v1.tar+gzip, */*", deadline::SHORT),
+            ("application/vnd.docker.image.rootfs.diff.tar.gzip, */*", deadline::SHORT),
+            ("*/*", deadline::SHORT),
         ] {
             let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
             assert_eq!(patience_of(&route, &headers), patience, "{accept}");

@@ -6,12 +6,12 @@
 use http::Method;
 use percent_encoding::percent_decode_str;
 
-use super::error::{Code, OciError};
 use crate::access::{Access, Tags, Verb};
+use crate::content::uploads::Session;
 use crate::digest::{Algorithm, Digest};
+use crate::doors::registry::error::{Code, OciError};
 use crate::names::{InvalidName, Reference, RepoName, Tag, UploadId};
-use crate::store::tags::Page;
-use crate::store::uploads::Session;
+use crate::refs::tags::Page;
 
 /// Entries of a list when the client does not say.
 const PAGE_DEFAULT: usize = 1_000;

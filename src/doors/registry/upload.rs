@@ -4,11 +4,12 @@ use axum::response::Response;
 use http::header::{CONTENT_LENGTH, HeaderName, LOCATION, RANGE};
 use http::{HeaderValue, StatusCode};
 
-use super::error::OciError;
-use super::{Answer, Call, DOCKER_CONTENT_DIGEST, respond};
+use crate::content::uploads::{Chunk, Session};
 use crate::digest::{Algorithm, Digest};
-use crate::store::uploads::{Chunk, Session};
-use crate::store::{self, Repo};
+use crate::doors::registry::error::OciError;
+use crate::doors::registry::{Answer, Call, DOCKER_CONTENT_DIGEST, respond};
+use crate::error;
+use crate::store::Repo;
 
 const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
@@ -96,8 +97,8 @@ fn received(offset: u64) -> String {
 }
 
 /// A refusal that tells the client where to go on.
-fn refused(repo: &Repo, mut session: Session, error: store::Error) -> OciError {
-    let store::Error::OffsetMismatch { offset } = error else { return error.into() };
+fn refused(repo: &Repo, mut session: Session, error: error::Error) -> OciError {
+    let error::Error::OffsetMismatch { offset } = error else { return error.into() };
     session.staged |= offset > 0;
     let refusal = OciError::from(error);
     match (HeaderValue::try_from(location(repo, &session)), HeaderValue::try_from(received(offset))) {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use larder::digest::Digest;
-use larder::store::collect::policy::Reason;
+use larder::lifetime::collect::policy::Reason;
 use serde_json::json;
 
 use super::{basic, configure, static_token, token_entry};

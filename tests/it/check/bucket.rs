@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use larder::app::App;
+use larder::check::{Depth, all};
 use larder::config::Config;
-use larder::store::check::{Depth, all};
 use tower::ServiceExt;
 
 use super::*;

@@ -1,6 +1,6 @@
 //! Damage that is planted, and found.
 
-use larder::store::check::Depth;
+use larder::check::Depth;
 
 use super::*;
 use crate::world::noise;

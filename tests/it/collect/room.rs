@@ -7,7 +7,7 @@ use larder::app::App;
 use larder::buildkit::CONFIG_MEDIA_TYPE;
 use larder::config::Config;
 use larder::digest::Digest;
-use larder::store::collect::{Report, Wish};
+use larder::lifetime::collect::{Report, Wish};
 use serde_json::{Value, json};
 
 use crate::world::{CONFIG, LAYER, World, age, age_file, descriptor, image, noise};

@@ -5,11 +5,11 @@ use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt, stream};
 use http_body_util::BodyExt;
 use larder::digest::Digest;
+use larder::layout;
+use larder::lifetime::collect::{Collector, Wish};
 use larder::names::Tenant;
 use larder::objects::s3::S3Objects;
 use larder::objects::{Key, Meta, Objects, Read, When};
-use larder::store::collect::{Collector, Wish};
-use larder::store::layout;
 use serde_json::{Value, json};
 
 use super::{Export, Replica, assert_sound, blob_uri, eventually};

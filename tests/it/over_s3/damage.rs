@@ -5,9 +5,9 @@ use bytes::Bytes;
 use bytesize::ByteSize;
 use http_body_util::BodyExt;
 use larder::digest::Digest;
+use larder::layout;
 use larder::names::Tenant;
 use larder::objects::{Key, Objects, When};
-use larder::store::layout;
 
 use super::{Replica, blob_uri, eventually};
 use crate::tap::Tap;

@@ -1,9 +1,9 @@
 //! Several servers over one bucket.
 
 use larder::digest::Digest;
+use larder::layout;
 use larder::names::Tenant;
 use larder::objects::{Key, Objects};
-use larder::store::layout;
 
 use super::{Export, Replica, assert_sound, blob_uri, eventually};
 use crate::tap::Tap;

@@ -2,9 +2,9 @@
 
 use std::os::unix::fs::FileExt;
 
+use larder::check::Problem;
 use larder::digest::Digest;
-use larder::store::check::Problem;
-use larder::store::manifests::OCI_MANIFEST;
+use larder::refs::manifests::OCI_MANIFEST;
 
 use crate::call::Answer;
 use crate::world::{LAYER, World, descriptor, image, noise};

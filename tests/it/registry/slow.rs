@@ -5,8 +5,8 @@ use std::io;
 use axum::body::Body;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use larder::deadline;
 use larder::digest::Digest;
-use larder::store::patience;
 
 use crate::call::Answer;
 use crate::world::{CONFIG, LAYER, descriptor};
@@ -17,7 +17,7 @@ async fn slowly(world: &World, method: &str, uri: &str, bytes: impl Into<Bytes>)
     let bytes = bytes.into();
     let pieces: Vec<Bytes> = bytes.chunks(bytes.len().div_ceil(4)).map(|piece| bytes.slice_ref(piece)).collect();
     let pieces = stream::iter(pieces).then(|piece| async move {
-        tokio::time::sleep(patience::LONG / 2).await;
+        tokio::time::sleep(deadline::LONG / 2).await;
         Ok::<_, io::Error>(piece)
     });
     let request = http::Request::builder().method(method).uri(uri).header("content-length", bytes.len());

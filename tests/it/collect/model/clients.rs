@@ -12,8 +12,9 @@ use larder::auth::Gate;
 use larder::buildkit::CONFIG_MEDIA_TYPE;
 use larder::config::{Config, Quota, RepositoryConfig, RetainConfig, TenantConfig};
 use larder::digest::Digest;
+use larder::error::Error;
 use larder::names::{Reference, Tag, Tenant};
-use larder::store::{Error, Repo, Store};
+use larder::store::{Repo, Store};
 use serde_json::{Value, json};
 
 use super::ghost::{Ghost, blob_key, manifest_key};
@@ -127,7 +128,7 @@ pub fn plant(sim: &Sim, dice: &mut Dice, setting: Setting) {
     for tag in TAGS {
         if dice.permille(400) {
             let push = Push::image(dice.below(BLOBS), dice.below(BLOBS));
-            let pointer = json!({ "mediaType": larder::store::manifests::OCI_MANIFEST,
+            let pointer = json!({ "mediaType": larder::refs::manifests::OCI_MANIFEST,
                 "digest": push.digest().to_string(), "size": push.manifest.len(), "pushed": "2026-01-01T00:00:00Z" });
             for blob in &push.blobs {
                 sim.plant(&blob_key(&Digest::sha256(blob)), blob.clone(), old);

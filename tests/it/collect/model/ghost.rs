@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use larder::digest::Digest;
-use larder::store::collect::Report;
+use larder::lifetime::collect::Report;
 use serde_json::Value;
 
 use super::clients::CACHE;

@@ -10,9 +10,9 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use larder::config::{Config, Ingredients};
+use larder::lifetime::collect::{Collector, Wish};
 use larder::metrics::Metrics;
 use larder::store::Store;
-use larder::store::collect::{Collector, Wish};
 use tokio::time::Instant;
 
 use super::clients::{self, Client, Deed, Replica};

@@ -1,0 +1,299 @@
+//! What the store has, for people to look at: every tag with its size, its age and its pushes, in memory.
+//!
+//! A scan of the store writes it ([`crate::capacity::usage`]), and what this server does meanwhile is added. So no page lists the
+//! store, and none waits for it. It is as old as the scan where other servers are at work, says so, and nothing is
+//! decided by it.
+
+use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::sync::Notify;
+
+use crate::digest::Digest;
+use crate::names::{RepoName, Tag, Tenant};
+use crate::refs::manifests::Parsed;
+
+/// Tags that are remembered, of all tenants: about 300 bytes each. Beyond, what comes is left out.
+pub const TAGS_MAX: usize = 50_000;
+
+/// The tags of one repository.
+pub type Tags = BTreeMap<Tag, TagEntry>;
+/// The repositories of one tenant.
+pub type Repos = BTreeMap<RepoName, Tags>;
+
+/// A tag, as far as it is known.
+#[derive(Clone, Debug, Serialize)]
+pub struct TagEntry {
+    pub pushed: Timestamp,
+    /// What was pushed last.
+    #[serde(skip)]
+    pub digest: Digest,
+    /// Last time it was served, noted once an hour at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub used: Option<Timestamp>,
+    /// Its manifest is a cache.
+    pub cache: bool,
+    /// Pushes that its view is made of; 0 where it serves what was pushed last.
+    pub pushes: u64,
+    /// Bytes of the blobs that its manifests name, each counted once.
+    pub bytes: u64,
+    /// Of these, bytes that other tags of the tenant name, too. Known when the store has been counted since the push.
+    pub shared: Option<u64>,
+    /// Bytes of the manifest that it serves.
+    pub manifest_bytes: u64,
+    /// Bytes of the config of that.
+    pub config_bytes: u64,
+    /// When this server has learnt it.
+    #[serde(skip)]
+    pub learnt: Instant,
+}
+
+impl TagEntry {
+    /// The last push or use.
+    pub fn last(&self) -> Timestamp {
+        self.used.map_or(self.pushed, |used| used.max(self.pushed))
+    }
+}
+
+/// What is known of all tags.
+#[derive(Default)]
+pub struct Stock {
+    tenants: RwLock<BTreeMap<Tenant, Repos>>,
+    changed: Notify,
+}
+
+/// What a manifest comes to, by its own words.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Weight {
+    /// Bytes of its blobs, each counted once.
+    pub bytes: u64,
+    pub manifest_bytes: u64,
+    pub config_bytes: u64,
+}
+
+impl Weight {
+    pub(crate) fn of(parsed: &Parsed, manifest_bytes: u64) -> Weight {
+        let named: BTreeMap<_, u64> = parsed.blobs.iter().zip(parsed.sizes.iter().copied()).collect();
+        let config = parsed.config.as_ref().and_then(|config| named.get(config));
+        let bytes = named.values().fold(0, |sum: u64, size| sum.saturating_add(*size));
+        Weight { bytes, manifest_bytes, config_bytes: config.copied().unwrap_or(0) }
+    }
+}
+
+impl Stock {
+    /// Looks at what is known of a tenant. Others wait meanwhile: briefly.
+    pub fn look<T>(&self, tenant: &Tenant, f: impl FnOnce(&Repos) -> T) -> T {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        match tenants.get(tenant) {
+            Some(repos) => f(repos),
+            None => f(&Repos::new()),
+        }
+    }
+
+    /// The tag under which a manifest was pushed last; of several, the one that was pushed or used last.
+    pub(crate) fn tag_of(&self, tenant: &Tenant, repo: &RepoName, digest: &Digest) -> Option<Tag> {
+        self.look(tenant, |repos| {
+            let tags = repos.get(repo)?.iter().filter(|(_, entry)| entry.digest == *digest);
+            tags.max_by_key(|(_, entry)| entry.last()).map(|(tag, _)| tag.clone())
+        })
+    }
+
+    /// Resolves when something has changed since it was last asked.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// A tag was pushed.
+    pub(crate) fn pushed(
+        &self,
+        tenant: &Tenant,
+        repo: &RepoName,
+        tag: &Tag,
+        digest: &Digest,
+        cache: bool,
+        weight: Weight,
+    ) {
+        self.change(tenant, repo, tag, |known| {
+            let (used, pushes) = known.as_ref().map_or((None, 0), |known| (known.used, known.pushes));
+            // Pushes of a cache add to what is there; how much, the next count tells.
+            let before = known.filter(|known| known.cache && cache).map_or(0, |known| known.bytes);
+            Some(TagEntry {
+                pushed: Timestamp::now(),
+                digest: *digest,
+                used,
+                cache,
+                pushes: if cache { pushes.max(1) } else { 0 },
+                bytes: weight.bytes.max(before),
+                shared: None,
+                manifest_bytes: weight.manifest_bytes,
+                config_bytes: weight.config_bytes,
+                learnt: Instant::now(),
+            })
+        });
+    }
+
+    /// The view of a tag was made.
+    pub(crate) fn viewed(&self, tenant: &Tenant, repo: &RepoName, tag: &Tag, pushes: usize, weight: Weight) {
+        self.change(tenant, repo, tag, |known| {
+            let known = known?;
+            let shared = known.shared.filter(|_| weight.bytes == known.bytes);
+            Some(TagEntry {
+                pushes: pushes as u64,
+                bytes: weight.bytes,
+                shared,
+                manifest_bytes: weight.manifest_bytes,
+                config_bytes: weight.config_bytes,
+                learnt: Instant::now(),
+                ..known
+            })
+        });
+    }
+
+    /// A tag was served.
+    pub(crate) fn used(&self, tenant: &Tenant, repo: &RepoName, tag: &Tag) {
+        self.change(tenant, repo, tag, |known| Some(TagEntry { used: Some(Timestamp::now()), ..known? }));
+    }
+
+    /// A tag is gone.
+    pub(crate) fn removed(&self, tenant: &Tenant, repo: &RepoName, tag: &Tag) {
+        self.change(tenant, repo, tag, |_| None);
+    }
+
+    fn change(
+        &self,
+        tenant: &Tenant,
+        repo: &RepoName,
+        tag: &Tag,
+        f: impl FnOnce(Option<TagEntry>) -> Option<TagEntry>,
+    ) {
+        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        let known = tenants.get(tenant).and_then(|repos| repos.get(repo)?.get(tag)).cloned();
+        let is_new = known.is_none();
+        match f(known) {
+            Some(entry) => {
+                if is_new && count(&tenants) >= TAGS_MAX {
+                    return;
+                }
+                let repos = tenants.entry(tenant.clone()).or_default();
+                repos.entry(repo.clone()).or_default().insert(tag.clone(), entry);
+            }
+            None => {
+                let Some(repos) = tenants.get_mut(tenant) else { return };
+                let Some(tags) = repos.get_mut(repo) else { return };
+                tags.remove(tag);
+                if tags.is_empty() {
+                    repos.remove(repo);
+                }
+                if repos.is_empty() {
+                    tenants.remove(tenant);
+                }
+            }
+        }
+        self.changed.notify_one();
+    }
+
+    /// Replaces what is known of a tenant by what a scan found that began at `began`. What was learnt since stays.
+    pub(crate) fn replace(&self, tenant: &Tenant, mut found: Repos, began: Instant) {
+        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        for (repo, tags) in newer(tenants.remove(tenant).unwrap_or_default(), began) {
+            found.entry(repo).or_default().extend(tags);
+        }
+        let mut room = TAGS_MAX.saturating_sub(count(&tenants));
+        found.retain(|_, tags| {
+            let fits = tags.len() <= room;
+            room -= tags.len() * usize::from(fits);
+            fits
+        });
+        if !found.is_empty() {
+            tenants.insert(tenant.clone(), found);
+        }
+    }
+
+    /// Forgets tenants that a scan which began at `began` has not found, a scope that was collected elsewhere for example.
+    /// What was learnt since stays.
+    pub(crate) fn keep(&self, found: &[Tenant], began: Instant) {
+        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        tenants.retain(|tenant, repos| {
+            if !found.contains(tenant) {
+                *repos = newer(std::mem::take(repos), began);
+            }
+            !repos.is_empty()
+        });
+    }
+}
+
+/// What was learnt after a scan began.
+fn newer(mut repos: Repos, began: Instant) -> Repos {
+    repos.retain(|_, tags| {
+        tags.retain(|_, entry| entry.learnt > began);
+        !tags.is_empty()
+    });
+    repos
+}
+
+fn count(tenants: &BTreeMap<Tenant, Repos>) -> usize {
+    tenants.values().flat_map(|repos| repos.values()).map(BTreeMap::len).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scan_replaces_what_is_known_but_not_what_came_since() {
+        let (stock, tenant) = (Stock::default(), Tenant::default_tenant());
+        let (repo, weight): (RepoName, _) = ("a".parse().unwrap(), Weight { bytes: 7, ..Weight::default() });
+        let [old, gone, new]: [Tag; 3] = ["old", "gone", "new"].map(|tag| tag.parse().unwrap());
+        let digest = Digest::sha256(b"manifest");
+        stock.pushed(&tenant, &repo, &old, &digest, true, weight);
+        stock.pushed(&tenant, &repo, &gone, &digest, true, weight);
+        let began = Instant::now();
+        let mut found = stock.look(&tenant, Repos::clone);
+        let tags = found.get_mut(&repo).unwrap();
+        tags.remove(&gone);
+        tags.get_mut(&old).unwrap().shared = Some(3);
+        stock.pushed(&tenant, &repo, &new, &digest, false, weight);
+        stock.replace(&tenant, found, began);
+        stock.look(&tenant, |repos| {
+            let tags = &repos[&repo];
+            assert_eq!(tags.keys().collect::<Vec<_>>(), [&new, &old]);
+            assert_eq!((tags[&old].shared, tags[&new].shared), (Some(3), None));
+            assert_eq!((tags[&old].pushes, tags[&new].pushes), (1, 0));
+        });
+        stock.removed(&tenant, &repo, &old);
+        stock.removed(&tenant, &repo, &new);
+        assert!(stock.look(&tenant, Repos::is_empty));
+    }
+
+    #[test]
+    fn tenants_that_are_gone_make_room() {
+        let (stock, gone, kept) = (Stock::default(), "pull-1".parse().unwrap(), Tenant::default_tenant());
+        let (repo, digest): (RepoName, _) = ("a".parse().unwrap(), Digest::sha256(b"manifest"));
+        let tag = |number: usize| format!("t{number}").parse::<Tag>().unwrap();
+        for number in 0..TAGS_MAX {
+            stock.pushed(&gone, &repo, &tag(number), &digest, true, Weight::default());
+        }
+        stock.pushed(&kept, &repo, &tag(0), &digest, true, Weight::default());
+        assert!(stock.look(&kept, Repos::is_empty), "there is no room");
+        let began = Instant::now();
+        stock.pushed(&gone, &repo, &tag(1), &digest, true, Weight::default());
+        stock.keep(std::slice::from_ref(&kept), began);
+        stock.look(&gone, |repos| assert_eq!(repos[&repo].keys().collect::<Vec<_>>(), [&tag(1)]));
+        stock.pushed(&kept, &repo, &tag(0), &digest, true, Weight::default());
+        assert_eq!(stock.tag_of(&kept, &repo, &digest), Some(tag(0)));
+        stock.keep(std::slice::from_ref(&kept), Instant::now());
+        assert!(stock.look(&gone, Repos::is_empty) && !stock.look(&kept, Repos::is_empty));
+    }
+
+    #[test]
+    fn what_is_shown_was_there() {
+        let (stock, tenant, repo) = (Stock::default(), Tenant::default_tenant(), "a".parse().unwrap());
+        let tag: Tag = "t".parse().unwrap();
+        stock.used(&tenant, &repo, &tag);
+        stock.viewed(&tenant, &repo, &tag, 3, Weight::default());
+        assert!(stock.look(&tenant, Repos::is_empty));
+    }
+}

@@ -1,0 +1,4 @@
+//! What a store has, counted.
+
+pub mod inventory;
+pub mod scan;

@@ -1,0 +1,107 @@
+//! What a tag is made of, for people.
+
+use serde::Serialize;
+
+use crate::buildkit::{Explanation, IMPORT_LIMIT_BYTES, Push};
+use crate::cache::views::Served;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::names::Tag;
+use crate::refs::pushes::LivePush;
+use crate::store::Repo;
+
+impl Repo {
+    /// What a tag is made of, made anew so that it can be explained.
+    pub async fn inspect(&self, tag: &Tag) -> Result<Inspection> {
+        let unknown = || Error::ManifestUnknown(tag.to_string());
+        let Some(behind) = self.behind(tag).await? else {
+            return Box::pin(self.parent().ok_or_else(unknown)?.inspect(tag)).await;
+        };
+        let pointer = &behind.at.pointer;
+        let served = self.shown(tag).await?.ok_or_else(unknown)?;
+        let is_cache = pointer.push.is_some();
+        let live = if is_cache { self.all_pushes(tag, &behind).await? } else { Vec::new() };
+        let pin = self.store.condemned.pin().await?;
+        let united = if is_cache { Some(self.united(&pin, &live).await?) } else { None };
+        let loaded = united.as_ref().map_or(&[][..], |united| &united.pushes);
+        let pushes = live.iter().map(|push| {
+            let found = loaded.iter().find(|(id, _)| *id == push.id);
+            InspectedPush::of(push, found.map(|(_, push)| push))
+        });
+        let pushes = pushes.collect();
+        let explanation = united.and_then(|united| united.view).map(|(view, _)| view.explanation);
+        let explanation = explanation.filter(|_| self.has_views());
+        let limit_bytes = explanation.is_some().then_some(IMPORT_LIMIT_BYTES);
+        Ok(Inspection {
+            repo: self.name().to_string(),
+            tag: tag.to_string(),
+            pushed: pointer.pushed,
+            is_view: served.digest != pointer.digest,
+            served,
+            pushes,
+            limit_bytes,
+            explanation,
+        })
+    }
+}
+
+/// What a tag is made of, for people.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    pub repo: String,
+    pub tag: String,
+    /// When it was pushed last.
+    pub pushed: jiff::Timestamp,
+    pub served: Served,
+    /// What is served is not what was pushed last.
+    pub is_view: bool,
+    /// Oldest first.
+    pub pushes: Vec<InspectedPush>,
+    /// What BuildKit imports at most, for manifest and config each.
+    pub limit_bytes: Option<u64>,
+    pub explanation: Option<Explanation>,
+}
+
+/// One push of a cache tag.
+#[derive(Clone, Debug, Serialize)]
+pub struct InspectedPush {
+    pub manifest: Digest,
+    pub at: jiff::Timestamp,
+    pub manifest_bytes: u64,
+    pub config_bytes: u64,
+    /// Sum of the layers, each counted once.
+    pub layer_bytes: u64,
+    pub records: usize,
+    pub layers: usize,
+    /// Why the push is not part of the view.
+    pub error: Option<String>,
+}
+
+impl InspectedPush {
+    fn of(live: &LivePush, push: Option<&Push>) -> InspectedPush {
+        let at = jiff::Timestamp::try_from(live.at).unwrap_or_default();
+        let empty = InspectedPush {
+            manifest: live.id.manifest,
+            at,
+            manifest_bytes: 0,
+            config_bytes: 0,
+            layer_bytes: 0,
+            records: 0,
+            layers: 0,
+            error: Some("it is gone, or more than can be united".to_string()),
+        };
+        let Some(push) = push else { return empty };
+        let mut layers: Vec<_> = push.manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
+        layers.sort_unstable();
+        layers.dedup();
+        InspectedPush {
+            manifest_bytes: push.manifest.bytes,
+            config_bytes: push.manifest.config.size,
+            layer_bytes: layers.iter().fold(0, |sum, (_, size)| size.saturating_add(sum)),
+            records: push.config.as_ref().map_or(0, |config| config.records.len()),
+            layers: layers.len(),
+            error: push.config.as_ref().err().map(|error| error.to_string()),
+            ..empty
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Makes a view: loads the pushes of a tag, unites them, and stores what comes out before anybody is told.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::account::inventory::Weight;
+use crate::buildkit::{Explanation, Outcome, Push, View, view};
+use crate::cache::hint::{Hint, RULES};
+use crate::cache::views::Served;
+use crate::calls::FAN_OUT;
+use crate::content::condemned::Snapshot;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::hot::Slot;
+use crate::layout;
+use crate::layout::PushId;
+use crate::names::Tag;
+use crate::refs::manifests::{OCI_MANIFEST, Parsed, media_type_of};
+use crate::refs::pushes::{Found, LivePush};
+use crate::refs::tags::Pointer;
+use crate::store::Repo;
+
+/// Manifests and configs of the pushes that one view is made from, in bytes. Parsed they take several times as much. Of
+/// pushes that come to more, the newest are united.
+const LOADED_BYTES_MAX: u64 = 64 << 20;
+/// Pushes loaded at once for one view.
+const LOADS: usize = 4;
+
+impl Repo {
+    /// Makes the view of these pushes and stores it.
+    pub(crate) async fn make(&self, pin: &Snapshot, tag: &Tag, pointer: &Pointer, live: &[LivePush]) -> Result<Hint> {
+        let began = Instant::now();
+        let made = self.united(pin, live).await?;
+        let mut needed = made.present;
+        let mut config = None;
+        let mut weight = None;
+        let view = match made.view {
+            Some((View { outcome: Outcome::Merged(merged), explanation }, _)) => {
+                let served = Served {
+                    media_type: OCI_MANIFEST.to_string(),
+                    digest: Digest::sha256(&merged.manifest),
+                    size: merged.manifest.len() as u64,
+                };
+                let parsed = Parsed::parse(&merged.manifest, None).ok();
+                weight = parsed.as_ref().map(|parsed| Weight::of(parsed, served.size));
+                needed = parsed.map(|parsed| parsed.blobs).unwrap_or_default();
+                config = Some(merged.config_digest);
+                self.report(tag, &explanation, began);
+                self.store_view(pin, served.digest, merged.manifest, merged.config_digest, merged.config).await?;
+                Some(served)
+            }
+            Some((View { outcome: Outcome::Unchanged(index), .. }, first)) => {
+                let push = made.pushes.get(first + index);
+                config = push.map(|(_, push)| push.manifest.config.digest);
+                match push.map(|(id, _)| *id) {
+                    // The pointer has it as it was sent last.
+                    Some(id) if pointer.push.is_none_or(|push| push.identity == id.identity) => None,
+                    Some(id) => self.as_pushed(&id).await?,
+                    None => None,
+                }
+            }
+            // There is nothing better to serve than what was pushed last.
+            None => None,
+        };
+        if let Some(weight) = weight {
+            self.store.stock.viewed(self.tenant(), self.name(), tag, live.len(), weight);
+        }
+        let hint = Hint {
+            rules: RULES,
+            pushes: live.iter().map(|push| push.id).collect(),
+            needed,
+            config,
+            missing: made.missing,
+            missing_manifests: made.missing_manifests,
+            newest: live.iter().map(|push| push.at).max().and_then(|at| at.try_into().ok()),
+            evicted: made.evicted,
+            view,
+        };
+        // One push that is served as it is: to find that out costs no more than to read a hint.
+        if hint.view.is_none() && live.len() <= 1 {
+            return Ok(hint);
+        }
+        let body = serde_json::to_vec(&hint).map_err(|error| Error::Internal(error.to_string().into()))?;
+        // Without it, another server makes the same view again.
+        let key = layout::view(self.tenant(), self.name(), tag);
+        if let Err(error) = self.store.put(&key, body).await {
+            tracing::warn!(%key, %error, "view is not hinted");
+        }
+        Ok(hint)
+    }
+
+    /// A push that is served byte for byte.
+    async fn as_pushed(&self, id: &PushId) -> Result<Option<Served>> {
+        let Some(bytes) = self.manifest_bytes(&id.manifest).await? else { return Ok(None) };
+        let media_type = media_type_of(&bytes)?.to_string();
+        Ok(Some(Served { media_type, digest: id.manifest, size: bytes.len() as u64 }))
+    }
+
+    /// Loads the pushes of a tag, the newest first and as many as may be, and unites them.
+    pub(crate) async fn united(&self, pin: &Snapshot, live: &[LivePush]) -> Result<United> {
+        let _maker = self.store.views.makers.acquire().await.map_err(|_| Error::Busy)?;
+        let loads = live.iter().rev().map(|push| {
+            let (repo, id) = (self.clone(), push.id);
+            async move { Ok::<_, Error>((id, repo.find_push(&id).await?)) }
+        });
+        let mut loads = stream::iter(loads.collect::<Vec<_>>()).buffered(LOADS);
+        let (mut pushes, mut missing, mut missing_manifests) = (Vec::new(), Vec::new(), Vec::new());
+        let mut loaded_bytes = 0;
+        while let Some((id, found)) = loads.try_next().await? {
+            match found {
+                Found::Push(push) => {
+                    loaded_bytes += push.manifest.bytes + push.manifest.config.size;
+                    if loaded_bytes > LOADED_BYTES_MAX && !pushes.is_empty() {
+                        tracing::warn!(repo = %self.name(), loaded = pushes.len(), "older pushes are too much to unite");
+                        break;
+                    }
+                    pushes.push((id, push));
+                }
+                Found::NoConfig(digest) => missing.push(digest),
+                Found::NoManifest => missing_manifests.push(id.manifest),
+                Found::NoCache(reason) => tracing::warn!(push = %id.manifest, reason, "push cannot be read"),
+            }
+        }
+        drop(loads);
+        pushes.reverse();
+        let when: HashMap<PushId, SystemTime> = live.iter().map(|push| (push.id, push.at)).collect();
+        let mut named = BTreeMap::<Digest, Option<SystemTime>>::new();
+        for (id, push) in &pushes {
+            for layer in &push.manifest.layers {
+                let last = named.entry(layer.digest).or_default();
+                *last = (*last).max(when.get(id).copied());
+            }
+        }
+        let present = self.present(pin, &named).await?;
+        missing.extend(named.keys().filter(|digest| !present.contains(*digest)));
+        let evicted = named.iter().filter(|(digest, _)| self.blob_keys(digest).any(|key| pin.evicted(&key).is_some()));
+        let evicted = evicted.filter_map(|(digest, last)| Some((*digest, (*last)?.try_into().ok()?))).collect();
+        missing.sort_unstable();
+        let (ids, pushes): (Vec<PushId>, Vec<Push>) = pushes.into_iter().unzip();
+        let making = tokio::task::spawn_blocking(move || {
+            let view = view_of(&pushes, &|digest: &Digest| present.contains(digest));
+            (view, pushes, present)
+        });
+        let (view, pushes, present) = making.await?;
+        let mut present: Vec<Digest> = present.into_iter().collect();
+        present.sort_unstable();
+        Ok(United { view, pushes: ids.into_iter().zip(pushes).collect(), present, missing, missing_manifests, evicted })
+    }
+
+    /// Which of these layers can be served, given when each was last pushed.
+    async fn present(&self, pin: &Snapshot, layers: &BTreeMap<Digest, Option<SystemTime>>) -> Result<HashSet<Digest>> {
+        let looks = layers.iter().map(|(digest, pushed)| async move {
+            Ok::<_, Error>(self.store.servable_in(pin, self.blob_keys(digest), *pushed).await?.then_some(*digest))
+        });
+        let found = stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(FAN_OUT);
+        found.try_filter_map(|found| async move { Ok(found) }).try_collect().await
+    }
+
+    /// Content before pointer, here as everywhere: the config, then the manifest that names it.
+    async fn store_view(
+        &self,
+        pin: &Snapshot,
+        digest: Digest,
+        manifest: Bytes,
+        config: Digest,
+        bytes: Bytes,
+    ) -> Result<()> {
+        let size = bytes.len() as u64;
+        for (key, bytes) in [(self.blob_key(&config), bytes), (self.manifest_key(&digest), manifest)] {
+            self.store.condemned.rely(pin, &key).await?;
+            match self.noticing(self.store.put_content(&key, bytes.clone()).await) {
+                // Reads go on: this server has it in memory, and makes it again when it has not.
+                Err(Error::Full) => tracing::warn!(%key, "view is not stored, the store is full"),
+                done => drop(done?),
+            }
+            self.store.hot.keep_pushed(Slot::Whole(key), &bytes);
+        }
+        self.store.usage().account(self.tenant()).added(size);
+        Ok(())
+    }
+
+    fn report(&self, tag: &Tag, explanation: &Explanation, began: Instant) {
+        let metrics = &self.store.metrics;
+        metrics.views_made.inc();
+        metrics.view_seconds.observe(began.elapsed().as_secs_f64());
+        metrics.view_pushes.inc_by(explanation.pushes_out as u64);
+        metrics.view_records.inc_by(explanation.records_out as u64);
+        metrics.view_layers.inc_by(explanation.layers_out as u64);
+        metrics.view_layers_missing.inc_by(explanation.missing_layers.len() as u64);
+        let trimmed = explanation.trimmed_records + explanation.trimmed_results + explanation.trimmed_pushes.len();
+        if trimmed > 0 {
+            metrics.views_trimmed.inc();
+        }
+        tracing::info!(
+            repo = %self.name(),
+            %tag,
+            pushes = explanation.pushes_out,
+            records = explanation.records_out,
+            layers = explanation.layers_out,
+            layers_missing = explanation.missing_layers.len(),
+            trimmed,
+            micros = began.elapsed().as_micros() as u64,
+            "view made"
+        );
+    }
+}
+
+/// What the pushes of a tag come to.
+pub(crate) struct United {
+    /// The view, and the index of the first push that it was made from.
+    pub view: Option<(View, usize)>,
+    /// Those that could be loaded, oldest first.
+    pub pushes: Vec<(PushId, Push)>,
+    /// Their layers that the store has.
+    present: Vec<Digest>,
+    missing: Vec<Digest>,
+    missing_manifests: Vec<Digest>,
+    evicted: Vec<(Digest, Timestamp)>,
+}
+
+/// The view of all pushes; where that is more than can be united, the newest alone is still better than nothing.
+fn view_of(pushes: &[Push], present: &dyn Fn(&Digest) -> bool) -> Option<(View, usize)> {
+    match view(pushes, present) {
+        Ok(all) => Some((all, 0)),
+        Err(reason) => {
+            tracing::warn!(pushes = pushes.len(), %reason, "pushes are not united");
+            let newest = pushes.len().checked_sub(1)?;
+            Some((view(&pushes[newest..], present).ok()?, newest))
+        }
+    }
+}

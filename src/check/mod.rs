@@ -1,0 +1,241 @@
+//! Looks whether everything in the store fits together, says what does not, and mends what can be mended.
+//!
+//! One walk over all keys: a listing, one read for each manifest, record and pointer, and with `read_data` each blob.
+//! What a manifest names is looked up in the listing of blobs that came before, so that a bucket is not asked for each: 40
+//! bytes of memory a blob, of one tenant at a time.
+//!
+//! The store may be in use. What looks broken is looked at again when the walk is through, this time by asking the backend
+//! for everything: what was pushed or deleted meanwhile is not reported.
+
+mod in_repo;
+mod look;
+mod problem;
+mod repair;
+mod walk;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::SystemTime;
+
+use futures::stream::FuturesOrdered;
+use futures::{StreamExt, TryStreamExt};
+use serde::Serialize;
+
+use crate::calls::FAN_OUT;
+use crate::config::Config;
+use crate::content::quarantine;
+use crate::error::Result;
+use crate::objects;
+use crate::objects::{Key, Objects, Version};
+use crate::store::Store;
+use look::{Known, Look};
+pub use problem::{Finding, Problem};
+use walk::Walk;
+
+/// Objects between two reports of progress.
+const PROGRESS_EVERY: u64 = 1_000;
+/// Blobs read at once: requests are to find the disk and a core free.
+const READS: usize = 2;
+
+/// How closely to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Whether everything that is named is there.
+    Names,
+    /// And whether the bytes of every blob fit its digest: reads the whole store.
+    Bytes,
+}
+
+/// What a check tells on its way.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    Progress(Progress),
+    Finding(Told),
+    Done(Summary),
+    /// It could not go on.
+    Failed(String),
+}
+
+/// How far a check has come.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Progress {
+    pub objects: u64,
+    pub blobs: u64,
+    /// Read of blobs.
+    pub bytes: u64,
+    /// What there should be, where the server has counted.
+    pub blobs_expected: u64,
+    pub bytes_expected: u64,
+}
+
+/// A finding as it is told.
+#[derive(Clone, Debug, Serialize)]
+pub struct Told {
+    pub key: String,
+    /// The kind of the problem, a stable name.
+    pub problem: &'static str,
+    /// It is only worth knowing: nothing is lost, and nobody is served anything wrong.
+    pub harmless: bool,
+    pub message: String,
+    /// What was done about it.
+    pub repaired: Option<&'static str>,
+}
+
+/// What a check came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    pub objects: u64,
+    /// Read of blobs.
+    pub bytes: u64,
+    pub broken: u64,
+    pub notes: u64,
+    /// Of what is broken.
+    pub repaired: u64,
+    /// Of the notes.
+    pub notes_repaired: u64,
+}
+
+/// Everything that is broken, in key order. Nothing is changed.
+pub async fn check(objects: &dyn Objects, config: &Config, depth: Depth) -> Result<Vec<Finding>> {
+    let mut findings = all(objects, config, depth).await?;
+    findings.retain(|finding| !finding.problem.is_harmless());
+    Ok(findings)
+}
+
+/// Everything that is broken, and what is worth knowing beside. Nothing is changed.
+pub async fn all(objects: &dyn Objects, config: &Config, depth: Depth) -> Result<Vec<Finding>> {
+    let check = Check::new(objects, config, depth).await?;
+    check.run(|_| {}).await
+}
+
+impl Store {
+    /// Checks the store and tells what it finds; mends what can be mended when told to.
+    pub async fn check(&self, depth: Depth, repair: bool, mut report: impl FnMut(Event) + Send) -> Result<Summary> {
+        let accounts = self.usage().accounts();
+        let expected = |count: fn(&crate::capacity::usage::Account) -> u64| {
+            accounts.iter().map(|(_, account)| count(account)).sum()
+        };
+        let (blobs_expected, bytes_expected) =
+            (expected(|account| account.blobs()), expected(|account| account.stored()));
+        let check = Check::new(&*self.objects, &self.config, depth).await?;
+        let findings = check
+            .run(|progress| report(Event::Progress(Progress { blobs_expected, bytes_expected, ..progress })))
+            .await?;
+        let mut summary =
+            Summary { objects: check.objects_seen(), bytes: check.bytes.load(Relaxed), ..Summary::default() };
+        for finding in findings {
+            let repaired = if repair { repair::repair(self, &check.look(), &finding).await? } else { None };
+            let (found, mended) = match finding.problem.is_harmless() {
+                true => (&mut summary.notes, &mut summary.notes_repaired),
+                false => (&mut summary.broken, &mut summary.repaired),
+            };
+            *found += 1;
+            *mended += u64::from(repaired.is_some());
+            report(Event::Finding(Told {
+                key: finding.key.to_string(),
+                problem: finding.problem.name(),
+                harmless: finding.problem.is_harmless(),
+                message: finding.problem.to_string(),
+                repaired,
+            }));
+        }
+        report(Event::Done(summary));
+        Ok(summary)
+    }
+}
+
+/// One check.
+struct Check<'a> {
+    objects: &'a dyn Objects,
+    config: &'a Config,
+    depth: Depth,
+    /// Versions that are noted as wrong, and so count as missing.
+    wrong: Arc<HashMap<Key, Version>>,
+    seen: AtomicU64,
+    bytes: AtomicU64,
+    now: SystemTime,
+}
+
+impl<'a> Check<'a> {
+    async fn new(objects: &'a dyn Objects, config: &'a Config, depth: Depth) -> Result<Check<'a>> {
+        let notes = quarantine::notes(objects).await?.into_iter();
+        let wrong = Arc::new(notes.map(|(key, note)| (key, Version(note.version.into()))).collect());
+        let (seen, bytes, now) = (AtomicU64::new(0), AtomicU64::new(0), SystemTime::now());
+        Ok(Check { objects, config, depth, wrong, seen, bytes, now })
+    }
+
+    fn look(&self) -> Look<'_> {
+        Look {
+            objects: self.objects,
+            config: self.config,
+            depth: self.depth,
+            wrong: &self.wrong,
+            bytes: &self.bytes,
+            now: self.now,
+        }
+    }
+
+    fn objects_seen(&self) -> u64 {
+        self.seen.load(Relaxed)
+    }
+
+    async fn run(&self, mut report: impl FnMut(Progress) + Send) -> Result<Vec<Finding>> {
+        let (mut walk, mut jobs) = (Walk::new(self.look()), FuturesOrdered::new());
+        let at_once = if self.depth == Depth::Bytes { READS } else { FAN_OUT };
+        let mut listed = self.objects.list("", None);
+        let (mut found, mut ended, mut progress) = (Vec::new(), false, Progress::default());
+        loop {
+            while jobs.len() < at_once && !ended {
+                match listed.try_next().await? {
+                    Some(meta) => {
+                        progress.objects += 1;
+                        if progress.objects.is_multiple_of(PROGRESS_EVERY) {
+                            report(Progress { blobs: walk.blobs(), bytes: self.bytes.load(Relaxed), ..progress });
+                        }
+                        jobs.extend(walk.next(meta));
+                    }
+                    None => {
+                        ended = true;
+                        jobs.extend(walk.end());
+                    }
+                }
+            }
+            match jobs.next().await {
+                Some(findings) => found.extend(findings?),
+                None if ended => break,
+                None => {}
+            }
+        }
+        drop(jobs);
+        self.seen.store(progress.objects, Relaxed);
+        report(Progress { blobs: walk.blobs(), bytes: self.bytes.load(Relaxed), ..progress });
+        self.confirm(found).await
+    }
+
+    /// What is still so, each said once.
+    async fn confirm(&self, found: Vec<Finding>) -> Result<Vec<Finding>> {
+        let (mut said, mut confirmed) = (HashSet::new(), Vec::new());
+        for finding in found {
+            if !said.insert((finding.key.clone(), finding.problem.to_string())) {
+                continue;
+            }
+            if finding.problem.is_of_one_object() {
+                match self.objects.head(&finding.key).await {
+                    Ok(meta) => {
+                        let again = self.look().object(meta, Known::default()).await?;
+                        let again = again.into_iter().find(|again| again.problem == finding.problem);
+                        confirmed.extend(again);
+                    }
+                    Err(objects::Error::NotFound) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            } else {
+                confirmed.push(finding);
+            }
+        }
+        confirmed.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(confirmed)
+    }
+}

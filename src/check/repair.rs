@@ -1,0 +1,141 @@
+//! Mends what a check has found.
+//!
+//! Invariant: a repair never deletes what might be live. Wrong bytes are noted, not moved (see [`crate::content::quarantine`]);
+//! names of what is gone are withdrawn only when they are old, for a push writes what is named before the name, and still
+//! so when nobody else writes names. That is certain on files, which have one owner; in a bucket, other servers write too, and
+//! a tag that one of them overwrites in the moment between the last look and the delete is lost with it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::check::look::{IN_FLIGHT, Known, Look};
+use crate::check::problem::{Finding, Problem};
+use crate::digest::Digest;
+use crate::error::Result;
+use crate::hot::Slot;
+use crate::layout;
+use crate::layout::{Place, RepoItem};
+use crate::objects;
+use crate::objects::{Key, Meta, Read};
+use crate::refs::manifests::Parsed;
+use crate::refs::referrers::Referrer;
+use crate::refs::tags::Pointer;
+use crate::store::Store;
+
+/// Mends what was found, where that can be done. Says what was done.
+pub(super) async fn repair(store: &Store, look: &Look<'_>, finding: &Finding) -> Result<Option<&'static str>> {
+    let key = &finding.key;
+    let repair = Repair { store, look, finding };
+    match (&finding.problem, layout::parse(key.as_str())) {
+        (Problem::WrongBytes, _) => repair.quarantine().await,
+        (
+            Problem::Missing(_) | Problem::Unreadable(_),
+            Some(Place::Repo { item: RepoItem::Tag(tag), tenant, repo }),
+        ) => {
+            // What a tag serves beside its last push, it still does.
+            let others = layout::pushes_prefix(&tenant, &repo, &tag);
+            if store.list(&others).await?.is_empty() { repair.withdraw().await } else { Ok(None) }
+        }
+        (
+            Problem::Missing(_) | Problem::Unreadable(_) | Problem::ReferrerDiffers,
+            Some(Place::Repo { item: RepoItem::Push(..) | RepoItem::Referrer { .. }, .. }),
+        ) => repair.withdraw().await,
+        (Problem::TagDiffers { .. }, Some(Place::Repo { tenant, repo, .. })) => {
+            let _alone = store.references.write().await;
+            let Some((_, bytes)) = repair.read(key).await? else { return Ok(None) };
+            let Ok(mut pointer) = serde_json::from_slice::<Pointer>(&bytes) else { return Ok(None) };
+            let manifest = repair.read(&layout::manifest(&tenant, &repo, &pointer.digest)).await?;
+            let fits = |bytes: &Bytes| Digest::of(pointer.digest.algorithm(), bytes) == pointer.digest;
+            let Some((_, manifest)) = manifest.filter(|(_, bytes)| fits(bytes)) else { return Ok(None) };
+            pointer.media_type = Parsed::parse(&manifest, None)?.media_type.to_string();
+            pointer.size = manifest.len() as u64;
+            repair.write(key, &pointer).await
+        }
+        (Problem::ReferrerMissing(entry), Some(Place::Repo { item: RepoItem::Manifest(digest), .. })) => {
+            let _alone = store.references.write().await;
+            let Some((_, bytes)) = repair.read(key).await? else { return Ok(None) };
+            let parsed = Parsed::parse(&bytes, None)?;
+            repair.write(entry, &Referrer::of(&digest, bytes.len() as u64, &parsed)).await
+        }
+        (Problem::Orphan, Some(Place::Repo { item: RepoItem::Push(tag, _), tenant, repo })) => {
+            let _alone = store.references.write().await;
+            let is_orphan = store.head(&layout::tag(&tenant, &repo, &tag)).await?.is_none();
+            if is_orphan { repair.delete_old(IN_FLIGHT).await } else { Ok(None) }
+        }
+        (Problem::Leftover, _) => repair.delete_old(store.config.limits.upload_idle.get()).await,
+        (Problem::StaleQuarantine, _) => repair.delete().await,
+        // To be pushed again, or deleted by somebody who knows what it is.
+        _ => Ok(None),
+    }
+}
+
+struct Repair<'a> {
+    store: &'a Store,
+    look: &'a Look<'a>,
+    finding: &'a Finding,
+}
+
+impl Repair<'_> {
+    async fn read(&self, key: &Key) -> Result<Option<(Meta, Bytes)>> {
+        match self.store.objects.read(key, None).await {
+            Ok(Read::Fresh(meta, bytes)) => Ok(Some((meta, bytes))),
+            Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn head(&self) -> Result<Option<Meta>> {
+        match self.store.objects.head(&self.finding.key).await {
+            Ok(meta) => Ok(Some(meta)),
+            Err(objects::Error::NotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn quarantine(&self) -> Result<Option<&'static str>> {
+        match self.head().await? {
+            Some(meta) if self.finding.version.as_ref() == Some(&meta.version) => {
+                self.store.record(&meta, false).await;
+                self.store.hot.forget(&Slot::Whole(meta.key));
+                Ok(Some("put into quarantine"))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Deletes a name that is old, and still names what is not there.
+    async fn withdraw(&self) -> Result<Option<&'static str>> {
+        let _alone = self.store.references.write().await;
+        let Some(meta) = self.head().await? else { return Ok(None) };
+        let again = self.look.object(meta, Known::default()).await?;
+        if again.iter().any(|again| again.problem == self.finding.problem) {
+            self.delete_old(IN_FLIGHT).await
+        } else {
+            Ok(None)
+        }
+    }
+
+    async fn delete_old(&self, age: Duration) -> Result<Option<&'static str>> {
+        match self.head().await? {
+            Some(meta) if self.look.is_older(meta.modified, age) => self.delete().await,
+            _ => Ok(None),
+        }
+    }
+
+    async fn delete(&self) -> Result<Option<&'static str>> {
+        let key = &self.finding.key;
+        tracing::warn!(%key, problem = %self.finding.problem, "check deletes an object");
+        self.store.delete(std::slice::from_ref(key)).await?;
+        self.store.tags.invalidate(key);
+        Ok(Some("deleted"))
+    }
+
+    async fn write(&self, key: &Key, content: &impl serde::Serialize) -> Result<Option<&'static str>> {
+        let body =
+            serde_json::to_vec(content).map_err(|error| crate::error::Error::Internal(error.to_string().into()))?;
+        self.store.put(key, body).await?;
+        self.store.tags.invalidate(key);
+        Ok(Some("written anew"))
+    }
+}

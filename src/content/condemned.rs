@@ -1,0 +1,463 @@
+//! What the collector is about to delete, and how everybody else lives with that.
+//!
+//! A batch is a write-once list of keys. From its publication on a grace period runs, then a collector claims the batch
+//! and deletes what nobody has spared. The whole argument is at the head of [`crate::lifetime::collect`]; here are the two rules
+//! of those who answer clients:
+//!
+//! Invariant: every answer rests on one snapshot of the lists, and is given only while that is at most X old.
+//! Invariant: whoever relies on a condemned object says so in the bucket first, looks whether the batch is claimed, and
+//! then looks for the object itself. What memory says of it does not count.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::calls::FAN_OUT;
+use crate::config::{CollectConfig, Ingredients};
+use crate::deadline::{in_time, patiently};
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::layout::{BatchItem, Place};
+use crate::names::{BatchId, Tenant};
+use crate::objects;
+use crate::objects::{Key, Meta, Objects, Read, When};
+
+/// Entries of one list: as many as S3 deletes at once.
+pub const ENTRIES_MAX: usize = 1000;
+/// How long after the age at which late requests are refused a claim is taken for dead: for clocks that differ.
+pub const CLAIM_SLACK: Duration = Duration::from_secs(5 * 60);
+/// An answer that its snapshot became too old for is made again, so often.
+const ANSWERS: usize = 3;
+/// Between two looks at a batch that is being deleted, and how many there are. Deleting takes seconds.
+const CLAIM_STEP: Duration = Duration::from_millis(250);
+const CLAIM_LOOKS: usize = 80;
+
+/// Why something is condemned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Nothing names it.
+    Garbage,
+    /// It is named, and chosen to make room. Views leave it out.
+    Evict,
+}
+
+/// Content of a list.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct List {
+    pub kind: Kind,
+    /// When the mark began that it comes from.
+    pub marked: jiff::Timestamp,
+    pub keys: Vec<String>,
+    /// Bytes of the objects, in the same order.
+    pub sizes: Vec<u64>,
+}
+
+impl List {
+    fn blob_bytes(&self) -> BTreeMap<Tenant, u64> {
+        let mut bytes = BTreeMap::new();
+        for (key, size) in self.keys.iter().zip(&self.sizes) {
+            if let Some(Place::Blob { tenant, .. }) = layout::parse(key) {
+                *bytes.entry(tenant).or_default() += size;
+            }
+        }
+        bytes
+    }
+}
+
+/// What is condemned, as it was at one moment or later.
+pub struct Snapshot {
+    /// When it was begun. Whatever is missing was published after that.
+    began: Instant,
+    /// Sorted by fingerprint. Fingerprints that meet cost a spare, nothing else.
+    entries: Vec<Entry>,
+    /// Each with when it was published, by the backend's clock.
+    batches: Vec<(BatchId, SystemTime)>,
+    age_max: Duration,
+    checked: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    fingerprint: u64,
+    batch: u32,
+    number: u32,
+    evict: bool,
+}
+
+impl Snapshot {
+    /// Whether an answer may still rest on it.
+    pub fn is_young(&self) -> bool {
+        !self.checked || self.began.elapsed() <= self.age_max
+    }
+
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Objects that are condemned.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Like [`Snapshot::has`], by the [`fingerprint`] of the key.
+    pub(crate) fn has_fingerprint(&self, fingerprint: u64) -> bool {
+        self.entries.binary_search_by_key(&fingerprint, |entry| entry.fingerprint).is_ok()
+    }
+
+    pub fn has(&self, key: &Key) -> bool {
+        !self.of(key).is_empty()
+    }
+
+    /// Since when the object is to make room, by the backend's clock; nothing when it is not.
+    pub fn evicted(&self, key: &Key) -> Option<SystemTime> {
+        let evicts = self.of(key).iter().filter(|entry| entry.evict);
+        evicts.map(|entry| self.batches[entry.batch as usize].1).max()
+    }
+
+    fn of(&self, key: &Key) -> &[Entry] {
+        if self.entries.is_empty() {
+            return &[];
+        }
+        let fingerprint = fingerprint(key.as_str());
+        let start = self.entries.partition_point(|entry| entry.fingerprint < fingerprint);
+        let length = self.entries[start..].partition_point(|entry| entry.fingerprint == fingerprint);
+        &self.entries[start..start + length]
+    }
+}
+
+/// Stands for a key in memory.
+pub(crate) fn fingerprint(key: &str) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(key)
+}
+
+/// A list, as far as it is kept in memory.
+struct Known {
+    kind: Kind,
+    fingerprints: Vec<u64>,
+    /// Bytes of the blobs in it.
+    bytes: BTreeMap<Tenant, u64>,
+}
+
+/// What is condemned in one store, for those who answer clients. Cheap when nothing is.
+pub struct Condemned {
+    objects: Arc<dyn Objects>,
+    age_max: Duration,
+    claim_life: Duration,
+    ingredients: Ingredients,
+    current: RwLock<Option<Arc<Snapshot>>>,
+    /// Lists that were read: they are write-once.
+    known: Mutex<HashMap<BatchId, Arc<Known>>>,
+    /// Entries that this process has spared, having seen no claim after that: no collector will delete them.
+    spared: Mutex<HashSet<(BatchId, u32)>>,
+    /// One look at a time.
+    looking: tokio::sync::Mutex<()>,
+    listeners: Mutex<Vec<Listener>>,
+    looks: AtomicU64,
+    /// Drawn at start, so that names of batches are never used twice.
+    replica: u64,
+    published: AtomicU64,
+}
+
+/// Called with what a new snapshot has, and whether everything else in memory is of no use either.
+type Listener = Box<dyn Fn(&News) + Send + Sync>;
+
+/// What has changed with a new snapshot.
+pub struct News<'a> {
+    /// What is condemned since the last one.
+    pub keys: &'a [Key],
+    /// Bytes of all blobs that are condemned now.
+    pub bytes: &'a BTreeMap<Tenant, u64>,
+    /// There was no look for so long that what memory says of the store is void.
+    pub gap: bool,
+    /// A batch of the last snapshot is not there any more.
+    pub ended: bool,
+}
+
+/// One batch, as a list shows it.
+#[derive(Clone, Debug, Default)]
+pub struct Listed {
+    pub list: Option<Meta>,
+    pub claim: Option<Meta>,
+    pub spared: BTreeMap<u32, SystemTime>,
+}
+
+impl Listed {
+    pub(crate) fn add(&mut self, item: BatchItem, meta: Meta) {
+        match item {
+            BatchItem::List => self.list = Some(meta),
+            BatchItem::Claim => self.claim = Some(meta),
+            BatchItem::Spared(number) => drop(self.spared.insert(number, meta.modified)),
+        }
+    }
+
+    /// The newest time in it: a clock that everybody who can write has.
+    pub(crate) fn newest(&self) -> Option<SystemTime> {
+        let metas = [&self.list, &self.claim].into_iter().flatten().map(|meta| meta.modified);
+        metas.chain(self.spared.values().copied()).max()
+    }
+
+    /// A claim whose owner may still delete.
+    fn is_claimed(&self, life: Duration) -> bool {
+        let Some(claim) = &self.claim else { return false };
+        let now = self.newest().unwrap_or(claim.modified);
+        now.duration_since(claim.modified).is_ok_and(|age| age <= life)
+    }
+}
+
+/// All batches of a listing below `condemned/`.
+pub(crate) async fn list_batches(objects: &dyn Objects, prefix: &str) -> objects::Result<BTreeMap<BatchId, Listed>> {
+    let mut batches = BTreeMap::<BatchId, Listed>::new();
+    let mut listed = objects.list(prefix, None);
+    while let Some(meta) = listed.try_next().await? {
+        if let Some(Place::Condemned { batch, item }) = layout::parse(meta.key.as_str()) {
+            batches.entry(batch).or_default().add(item, meta);
+        }
+    }
+    Ok(batches)
+}
+
+impl Condemned {
+    pub fn new(objects: Arc<dyn Objects>, config: &CollectConfig, replica: u64) -> Condemned {
+        let fence = objects.fence().map_or(Duration::ZERO, |fence| fence.age_max);
+        Condemned {
+            objects,
+            age_max: config.snapshot_age(),
+            claim_life: fence + CLAIM_SLACK,
+            ingredients: config.ingredients,
+            current: RwLock::new(None),
+            known: Mutex::default(),
+            spared: Mutex::default(),
+            looking: tokio::sync::Mutex::new(()),
+            listeners: Mutex::default(),
+            looks: AtomicU64::new(0),
+            replica,
+            published: AtomicU64::new(0),
+        }
+    }
+
+    /// Has `listener` told of every new snapshot, before anybody can pin it.
+    pub fn listen(&self, listener: impl Fn(&News) + Send + Sync + 'static) {
+        lock(&self.listeners).push(Box::new(listener));
+    }
+
+    /// Names this process among those that share the store.
+    pub(crate) fn replica(&self) -> u64 {
+        self.replica
+    }
+
+    /// Publishes a batch: from now on its grace period runs.
+    pub(crate) async fn publish(&self, list: &List) -> Result<()> {
+        let body = serde_json::to_vec(list).map_err(|error| Error::Internal(error.to_string().into()))?;
+        let (number, body) = (self.published.fetch_add(1, Ordering::Relaxed), Bytes::from(body));
+        let key = layout::batch_list(&BatchId::new(self.replica, number));
+        patiently(|| self.objects.put(&key, body.clone(), When::Always)).await?;
+        Ok(())
+    }
+
+    /// How long after its beginning nobody acts on a claim any more.
+    pub(crate) fn claim_life(&self) -> Duration {
+        self.claim_life
+    }
+
+    /// How many looks there have been. Whatever was asked of the store under an older number may be older than a pin.
+    pub fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Acquire)
+    }
+
+    fn current(&self) -> Option<Arc<Snapshot>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What an answer rests on.
+    pub async fn pin(&self) -> Result<Arc<Snapshot>> {
+        match self.current() {
+            Some(snapshot) if snapshot.is_young() => Ok(snapshot),
+            _ => Box::pin(self.refreshed(Some(self.age_max / 2))).await,
+        }
+    }
+
+    /// Looks again, unless somebody else has within the last moments.
+    pub async fn refresh(&self) -> Result<Arc<Snapshot>> {
+        self.refreshed(None).await
+    }
+
+    async fn refreshed(&self, young_enough: Option<Duration>) -> Result<Arc<Snapshot>> {
+        let _turn = in_time(self.looking.lock().map(Ok)).await?;
+        if let (Some(limit), Some(current)) = (young_enough, self.current())
+            && current.age() <= limit
+        {
+            return Ok(current);
+        }
+        let began = Instant::now();
+        let listed = patiently(|| list_batches(&*self.objects, layout::CONDEMNED)).await?;
+        let published = listed.into_iter().filter_map(|(id, batch)| Some((id, batch.list?.modified)));
+        let loads =
+            published.map(|(id, at)| async move { Ok::<_, Error>((self.load(id).await?, at)) }).collect::<Vec<_>>();
+        let loaded: Vec<_> = stream::iter(loads).buffered(FAN_OUT).try_collect().await?;
+        let (mut entries, mut batches, mut news) = (Vec::new(), Vec::new(), Vec::new());
+        let mut bytes = BTreeMap::new();
+        for (loaded, at) in loaded {
+            let Some((id, known, fresh)) = loaded else { continue };
+            let batch = batches.len() as u32;
+            entries.extend(known.fingerprints.iter().enumerate().map(|(number, fingerprint)| Entry {
+                fingerprint: *fingerprint,
+                batch,
+                number: number as u32,
+                evict: known.kind == Kind::Evict,
+            }));
+            for (tenant, of_batch) in &known.bytes {
+                *bytes.entry(tenant.clone()).or_default() += of_batch;
+            }
+            batches.push((id, at));
+            news.extend(fresh);
+        }
+        entries.sort_unstable_by_key(|entry| (entry.fingerprint, entry.batch, entry.number));
+        let gap = self.current().is_none_or(|last| began.duration_since(last.began) > self.age_max);
+        let ended = self.forget_others(&batches);
+        let drop = self.ingredients.drop_memory;
+        let news = News { keys: &news, bytes: &bytes, gap: gap && drop, ended: ended && drop };
+        lock(&self.listeners).iter().for_each(|listener| listener(&news));
+        self.looks.fetch_add(1, Ordering::AcqRel);
+        let checked = self.ingredients.age_at_answer;
+        let snapshot = Arc::new(Snapshot { began, entries, batches, age_max: self.age_max, checked });
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(snapshot.clone());
+        Ok(snapshot)
+    }
+
+    /// A list, with its keys when it was not known before. Nothing when the batch has just been cleared.
+    async fn load(&self, id: BatchId) -> Result<Option<(BatchId, Arc<Known>, Vec<Key>)>> {
+        if let Some(known) = lock(&self.known).get(&id) {
+            return Ok(Some((id, known.clone(), Vec::new())));
+        }
+        let Some(list) = read_list(&*self.objects, &id).await? else { return Ok(None) };
+        let fingerprints = list.keys.iter().map(|key| fingerprint(key)).collect();
+        let known = Arc::new(Known { kind: list.kind, fingerprints, bytes: list.blob_bytes() });
+        lock(&self.known).insert(id.clone(), known.clone());
+        let keys = list.keys.into_iter().map(Key::new).collect();
+        Ok(Some((id, known, keys)))
+    }
+
+    /// Forgets all batches but these, and says whether there were any.
+    fn forget_others(&self, batches: &[(BatchId, SystemTime)]) -> bool {
+        let left: HashSet<&BatchId> = batches.iter().map(|(id, _)| id).collect();
+        let mut known = lock(&self.known);
+        let before = known.len();
+        known.retain(|id, _| left.contains(id));
+        let ended = known.len() < before;
+        drop(known);
+        lock(&self.spared).retain(|(id, _)| left.contains(id));
+        ended
+    }
+
+    /// Makes an answer that rests on a snapshot, again when that has become too old meanwhile.
+    pub async fn resting<T, F>(&self, mut answer: impl FnMut(Arc<Snapshot>) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        for _ in 0..ANSWERS {
+            let pin = self.pin().await?;
+            let answered = answer(pin.clone()).await;
+            if pin.is_young() {
+                return answered;
+            }
+        }
+        tracing::warn!("what is condemned cannot be looked at often enough to answer");
+        Err(Error::Busy)
+    }
+
+    /// To be called before relying on `key`, be it there or about to be written. Spares it where it is condemned, and
+    /// returns whether it is: then only the backend can say whether it is there.
+    pub async fn rely(&self, pin: &Snapshot, key: &Key) -> Result<bool> {
+        let entries = pin.of(key);
+        if entries.is_empty() {
+            return Ok(false);
+        }
+        Box::pin(self.spare_all(pin, entries)).await?;
+        Ok(true)
+    }
+
+    async fn spare_all(&self, pin: &Snapshot, entries: &[Entry]) -> Result<()> {
+        for entry in entries {
+            let (batch, _) = &pin.batches[entry.batch as usize];
+            let name = (batch.clone(), entry.number);
+            if lock(&self.spared).contains(&name) {
+                continue;
+            }
+            self.spare(batch, entry.number).await?;
+            lock(&self.spared).insert(name);
+        }
+        Ok(())
+    }
+
+    /// Either the collector that claims the batch sees the spare, or we see its claim; or the batch came to its end in
+    /// between, which the look for the object shows.
+    async fn spare(&self, batch: &BatchId, number: u32) -> Result<()> {
+        let prefix = layout::batch_prefix(batch);
+        for look in 0..CLAIM_LOOKS {
+            if look > 0 {
+                tokio::time::sleep(CLAIM_STEP).await;
+            }
+            if self.ingredients.spare {
+                let key = layout::batch_spared(batch, number);
+                // Written anew at each look: it is the clock that tells how old the claim is.
+                patiently(|| self.objects.put(&key, Bytes::new(), When::Always)).await?;
+            }
+            if !self.ingredients.look_for_claim {
+                return Ok(());
+            }
+            let listed = patiently(|| list_batches(&*self.objects, &prefix)).await?;
+            if !listed.get(batch).is_some_and(|listed| listed.is_claimed(self.claim_life)) {
+                return Ok(());
+            }
+        }
+        Err(Error::Busy)
+    }
+}
+
+/// The list of a batch; nothing when it has none any more.
+pub(crate) async fn read_list(objects: &dyn Objects, id: &BatchId) -> Result<Option<List>> {
+    let key = layout::batch_list(id);
+    match patiently(|| objects.read(&key, None)).await {
+        Ok(Read::Fresh(_, bytes)) => {
+            let list = serde_json::from_slice(&bytes);
+            Ok(Some(list.map_err(|error| Error::Internal(format!("list of batch {id}: {error}").into()))?))
+        }
+        Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deadline::{SHORT, within};
+    use crate::objects::fs::FsObjects;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_another_makes_is_not_waited_for_any_longer_than_the_request_may() {
+        let folder = tempfile::tempdir().unwrap();
+        let objects = Arc::new(FsObjects::open(folder.path()).unwrap());
+        let condemned = Condemned::new(objects, &CollectConfig::default(), 0);
+        let began = Instant::now();
+        // It looks at a store that does not answer.
+        let _other = condemned.looking.lock().await;
+        assert!(matches!(within(SHORT, condemned.pin()).await, Err(Error::Busy)));
+        assert_eq!(began.elapsed(), SHORT);
+    }
+}

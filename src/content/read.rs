@@ -1,0 +1,358 @@
+//! Blobs on their way out.
+//!
+//! Where the store is near, large blobs are streamed from it: the system's page cache is the memory they have. Where it is
+//! far, blobs come in chunks through the hot layer, each chunk by one read for all who want it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::content::verify::{Checked, Progress};
+use crate::deadline::{in_time_or, patiently};
+use crate::digest::{Digest, Hasher};
+use crate::error::{Error, Result};
+use crate::hot::{Piece, Slot};
+use crate::metrics::tenant::{Asked, Source, TenantMetrics};
+use crate::objects;
+use crate::objects::{ByteStream, Distance, Key, Meta};
+use crate::store::{Repo, Store};
+
+/// A blob of a store that is far is kept whole up to the size of so many chunks.
+const FAR_CHUNKS_WHOLE: u64 = 2;
+
+/// Bytes hashed at once between what else a thread has to do: some tens of microseconds.
+const HASH_BYTES: usize = 64 << 10;
+
+/// A blob that is here.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    held: Held,
+    /// Where small ones came from.
+    source: Source,
+}
+
+#[derive(Clone, Debug)]
+enum Held {
+    /// In memory, checked.
+    Hot(Bytes),
+    /// In the backend.
+    Cold(Meta),
+}
+
+/// The bytes of a blob, or of a part of it.
+pub enum Content {
+    Whole(Bytes),
+    Stream(ByteStream),
+}
+
+impl Repo {
+    /// A blob to read from.
+    pub async fn open_blob(&self, digest: &Digest) -> Result<Blob> {
+        let opened = self.open_any(digest).await;
+        match &opened {
+            Ok(_) => self.counted.asked(Asked::Blob, true),
+            Err(Error::BlobUnknown(_)) => self.counted.asked(Asked::Blob, false),
+            Err(_) => {}
+        }
+        opened
+    }
+
+    async fn open_any(&self, digest: &Digest) -> Result<Blob> {
+        if self.store.is_deleted(&self.blob_key(digest)).await? {
+            return Err(Error::BlobUnknown(*digest));
+        }
+        for key in self.blob_keys(digest) {
+            match self.open(key, digest).await {
+                Err(Error::BlobUnknown(_)) => {}
+                done => return done,
+            }
+        }
+        Err(Error::BlobUnknown(*digest))
+    }
+
+    async fn open(&self, key: Key, digest: &Digest) -> Result<Blob> {
+        if let Some(piece) = self.store.hot.peek(&Slot::Whole(key.clone())) {
+            let (size, held) = (piece.bytes.len() as u64, Held::Hot(piece.bytes));
+            return Ok(Blob { digest: *digest, size, held, source: Source::Hot });
+        }
+        let meta = self.store.find(&key).await?.ok_or(Error::BlobUnknown(*digest))?;
+        let size = meta.size;
+        let held = if size <= self.hot_blob_max() {
+            Held::Hot(self.store.small_of(&key, *digest, size).await?)
+        } else {
+            Held::Cold(meta)
+        };
+        let source = self.store.beyond_memory();
+        Ok(Blob { digest: *digest, size, held, source })
+    }
+
+    /// An eighth of the layer at most: one blob must not flush it.
+    pub(crate) fn hot_blob_max(&self) -> u64 {
+        let hot = &self.store.config.hot;
+        let max = hot.blob_max.as_u64().min(hot.size.as_u64() / 8).min(objects::READ_BYTES_MAX);
+        match self.store.objects.distance() {
+            Distance::Near => max,
+            // A reader would wait for the whole of it, and for one call after another where there could be several.
+            Distance::Far => max.min(FAR_CHUNKS_WHOLE * hot.chunk.as_u64()),
+        }
+    }
+
+    /// Where the client may fetch a blob by itself, when it is not in memory and the operator wants that. Nobody verifies
+    /// such a read but the client.
+    pub async fn direct_blob(&self, blob: &Blob) -> Result<Option<String>> {
+        match &blob.held {
+            Held::Cold(meta) if !self.store.hot.has(&chunk(meta, 0)) => Ok(self.store.objects.direct(meta).await?),
+            _ => Ok(None),
+        }
+    }
+
+    /// Bytes of a blob. `range` lies within its size.
+    ///
+    /// A whole blob that this process has not verified yet is hashed on its way out, and its last piece is held back
+    /// until the digest fits: wrong bytes reach the client as a cut connection, never as a complete answer. Part of such a
+    /// blob is served, and the whole checked in the background.
+    pub async fn read_blob(&self, blob: &Blob, range: Range<u64>) -> Result<Content> {
+        match &blob.held {
+            Held::Hot(bytes) => {
+                self.counted.served(blob.source, range.end - range.start);
+                Ok(Content::Whole(bytes.slice(range.start as usize..range.end as usize)))
+            }
+            Held::Cold(meta) => match self.store.objects.distance() {
+                Distance::Near => self.read_near(blob, meta, range).await,
+                Distance::Far => self.read_far(blob, meta.clone(), range).await,
+            },
+        }
+    }
+
+    async fn read_near(&self, blob: &Blob, meta: &Meta, range: Range<u64>) -> Result<Content> {
+        let whole = range == (0..blob.size);
+        let (found, bytes) = match self.store.objects.get(&meta.key, range).await {
+            Ok(opened) => opened,
+            Err(objects::Error::NotFound) => return Err(Error::BlobUnknown(blob.digest)),
+            Err(error) => return Err(error.into()),
+        };
+        let counted = self.counted.clone();
+        let counting = move |piece: &Bytes| counted.served(Source::Warm, piece.len() as u64);
+        let bytes = bytes.inspect_ok(counting).boxed();
+        if self.store.checks.verdict(&found) == Some(Checked::Right) {
+            return Ok(Content::Stream(bytes));
+        }
+        if whole {
+            return Ok(Content::Stream(self.store.verifying(bytes, found, blob.digest)));
+        }
+        self.store.check_in_background(&found, &blob.digest);
+        Ok(Content::Stream(bytes))
+    }
+
+    async fn read_far(&self, blob: &Blob, mut meta: Meta, range: Range<u64>) -> Result<Content> {
+        // What is known of the blob may be old. The first chunk tells, before anything has been answered.
+        for _ in 0..2 {
+            let mut bytes = self.store.chunked(&meta, &blob.digest, range.clone(), self.counted.clone());
+            // Of what it has begun to fetch, only what the next answer begins with.
+            let keep = || self.store.hot.keep_place(&chunk(&meta, range.start / self.store.hot.chunk_bytes()));
+            match in_time_or(bytes.try_next(), keep).await {
+                Ok(first) => {
+                    let bytes = stream::iter(first).map(Ok).chain(bytes);
+                    let bytes = bytes.map_err(|error| objects::Error::Backend(error.to_string().into()));
+                    return Ok(Content::Stream(bytes.boxed()));
+                }
+                Err(Error::BlobUnknown(_)) => {}
+                Err(error) => return Err(error),
+            }
+            meta = self.store.head(&meta.key).await?.ok_or(Error::BlobUnknown(blob.digest))?;
+            if meta.size != blob.size {
+                break;
+            }
+        }
+        Err(Error::Busy)
+    }
+}
+
+/// The name of a chunk in the hot layer.
+pub(crate) fn chunk(meta: &Meta, index: u64) -> Slot {
+    Slot::Chunk(meta.key.clone(), meta.version.clone(), index)
+}
+
+/// What the chunks of one reader pass on their way out.
+struct WayOut {
+    store: Store,
+    meta: Meta,
+    digest: Digest,
+    /// Bytes of the object that were asked for.
+    range: Range<u64>,
+    /// Of all chunks, when they were verified before.
+    sums: Option<Arc<[u64]>>,
+    /// When this reader verifies them.
+    progress: Option<Progress>,
+    counted: Arc<TenantMetrics>,
+}
+
+impl WayOut {
+    /// What the reader gets of a chunk, once it is what was verified. What is not leaves the hot layer, where it may have
+    /// come before anything was verified.
+    async fn pass(&self, index: u64, piece: &Piece, was_here: bool) -> Result<Bytes> {
+        match (&self.progress, &self.sums) {
+            (Some(progress), _) => progress.pass(index, piece).await?,
+            (None, Some(sums)) => self.compare(sums, index, piece)?,
+            // A part, of what may have been verified since.
+            (None, None) => {
+                if let Some(sums) = self.store.checks.sums(&self.meta) {
+                    self.compare(&sums, index, piece)?;
+                }
+            }
+        }
+        let start = index * self.store.hot.chunk_bytes();
+        let from = self.range.start.saturating_sub(start) as usize;
+        let to = (self.range.end - start).min(piece.bytes.len() as u64) as usize;
+        let source = if was_here { Source::Hot } else { Source::Cold };
+        self.counted.served(source, to.saturating_sub(from) as u64);
+        Ok(piece.bytes.slice(from..to))
+    }
+
+    fn compare(&self, sums: &[u64], index: u64, piece: &Piece) -> Result<()> {
+        if sums.get(index as usize) == Some(&piece.sum) {
+            return Ok(());
+        }
+        tracing::warn!(key = %self.meta.key, index, "chunk has other bytes than were verified");
+        self.store.hot.forget(&chunk(&self.meta, index));
+        Err(Error::BlobUnknown(self.digest))
+    }
+}
+
+impl Store {
+    /// Bytes of an object, through the hot layer. [`Error::BlobUnknown`] when it is gone, another version, or wrong.
+    fn chunked(
+        &self,
+        meta: &Meta,
+        digest: &Digest,
+        range: Range<u64>,
+        counted: Arc<TenantMetrics>,
+    ) -> BoxStream<'static, Result<Bytes>> {
+        let size = self.hot.chunk_bytes();
+        let (indices, chunks) = (range.start / size..range.end.div_ceil(size), meta.size.div_ceil(size));
+        // Once: what is verified may be remembered no more before the last chunk has passed.
+        let sums = self.checks.sums(meta);
+        let (store, owned, named, known) = (self.clone(), meta.clone(), *digest, sums.clone());
+        let pieces = self.hot.chunks(meta.key.clone(), meta.version.clone(), indices.clone(), move |index| {
+            let (store, meta, known) = (store.clone(), owned.clone(), known.clone());
+            async move { store.fetch_chunk(&meta, named, index, known).await }
+        });
+        let whole = range == (0..meta.size);
+        // Without sums, what is fetched again later could not be told from what was verified.
+        let progress = (whole && sums.is_none()).then(|| self.verification(meta, digest, chunks));
+        if !whole && self.checks.verdict(meta).is_none() {
+            self.check_in_background(meta, digest);
+        }
+        let way = Arc::new(WayOut {
+            store: self.clone(),
+            meta: meta.clone(),
+            digest: *digest,
+            range,
+            sums,
+            progress,
+            counted,
+        });
+        let passed = stream::iter(indices).zip(pieces).then(move |(index, piece)| {
+            let way = way.clone();
+            async move {
+                let (piece, was_here) = piece?;
+                way.pass(index, &piece, was_here).await
+            }
+        });
+        passed.boxed()
+    }
+
+    /// Where bytes come from that are not in memory.
+    fn beyond_memory(&self) -> Source {
+        match self.objects.distance() {
+            Distance::Near => Source::Warm,
+            Distance::Far => Source::Cold,
+        }
+    }
+
+    /// A chunk from the backend; `known` are the sums of all, when whoever asks for it knows them.
+    async fn fetch_chunk(&self, meta: &Meta, digest: Digest, index: u64, known: Option<Arc<[u64]>>) -> Result<Piece> {
+        let start = index * self.hot.chunk_bytes();
+        let end = meta.size.min(start + self.hot.chunk_bytes());
+        let ticket = self.presence.ticket(&meta.key);
+        let fetch = || async {
+            let (found, mut bytes) = self.objects.get(&meta.key, start..end).await?;
+            if found.version != meta.version || self.checks.is_wrong(meta) {
+                return Err(objects::Error::NotFound);
+            }
+            // Copied: pieces are slices of the connection's buffers.
+            let mut gathered = Vec::with_capacity((end - start) as usize);
+            while let Some(piece) = bytes.try_next().await? {
+                gathered.extend_from_slice(&piece);
+            }
+            let piece = Piece::of(gathered.into());
+            let sums = known.clone().or_else(|| self.checks.sums(meta));
+            if sums.is_some_and(|sums| sums.get(index as usize) != Some(&piece.sum)) {
+                tracing::warn!(key = %meta.key, index, "chunk came with other bytes than before");
+                // On the line, or in the bucket.
+                self.check_in_background(meta, &digest);
+                return Err(objects::Error::Busy("chunk has other bytes than before".into()));
+            }
+            Ok(piece)
+        };
+        match patiently(fetch).await {
+            Ok(piece) => {
+                self.presence.insert(ticket, meta);
+                Ok(piece)
+            }
+            Err(objects::Error::NotFound) => {
+                self.presence.forget(&meta.key);
+                Err(Error::BlobUnknown(digest))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A whole object, hashed as it passes.
+    fn verifying(&self, bytes: ByteStream, meta: Meta, digest: Digest) -> ByteStream {
+        struct State {
+            bytes: ByteStream,
+            hasher: Hasher,
+            held: Option<Bytes>,
+        }
+        let state = State { bytes, hasher: Hasher::new(digest.algorithm()), held: None };
+        let store = self.clone();
+        stream::try_unfold(Some(state), move |state| {
+            let (store, meta) = (store.clone(), meta.clone());
+            async move {
+                let Some(mut state) = state else { return Ok(None) };
+                loop {
+                    match state.bytes.try_next().await? {
+                        Some(piece) => {
+                            // In place, while they are in this core's cache: to fetch them to another one costs half as
+                            // much as to hash them.
+                            for slice in piece.chunks(HASH_BYTES) {
+                                state.hasher.update(slice);
+                                tokio::task::yield_now().await;
+                            }
+                            if let Some(ready) = state.held.replace(piece) {
+                                return Ok(Some((ready, Some(state))));
+                            }
+                        }
+                        None => {
+                            let right = state.hasher.finish() == digest;
+                            store.record(&meta, right).await;
+                            return match state.held {
+                                Some(last) if right => Ok(Some((last, None))),
+                                None if right => Ok(None),
+                                _ => Err(objects::Error::Backend("object does not fit its digest".into())),
+                            };
+                        }
+                    }
+                }
+            }
+        })
+        .boxed()
+    }
+}

@@ -1,0 +1,91 @@
+//! What the rooms of the house refuse, and why. It knows no HTTP: each door gives a refusal its own words and codes.
+
+use std::sync::Arc;
+
+use crate::digest::Digest;
+use crate::names::{RepoName, Tenant};
+use crate::objects;
+use crate::stream::BodyError;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why the house did not do what was asked. Each door gives these its own words and codes.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    #[error("blob {0} is unknown")]
+    BlobUnknown(Digest),
+    #[error("manifest {0} is unknown")]
+    ManifestUnknown(String),
+    #[error("repository {0} is unknown")]
+    RepoUnknown(RepoName),
+    #[error("upload is unknown")]
+    UploadUnknown,
+    #[error("content has the digest {actual}, not {claimed}")]
+    DigestMismatch { claimed: Box<Digest>, actual: Box<Digest> },
+    /// The bytes do not continue the upload, which has `offset` bytes.
+    #[error("upload goes on at byte {offset}")]
+    OffsetMismatch { offset: u64 },
+    #[error("upload has more than {limit} parts: send larger ones")]
+    TooManyParts { limit: usize },
+    #[error("manifest is invalid: {0}")]
+    ManifestInvalid(String),
+    #[error("manifest names unknown content")]
+    ManifestBlobUnknown(Vec<Digest>),
+    /// Something that stays names it.
+    #[error("{digest} is named by {by}")]
+    Referenced { digest: Digest, by: String },
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    #[error("store is busy")]
+    Busy,
+    #[error("store is full: there is no room for uploads until something is deleted")]
+    Full,
+    /// What is left of the disk is kept in reserve.
+    #[error(
+        "store is full: {} are free and {} are kept in reserve{}", shown(*free), shown(*reserve), others(*coming)
+    )]
+    Short { free: u64, reserve: u64, coming: u64 },
+    #[error("tenant {tenant} has {} of the {} that it may store{}", shown(*stored), shown(*max), more(*size))]
+    OverQuota { tenant: Tenant, stored: u64, max: u64, size: u64 },
+    #[error("internal error: {0}")]
+    Internal(Arc<str>),
+}
+
+/// Bytes for people.
+fn shown(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).display().iec().to_string()
+}
+
+fn others(coming: u64) -> String {
+    if coming > 0 { format!("; {} are on their way", shown(coming)) } else { String::new() }
+}
+
+fn more(bytes: u64) -> String {
+    if bytes > 0 { format!(", and was sent {}", shown(bytes)) } else { String::new() }
+}
+
+impl From<objects::Error> for Error {
+    fn from(error: objects::Error) -> Error {
+        match error {
+            objects::Error::Busy(reason) => {
+                tracing::warn!(%reason, "store is busy");
+                Error::Busy
+            }
+            objects::Error::Full => Error::Full,
+            // Where absence or presence means something, the caller has dealt with it before.
+            objects::Error::NotFound => Error::Internal("object is gone".into()),
+            objects::Error::Exists => Error::Internal("object exists".into()),
+            objects::Error::Backend(reason) => {
+                tracing::error!(%reason, "store failed");
+                Error::Internal("store failed".into())
+            }
+        }
+    }
+}
+
+impl From<tokio::task::JoinError> for Error {
+    fn from(error: tokio::task::JoinError) -> Error {
+        tracing::error!(%error, "a task of the server failed");
+        Error::Internal("task failed".into())
+    }
+}

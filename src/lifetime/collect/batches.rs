@@ -1,0 +1,328 @@
+//! Batches: publishing, claiming, deleting, clearing.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use crate::config::{CollectConfig, GRAIN};
+use crate::content::condemned::{ENTRIES_MAX, Kind, List, Listed, Snapshot, list_batches, read_list};
+use crate::deadline::patiently;
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::layout::{Place, RepoItem};
+use crate::lifetime::collect::mark::Mark;
+use crate::lifetime::collect::{Candidate, Collector, Report, passed};
+use crate::names::{BatchId, Tenant};
+use crate::objects;
+use crate::objects::{Key, When};
+
+/// A claim that its owner has not used by then is left to die: somebody may already count its age.
+const CLAIM_USE: Duration = Duration::from_secs(60);
+
+/// A batch that is due.
+pub(super) struct Batch {
+    pub id: BatchId,
+    /// When it was published.
+    pub at: SystemTime,
+    pub list: List,
+}
+
+impl Batch {
+    /// Of tags and push records, which are judged before the mark.
+    pub fn is_of_pointers(&self) -> bool {
+        self.list.kind == Kind::Evict && self.list.keys.iter().any(|key| pointer_of(key).is_some())
+    }
+
+    /// Positions of what stays.
+    pub fn kept_by(&self, mark: &Mark, config: &CollectConfig) -> HashSet<u32> {
+        if !config.ingredients.re_mark {
+            return HashSet::new();
+        }
+        let since = self.since(config);
+        let stays = |key: &str| match self.list.kind {
+            Kind::Garbage => mark.names(key),
+            Kind::Evict => mark.named_since(key, since),
+        };
+        self.positions(stays)
+    }
+
+    /// What was written since then may be by somebody who did not know of the batch, or of the choice that made it.
+    fn since(&self, config: &CollectConfig) -> SystemTime {
+        self.at.min(self.list.marked.into()).checked_sub(config.in_use()).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    fn positions(&self, wanted: impl Fn(&str) -> bool) -> HashSet<u32> {
+        let numbered = self.list.keys.iter().enumerate();
+        numbered.filter(|(_, key)| wanted(key)).map(|(number, _)| number as u32).collect()
+    }
+}
+
+/// The tag that a pointer or a push record belongs to, as its key.
+fn pointer_of(key: &str) -> Option<Key> {
+    match layout::parse(key)? {
+        Place::Repo { tenant, repo, item: RepoItem::Tag(tag) | RepoItem::Push(tag, _) } => {
+            Some(layout::tag(&tenant, &repo, &tag))
+        }
+        _ => None,
+    }
+}
+
+impl Collector {
+    /// Batches that may be deleted now. Removes on the way what dead collectors left.
+    pub(super) async fn due(&self, now: SystemTime, low: bool, report: &mut Report) -> Result<Vec<Batch>> {
+        let config = &self.store.config.collect;
+        let (least, most) = (config.wait(true), config.wait(false));
+        let (life, mut due) = (self.store.condemned.claim_life(), Vec::new());
+        for (id, listed) in self.list().await? {
+            match (&listed.claim, &listed.list) {
+                (Some(claim), _) if passed(claim.modified, now, life + GRAIN) => self.clear(&id, &listed).await?,
+                (Some(_), _) => report.batches_left += 1,
+                (None, Some(published)) => {
+                    let mut at = published.modified;
+                    if !config.ingredients.grace_from_list
+                        && let Some(list) = read_list(&*self.store.objects, &id).await?
+                    {
+                        at = list.marked.into();
+                    }
+                    if !passed(at, now, least) {
+                        report.batches_left += 1;
+                    } else if let Some(list) = read_list(&*self.store.objects, &id).await? {
+                        if passed(at, now, self.wait_of(&list, low)) {
+                            due.push(Batch { id, at: published.modified, list });
+                        } else {
+                            report.batches_left += 1;
+                        }
+                    }
+                }
+                // Spares of a batch that had been cleared when they came.
+                (None, None) if listed.newest().is_some_and(|at| passed(at, now, most)) => {
+                    self.clear(&id, &listed).await?;
+                }
+                (None, None) => {}
+            }
+        }
+        Ok(due)
+    }
+
+    /// How long a batch waits: as long as what is promised to whoever has anything in it.
+    fn wait_of(&self, list: &List, low: bool) -> Duration {
+        let tenants: BTreeSet<&str> = list.keys.iter().filter_map(|key| layout::tenant_name(key)).collect();
+        let tenants = tenants.into_iter().filter_map(|tenant| tenant.parse::<Tenant>().ok());
+        tenants.map(|tenant| self.wait(&tenant, low)).max().unwrap_or_else(|| self.store.config.collect.wait(false))
+    }
+
+    /// Removes what is left of a batch: the list, the spares, then the claim.
+    pub(super) async fn clear(&self, id: &BatchId, listed: &Listed) -> Result<()> {
+        let claim = [layout::batch_claim(id)];
+        let mut keys = vec![layout::batch_list(id)];
+        keys.extend(listed.spared.keys().map(|number| layout::batch_spared(id, *number)));
+        if self.store.config.collect.ingredients.list_before_claim {
+            self.store.delete(&keys).await?;
+            self.store.delete(&claim).await
+        } else {
+            self.store.delete(&claim).await?;
+            self.store.delete(&keys).await
+        }
+    }
+
+    /// Claims a batch, deletes what is neither in `keep` nor spared, and clears it.
+    pub(super) async fn settle(&self, batch: Batch, keep: HashSet<u32>, report: &mut Report) -> Result<()> {
+        let ingredients = self.store.config.collect.ingredients;
+        let (objects, id) = (&self.store.objects, &batch.id);
+        let began = tokio::time::Instant::now();
+        let when = if ingredients.exclusive_claim { When::Absent } else { When::Always };
+        let owner = Bytes::from(format!("{:016x}", self.store.condemned.replica()));
+        // Not asked again when it fails: an answer that was lost leaves a claim that nobody uses, and dies.
+        match objects.put(&layout::batch_claim(id), owner, when).await {
+            Ok(_) => {}
+            Err(objects::Error::Exists) => {
+                report.batches_left += 1;
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let prefix = layout::batch_prefix(id);
+        let listed = patiently(|| list_batches(&**objects, &prefix)).await?;
+        let listed = listed.into_iter().next().map(|(_, listed)| listed).unwrap_or_default();
+        let Some(claim) = &listed.claim else {
+            return Err(Error::Internal("a claim has gone".into()));
+        };
+        if listed.list.is_none() && ingredients.list_after_claim {
+            return self.store.delete(&[layout::batch_claim(id)]).await;
+        }
+        // A tag stays with all its records or goes with them.
+        let stays = |number: u32| ingredients.list_after_claim && listed.spared.contains_key(&number);
+        let together = |number: usize| pointer_of(&batch.list.keys[number]);
+        let spared_tags: HashSet<Key> =
+            (0..batch.list.keys.len()).filter(|number| stays(*number as u32)).filter_map(together).collect();
+        let spared = |number: u32| {
+            stays(number) || together(number as usize).is_some_and(|pointer| spared_tags.contains(&pointer))
+        };
+        let (mut gone, mut freed, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for (number, key) in batch.list.keys.iter().enumerate() {
+            let number = number as u32;
+            if keep.contains(&number) {
+                report.kept += 1;
+            } else if spared(number) {
+                report.spared += 1;
+            } else {
+                let size = batch.list.sizes.get(number as usize).copied().unwrap_or(0);
+                bytes += size;
+                if let Some(Place::Blob { tenant, .. }) = layout::parse(key) {
+                    freed.push((tenant, size));
+                }
+                gone.push(Key::new(key.as_str()));
+            }
+        }
+        if !gone.is_empty() {
+            if began.elapsed() > CLAIM_USE {
+                report.batches_left += 1;
+                return Ok(());
+            }
+            // Pointers before records: a crash leaves records that nothing points to.
+            gone.sort_by_key(|key| {
+                !matches!(layout::parse(key.as_str()), Some(Place::Repo { item: RepoItem::Tag(_), .. }))
+            });
+            let tags = gone.iter().take_while(|key| pointer_of(key.as_str()).as_ref() == Some(*key)).count();
+            let (tags, rest) = gone.split_at(tags);
+            let mut done = Ok(());
+            for keys in [tags, rest] {
+                if done.is_ok() && !keys.is_empty() {
+                    done = objects.delete_dated(keys, claim.modified).await;
+                }
+            }
+            if let Err(error) = done {
+                tracing::warn!(batch = %id, %error, "a batch stays until its claim has died");
+                report.batches_left += 1;
+                if ingredients.keep_unanswered {
+                    return Ok(());
+                }
+            }
+            gone.iter().for_each(|key| self.store.forget(key));
+            for key in &gone {
+                if let Some(Place::Repo { tenant, repo, item: RepoItem::Tag(tag) }) = layout::parse(key.as_str()) {
+                    self.store.stock().removed(&tenant, &repo, &tag);
+                }
+            }
+            for (tenant, size) in freed {
+                self.store.usage().account(&tenant).removed(size);
+            }
+            report.deleted.objects += gone.len() as u64;
+            report.deleted.bytes += bytes;
+        }
+        self.clear(id, &listed).await
+    }
+
+    /// Which pointers and records of a batch stay: those of tags that were pushed or used since it was published.
+    pub(super) async fn pointers_in_use(&self, batch: &Batch) -> Result<HashSet<u32>> {
+        let config = &self.store.config.collect;
+        if !config.ingredients.re_mark {
+            return Ok(HashSet::new());
+        }
+        let since = batch.since(config);
+        let (mut used, mut idle) = (HashSet::<Key>::new(), HashSet::<Key>::new());
+        for key in &batch.list.keys {
+            let Some(Place::Repo { tenant, repo, item: RepoItem::Tag(tag) | RepoItem::Push(tag, _) }) =
+                layout::parse(key)
+            else {
+                continue;
+            };
+            let pointer = layout::tag(&tenant, &repo, &tag);
+            let mut newer = false;
+            if !used.contains(&pointer) && !idle.contains(&pointer) {
+                // A push that changed nothing leaves no trace but the note of last use, and that not every time.
+                let since = since.checked_sub(config.used_every()).unwrap_or(SystemTime::UNIX_EPOCH);
+                for at in [pointer.clone(), layout::used(&tenant, &repo, &tag)] {
+                    newer |= self.store.stat(&at).await?.is_some_and(|found| found.modified >= since);
+                }
+                if newer {
+                    used.insert(pointer.clone())
+                } else {
+                    idle.insert(pointer.clone())
+                };
+            }
+            // Each record may have come back by itself.
+            if matches!(layout::parse(key), Some(Place::Repo { item: RepoItem::Push(..), .. }))
+                && self.store.stat(&Key::new(key.as_str())).await?.is_some_and(|found| found.modified >= since)
+            {
+                used.insert(pointer);
+            }
+        }
+        Ok(batch.positions(|key| pointer_of(key).is_some_and(|pointer| used.contains(&pointer))))
+    }
+}
+
+/// Fills batches with what is newly condemned.
+pub(super) struct Publisher<'a> {
+    collector: &'a Collector,
+    marked: jiff::Timestamp,
+    dry: bool,
+    /// What is condemned already is not condemned again.
+    known: Arc<Snapshot>,
+    /// Garbage, what is evicted, and of that by itself the pointers: those go before the next mark.
+    filling: [(Kind, Vec<Candidate>); 3],
+}
+
+impl<'a> Publisher<'a> {
+    pub fn new(collector: &'a Collector, now: SystemTime, dry: bool, known: Arc<Snapshot>) -> Publisher<'a> {
+        let marked = jiff::Timestamp::try_from(now).unwrap_or_default();
+        Publisher {
+            collector,
+            marked,
+            dry,
+            known,
+            filling: [Kind::Garbage, Kind::Evict, Kind::Evict].map(|kind| (kind, Vec::new())),
+        }
+    }
+
+    pub async fn add(&mut self, kind: Kind, candidate: Candidate, report: &mut Report) -> Result<()> {
+        if self.known.has(&candidate.key) {
+            return Ok(());
+        }
+        report.condemned.add(candidate.bytes);
+        let at = match kind {
+            Kind::Garbage => 0,
+            Kind::Evict if pointer_of(candidate.key.as_str()).is_none() => 1,
+            Kind::Evict => 2,
+        };
+        // One tenant's need for room shortens no promise to another's builds.
+        let tenant = layout::tenant_name(candidate.key.as_str());
+        if self.filling[at].1.last().is_some_and(|last| layout::tenant_name(last.key.as_str()) != tenant) {
+            self.publish(at).await?;
+        }
+        self.filling[at].1.push(candidate);
+        if self.filling[at].1.len() >= ENTRIES_MAX { self.publish(at).await } else { Ok(()) }
+    }
+
+    /// Condemns a tag: its pointer and its records, which go together.
+    pub async fn add_tag(&mut self, tag: Vec<Candidate>, report: &mut Report) -> Result<()> {
+        if self.filling[2].1.len() + tag.len() > ENTRIES_MAX {
+            self.publish(2).await?;
+        }
+        for candidate in tag {
+            self.add(Kind::Evict, candidate, report).await?;
+        }
+        Ok(())
+    }
+
+    /// Publishes what has not filled a batch yet.
+    pub async fn flush(&mut self) -> Result<()> {
+        for at in 0..self.filling.len() {
+            self.publish(at).await?;
+        }
+        Ok(())
+    }
+
+    async fn publish(&mut self, at: usize) -> Result<()> {
+        let (kind, filling) = &mut self.filling[at];
+        let (kind, filled) = (*kind, std::mem::take(filling));
+        if filled.is_empty() || self.dry {
+            return Ok(());
+        }
+        let (keys, sizes) = filled.into_iter().map(|one| (one.key.to_string(), one.bytes)).unzip();
+        let list = List { kind, marked: self.marked, keys, sizes };
+        self.collector.store.condemned.publish(&list).await
+    }
+}

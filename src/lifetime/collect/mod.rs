@@ -1,0 +1,382 @@
+//! The collector: deletes what nothing names, and what is chosen to make room, while builds go on.
+//!
+//! There is no lock, no leader and no read-only mode. Any number of servers may collect at once, and each of them may stop
+//! at any point for any time, or for ever.
+//!
+//! # A collection
+//!
+//! 1. It writes an object and asks for its modification time: the beginning, T. Every time here is the backend's.
+//! 2. It reads what is named: tags, push records, views, young manifests, and all that these name in turn (`mark`).
+//! 3. What nothing names and is old enough, and what policies choose (`policy`), it publishes in batches. A batch is a
+//!    write-once list; C is the list's own modification time. How old an object is, is only a reason to condemn it: so it does
+//!    not matter that the blobs of some tenants are listed before the mark.
+//! 4. A batch whose list is as old as the wait W at T, it judges by this mark, which began after that: what is named now
+//!    stays. What was chosen to make room stays when something written since C − X names it.
+//! 5. It claims the batch: a create that fails when there is a claim. There is one claim of a batch, ever.
+//! 6. It lists the batch. When the list is gone, another collector has been here: it takes its claim back. What is spared
+//!    stays.
+//! 7. It deletes the rest by one request dated at its claim, which the backend refuses when it comes late.
+//! 8. When that was answered it removes the list and the spares, then the claim. When not, it leaves everything: once the
+//!    claim is older than any late request may be, anybody removes it in the same order, deleting nothing else.
+//!
+//! # Why no answer is broken
+//!
+//! Everybody who answers a client pins a snapshot of the lists, dated at the moment before it was begun, and gives the
+//! answer only while the snapshot is at most X old ([`crate::content::condemned`]). Take an answer at A that says of an object that it is there.
+//!
+//! *The snapshot did not have it.* Then the list came later: C > A − X, and the object stays until C + W > A + W − X.
+//! A client has that long to push what names it. A manifest that was accepted at A by such a server is in the store by
+//! C + X, and the mark of step 4 begins after C + W: it sees the manifest. Content, then record, then pointer: whoever
+//! sees the pointer finds what it names.
+//!
+//! *The snapshot had it.* Then the server wrote a spare before it listed the batch, and the collector its claim before it
+//! lists the batch. Both orders of the two lists are harmless:
+//!
+//! ```text
+//! collector: claim        list -> spare: stays       server: spare   list -> claim: waits until it is gone
+//! ```
+//!
+//! or the batch was claimed, deleted and cleared before the spare was written. Then the server's list shows neither, and
+//! only a look at the object itself tells: so it looks, after the list, and past its memory.
+//!
+//! *Its memory* of what is there loses whatever a new snapshot has, and all when there was no snapshot for X: a batch may
+//! have come and gone unseen.
+//!
+//! *Between judging and deleting* the collector may stop for any time. From C + X on, whoever begins to rely on the object
+//! knows of the batch and leaves a spare, so "nothing names it and nobody spared it" stays true once it is.
+//!
+//! *Two collectors* cannot both delete a batch: one claim. Were the claim removed before the list, a second one could claim
+//! what has been deleted, and delete what has been written since. A live batch is cleared under a claim, too, or the
+//! one who decided so might remove the list while another one deletes.
+//!
+//! *A delete that was sent* cannot be called back, and a writer that finds no claim will not look again. So the claim stays
+//! for as long as the backend may still do the delete, and the date of the request bounds that.
+//!
+//! *Leases.* What a tag named when it was served stays for the lease, though the tag be replaced or deleted: whatever is
+//! served rests on a snapshot that is at most X old, and W is at least the lease and X.
+//!
+//! # Tags
+//!
+//! A tag that goes by a policy is condemned like everything else: its pointer and its push records, in a batch of their own,
+//! and what only they name, as garbage, at the same time. The pointers of batches that are due go first; then the mark is made.
+//! So what a tag names is deleted only when the tag is gone, and serving the tag or pushing to it before spares all of it.
+//! Another collector may have claimed the batch of the pointer, and stopped: then the mark sees the tag, and what an image
+//! names that still has its tag stays.
+//!
+//! # What is left
+//!
+//! A request other than a delete is refused when its signature is 15 minutes old, so nothing written lands later than that;
+//! between the look at the age of the snapshot and the signature of a tag's PUT no time is assumed to pass. A backend
+//! that does a request later than it accepted it, by more than [`crate::content::condemned::CLAIM_SLACK`], breaks the argument.
+
+mod batches;
+mod mark;
+pub mod policy;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use moka::sync::Cache;
+use prometheus::IntGauge;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::cache::hint::Hinted;
+use crate::content::condemned::{Kind, Listed, list_batches};
+use crate::deadline::patiently;
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::metrics::recent::Eviction;
+use crate::metrics::tenant::Rule;
+use crate::names::{BatchId, Tenant};
+use crate::objects::{Key, When};
+use crate::store::Store;
+use batches::{Batch, Publisher};
+use mark::{Mark, Names};
+
+/// Memory for what manifests name, from one collection to the next.
+const NAMES_BYTES_MAX: u64 = 64 << 20;
+
+/// Notes of views that are remembered from one collection to the next.
+const HINTS_MAX: u64 = 100_000;
+
+/// Decisions that a report has one by one. A store that is short of room may let a million layers go.
+pub const DECISIONS_MAX: usize = 10_000;
+
+/// Collects one store. Any number of them may run, in any number of processes.
+pub struct Collector {
+    store: Store,
+    /// By the fingerprint of the manifest's key: manifests are write-once.
+    names: Cache<u64, Arc<Names>>,
+    /// What views are noted, by the note's key.
+    hints: Cache<Key, Arc<Hinted>>,
+    /// One collection at a time in this process.
+    running: tokio::sync::Mutex<()>,
+    last: Mutex<Option<Arc<Report>>>,
+}
+
+/// What a collection is to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish {
+    /// Say what would be condemned, and change nothing.
+    pub dry: bool,
+}
+
+/// What a collection found and did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    pub dry: bool,
+    /// The backend's time at the beginning.
+    pub began: Option<jiff::Timestamp>,
+    pub seconds: f64,
+    /// Objects that were listed.
+    pub objects: u64,
+    /// Manifests and pointers that were read.
+    pub reads: u64,
+    pub tenants: BTreeMap<String, TenantReport>,
+    /// Newly condemned.
+    pub condemned: Sum,
+    /// Deleted, from batches that were due.
+    pub deleted: Sum,
+    /// In batches that were due, and stay: named again, or relied on.
+    pub kept: u64,
+    pub spared: u64,
+    /// Batches that another collector has claimed, that are not due, or whose delete was not answered.
+    pub batches_left: u64,
+    /// Tags and layers that rules let go, and the bytes of the layers.
+    pub going: BTreeMap<Rule, Sum>,
+    /// Which, and why: the first [`DECISIONS_MAX`] of them.
+    pub decisions: Vec<policy::Decision>,
+    /// Those that no collection before has let go.
+    #[serde(skip)]
+    fresh: BTreeMap<(Tenant, Rule), Sum>,
+    /// Why nothing was deleted.
+    pub skipped: Option<String>,
+}
+
+/// One tenant, as a collection found it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct TenantReport {
+    pub tags: u64,
+    pub manifests: u64,
+    pub blobs: Sum,
+    /// Blobs that something names which stays.
+    pub live: Sum,
+    /// Blobs that nothing names, too young to be condemned.
+    pub young: Sum,
+}
+
+/// Objects, and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Sum {
+    pub objects: u64,
+    pub bytes: u64,
+}
+
+impl Sum {
+    fn add(&mut self, bytes: u64) {
+        self.objects += 1;
+        self.bytes += bytes;
+    }
+}
+
+impl Report {
+    /// Notes that something goes. `bytes` are those of a layer.
+    fn decide(&mut self, tenant: &Tenant, rule: Rule, bytes: u64, known: bool, why: impl FnOnce() -> policy::Decision) {
+        self.going.entry(rule).or_default().add(bytes);
+        if !known {
+            self.fresh.entry((tenant.clone(), rule)).or_default().add(bytes);
+        }
+        if self.decisions.len() < DECISIONS_MAX {
+            self.decisions.push(why());
+        }
+    }
+}
+
+impl Collector {
+    pub fn new(store: Store) -> Collector {
+        let names = Cache::builder().max_capacity(NAMES_BYTES_MAX).weigher(|_, names: &Arc<Names>| names.weight());
+        let (names, hints) = (names.build(), Cache::new(HINTS_MAX));
+        Collector { store, names, hints, running: tokio::sync::Mutex::new(()), last: Mutex::default() }
+    }
+
+    /// The last collection of this process.
+    pub fn last(&self) -> Option<Arc<Report>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Clears what a process left that died while it deleted, where no request of it can be under way. Before the first
+    /// answer, so that nobody waits for its claims.
+    pub async fn recover(&self) -> Result<()> {
+        if self.store.objects.fence().is_some_and(|fence| fence.dies_with_process) {
+            for (id, batch) in self.list().await? {
+                if batch.claim.is_some() {
+                    self.clear(&id, &batch).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Collects once.
+    pub async fn run(&self, wish: Wish) -> Result<Arc<Report>> {
+        let _turn = self.running.lock().await;
+        let _shown = Shown::new(&self.store.metrics.collecting);
+        let began = Instant::now();
+        let mut report = Report { dry: wish.dry, ..Report::default() };
+        if let Some(reason) = self.reason_not_to_delete()
+            && !wish.dry
+        {
+            report.skipped = Some(reason);
+        } else {
+            let failed = |_: &Error| self.store.metrics.collections_failed.inc_by(u64::from(!wish.dry));
+            self.collect(wish, &mut report).await.inspect_err(failed)?;
+        }
+        report.seconds = began.elapsed().as_secs_f64();
+        self.count(&report);
+        let report = Arc::new(report);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.clone());
+        Ok(report)
+    }
+
+    fn reason_not_to_delete(&self) -> Option<String> {
+        let allowed = self.store.objects.fence().is_some() || self.store.config.collect.without_fence;
+        let reason = "the bucket does not refuse late requests or conditional creates; where one server only collects, \
+                      [collect] without_fence = true allows it";
+        (!allowed).then(|| reason.to_string())
+    }
+
+    async fn collect(&self, wish: Wish, report: &mut Report) -> Result<()> {
+        let config = &self.store.config.collect;
+        // Before anybody is found to hold too much: what is condemned does not count.
+        self.store.condemned.pin().await?;
+        let low = self.store.room().is_low();
+        let now = if wish.dry { SystemTime::now() } else { self.now().await? };
+        report.began = jiff::Timestamp::try_from(now).ok();
+        let mut due = Vec::new();
+        if !wish.dry {
+            due = self.due(now, low, report).await?;
+        }
+        // Pointers first, then the mark, then what they named.
+        let (pointers, content): (Vec<Batch>, Vec<Batch>) = due.into_iter().partition(Batch::is_of_pointers);
+        for batch in pointers {
+            let keep = self.pointers_in_use(&batch).await?;
+            self.settle(batch, keep, report).await?;
+        }
+        let pin = self.store.condemned.refresh().await?;
+        let mut mark = Mark::new(self, now, low, &content, pin.clone());
+        let tenants = self.store.tenants().await?;
+        for tenant in &tenants {
+            mark.tenant(tenant, report).await?;
+        }
+        for batch in content {
+            let keep = batch.kept_by(&mark, config);
+            self.settle(batch, keep, report).await?;
+        }
+        let mut publisher = Publisher::new(self, now, wish.dry, pin);
+        for candidate in mark.take_garbage() {
+            publisher.add(Kind::Garbage, candidate, report).await?;
+        }
+        for tag in mark.take_evicted() {
+            publisher.add_tag(tag, report).await?;
+        }
+        publisher.flush().await?;
+        for tenant in &tenants {
+            mark.blobs(tenant, &mut publisher, report).await?;
+        }
+        publisher.flush().await?;
+        if !wish.dry {
+            self.store.delete(&mark.take_hints()).await?;
+            self.store.condemned.refresh().await?;
+        }
+        Ok(())
+    }
+
+    /// How long what a tenant has must have been of no use before it is condemned, and must have been condemned before it
+    /// is deleted: the shortest time that is allowed while the tenant holds too much, or the disk is short of room.
+    fn wait(&self, tenant: &Tenant, disk_is_low: bool) -> Duration {
+        self.store.config.collect.wait(disk_is_low || self.store.room().is_over(tenant))
+    }
+
+    /// The backend's time.
+    async fn now(&self) -> Result<SystemTime> {
+        let key = layout::clock();
+        let objects = &self.store.objects;
+        patiently(|| objects.put(&key, Bytes::new(), When::Always)).await?;
+        let now = patiently(|| objects.head(&key)).await?.modified;
+        self.store.clock.set(now);
+        Ok(now)
+    }
+
+    async fn list(&self) -> Result<BTreeMap<BatchId, Listed>> {
+        let objects = &self.store.objects;
+        Ok(patiently(|| list_batches(&**objects, layout::CONDEMNED)).await?)
+    }
+
+    fn count(&self, report: &Report) {
+        let metrics = &self.store.metrics;
+        if report.dry {
+            return;
+        }
+        if report.skipped.is_some() {
+            metrics.collections_skipped.inc();
+            return;
+        }
+        metrics.collections.inc();
+        metrics.collection_seconds.observe(report.seconds);
+        metrics.collection_last.set(report.began.map_or(0, jiff::Timestamp::as_second));
+        metrics.condemned_objects.inc_by(report.condemned.objects);
+        metrics.condemned_bytes.inc_by(report.condemned.bytes);
+        metrics.deleted_objects.inc_by(report.deleted.objects);
+        metrics.deleted_bytes.inc_by(report.deleted.bytes);
+        metrics.spared_objects.inc_by(report.spared + report.kept);
+        for ((tenant, rule), sum) in &report.fresh {
+            metrics.tenants.of(tenant).evicted(*rule, sum.objects, sum.bytes);
+        }
+        for decision in report.decisions.iter().filter(|decision| !decision.known) {
+            self.remember(report, decision);
+        }
+    }
+
+    fn remember(&self, report: &Report, decision: &policy::Decision) {
+        let Ok(tenant) = decision.tenant.parse::<Tenant>() else { return };
+        self.store.metrics.recent.eviction(Eviction {
+            at: report.began.unwrap_or_default(),
+            tenant,
+            repo: decision.repo.clone(),
+            tag: decision.tag.clone(),
+            layer: decision.layer.clone(),
+            bytes: decision.bytes,
+            reason: decision.why.clone(),
+        });
+    }
+}
+
+/// Something is under way, and a metric shows it.
+struct Shown<'a>(&'a IntGauge);
+
+impl Shown<'_> {
+    fn new(gauge: &IntGauge) -> Shown<'_> {
+        gauge.inc();
+        Shown(gauge)
+    }
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// A difference of two of the backend's times is at least `span`.
+fn passed(from: SystemTime, to: SystemTime, span: Duration) -> bool {
+    to.duration_since(from).is_ok_and(|age| age >= span)
+}
+
+/// Something that may be condemned.
+struct Candidate {
+    key: Key,
+    bytes: u64,
+}

@@ -1,0 +1,4 @@
+//! How long content stays.
+
+pub mod collect;
+pub mod delete;

@@ -1,0 +1,5 @@
+//! The store itself: its format, its secret, whether it answers.
+
+pub mod format;
+pub mod ready;
+pub mod signing_key;

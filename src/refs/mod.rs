@@ -1,0 +1,8 @@
+//! What names content.
+
+pub mod chain;
+pub mod manifests;
+pub mod pushes;
+pub mod referrers;
+pub mod tags;
+pub mod tenants;

@@ -1,0 +1,107 @@
+//! Referrers: which manifests name another one as their subject.
+//!
+//! One small object for each, written when the referring manifest is pushed: two pushes at once lose nothing, and the
+//! subject need not exist.
+
+use std::collections::HashMap;
+
+use futures::{StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+
+use crate::calls::FAN_OUT;
+use crate::deadline::patiently;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::objects;
+use crate::objects::Read;
+use crate::refs::manifests::Parsed;
+use crate::refs::tags::{Listed, Page};
+use crate::store::Repo;
+
+/// Bytes of one page of a list, whatever its number of entries: clients read it as a manifest.
+const PAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Descriptor of a manifest in a list of referrers (distribution spec, "Listing Referrers").
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Referrer {
+    pub media_type: String,
+    pub digest: Digest,
+    pub size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<HashMap<String, String>>,
+}
+
+impl Referrer {
+    pub(crate) fn of(digest: &Digest, size: u64, parsed: &Parsed) -> Referrer {
+        Referrer {
+            media_type: parsed.media_type.to_string(),
+            digest: *digest,
+            size,
+            artifact_type: parsed.artifact_type.clone(),
+            annotations: parsed.annotations.clone(),
+        }
+    }
+}
+
+impl Repo {
+    pub(crate) async fn put_referrer(
+        &self,
+        subject: &Digest,
+        digest: &Digest,
+        size: u64,
+        parsed: &Parsed,
+    ) -> Result<()> {
+        let referrer = Referrer::of(digest, size, parsed);
+        let key = layout::referrer(self.tenant(), self.name(), subject, digest);
+        let body = serde_json::to_vec(&referrer).map_err(|error| Error::Internal(error.to_string().into()))?;
+        self.store.put(&key, body).await?;
+        Ok(())
+    }
+
+    /// Manifests that name `subject`, by key order, of one artifact type when asked. The page is counted after the
+    /// filter. Nothing is known of a subject that does not exist: that list is empty, not an error.
+    pub async fn referrers(&self, subject: &Digest, kind: Option<&str>, page: &Page) -> Result<Listed<Referrer>> {
+        let page_of = |repo: Repo| async move { repo.own_referrers(subject, kind, page).await };
+        self.merged(page, page_of, |referrer| referrer.digest.to_string()).await
+    }
+
+    async fn own_referrers(&self, subject: &Digest, kind: Option<&str>, page: &Page) -> Result<Listed<Referrer>> {
+        let prefix = layout::referrers_prefix(self.tenant(), self.name(), subject);
+        let after = page.after.as_ref().map(|after| format!("{prefix}{}", after.replacen(':', "-", 1)));
+        let keys = self.store.objects.list(&prefix, after.as_deref()).err_into::<Error>();
+        let mut found = keys
+            .map_ok(|meta| {
+                let objects = self.store.objects.clone();
+                async move {
+                    match patiently(|| objects.read(&meta.key, None)).await {
+                        Ok(Read::Fresh(_, bytes)) => {
+                            let referrer = serde_json::from_slice::<Referrer>(&bytes).ok();
+                            Ok(referrer.map(|referrer| (referrer, bytes.len())))
+                        }
+                        Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
+                        Err(error) => Err(error.into()),
+                    }
+                }
+            })
+            .try_buffered(FAN_OUT)
+            .try_filter_map(|found| async move { Ok(found) })
+            .try_filter(|(found, _)| {
+                let wanted = kind.is_none() || found.artifact_type.as_deref() == kind;
+                async move { wanted }
+            })
+            .boxed();
+        let (mut entries, mut page_bytes) = (Vec::new(), 0);
+        while let Some((referrer, bytes)) = found.try_next().await? {
+            page_bytes += bytes;
+            if entries.len() == page.limit || page_bytes > PAGE_BYTES_MAX && !entries.is_empty() {
+                return Ok(Listed { entries, more: true });
+            }
+            entries.push(referrer);
+        }
+        Ok(Listed { entries, more: false })
+    }
+}
