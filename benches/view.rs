@@ -8,7 +8,7 @@ mod generate;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use generate::{Links, Source, World, builds};
-use larder::buildkit::{CacheManifest, Push, view};
+use larder::buildkit::{BOUNDS, CacheManifest, Push, view};
 
 fn world(records: usize) -> World {
     World { steps: records * 2 / 3, varying_percent: 10, edited_percent: 20, built_percent: 100, links: Links::Alike }
@@ -43,17 +43,17 @@ fn views(criterion: &mut Criterion) {
     ];
     for (name, sources) in cases {
         let pushes = read(&sources);
-        println!("{}", serde_json::to_string(&view(&pushes, &|_| true).unwrap().explanation).unwrap());
+        println!("{}", serde_json::to_string(&view(&pushes, &|_| true, &BOUNDS).unwrap().explanation).unwrap());
         const ROUNDS: u64 = 20;
         if let Some(before) = cpu_nanos() {
-            (0..ROUNDS).for_each(|_| drop(view(&pushes, &|_| true)));
+            (0..ROUNDS).for_each(|_| drop(view(&pushes, &|_| true, &BOUNDS)));
             let spent = cpu_nanos().map_or(0, |after| after - before);
             println!("{name}: {} µs of CPU for a view", spent / ROUNDS / 1_000);
         }
         let mut group = criterion.benchmark_group(name);
         group.sample_size(20);
         group.bench_function("read", |bench| bench.iter_batched(|| (), |()| read(&sources), BatchSize::LargeInput));
-        group.bench_function("view", |bench| bench.iter(|| view(&pushes, &|_| true)));
+        group.bench_function("view", |bench| bench.iter(|| view(&pushes, &|_| true, &BOUNDS)));
         group.finish();
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::auth::Gate;
 use crate::check::{Event, Summary};
 use crate::config::{Config, Secret};
+use crate::deadline::{self, Deadline};
 use crate::doors;
 use crate::doors::listen::Listener;
 use crate::doors::{Doors, Front};
@@ -29,7 +30,7 @@ use crate::objects::traced::traced;
 use crate::operator::Operator;
 use crate::store::Store;
 use crate::trace;
-use crate::{deadline, error};
+use crate::{error, meta};
 
 pub use crate::check::Depth;
 
@@ -84,10 +85,10 @@ impl App {
         format::open(&*objects).await.context("cannot use the store")?;
         let config = Arc::new(config);
         let store = Store::new(objects, config.clone(), metrics.clone());
-        store.load_quarantine().await.context("cannot read what is in quarantine")?;
+        store.content().load_quarantine().await.context("cannot read what is in quarantine")?;
         warn(&config);
         let gate = Arc::new(Gate::open(config.clone(), signing_key(&store, &config).await?)?);
-        let collector = Arc::new(Collector::new(store.clone()));
+        let collector = Arc::new(Collector::new(store.refs().clone()));
         collector.recover().await.context("cannot clear what a collection has left")?;
         Ok(App { config, metrics, store, gate, collector })
     }
@@ -166,7 +167,9 @@ async fn signing_key(store: &Store, config: &Config) -> anyhow::Result<Option<Se
     if !config.is_closed() || !config.signing_keys()?.is_empty() {
         return Ok(None);
     }
-    let key = store.signing_key().await.context("the key that signs tokens cannot be read or made")?;
+    let key = meta::signing_key::signing_key(&**store.content().objects())
+        .await
+        .context("the key that signs tokens cannot be read or made")?;
     Ok(Some(Secret::new(key)))
 }
 
@@ -215,7 +218,7 @@ async fn sweep(store: Store, config: Arc<Config>) {
             Ok(uploads) => tracing::info!(uploads, "idle uploads were removed"),
             Err(error) => tracing::warn!(%error, "idle uploads cannot be removed"),
         }
-        match store.sweep_drafts(idle, SystemTime::now()).await {
+        match store.content().sweep_drafts(idle, SystemTime::now()).await {
             Ok(0) => {}
             Ok(drafts) => tracing::info!(drafts, "parts of objects that were given up were removed"),
             Err(error) => tracing::warn!(%error, "parts of objects that were given up cannot be removed"),
@@ -226,7 +229,7 @@ async fn sweep(store: Store, config: Arc<Config>) {
 /// Counts what is stored: at the start, some time after changes, and now and then. To look at all of a bucket costs
 /// money, so there it is done less often.
 async fn count(store: Store) {
-    let pause = if store.is_near() { COUNT_PAUSE_NEAR } else { COUNT_PAUSE_FAR };
+    let pause = if store.content().is_near() { COUNT_PAUSE_NEAR } else { COUNT_PAUSE_FAR };
     loop {
         let began = Instant::now();
         if let Err(error) = store.scan_usage().await {
@@ -254,7 +257,7 @@ async fn learn(store: Store) {
     let mut timer = tokio::time::interval(LEARN_EVERY);
     loop {
         timer.tick().await;
-        if let Err(error) = store.load_quarantine().await {
+        if let Err(error) = store.content().load_quarantine().await {
             tracing::warn!(%error, "what is in quarantine cannot be read");
         }
     }
@@ -266,7 +269,7 @@ async fn poll(store: Store, every: Duration) {
     loop {
         timer.tick().await;
         // Requests that want to look wait behind it.
-        if let Err(error) = deadline::within(deadline::SHORT, store.condemned().refresh()).await {
+        if let Err(error) = store.condemned().refresh(Deadline::within(deadline::SHORT)).await {
             tracing::warn!(%error, "what is condemned cannot be looked at");
         }
     }

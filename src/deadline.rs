@@ -5,7 +5,6 @@
 //! however many calls it makes. Only the time in which a client waits for us counts: a body takes as long as it takes to
 //! come and to be written, and the deadline starts again behind it ([`Deadline::restarted`]).
 
-use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
@@ -93,70 +92,6 @@ impl Deadline {
                 late();
                 Err(error::Error::Busy)
             }
-        }
-    }
-}
-
-tokio::task_local! {
-    static PATIENCE: Patience;
-}
-
-struct Patience {
-    full: Duration,
-    deadline: Cell<Instant>,
-}
-
-/// Runs a request that may wait for so long in all; part of one, not longer than the whole may.
-///
-/// No `async fn`: that would hold the request twice, as its argument and in the scope, and all of it is copied.
-pub fn within<F: Future>(patience: Duration, request: F) -> impl Future<Output = F::Output> {
-    let own = Instant::now() + patience;
-    let deadline = PATIENCE.try_with(|whole| own.min(whole.deadline.get())).unwrap_or(own);
-    PATIENCE.scope(Patience { full: patience, deadline: Cell::new(deadline) }, request)
-}
-
-/// To be called when the request has waited for something else than a busy store, which may have taken for ever: its
-/// client, a place, or the writing of a body, which has bounds of its own. What follows has the whole patience.
-pub(crate) fn anew() {
-    // Outside of a request, every call has a patience of its own.
-    let _ = PATIENCE.try_with(|patience| patience.deadline.set(Instant::now() + patience.full));
-}
-
-fn deadline() -> Instant {
-    PATIENCE.try_with(|patience| patience.deadline.get()).unwrap_or_else(|_| Instant::now() + LONG)
-}
-
-/// Asks a busy store again until the patience of the request has run out, and does not wait for an answer any longer.
-pub(crate) async fn patiently<T, F>(mut call: impl FnMut() -> F) -> Result<T>
-where
-    F: Future<Output = Result<T>>,
-{
-    let deadline = deadline();
-    loop {
-        match timeout_at(deadline, call()).await {
-            Ok(Err(Error::Busy(_))) if Instant::now() + STEP < deadline => tokio::time::sleep(STEP).await,
-            Ok(done) => return done,
-            Err(_) => return Err(Error::Busy("no answer in time".into())),
-        }
-    }
-}
-
-/// Waits for work that is shared with other requests, and has a patience of its own.
-pub(crate) async fn in_time<T>(work: impl Future<Output = crate::error::Result<T>>) -> crate::error::Result<T> {
-    timeout_at(deadline(), work).await.unwrap_or(Err(crate::error::Error::Busy))
-}
-
-/// As [`in_time`]; when time has run out, `late` is called while `work` is still there.
-pub(crate) async fn in_time_or<T>(
-    work: impl Future<Output = crate::error::Result<T>>,
-    late: impl FnOnce(),
-) -> crate::error::Result<T> {
-    let mut work = pin!(work);
-    match timeout_at(deadline(), &mut work).await {
-        Ok(done) => done,
-        Err(_) => {
-            late();
-            Err(crate::error::Error::Busy)
         }
     }
 }

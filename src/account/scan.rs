@@ -7,10 +7,10 @@ use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 
 use crate::account::inventory::{Repos, TagEntry, Tags};
-use crate::cache::hint;
+use crate::calls::Calls;
 use crate::capacity::usage::Scanned;
 use crate::content::condemned::fingerprint;
-use crate::deadline::patiently;
+use crate::deadline::Deadline;
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::layout;
@@ -18,9 +18,10 @@ use crate::layout::{Place, RepoItem};
 use crate::names::{RepoName, Tag, Tenant};
 use crate::objects;
 use crate::objects::{Key, Meta, Read};
+use crate::refs::Refs;
 use crate::refs::manifests::Parsed;
+use crate::refs::stored_view::view_note;
 use crate::refs::tags::Pointer;
-use crate::store::Store;
 
 /// Manifests read at once by a scan: it has time.
 const READS: usize = 4;
@@ -46,10 +47,10 @@ enum Item {
 }
 
 /// Counts a tenant: sums, and its tags.
-pub(crate) async fn scan(store: &Store, tenant: &Tenant) -> Result<(Scanned, Repos)> {
+pub(crate) async fn scan(refs: &Refs, tenant: &Tenant) -> Result<(Scanned, Repos)> {
     let prefix = layout::tenant_prefix(tenant);
-    let listed = store.objects.list(&prefix, None).map_err(crate::error::Error::from);
-    let looks = listed.map_ok(|meta| look(store, meta));
+    let listed = refs.objects().list(&prefix, None).map_err(crate::error::Error::from);
+    let looks = listed.map_ok(|meta| look(refs, meta));
     let mut looks = looks.try_buffered(READS).boxed();
     let (mut found, mut tenant) = (Scanned::default(), OfTenant::default());
     while let Some(counted) = looks.try_next().await? {
@@ -65,7 +66,7 @@ pub(crate) async fn scan(store: &Store, tenant: &Tenant) -> Result<(Scanned, Rep
     Ok((found, tags))
 }
 
-async fn look(store: &Store, meta: Meta) -> Result<Counted> {
+async fn look(refs: &Refs, meta: Meta) -> Result<Counted> {
     let (repo, item) = match layout::parse(meta.key.as_str()) {
         Some(Place::Blob { .. }) => return Ok(Counted::Blob(meta.size)),
         Some(Place::Upload { item: layout::UploadItem::Part { .. }, .. }) => return Ok(Counted::Bytes(meta.size)),
@@ -73,27 +74,29 @@ async fn look(store: &Store, meta: Meta) -> Result<Counted> {
         _ => return Ok(Counted::Nothing),
     };
     let item = match item {
-        RepoItem::Manifest(digest) => match patiently(|| store.objects.read(&meta.key, None)).await {
-            Ok(Read::Fresh(_, bytes)) => {
-                Item::Manifest(digest, Parsed::parse(&bytes, None).ok().map(Box::new), bytes.len() as u64)
+        RepoItem::Manifest(digest) => {
+            match Deadline::of_each_call().retry(|| refs.objects().read(&meta.key, None)).await {
+                Ok(Read::Fresh(_, bytes)) => {
+                    Item::Manifest(digest, Parsed::parse(&bytes, None).ok().map(Box::new), bytes.len() as u64)
+                }
+                Ok(Read::Same) | Err(objects::Error::NotFound) => return Ok(Counted::Nothing),
+                Err(error) => return Err(error.into()),
             }
-            Ok(Read::Same) | Err(objects::Error::NotFound) => return Ok(Counted::Nothing),
-            Err(error) => return Err(error.into()),
-        },
+        }
         RepoItem::Push(tag, id) => Item::Push(tag, id.manifest),
         RepoItem::Tag(tag) => {
-            let pointer = store.pointer(&meta.key).await?.map(|(_, pointer)| pointer);
+            let pointer = refs.pointers().get(&meta.key, Deadline::of_each_call()).await?.map(|(_, pointer)| pointer);
             Item::Tag(tag, meta.modified, pointer)
         }
         RepoItem::Used(tag) => Item::Used(tag, meta.modified),
-        RepoItem::View(tag) => Item::View(tag, hinted(store, &meta.key).await?),
+        RepoItem::View(tag) => Item::View(tag, hinted(refs, &meta.key).await?),
         RepoItem::Referrer { .. } => return Ok(Counted::Nothing),
     };
     Ok(Counted::Item(repo, item))
 }
 
-async fn hinted(store: &Store, key: &Key) -> Result<Option<Digest>> {
-    Ok(hint::hinted(store, key).await?.and_then(|hinted| hinted.view))
+async fn hinted(refs: &Refs, key: &Key) -> Result<Option<Digest>> {
+    Ok(view_note(Calls::of(&**refs.objects()), key).await?.and_then(|hinted| hinted.view))
 }
 
 /// Blobs of a tenant, each by a number, with its size and how many tags name it.

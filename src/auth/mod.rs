@@ -23,7 +23,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use aws_lc_rs::constant_time;
 
-use crate::access::{Access, Permit, Tags, Verb};
+use crate::access::{Access, Permit, Right, Tags, Verb};
 use crate::config::{Challenge, Config, Secret};
 use crate::names::{RepoName, Tag, Tenant};
 use crate::operator::Operator;
@@ -142,10 +142,11 @@ impl Gate {
         self.live.load_full().token(token).await?.ok_or(Refusal::Invalid("token is not valid"))
     }
 
-    pub fn admit(&self, caller: &Caller, access: Access) -> Result<Permit, Refusal> {
+    pub fn admit<R: Right>(&self, caller: &Caller, repo: RepoName, tags: Tags) -> Result<Permit<R>, Refusal> {
+        let access = Access { repo, verb: R::VERB, tags };
         caller.may(&access)?;
         let (tenant, parents) = self.place(caller, &access.repo);
-        Ok(Permit::issue(tenant, parents, access))
+        Ok(Permit::issue(tenant, parents, access.repo))
     }
 
     /// Whose repository it is for this caller, and what he reads beside it.

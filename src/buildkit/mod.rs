@@ -29,6 +29,7 @@
 mod config;
 mod error;
 mod family;
+mod inline;
 mod json;
 mod manifest;
 mod push;
@@ -50,9 +51,11 @@ pub use config::{CONFIG_BYTES_MAX, CacheConfig, CreatedAt, Layer, Link, Record, 
 pub use error::{FormatError, Refused};
 pub use explain::{Explanation, InvalidPush};
 pub use family::{FAMILY_ROOTS_MAX, Family, Live, surplus};
+pub use inline::{from_inline, to_inline};
 pub use manifest::{CacheManifest, Descriptor, Form, MANIFEST_BYTES_MAX};
 pub use push::Push;
-pub use view::{Merged, Outcome, View, view};
+pub use trim::Limits;
+pub use view::{BOUNDS, Bounds, Merged, Outcome, View, view};
 
 /// The media type of a cacheconfig, which makes a manifest a cache manifest.
 pub const CONFIG_MEDIA_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";

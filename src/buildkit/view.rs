@@ -1,5 +1,7 @@
 //! The view: what a cache tag serves for the pushes that are live on it.
 
+use std::borrow::Borrow;
+
 use bytes::Bytes;
 
 use super::classes::Classes;
@@ -18,7 +20,7 @@ use crate::digest::Digest;
 
 /// What a view may take and come to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
+pub struct Bounds {
     /// The most records, links and layers of all pushes together that are united; the oldest pushes beyond are left
     /// out.
     pub nodes: usize,
@@ -30,7 +32,7 @@ pub(super) struct Bounds {
 
 /// 64 pushes of 1,600 records with three links and a layer each, of which a view holds some 3,500. Uniting as many
 /// takes a third of a second and 100 MiB.
-pub(super) const BOUNDS: Bounds = Bounds {
+pub const BOUNDS: Bounds = Bounds {
     nodes: 1 << 19,
     work: 100_000_000,
     limits: Limits { config_bytes: TARGET_BYTES, manifest_bytes: TARGET_BYTES, layers: VIEW_LAYERS_MAX },
@@ -57,6 +59,9 @@ pub struct Merged {
     pub config_digest: Digest,
 }
 
+/// A valid push and its place in the list.
+type Valid<'a> = (usize, &'a CacheManifest, &'a CacheConfig);
+
 /// Makes the view of these pushes, oldest first, of which the store has the layers that are `present`.
 ///
 /// The newest push decides: where several have a result for the same step reached in the same way, its result is
@@ -65,21 +70,14 @@ pub struct Merged {
 /// # Errors
 ///
 /// When there is nothing to serve or the newest push is beyond all bounds. The caller then serves that push as it is.
-pub fn view(pushes: &[Push], present: &dyn Fn(&Digest) -> bool) -> Result<View, Refused> {
-    view_within(pushes, present, &BOUNDS)
-}
-
-/// A valid push and its place in the list.
-type Valid<'a> = (usize, &'a CacheManifest, &'a CacheConfig);
-
-pub(super) fn view_within(
-    pushes: &[Push],
+pub fn view<P: Borrow<Push>>(
+    pushes: &[P],
     present: &dyn Fn(&Digest) -> bool,
     bounds: &Bounds,
 ) -> Result<View, Refused> {
     let mut explanation = Explanation { pushes_in: pushes.len(), ..Explanation::default() };
     let mut valid = Vec::new();
-    for (index, push) in pushes.iter().enumerate() {
+    for (index, push) in pushes.iter().map(Borrow::borrow).enumerate() {
         match &push.config {
             Ok(config) => valid.push((index, &push.manifest, config)),
             Err(error) => {

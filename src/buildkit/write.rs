@@ -78,6 +78,17 @@ fn is_first(parent: &i64) -> bool {
     *parent == 0
 }
 
+/// The manifest of a config and its layers, in the OCI image form.
+pub(super) fn manifest_of((digest, size): (Digest, u64), layers: Vec<&Descriptor>) -> Bytes {
+    let (media_type, urls, annotations) = (CONFIG_MEDIA_TYPE.to_owned(), Vec::new(), Default::default());
+    json(&Manifest {
+        schema_version: 2,
+        media_type: "application/vnd.oci.image.manifest.v1+json",
+        config: Descriptor { media_type, digest, size, urls, annotations },
+        layers,
+    })
+}
+
 pub fn write(graph: &Graph, layers: &Layers, union: &Union, kept: &Kept) -> Written {
     let chains = order_chains(layers, union, kept);
     let chain_index = inverse(&chains, layers.chains.len());
@@ -122,21 +133,10 @@ pub fn write(graph: &Graph, layers: &Layers, union: &Union, kept: &Kept) -> Writ
     let config_digest = Digest::sha256(&config);
     let mut named = HashSet::new();
     let blobs = chains.iter().map(|&chain| layers.chains[chain as usize].blob).filter(|&blob| named.insert(blob));
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: "application/vnd.oci.image.manifest.v1+json",
-        config: Descriptor {
-            media_type: CONFIG_MEDIA_TYPE.to_owned(),
-            digest: config_digest,
-            size: config.len() as u64,
-            urls: Vec::new(),
-            annotations: Default::default(),
-        },
-        layers: blobs.map(|blob| &*layers.blobs[blob as usize].descriptor).collect(),
-    };
+    let descriptors: Vec<&Descriptor> = blobs.map(|blob| &*layers.blobs[blob as usize].descriptor).collect();
     Written {
-        layers: manifest.layers.len(),
-        manifest: json(&manifest),
+        layers: descriptors.len(),
+        manifest: manifest_of((config_digest, config.len() as u64), descriptors),
         config,
         config_digest,
         records: records.len(),

@@ -2,38 +2,40 @@
 
 use serde::Serialize;
 
+use super::service::Caches;
 use crate::buildkit::{Explanation, IMPORT_LIMIT_BYTES, Push};
-use crate::cache::views::Served;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::names::Tag;
+use crate::refs::Repo;
 use crate::refs::pushes::LivePush;
-use crate::store::Repo;
+use crate::refs::stored_view::Served;
 
-impl Repo {
+impl Caches {
     /// What a tag is made of, made anew so that it can be explained.
-    pub async fn inspect(&self, tag: &Tag) -> Result<Inspection> {
+    pub async fn inspect(&self, repo: &Repo, tag: &Tag) -> Result<Inspection> {
         let unknown = || Error::ManifestUnknown(tag.to_string());
-        let Some(behind) = self.behind(tag).await? else {
-            return Box::pin(self.parent().ok_or_else(unknown)?.inspect(tag)).await;
+        let Some(sources) = repo.tag_sources(tag).await? else {
+            let parent = repo.parent().ok_or_else(unknown)?;
+            return Box::pin(self.inspect(&parent, tag)).await;
         };
-        let pointer = &behind.at.pointer;
-        let served = self.shown(tag).await?.ok_or_else(unknown)?;
+        let pointer = &sources.at.pointer;
+        let served = self.shown(repo, tag).await?.ok_or_else(unknown)?;
         let is_cache = pointer.push.is_some();
-        let live = if is_cache { self.all_pushes(tag, &behind).await? } else { Vec::new() };
-        let pin = self.store.condemned.pin().await?;
-        let united = if is_cache { Some(self.united(&pin, &live).await?) } else { None };
+        let live = if is_cache { repo.all_pushes(tag, &sources).await? } else { Vec::new() };
+        let pin = repo.content().pin(repo.deadline()).await?;
+        let united = if is_cache { Some(self.united(&pin, repo, &live, None).await?) } else { None };
         let loaded = united.as_ref().map_or(&[][..], |united| &united.pushes);
         let pushes = live.iter().map(|push| {
             let found = loaded.iter().find(|(id, _)| *id == push.id);
-            InspectedPush::of(push, found.map(|(_, push)| push))
+            InspectedPush::of(push, found.map(|(_, push)| &**push))
         });
         let pushes = pushes.collect();
         let explanation = united.and_then(|united| united.view).map(|(view, _)| view.explanation);
-        let explanation = explanation.filter(|_| self.has_views());
+        let explanation = explanation.filter(|_| repo.has_views());
         let limit_bytes = explanation.is_some().then_some(IMPORT_LIMIT_BYTES);
         Ok(Inspection {
-            repo: self.name().to_string(),
+            repo: repo.name().to_string(),
             tag: tag.to_string(),
             pushed: pointer.pushed,
             is_view: served.digest != pointer.digest,

@@ -1,29 +1,28 @@
 //! Makes a view: loads the pushes of a tag, unites them, and stores what comes out before anybody is told.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::load::NotLoaded;
+use super::service::Caches;
 use crate::account::inventory::Weight;
-use crate::buildkit::{Explanation, Outcome, Push, View, view};
-use crate::cache::hint::{Hint, RULES};
-use crate::cache::views::Served;
+use crate::buildkit::{BOUNDS, Explanation, Outcome, Push, View, view};
 use crate::calls::FAN_OUT;
-use crate::content::condemned::Snapshot;
+use crate::content::Pin;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::hot::Slot;
-use crate::layout;
 use crate::layout::PushId;
 use crate::names::Tag;
+use crate::refs::Repo;
 use crate::refs::manifests::{OCI_MANIFEST, Parsed, media_type_of};
-use crate::refs::pushes::{Found, LivePush};
+use crate::refs::pushes::LivePush;
+use crate::refs::stored_view::{Served, StoredView, VIEW_ALGORITHM_VERSION};
 use crate::refs::tags::Pointer;
-use crate::store::Repo;
 
 /// Manifests and configs of the pushes that one view is made from, in bytes. Parsed they take several times as much. Of
 /// pushes that come to more, the newest are united.
@@ -31,11 +30,19 @@ const LOADED_BYTES_MAX: u64 = 64 << 20;
 /// Pushes loaded at once for one view.
 const LOADS: usize = 4;
 
-impl Repo {
+impl Caches {
     /// Makes the view of these pushes and stores it.
-    pub(crate) async fn make(&self, pin: &Snapshot, tag: &Tag, pointer: &Pointer, live: &[LivePush]) -> Result<Hint> {
+    pub(super) async fn make(
+        &self,
+        pin: &Pin,
+        repo: &Repo,
+        tag: &Tag,
+        pointer: &Pointer,
+        live: &[LivePush],
+        at_hand: Option<(PushId, Arc<Push>)>,
+    ) -> Result<StoredView> {
         let began = Instant::now();
-        let made = self.united(pin, live).await?;
+        let made = self.united(pin, repo, live, at_hand).await?;
         let mut needed = made.present;
         let mut config = None;
         let mut weight = None;
@@ -50,8 +57,9 @@ impl Repo {
                 weight = parsed.as_ref().map(|parsed| Weight::of(parsed, served.size));
                 needed = parsed.map(|parsed| parsed.blobs).unwrap_or_default();
                 config = Some(merged.config_digest);
-                self.report(tag, &explanation, began);
-                self.store_view(pin, served.digest, merged.manifest, merged.config_digest, merged.config).await?;
+                self.report(repo, tag, &explanation, began);
+                let (config, manifest) = ((merged.config_digest, merged.config), (served.digest, merged.manifest));
+                repo.put_view_content(pin, config, manifest).await?;
                 Some(served)
             }
             Some((View { outcome: Outcome::Unchanged(index), .. }, first)) => {
@@ -60,7 +68,7 @@ impl Repo {
                 match push.map(|(id, _)| *id) {
                     // The pointer has it as it was sent last.
                     Some(id) if pointer.push.is_none_or(|push| push.identity == id.identity) => None,
-                    Some(id) => self.as_pushed(&id).await?,
+                    Some(id) => as_pushed(repo, &id).await?,
                     None => None,
                 }
             }
@@ -68,10 +76,10 @@ impl Repo {
             None => None,
         };
         if let Some(weight) = weight {
-            self.store.stock.viewed(self.tenant(), self.name(), tag, live.len(), weight);
+            self.refs().stock().viewed(repo.tenant(), repo.name(), tag, live.len(), weight);
         }
-        let hint = Hint {
-            rules: RULES,
+        let stored = StoredView {
+            rules: VIEW_ALGORITHM_VERSION,
             pushes: live.iter().map(|push| push.id).collect(),
             needed,
             config,
@@ -81,49 +89,45 @@ impl Repo {
             evicted: made.evicted,
             view,
         };
-        // One push that is served as it is: to find that out costs no more than to read a hint.
-        if hint.view.is_none() && live.len() <= 1 {
-            return Ok(hint);
+        // One push that is served as it is: to find that out costs no more than to read a stored view.
+        if stored.view.is_some() || live.len() > 1 {
+            repo.put_stored_view(tag, &stored).await?;
         }
-        let body = serde_json::to_vec(&hint).map_err(|error| Error::Internal(error.to_string().into()))?;
-        // Without it, another server makes the same view again.
-        let key = layout::view(self.tenant(), self.name(), tag);
-        if let Err(error) = self.store.put(&key, body).await {
-            tracing::warn!(%key, %error, "view is not hinted");
-        }
-        Ok(hint)
-    }
-
-    /// A push that is served byte for byte.
-    async fn as_pushed(&self, id: &PushId) -> Result<Option<Served>> {
-        let Some(bytes) = self.manifest_bytes(&id.manifest).await? else { return Ok(None) };
-        let media_type = media_type_of(&bytes)?.to_string();
-        Ok(Some(Served { media_type, digest: id.manifest, size: bytes.len() as u64 }))
+        Ok(stored)
     }
 
     /// Loads the pushes of a tag, the newest first and as many as may be, and unites them.
-    pub(crate) async fn united(&self, pin: &Snapshot, live: &[LivePush]) -> Result<United> {
-        let _maker = self.store.views.makers.acquire().await.map_err(|_| Error::Busy)?;
-        let loads = live.iter().rev().map(|push| {
-            let (repo, id) = (self.clone(), push.id);
-            async move { Ok::<_, Error>((id, repo.find_push(&id).await?)) }
+    pub(super) async fn united(
+        &self,
+        pin: &Pin,
+        repo: &Repo,
+        live: &[LivePush],
+        at_hand: Option<(PushId, Arc<Push>)>,
+    ) -> Result<United> {
+        let _maker = self.views().maker().await?;
+        let at_hand = at_hand.as_ref();
+        let loads = live.iter().rev().map(|push| async move {
+            match at_hand {
+                Some((id, known)) if *id == push.id => Ok::<_, Error>((push.id, Ok(known.clone()))),
+                _ => Ok((push.id, self.load_push(repo, &push.id).await?)),
+            }
         });
         let mut loads = stream::iter(loads.collect::<Vec<_>>()).buffered(LOADS);
         let (mut pushes, mut missing, mut missing_manifests) = (Vec::new(), Vec::new(), Vec::new());
         let mut loaded_bytes = 0;
         while let Some((id, found)) = loads.try_next().await? {
             match found {
-                Found::Push(push) => {
+                Ok(push) => {
                     loaded_bytes += push.manifest.bytes + push.manifest.config.size;
                     if loaded_bytes > LOADED_BYTES_MAX && !pushes.is_empty() {
-                        tracing::warn!(repo = %self.name(), loaded = pushes.len(), "older pushes are too much to unite");
+                        tracing::warn!(repo = %repo.name(), loaded = pushes.len(), "older pushes are too much to unite");
                         break;
                     }
                     pushes.push((id, push));
                 }
-                Found::NoConfig(digest) => missing.push(digest),
-                Found::NoManifest => missing_manifests.push(id.manifest),
-                Found::NoCache(reason) => tracing::warn!(push = %id.manifest, reason, "push cannot be read"),
+                Err(NotLoaded::NoConfig(digest)) => missing.push(digest),
+                Err(NotLoaded::NoManifest) => missing_manifests.push(id.manifest),
+                Err(NotLoaded::NoCache(reason)) => tracing::warn!(push = %id.manifest, reason, "push cannot be read"),
             }
         }
         drop(loads);
@@ -136,12 +140,14 @@ impl Repo {
                 *last = (*last).max(when.get(id).copied());
             }
         }
-        let present = self.present(pin, &named).await?;
+        let present = present(pin, repo, &named).await?;
         missing.extend(named.keys().filter(|digest| !present.contains(*digest)));
-        let evicted = named.iter().filter(|(digest, _)| self.blob_keys(digest).any(|key| pin.evicted(&key).is_some()));
+        let is_evicted =
+            |digest: &Digest| repo.blobs().blob_keys(digest).any(|key| pin.snapshot().evicted(&key).is_some());
+        let evicted = named.iter().filter(|(digest, _)| is_evicted(digest));
         let evicted = evicted.filter_map(|(digest, last)| Some((*digest, (*last)?.try_into().ok()?))).collect();
         missing.sort_unstable();
-        let (ids, pushes): (Vec<PushId>, Vec<Push>) = pushes.into_iter().unzip();
+        let (ids, pushes): (Vec<PushId>, Vec<Arc<Push>>) = pushes.into_iter().unzip();
         let making = tokio::task::spawn_blocking(move || {
             let view = view_of(&pushes, &|digest: &Digest| present.contains(digest));
             (view, pushes, present)
@@ -152,40 +158,8 @@ impl Repo {
         Ok(United { view, pushes: ids.into_iter().zip(pushes).collect(), present, missing, missing_manifests, evicted })
     }
 
-    /// Which of these layers can be served, given when each was last pushed.
-    async fn present(&self, pin: &Snapshot, layers: &BTreeMap<Digest, Option<SystemTime>>) -> Result<HashSet<Digest>> {
-        let looks = layers.iter().map(|(digest, pushed)| async move {
-            Ok::<_, Error>(self.store.servable_in(pin, self.blob_keys(digest), *pushed).await?.then_some(*digest))
-        });
-        let found = stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(FAN_OUT);
-        found.try_filter_map(|found| async move { Ok(found) }).try_collect().await
-    }
-
-    /// Content before pointer, here as everywhere: the config, then the manifest that names it.
-    async fn store_view(
-        &self,
-        pin: &Snapshot,
-        digest: Digest,
-        manifest: Bytes,
-        config: Digest,
-        bytes: Bytes,
-    ) -> Result<()> {
-        let size = bytes.len() as u64;
-        for (key, bytes) in [(self.blob_key(&config), bytes), (self.manifest_key(&digest), manifest)] {
-            self.store.condemned.rely(pin, &key).await?;
-            match self.noticing(self.store.put_content(&key, bytes.clone()).await) {
-                // Reads go on: this server has it in memory, and makes it again when it has not.
-                Err(Error::Full) => tracing::warn!(%key, "view is not stored, the store is full"),
-                done => drop(done?),
-            }
-            self.store.hot.keep_pushed(Slot::Whole(key), &bytes);
-        }
-        self.store.usage().account(self.tenant()).added(size);
-        Ok(())
-    }
-
-    fn report(&self, tag: &Tag, explanation: &Explanation, began: Instant) {
-        let metrics = &self.store.metrics;
+    fn report(&self, repo: &Repo, tag: &Tag, explanation: &Explanation, began: Instant) {
+        let metrics = self.refs().metrics();
         metrics.views_made.inc();
         metrics.view_seconds.observe(began.elapsed().as_secs_f64());
         metrics.view_pushes.inc_by(explanation.pushes_out as u64);
@@ -197,7 +171,7 @@ impl Repo {
             metrics.views_trimmed.inc();
         }
         tracing::info!(
-            repo = %self.name(),
+            repo = %repo.name(),
             %tag,
             pushes = explanation.pushes_out,
             records = explanation.records_out,
@@ -210,12 +184,28 @@ impl Repo {
     }
 }
 
+/// A push that is served byte for byte.
+async fn as_pushed(repo: &Repo, id: &PushId) -> Result<Option<Served>> {
+    let Some(bytes) = repo.manifest_bytes(&id.manifest).await? else { return Ok(None) };
+    let media_type = media_type_of(&bytes)?.to_string();
+    Ok(Some(Served { media_type, digest: id.manifest, size: bytes.len() as u64 }))
+}
+
+/// Which of these layers can be served, given when each was last pushed.
+async fn present(pin: &Pin, repo: &Repo, layers: &BTreeMap<Digest, Option<SystemTime>>) -> Result<HashSet<Digest>> {
+    let looks = layers.iter().map(|(digest, pushed)| async move {
+        Ok::<_, Error>(pin.may_name_any(repo.blobs().blob_keys(digest), *pushed).await?.then_some(*digest))
+    });
+    let found = stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(FAN_OUT);
+    found.try_filter_map(|found| async move { Ok(found) }).try_collect().await
+}
+
 /// What the pushes of a tag come to.
-pub(crate) struct United {
+pub(super) struct United {
     /// The view, and the index of the first push that it was made from.
     pub view: Option<(View, usize)>,
     /// Those that could be loaded, oldest first.
-    pub pushes: Vec<(PushId, Push)>,
+    pub pushes: Vec<(PushId, Arc<Push>)>,
     /// Their layers that the store has.
     present: Vec<Digest>,
     missing: Vec<Digest>,
@@ -224,13 +214,13 @@ pub(crate) struct United {
 }
 
 /// The view of all pushes; where that is more than can be united, the newest alone is still better than nothing.
-fn view_of(pushes: &[Push], present: &dyn Fn(&Digest) -> bool) -> Option<(View, usize)> {
-    match view(pushes, present) {
+fn view_of(pushes: &[Arc<Push>], present: &dyn Fn(&Digest) -> bool) -> Option<(View, usize)> {
+    match view(pushes, present, &BOUNDS) {
         Ok(all) => Some((all, 0)),
         Err(reason) => {
             tracing::warn!(pushes = pushes.len(), %reason, "pushes are not united");
             let newest = pushes.len().checked_sub(1)?;
-            Some((view(&pushes[newest..], present).ok()?, newest))
+            Some((view(&pushes[newest..], present, &BOUNDS).ok()?, newest))
         }
     }
 }

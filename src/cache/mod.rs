@@ -1,7 +1,17 @@
-//! Caches of builds: what is pushed to a cache tag, and what it serves.
+//! Caches of builds, the product: what is pushed to a cache tag is recorded beside what others pushed, and the tag serves the
+//! best cache that can be proved complete. It knows no HTTP and no key: [`push`] and [`serve`] are what doors call, in the
+//! form that their clients speak.
 
-pub mod hint;
+pub mod form;
 pub mod inspect;
-pub mod make;
+mod load;
+mod make;
 pub mod outline;
-pub mod views;
+pub mod push;
+pub mod serve;
+mod service;
+mod views;
+
+pub use form::WireForm;
+pub use push::{ManifestPush, Pushed};
+pub use service::Caches;

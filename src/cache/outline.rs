@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
+use super::service::Caches;
 use crate::buildkit::{CacheConfig, CacheManifest, SINK, Stack};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::names::Tag;
-use crate::refs::pushes::Found;
-use crate::store::Repo;
+use crate::refs::Repo;
 
 pub use crate::buildkit::{CreatedAt, IMPORT_LIMIT_BYTES};
 
@@ -60,18 +60,14 @@ pub struct OutlinedLayer {
     pub created: Option<CreatedAt>,
 }
 
-impl Repo {
+impl Caches {
     /// The cache that a tag serves; nothing when it serves something else, or a cache that cannot be read.
-    pub async fn outline(&self, tag: &Tag) -> Result<Option<Outline>> {
-        let Some(served) = self.shown(tag).await? else { return Err(Error::ManifestUnknown(tag.to_string())) };
-        let Some(bytes) = self.manifest_bytes(&served.digest).await? else { return Ok(None) };
-        match self.parse_push(&bytes).await? {
-            Found::Push(push) => {
-                let outline = move || push.config.ok().map(|config| Outline::of(&push.manifest, &config));
-                Ok(tokio::task::spawn_blocking(outline).await?)
-            }
-            _ => Ok(None),
-        }
+    pub async fn outline(&self, repo: &Repo, tag: &Tag) -> Result<Option<Outline>> {
+        let Some(served) = self.shown(repo, tag).await? else { return Err(Error::ManifestUnknown(tag.to_string())) };
+        let Some(bytes) = repo.manifest_bytes(&served.digest).await? else { return Ok(None) };
+        let Ok(push) = self.parse_push(repo, &bytes).await? else { return Ok(None) };
+        let outline = move || push.config.as_ref().ok().map(|config| Outline::of(&push.manifest, config));
+        Ok(tokio::task::spawn_blocking(outline).await?)
     }
 }
 

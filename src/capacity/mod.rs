@@ -22,7 +22,6 @@ use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::names::Tenant;
 use crate::objects::{Objects, Space};
-use crate::store::{Repo, Store};
 
 /// Eviction for the disk begins when less than so many reserves are free, and ends when so many are.
 const LOW_RESERVES: u64 = 2;
@@ -42,7 +41,7 @@ const FUTILE_ROUNDS: u32 = 10;
 
 /// Who has how much room.
 pub struct Room {
-    pub(crate) usage: Usage,
+    usage: Usage,
     objects: Arc<dyn Objects>,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
@@ -69,7 +68,7 @@ impl Drop for Round<'_> {
 }
 
 impl Room {
-    pub(crate) fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>) -> Room {
+    pub fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>) -> Room {
         let usage = Usage::new(metrics.clone());
         let (pressed, relieved, rounds) = (Notify::new(), AtomicBool::new(false), watch::Sender::new(None));
         Room { usage, objects, config, metrics, coming: AtomicU64::new(0), pressed, relieved, rounds }
@@ -83,8 +82,13 @@ impl Room {
         Round { room: self, began: Instant::now() }
     }
 
+    /// The accounts of all tenants.
+    pub fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
     /// A place for an upload, now or when it has been made.
-    async fn wait(self: &Arc<Self>, tenant: &Tenant, size: Option<u64>) -> Result<Place> {
+    pub async fn wait(self: &Arc<Self>, tenant: &Tenant, size: Option<u64>) -> Result<Place> {
         // Before the look: a round that ends just behind it is not missed.
         let mut rounds = self.rounds.subscribe();
         let mut taken = self.take(tenant, size);
@@ -106,7 +110,15 @@ impl Room {
         taken
     }
 
-    pub(crate) fn press(&self) {
+    /// Asks for a round of eviction when the backend had no room.
+    pub fn noticing<T>(&self, done: Result<T>) -> Result<T> {
+        if let Err(Error::Full | Error::Short { .. }) = &done {
+            self.press();
+        }
+        done
+    }
+
+    fn press(&self) {
         if !self.is_futile() {
             self.pressed.notify_one();
         }
@@ -255,7 +267,7 @@ impl Room {
 }
 
 /// The room that one upload has, given back when it is dropped.
-pub(crate) struct Place {
+pub struct Place {
     room: Arc<Room>,
     account: Arc<Account>,
     /// Of the quota.
@@ -266,7 +278,7 @@ pub(crate) struct Place {
 
 impl Place {
     /// So many bytes are about to be written.
-    pub(crate) fn write(&mut self, bytes: u64) -> Result<()> {
+    pub fn write(&mut self, bytes: u64) -> Result<()> {
         let announced = bytes.min(self.coming);
         self.room.coming.fetch_sub(announced, Relaxed);
         self.coming -= announced;
@@ -275,12 +287,12 @@ impl Place {
     }
 
     /// The blob is stored.
-    pub(crate) fn stored(self, bytes: u64) {
+    pub fn stored(self, bytes: u64) {
         self.account.received(bytes);
     }
 
     /// A part of a blob is stored.
-    pub(crate) fn staged(self, bytes: u64) {
+    pub fn staged(self, bytes: u64) {
         self.account.staged(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
@@ -293,31 +305,5 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.give_back();
-    }
-}
-
-impl Store {
-    /// The room there is.
-    pub fn room(&self) -> &Room {
-        &self.room
-    }
-}
-
-impl Repo {
-    /// Refuses what could not be stored, before it is sent.
-    pub async fn expect_room(&self) -> Result<()> {
-        self.place(None).await.map(drop)
-    }
-
-    pub(crate) async fn place(&self, size: Option<u64>) -> Result<Place> {
-        self.store.room.wait(self.tenant(), size).await
-    }
-
-    /// Tells those who make room when the backend had none.
-    pub(crate) fn noticing<T>(&self, done: Result<T>) -> Result<T> {
-        if let Err(Error::Full | Error::Short { .. }) = &done {
-            self.store.room.press();
-        }
-        done
     }
 }

@@ -7,18 +7,15 @@
 //! it decides what is deleted.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Instant;
 
+use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
-use crate::account::scan::scan;
-use crate::error::Result;
 use crate::metrics::Metrics;
 use crate::metrics::tenant::TenantMetrics;
 use crate::names::Tenant;
-use crate::store::Store;
 
 /// The accounts of all tenants.
 pub struct Usage {
@@ -82,9 +79,9 @@ impl Usage {
     }
 
     pub fn account(&self, tenant: &Tenant) -> Arc<Account> {
-        let known = self.accounts.read().unwrap_or_else(PoisonError::into_inner).get(tenant).cloned();
+        let known = self.accounts.read().get(tenant).cloned();
         known.unwrap_or_else(|| {
-            let mut accounts = self.accounts.write().unwrap_or_else(PoisonError::into_inner);
+            let mut accounts = self.accounts.write();
             let account = accounts
                 .entry(tenant.clone())
                 .or_insert_with(|| Arc::new(Account::new(self.metrics.tenants.of(tenant), tenant.is_scope())));
@@ -94,23 +91,23 @@ impl Usage {
 
     /// All accounts there are, by name.
     pub fn accounts(&self) -> Vec<(Tenant, Arc<Account>)> {
-        let accounts = self.accounts.read().unwrap_or_else(PoisonError::into_inner);
+        let accounts = self.accounts.read();
         accounts.iter().map(|(tenant, account)| (tenant.clone(), account.clone())).collect()
     }
 
     /// To be called before the tenants of the store are listed, for [`Usage::keep`] behind it.
-    fn begin_scan(&self) -> Vec<(Tenant, Began)> {
+    pub fn begin_scan(&self) -> Vec<(Tenant, Began)> {
         self.accounts().into_iter().map(|(tenant, account)| (tenant, account.begin_scan())).collect()
     }
 
     /// Empties the accounts of tenants that the store does not have any more, but for what has changed since. Those of scopes
     /// go when nobody uses them: there is one for each pull request.
-    fn keep(&self, found: &[Tenant], known: Vec<(Tenant, Began)>) {
+    pub fn keep(&self, found: &[Tenant], known: Vec<(Tenant, Began)>) {
         for (tenant, began) in known.into_iter().filter(|(tenant, _)| !found.contains(tenant)) {
             let empty = Scanned { at: jiff::Timestamp::now(), ..Scanned::default() };
             self.account(&tenant).set_scanned(began, empty);
         }
-        let mut accounts = self.accounts.write().unwrap_or_else(PoisonError::into_inner);
+        let mut accounts = self.accounts.write();
         accounts.retain(|tenant, account| {
             !tenant.is_scope() || found.contains(tenant) || account.stored() > 0 || Arc::strong_count(account) > 1
         });
@@ -152,18 +149,18 @@ impl Account {
 
     /// What the last scan found.
     pub fn scanned(&self) -> Option<Scanned> {
-        self.scanned.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.scanned.lock().clone()
     }
 
     /// When the last scan was through, and what the tags that it found would take if nothing were shared.
     pub fn counted(&self) -> Option<(jiff::Timestamp, u64)> {
-        let scanned = self.scanned.lock().unwrap_or_else(PoisonError::into_inner);
+        let scanned = self.scanned.lock();
         scanned.as_ref().map(|scanned| (scanned.at, scanned.named_bytes))
     }
 
     /// What the last scan found of one repository.
     pub fn counted_repo(&self, repo: &str) -> Option<RepoUsage> {
-        let scanned = self.scanned.lock().unwrap_or_else(PoisonError::into_inner);
+        let scanned = self.scanned.lock();
         scanned.as_ref()?.repositories.get(repo).copied()
     }
 
@@ -173,7 +170,7 @@ impl Account {
     }
 
     /// Somebody sent a blob that was stored.
-    pub(crate) fn received(&self, bytes: u64) {
+    pub fn received(&self, bytes: u64) {
         self.added(bytes);
         self.counted.stored_new_bytes.inc_by(bytes);
     }
@@ -184,7 +181,7 @@ impl Account {
     }
 
     /// Bytes were staged by a chunked upload, or removed again.
-    pub(crate) fn staged(&self, bytes: i64) {
+    pub fn staged(&self, bytes: i64) {
         self.change(bytes, 0);
     }
 
@@ -194,11 +191,11 @@ impl Account {
         self.show();
     }
 
-    pub(crate) fn announce(&self, bytes: u64) {
+    pub fn announce(&self, bytes: u64) {
         self.arriving.fetch_add(bytes, Relaxed);
     }
 
-    pub(crate) fn arrived(&self, bytes: u64) {
+    pub fn arrived(&self, bytes: u64) {
         self.arriving.fetch_sub(bytes, Relaxed);
     }
 
@@ -226,7 +223,7 @@ impl Account {
             gauges.named_bytes.set(signed(found.named_bytes));
             gauges.counted_at.set(found.at.as_second());
         }
-        *self.scanned.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+        *self.scanned.lock() = Some(found);
         self.show();
     }
 
@@ -248,31 +245,6 @@ fn signed(bytes: u64) -> i64 {
 
 fn sum(base: &AtomicI64, changed: &AtomicI64) -> u64 {
     u64::try_from(base.load(Relaxed).saturating_add(changed.load(Relaxed))).unwrap_or(0)
-}
-
-impl Store {
-    /// What each tenant stores.
-    pub fn usage(&self) -> &Usage {
-        &self.room.usage
-    }
-
-    /// Counts what all tenants store, and corrects their accounts: lists everything, and reads every manifest.
-    pub async fn scan_usage(&self) -> Result<()> {
-        let (at, known) = (Instant::now(), self.usage().begin_scan());
-        let tenants = self.tenants().await?;
-        self.stock().keep(&tenants, at);
-        self.usage().keep(&tenants, known);
-        for tenant in tenants {
-            let account = self.usage().account(&tenant);
-            let began = account.begin_scan();
-            let at = Instant::now();
-            let (found, tags) = scan(self, &tenant).await?;
-            tracing::debug!(%tenant, bytes = found.bytes, blobs = found.blobs, "usage counted");
-            self.stock().replace(&tenant, tags, at);
-            account.set_scanned(began, found);
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

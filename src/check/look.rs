@@ -11,12 +11,13 @@ use futures::TryStreamExt;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::calls::Calls;
 use crate::check::Depth;
 use crate::check::in_repo::At;
 use crate::check::problem::{Finding, Problem};
 use crate::config::Config;
-use crate::content::{condemned, uploads};
-use crate::deadline::patiently;
+use crate::content::{condemned, staging};
+use crate::deadline::Deadline;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::layout;
@@ -100,7 +101,7 @@ impl Look<'_> {
             Some(Place::Quarantine(of)) => self.note(key, &of).await,
             Some(Place::Condemned { batch, item: BatchItem::List }) => {
                 // One that was cleared since is no list any more; one that cannot be read stops every answer.
-                match condemned::read_list(self.objects, &batch).await {
+                match condemned::read_list(Calls::of(self.objects), &batch).await {
                     Err(error @ Error::Internal(_)) => Ok(vec![Finding::new(key, text(error))]),
                     list => list.map(|_| Vec::new()),
                 }
@@ -144,7 +145,7 @@ impl Look<'_> {
     }
 
     pub(super) async fn read_with_version(&self, key: &Key) -> Result<Option<(Version, Bytes)>> {
-        match patiently(|| self.objects.read(key, None)).await {
+        match Deadline::of_each_call().retry(|| self.objects.read(key, None)).await {
             Ok(Read::Fresh(meta, bytes)) => Ok(Some((meta.version, bytes))),
             // Gone since it was listed.
             Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
@@ -165,7 +166,7 @@ impl Look<'_> {
     /// What is known of an object that is there. When it is in quarantine, that is said of it, and not again of all that
     /// names it.
     pub(super) async fn head(&self, key: &Key) -> Result<Option<Meta>> {
-        match patiently(|| self.objects.head(key)).await {
+        match Deadline::of_each_call().retry(|| self.objects.head(key)).await {
             Ok(meta) => Ok(Some(meta)),
             Err(objects::Error::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
@@ -206,7 +207,7 @@ impl Look<'_> {
     }
 
     async fn note(&self, key: &Key, of: &Key) -> Result<Vec<Finding>> {
-        match (patiently(|| self.objects.head(of)).await, self.wrong.get(of)) {
+        match (Deadline::of_each_call().retry(|| self.objects.head(of)).await, self.wrong.get(of)) {
             (Ok(meta), Some(version)) if meta.version == *version => Ok(vec![Finding::new(of, Problem::Quarantined)]),
             (Ok(_), _) | (Err(objects::Error::NotFound), _) => Ok(vec![Finding::new(key, Problem::StaleQuarantine)]),
             (Err(error), _) => Err(error.into()),
@@ -225,7 +226,7 @@ impl Look<'_> {
         if let Some(state) = state
             && let Some(bytes) = self.read(&state.key).await?
         {
-            match uploads::parts_of(&bytes, tenant, id) {
+            match staging::parts_of(&bytes, tenant, id) {
                 Ok(keys) => named = keys,
                 Err(error) => return Ok(vec![Finding::new(&state.key, text(error))]),
             }

@@ -28,7 +28,7 @@ use crate::content::quarantine;
 use crate::error::Result;
 use crate::objects;
 use crate::objects::{Key, Objects, Version};
-use crate::store::Store;
+use crate::refs::Refs;
 use look::{Known, Look};
 pub use problem::{Finding, Problem};
 use walk::Walk;
@@ -110,40 +110,39 @@ pub async fn all(objects: &dyn Objects, config: &Config, depth: Depth) -> Result
     check.run(|_| {}).await
 }
 
-impl Store {
-    /// Checks the store and tells what it finds; mends what can be mended when told to.
-    pub async fn check(&self, depth: Depth, repair: bool, mut report: impl FnMut(Event) + Send) -> Result<Summary> {
-        let accounts = self.usage().accounts();
-        let expected = |count: fn(&crate::capacity::usage::Account) -> u64| {
-            accounts.iter().map(|(_, account)| count(account)).sum()
+/// Checks the store and tells what it finds; mends what can be mended when told to.
+pub async fn check_store(
+    refs: &Refs,
+    depth: Depth,
+    repair: bool,
+    mut report: impl FnMut(Event) + Send,
+) -> Result<Summary> {
+    let accounts = refs.usage().accounts();
+    let expected =
+        |count: fn(&crate::capacity::usage::Account) -> u64| accounts.iter().map(|(_, account)| count(account)).sum();
+    let (blobs_expected, bytes_expected) = (expected(|account| account.blobs()), expected(|account| account.stored()));
+    let check = Check::new(&**refs.objects(), refs.config(), depth).await?;
+    let findings =
+        check.run(|progress| report(Event::Progress(Progress { blobs_expected, bytes_expected, ..progress }))).await?;
+    let mut summary = Summary { objects: check.objects_seen(), bytes: check.bytes.load(Relaxed), ..Summary::default() };
+    for finding in findings {
+        let repaired = if repair { repair::repair(refs, &check.look(), &finding).await? } else { None };
+        let (found, mended) = match finding.problem.is_harmless() {
+            true => (&mut summary.notes, &mut summary.notes_repaired),
+            false => (&mut summary.broken, &mut summary.repaired),
         };
-        let (blobs_expected, bytes_expected) =
-            (expected(|account| account.blobs()), expected(|account| account.stored()));
-        let check = Check::new(&*self.objects, &self.config, depth).await?;
-        let findings = check
-            .run(|progress| report(Event::Progress(Progress { blobs_expected, bytes_expected, ..progress })))
-            .await?;
-        let mut summary =
-            Summary { objects: check.objects_seen(), bytes: check.bytes.load(Relaxed), ..Summary::default() };
-        for finding in findings {
-            let repaired = if repair { repair::repair(self, &check.look(), &finding).await? } else { None };
-            let (found, mended) = match finding.problem.is_harmless() {
-                true => (&mut summary.notes, &mut summary.notes_repaired),
-                false => (&mut summary.broken, &mut summary.repaired),
-            };
-            *found += 1;
-            *mended += u64::from(repaired.is_some());
-            report(Event::Finding(Told {
-                key: finding.key.to_string(),
-                problem: finding.problem.name(),
-                harmless: finding.problem.is_harmless(),
-                message: finding.problem.to_string(),
-                repaired,
-            }));
-        }
-        report(Event::Done(summary));
-        Ok(summary)
+        *found += 1;
+        *mended += u64::from(repaired.is_some());
+        report(Event::Finding(Told {
+            key: finding.key.to_string(),
+            problem: finding.problem.name(),
+            harmless: finding.problem.is_harmless(),
+            message: finding.problem.to_string(),
+            repaired,
+        }));
     }
+    report(Event::Done(summary));
+    Ok(summary)
 }
 
 /// One check.

@@ -11,22 +11,22 @@ use bytes::Bytes;
 
 use crate::check::look::{IN_FLIGHT, Known, Look};
 use crate::check::problem::{Finding, Problem};
+use crate::deadline::Deadline;
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::hot::Slot;
 use crate::layout;
 use crate::layout::{Place, RepoItem};
 use crate::objects;
 use crate::objects::{Key, Meta, Read};
+use crate::refs::Refs;
 use crate::refs::manifests::Parsed;
 use crate::refs::referrers::Referrer;
 use crate::refs::tags::Pointer;
-use crate::store::Store;
 
 /// Mends what was found, where that can be done. Says what was done.
-pub(super) async fn repair(store: &Store, look: &Look<'_>, finding: &Finding) -> Result<Option<&'static str>> {
+pub(super) async fn repair(refs: &Refs, look: &Look<'_>, finding: &Finding) -> Result<Option<&'static str>> {
     let key = &finding.key;
-    let repair = Repair { store, look, finding };
+    let repair = Repair { refs, look, finding };
     match (&finding.problem, layout::parse(key.as_str())) {
         (Problem::WrongBytes, _) => repair.quarantine().await,
         (
@@ -35,14 +35,18 @@ pub(super) async fn repair(store: &Store, look: &Look<'_>, finding: &Finding) ->
         ) => {
             // What a tag serves beside its last push, it still does.
             let others = layout::pushes_prefix(&tenant, &repo, &tag);
-            if store.list(&others).await?.is_empty() { repair.withdraw().await } else { Ok(None) }
+            if refs.content().calls(Deadline::of_each_call()).list(&others).await?.is_empty() {
+                repair.withdraw().await
+            } else {
+                Ok(None)
+            }
         }
         (
             Problem::Missing(_) | Problem::Unreadable(_) | Problem::ReferrerDiffers,
             Some(Place::Repo { item: RepoItem::Push(..) | RepoItem::Referrer { .. }, .. }),
         ) => repair.withdraw().await,
         (Problem::TagDiffers { .. }, Some(Place::Repo { tenant, repo, .. })) => {
-            let _alone = store.references.write().await;
+            let _alone = refs.alone().await;
             let Some((_, bytes)) = repair.read(key).await? else { return Ok(None) };
             let Ok(mut pointer) = serde_json::from_slice::<Pointer>(&bytes) else { return Ok(None) };
             let manifest = repair.read(&layout::manifest(&tenant, &repo, &pointer.digest)).await?;
@@ -53,17 +57,22 @@ pub(super) async fn repair(store: &Store, look: &Look<'_>, finding: &Finding) ->
             repair.write(key, &pointer).await
         }
         (Problem::ReferrerMissing(entry), Some(Place::Repo { item: RepoItem::Manifest(digest), .. })) => {
-            let _alone = store.references.write().await;
+            let _alone = refs.alone().await;
             let Some((_, bytes)) = repair.read(key).await? else { return Ok(None) };
             let parsed = Parsed::parse(&bytes, None)?;
             repair.write(entry, &Referrer::of(&digest, bytes.len() as u64, &parsed)).await
         }
         (Problem::Orphan, Some(Place::Repo { item: RepoItem::Push(tag, _), tenant, repo })) => {
-            let _alone = store.references.write().await;
-            let is_orphan = store.head(&layout::tag(&tenant, &repo, &tag)).await?.is_none();
+            let _alone = refs.alone().await;
+            let is_orphan = refs
+                .content()
+                .calls(Deadline::of_each_call())
+                .head(&layout::tag(&tenant, &repo, &tag))
+                .await?
+                .is_none();
             if is_orphan { repair.delete_old(IN_FLIGHT).await } else { Ok(None) }
         }
-        (Problem::Leftover, _) => repair.delete_old(store.config.limits.upload_idle.get()).await,
+        (Problem::Leftover, _) => repair.delete_old(refs.config().limits.upload_idle.get()).await,
         (Problem::StaleQuarantine, _) => repair.delete().await,
         // To be pushed again, or deleted by somebody who knows what it is.
         _ => Ok(None),
@@ -71,14 +80,14 @@ pub(super) async fn repair(store: &Store, look: &Look<'_>, finding: &Finding) ->
 }
 
 struct Repair<'a> {
-    store: &'a Store,
+    refs: &'a Refs,
     look: &'a Look<'a>,
     finding: &'a Finding,
 }
 
 impl Repair<'_> {
     async fn read(&self, key: &Key) -> Result<Option<(Meta, Bytes)>> {
-        match self.store.objects.read(key, None).await {
+        match self.refs.objects().read(key, None).await {
             Ok(Read::Fresh(meta, bytes)) => Ok(Some((meta, bytes))),
             Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
@@ -86,7 +95,7 @@ impl Repair<'_> {
     }
 
     async fn head(&self) -> Result<Option<Meta>> {
-        match self.store.objects.head(&self.finding.key).await {
+        match self.refs.objects().head(&self.finding.key).await {
             Ok(meta) => Ok(Some(meta)),
             Err(objects::Error::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
@@ -96,8 +105,8 @@ impl Repair<'_> {
     async fn quarantine(&self) -> Result<Option<&'static str>> {
         match self.head().await? {
             Some(meta) if self.finding.version.as_ref() == Some(&meta.version) => {
-                self.store.record(&meta, false).await;
-                self.store.hot.forget(&Slot::Whole(meta.key));
+                self.refs.content().record(&meta, false).await;
+                self.refs.content().forget(&meta.key);
                 Ok(Some("put into quarantine"))
             }
             _ => Ok(None),
@@ -106,7 +115,7 @@ impl Repair<'_> {
 
     /// Deletes a name that is old, and still names what is not there.
     async fn withdraw(&self) -> Result<Option<&'static str>> {
-        let _alone = self.store.references.write().await;
+        let _alone = self.refs.alone().await;
         let Some(meta) = self.head().await? else { return Ok(None) };
         let again = self.look.object(meta, Known::default()).await?;
         if again.iter().any(|again| again.problem == self.finding.problem) {
@@ -126,16 +135,16 @@ impl Repair<'_> {
     async fn delete(&self) -> Result<Option<&'static str>> {
         let key = &self.finding.key;
         tracing::warn!(%key, problem = %self.finding.problem, "check deletes an object");
-        self.store.delete(std::slice::from_ref(key)).await?;
-        self.store.tags.invalidate(key);
+        self.refs.content().delete(std::slice::from_ref(key), Deadline::of_each_call()).await?;
+        self.refs.pointers().forget(key);
         Ok(Some("deleted"))
     }
 
     async fn write(&self, key: &Key, content: &impl serde::Serialize) -> Result<Option<&'static str>> {
         let body =
             serde_json::to_vec(content).map_err(|error| crate::error::Error::Internal(error.to_string().into()))?;
-        self.store.put(key, body).await?;
-        self.store.tags.invalidate(key);
+        self.refs.content().put(key, body, Deadline::of_each_call()).await?;
+        self.refs.pointers().forget(key);
         Ok(Some("written anew"))
     }
 }

@@ -1,115 +1,167 @@
-//! Blobs: is it here, receive it, delete it. `read` reads them.
+//! Blobs: whether one is there, and receiving one whole.
 
-use std::sync::Arc;
-
+use bytes::Bytes;
+use futures::StreamExt;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::content::condemned::Snapshot;
-use crate::content::receive::{PORTION_BYTES, Watch, pump};
-use crate::deadline;
-use crate::digest::{Digest, Hasher};
+use super::handles::{Reader, Writer};
+use super::lookup::Vouched;
+use super::receive::{PORTION_BYTES, Watch, pump};
+use super::write::Written;
+use crate::capacity::Place;
+use crate::digest::{Digest, Hasher, hash};
 use crate::error::{Error, Result};
 use crate::hot::{Form, Pushing, Slot};
 use crate::metrics::tenant::{Asked, Saved};
 use crate::objects::{Distance, Key};
-use crate::store::Repo;
 use crate::stream::{BodyError, Incoming, Portion, Portions};
 
-impl Repo {
-    /// Whether the store has the blob: its size. That its bytes are in memory proves nothing here, for the caller is going to
-    /// rely on the store.
-    pub async fn stat_blob(&self, digest: &Digest) -> Result<Option<u64>> {
+impl Reader {
+    /// Whether the store has the blob. That its bytes are in memory proves nothing here, for the caller is going to rely
+    /// on the store.
+    pub async fn stat_blob(&self, digest: &Digest) -> Result<Option<Vouched>> {
         self.look_for(digest, Saved::Present).await
     }
 
-    async fn look_for(&self, digest: &Digest, saved: Saved) -> Result<Option<u64>> {
-        let look = |pin: Arc<Snapshot>| async move { self.store.found_in(&pin, self.blob_keys(digest)).await };
-        let size = match self.store.is_deleted(&self.blob_key(digest)).await? {
-            true => None,
-            false => self.store.condemned.resting(look).await?.map(|meta| meta.size),
-        };
-        self.counted.asked(Asked::Upload, size.is_some());
-        self.counted.saved(saved, size.unwrap_or(0));
-        Ok(size)
+    /// Size of a blob of the chain in bytes, by whatever memory has of it.
+    pub async fn size_of(&self, digest: &Digest) -> Result<Option<u64>> {
+        for key in self.blob_keys(digest) {
+            if let Some(meta) = self.content().meta(&key, self.deadline()).await? {
+                return Ok(Some(meta.size));
+            }
+        }
+        Ok(None)
     }
 
-    /// Receives a whole blob, straight to its final key. Nothing shows there unless the bytes hash to `digest`.
-    pub async fn put_blob(&self, digest: &Digest, size: Option<u64>, body: Incoming) -> Result<()> {
-        let limit = self.store.config.limits.blob.as_u64();
+    async fn look_for(&self, digest: &Digest, saved: Saved) -> Result<Option<Vouched>> {
+        let (content, deadline) = (self.content(), self.deadline());
+        let found = match content.tombstones().denies(&self.blob_key(digest), deadline).await? {
+            true => None,
+            false => content.pinned(deadline, |pin| async move { pin.vouch_any(self.blob_keys(digest)).await }).await?,
+        };
+        self.counted().asked(Asked::Upload, found.is_some());
+        self.counted().saved(saved, found.as_ref().map_or(0, Vouched::size));
+        Ok(found)
+    }
+}
+
+impl Writer {
+    /// Whether the blob can be used in this repository without sending it. Blobs belong to the tenant or its parents, so
+    /// this moves nothing; whether the caller may read where they saw it was checked before.
+    pub async fn mount_blob(&self, digest: &Digest) -> Result<Option<Vouched>> {
+        let found = self.reader().look_for(digest, Saved::Mounted).await?;
+        if found.is_some() {
+            self.reader().content().metrics().blobs_mounted.inc();
+        }
+        Ok(found)
+    }
+
+    /// Receives a whole blob, straight to its final key. Nothing shows there unless the bytes hash to `digest`. `size` is
+    /// the length of the body in bytes, when it is told.
+    pub async fn put_blob(&self, digest: &Digest, size: Option<u64>, body: Incoming) -> Result<Written> {
+        let (reader, content) = (self.reader(), self.reader().content());
+        let limit = content.config().limits.blob.as_u64();
         if size.is_some_and(|size| size > limit) {
             return Err(Error::Body(BodyError::TooLarge { limit }));
         }
-        let key = self.blob_key(digest);
-        let mut place = self.place(size).await?;
+        let key = reader.blob_key(digest);
+        let place = self.reserve(size).await?;
         let mut body = Portions::new(body);
         let (first, _turn) = self.first_portion(&mut body).await?;
         if let Some(error) = first.failed {
             return Err(Error::Body(error));
         }
-        if first.last {
-            let bytes = first.join();
-            fits(digest, crate::digest::hash(digest.algorithm(), bytes.clone()).await?)?;
-            place.write(bytes.len() as u64)?;
-            let meta = self.noticing(self.store.appear(&key, self.store.put_content(&key, bytes.clone())).await)?;
-            place.stored(meta.size);
-            if meta.size <= self.hot_blob_max() {
-                self.store.hot.keep_pushed(Slot::Whole(key), &bytes);
-            }
-        } else {
-            let ticket = self.store.presence.ticket(&key);
-            let mut draft = self.store.objects.begin(&key, size).await?;
-            let watch = Watch { hashers: vec![Hasher::new(digest.algorithm())], keep: self.keep(&key, size) };
-            let received = pump(first, &mut body, &mut *draft, watch, (limit, &mut place)).await;
-            let received = self.noticing(received)?;
-            deadline::anew();
-            if let Some(error) = received.failed {
-                return Err(Error::Body(error));
-            }
-            for hasher in received.watch.hashers {
-                fits(digest, hasher.finish())?;
-            }
-            let meta = self.noticing(self.store.appear(&key, async { Ok(draft.commit().await?) }).await)?;
-            place.stored(meta.size);
-            self.store.heal(&key).await;
-            self.store.presence.insert(ticket, &meta);
-            if let Some(keep) = received.watch.keep {
-                keep.commit(&meta.version);
-            }
-        }
-        self.store.metrics.blobs_stored.inc();
-        Ok(())
+        let written = match first.last {
+            true => self.put_small(key, digest, first, place).await?,
+            false => self.put_large(key, digest, size, (first, body), place).await?,
+        };
+        content.metrics().blobs_stored.inc();
+        Ok(written)
     }
 
-    /// Keeps a blob of a store that is far for whoever reads it next: a small one whole, a large one in chunks. What was
-    /// just written to a store that is near, the system has in memory.
+    /// Writes a blob that is in memory.
+    pub async fn put_bytes(&self, digest: &Digest, bytes: Bytes) -> Result<Written> {
+        let size = bytes.len() as u64;
+        let body = futures::stream::once(async { Ok(bytes) }).boxed();
+        self.put_blob(digest, Some(size), body).await
+    }
+
+    async fn put_small(&self, key: Key, digest: &Digest, only: Portion, mut place: Place) -> Result<Written> {
+        let content = self.reader().content();
+        let deadline = self.reader().deadline().restarted();
+        let bytes = only.join();
+        fits(digest, hash(digest.algorithm(), bytes.clone()).await?)?;
+        place.write(bytes.len() as u64)?;
+        let put = async { content.calls(deadline).put(&key, bytes.clone()).await };
+        let written = content.write(&key, deadline, put).await?;
+        let size = written.meta().size;
+        place.stored(size);
+        if size <= content.hot_blob_max() {
+            content.hot().keep_pushed(Slot::Whole(key), &bytes);
+        }
+        Ok(written)
+    }
+
+    async fn put_large(
+        &self,
+        key: Key,
+        digest: &Digest,
+        size: Option<u64>,
+        (first, mut body): (Portion, Portions),
+        mut place: Place,
+    ) -> Result<Written> {
+        let content = self.reader().content();
+        let limit = content.config().limits.blob.as_u64();
+        let mut draft = content.objects().begin(&key, size).await?;
+        let watch = Watch { hashers: vec![Hasher::new(digest.algorithm())], keep: self.keep(&key, size) };
+        let received = pump(first, &mut body, &mut *draft, watch, (limit, &mut place)).await;
+        let received = content.room().noticing(received)?;
+        if let Some(error) = received.failed {
+            return Err(Error::Body(error));
+        }
+        for hasher in received.watch.hashers {
+            fits(digest, hasher.finish())?;
+        }
+        // The body took as long as it took.
+        let deadline = self.reader().deadline().restarted();
+        let written = content.write(&key, deadline, async { Ok(draft.commit().await?) }).await?;
+        place.stored(written.meta().size);
+        if let Some(keep) = received.watch.keep {
+            keep.commit(&written.meta().version);
+        }
+        Ok(written)
+    }
+
+    /// Keeps a blob of a far store for whoever reads it next: a small one whole, a large one in chunks. What was just
+    /// written to a near store, the system has in memory.
     fn keep(&self, key: &Key, size: Option<u64>) -> Option<Pushing<Error>> {
-        let form = if size? <= self.hot_blob_max() { Form::Whole } else { Form::Chunks };
-        let far = self.store.objects.distance() == Distance::Far;
-        far.then(|| self.store.hot.pushing(key, size?, form))?
+        let content = self.reader().content();
+        let form = if size? <= content.hot_blob_max() { Form::Whole } else { Form::Chunks };
+        let far = content.objects().distance() == Distance::Far;
+        far.then(|| content.hot().pushing(key, size?, form))?
     }
 
     /// Begins to read a body, with a place among the uploads: each takes memory. A builder opens a request long before it
     /// has the bytes, so the place is taken only when the first ones have come.
-    pub(crate) async fn first_portion(&self, body: &mut Portions) -> Result<(Portion, OwnedSemaphorePermit)> {
+    pub(super) async fn first_portion(&self, body: &mut Portions) -> Result<(Portion, OwnedSemaphorePermit)> {
         let mut first = body.next(1).await;
-        let turn = self.store.uploads.clone().acquire_owned().await.map_err(|_| Error::Busy)?;
+        let turn = self.reader().content().uploads().place().await?;
         body.fill(&mut first, PORTION_BYTES).await;
-        deadline::anew();
         Ok((first, turn))
     }
 
-    /// Whether the blob can be used in this repository without sending it. Blobs belong to the tenant or its parents, so
-    /// this moves nothing; `from` was checked when its permit was issued.
-    pub async fn mount_blob(&self, digest: &Digest) -> Result<bool> {
-        let found = self.look_for(digest, Saved::Mounted).await?.is_some();
-        if found {
-            self.store.metrics.blobs_mounted.inc();
-        }
-        Ok(found)
+    /// Refuses what could not be stored, before it is sent.
+    pub async fn expect_room(&self) -> Result<()> {
+        self.reserve(None).await.map(drop)
+    }
+
+    /// Room for `size` bytes, now or when it has been made.
+    pub(super) async fn reserve(&self, size: Option<u64>) -> Result<Place> {
+        self.reader().content().room().wait(self.reader().tenant(), size).await
     }
 }
 
-pub(crate) fn fits(claimed: &Digest, actual: Digest) -> Result<()> {
+pub(super) fn fits(claimed: &Digest, actual: Digest) -> Result<()> {
     if actual == *claimed {
         Ok(())
     } else {

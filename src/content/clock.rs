@@ -1,8 +1,8 @@
 //! The backend's clock, without a call: what a collection was told last, and how long ago that is.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// What time it is for the backend. Until a collection of this server has asked, the time of this machine stands for it:
@@ -15,12 +15,12 @@ pub struct Clock {
 impl Clock {
     /// It is `now` for the backend.
     pub fn set(&self, now: SystemTime) {
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), now));
+        *self.told.lock() = Some((Instant::now(), now));
     }
 
     /// What time it is for the backend, to a second or two.
     pub fn now(&self) -> SystemTime {
-        let told = *self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = *self.told.lock();
         told.and_then(|(at, told)| told.checked_add(at.elapsed())).unwrap_or_else(SystemTime::now)
     }
 }

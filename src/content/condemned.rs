@@ -10,31 +10,28 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::calls::FAN_OUT;
+use crate::calls::{Calls, FAN_OUT, json};
 use crate::config::{CollectConfig, Ingredients};
-use crate::deadline::{in_time, patiently};
+use crate::deadline::Deadline;
 use crate::error::{Error, Result};
-use crate::layout;
-use crate::layout::{BatchItem, Place};
+use crate::layout::{self, BatchItem, Place};
 use crate::names::{BatchId, Tenant};
-use crate::objects;
-use crate::objects::{Key, Meta, Objects, Read, When};
+use crate::objects::{self, Key, Meta, Objects};
 
 /// Entries of one list: as many as S3 deletes at once.
 pub const ENTRIES_MAX: usize = 1000;
 /// How long after the age at which late requests are refused a claim is taken for dead: for clocks that differ.
 pub const CLAIM_SLACK: Duration = Duration::from_secs(5 * 60);
-/// An answer that its snapshot became too old for is made again, so often.
-const ANSWERS: usize = 3;
 /// Between two looks at a batch that is being deleted, and how many there are. Deleting takes seconds.
 const CLAIM_STEP: Duration = Duration::from_millis(250);
 const CLAIM_LOOKS: usize = 80;
@@ -249,7 +246,7 @@ impl Condemned {
 
     /// Has `listener` told of every new snapshot, before anybody can pin it.
     pub fn listen(&self, listener: impl Fn(&News) + Send + Sync + 'static) {
-        lock(&self.listeners).push(Box::new(listener));
+        self.listeners.lock().push(Box::new(listener));
     }
 
     /// Names this process among those that share the store.
@@ -259,11 +256,9 @@ impl Condemned {
 
     /// Publishes a batch: from now on its grace period runs.
     pub(crate) async fn publish(&self, list: &List) -> Result<()> {
-        let body = serde_json::to_vec(list).map_err(|error| Error::Internal(error.to_string().into()))?;
-        let (number, body) = (self.published.fetch_add(1, Ordering::Relaxed), Bytes::from(body));
+        let (number, body) = (self.published.fetch_add(1, Ordering::Relaxed), json(list)?);
         let key = layout::batch_list(&BatchId::new(self.replica, number));
-        patiently(|| self.objects.put(&key, body.clone(), When::Always)).await?;
-        Ok(())
+        Calls::of(&*self.objects).put(&key, body).await.map(drop)
     }
 
     /// How long after its beginning nobody acts on a claim any more.
@@ -277,34 +272,36 @@ impl Condemned {
     }
 
     fn current(&self) -> Option<Arc<Snapshot>> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.read().clone()
     }
 
-    /// What an answer rests on.
-    pub async fn pin(&self) -> Result<Arc<Snapshot>> {
+    /// A snapshot that an answer may rest on.
+    pub async fn snapshot(&self, deadline: Deadline) -> Result<Arc<Snapshot>> {
         match self.current() {
             Some(snapshot) if snapshot.is_young() => Ok(snapshot),
-            _ => Box::pin(self.refreshed(Some(self.age_max / 2))).await,
+            _ => Box::pin(self.refreshed(Some(self.age_max / 2), deadline)).await,
         }
     }
 
-    /// Looks again, unless somebody else has within the last moments.
-    pub async fn refresh(&self) -> Result<Arc<Snapshot>> {
-        self.refreshed(None).await
+    /// A new snapshot.
+    pub async fn refresh(&self, deadline: Deadline) -> Result<Arc<Snapshot>> {
+        self.refreshed(None, deadline).await
     }
 
-    async fn refreshed(&self, young_enough: Option<Duration>) -> Result<Arc<Snapshot>> {
-        let _turn = in_time(self.looking.lock().map(Ok)).await?;
+    /// A snapshot that is no older than `young_enough`, or a new one. One is taken at a time.
+    async fn refreshed(&self, young_enough: Option<Duration>, deadline: Deadline) -> Result<Arc<Snapshot>> {
+        let _turn = deadline.bound(self.looking.lock().map(Ok)).await?;
         if let (Some(limit), Some(current)) = (young_enough, self.current())
             && current.age() <= limit
         {
             return Ok(current);
         }
         let began = Instant::now();
-        let listed = patiently(|| list_batches(&*self.objects, layout::CONDEMNED)).await?;
+        let listed = deadline.retry(|| list_batches(&*self.objects, layout::CONDEMNED)).await?;
         let published = listed.into_iter().filter_map(|(id, batch)| Some((id, batch.list?.modified)));
-        let loads =
-            published.map(|(id, at)| async move { Ok::<_, Error>((self.load(id).await?, at)) }).collect::<Vec<_>>();
+        let loads = published
+            .map(|(id, at)| async move { Ok::<_, Error>((self.load(id, deadline).await?, at)) })
+            .collect::<Vec<_>>();
         let loaded: Vec<_> = stream::iter(loads).buffered(FAN_OUT).try_collect().await?;
         let (mut entries, mut batches, mut news) = (Vec::new(), Vec::new(), Vec::new());
         let mut bytes = BTreeMap::new();
@@ -328,23 +325,23 @@ impl Condemned {
         let ended = self.forget_others(&batches);
         let drop = self.ingredients.drop_memory;
         let news = News { keys: &news, bytes: &bytes, gap: gap && drop, ended: ended && drop };
-        lock(&self.listeners).iter().for_each(|listener| listener(&news));
+        self.listeners.lock().iter().for_each(|listener| listener(&news));
         self.looks.fetch_add(1, Ordering::AcqRel);
         let checked = self.ingredients.age_at_answer;
         let snapshot = Arc::new(Snapshot { began, entries, batches, age_max: self.age_max, checked });
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(snapshot.clone());
+        *self.current.write() = Some(snapshot.clone());
         Ok(snapshot)
     }
 
     /// A list, with its keys when it was not known before. Nothing when the batch has just been cleared.
-    async fn load(&self, id: BatchId) -> Result<Option<(BatchId, Arc<Known>, Vec<Key>)>> {
-        if let Some(known) = lock(&self.known).get(&id) {
+    async fn load(&self, id: BatchId, deadline: Deadline) -> Result<Option<(BatchId, Arc<Known>, Vec<Key>)>> {
+        if let Some(known) = self.known.lock().get(&id) {
             return Ok(Some((id, known.clone(), Vec::new())));
         }
-        let Some(list) = read_list(&*self.objects, &id).await? else { return Ok(None) };
+        let Some(list) = read_list(Calls::until(&*self.objects, deadline), &id).await? else { return Ok(None) };
         let fingerprints = list.keys.iter().map(|key| fingerprint(key)).collect();
         let known = Arc::new(Known { kind: list.kind, fingerprints, bytes: list.blob_bytes() });
-        lock(&self.known).insert(id.clone(), known.clone());
+        self.known.lock().insert(id.clone(), known.clone());
         let keys = list.keys.into_iter().map(Key::new).collect();
         Ok(Some((id, known, keys)))
     }
@@ -352,58 +349,42 @@ impl Condemned {
     /// Forgets all batches but these, and says whether there were any.
     fn forget_others(&self, batches: &[(BatchId, SystemTime)]) -> bool {
         let left: HashSet<&BatchId> = batches.iter().map(|(id, _)| id).collect();
-        let mut known = lock(&self.known);
+        let mut known = self.known.lock();
         let before = known.len();
         known.retain(|id, _| left.contains(id));
         let ended = known.len() < before;
         drop(known);
-        lock(&self.spared).retain(|(id, _)| left.contains(id));
+        self.spared.lock().retain(|(id, _)| left.contains(id));
         ended
     }
 
-    /// Makes an answer that rests on a snapshot, again when that has become too old meanwhile.
-    pub async fn resting<T, F>(&self, mut answer: impl FnMut(Arc<Snapshot>) -> F) -> Result<T>
-    where
-        F: Future<Output = Result<T>>,
-    {
-        for _ in 0..ANSWERS {
-            let pin = self.pin().await?;
-            let answered = answer(pin.clone()).await;
-            if pin.is_young() {
-                return answered;
-            }
-        }
-        tracing::warn!("what is condemned cannot be looked at often enough to answer");
-        Err(Error::Busy)
-    }
-
-    /// To be called before relying on `key`, be it there or about to be written. Spares it where it is condemned, and
-    /// returns whether it is: then only the backend can say whether it is there.
-    pub async fn rely(&self, pin: &Snapshot, key: &Key) -> Result<bool> {
-        let entries = pin.of(key);
+    /// Spares `key` where it is condemned, before an answer relies on it, be it there or about to be written. Returns
+    /// whether it is condemned: then only the backend can say whether it is there.
+    pub(super) async fn spare(&self, snapshot: &Snapshot, key: &Key, deadline: Deadline) -> Result<bool> {
+        let entries = snapshot.of(key);
         if entries.is_empty() {
             return Ok(false);
         }
-        Box::pin(self.spare_all(pin, entries)).await?;
+        Box::pin(self.spare_all(snapshot, entries, deadline)).await?;
         Ok(true)
     }
 
-    async fn spare_all(&self, pin: &Snapshot, entries: &[Entry]) -> Result<()> {
+    async fn spare_all(&self, snapshot: &Snapshot, entries: &[Entry], deadline: Deadline) -> Result<()> {
         for entry in entries {
-            let (batch, _) = &pin.batches[entry.batch as usize];
+            let (batch, _) = &snapshot.batches[entry.batch as usize];
             let name = (batch.clone(), entry.number);
-            if lock(&self.spared).contains(&name) {
+            if self.spared.lock().contains(&name) {
                 continue;
             }
-            self.spare(batch, entry.number).await?;
-            lock(&self.spared).insert(name);
+            self.spare_entry(batch, entry.number, deadline).await?;
+            self.spared.lock().insert(name);
         }
         Ok(())
     }
 
     /// Either the collector that claims the batch sees the spare, or we see its claim; or the batch came to its end in
     /// between, which the look for the object shows.
-    async fn spare(&self, batch: &BatchId, number: u32) -> Result<()> {
+    async fn spare_entry(&self, batch: &BatchId, number: u32, deadline: Deadline) -> Result<()> {
         let prefix = layout::batch_prefix(batch);
         for look in 0..CLAIM_LOOKS {
             if look > 0 {
@@ -412,12 +393,12 @@ impl Condemned {
             if self.ingredients.spare {
                 let key = layout::batch_spared(batch, number);
                 // Written anew at each look: it is the clock that tells how old the claim is.
-                patiently(|| self.objects.put(&key, Bytes::new(), When::Always)).await?;
+                Calls::until(&*self.objects, deadline).put(&key, Bytes::new()).await?;
             }
             if !self.ingredients.look_for_claim {
                 return Ok(());
             }
-            let listed = patiently(|| list_batches(&*self.objects, &prefix)).await?;
+            let listed = deadline.retry(|| list_batches(&*self.objects, &prefix)).await?;
             if !listed.get(batch).is_some_and(|listed| listed.is_claimed(self.claim_life)) {
                 return Ok(());
             }
@@ -427,26 +408,16 @@ impl Condemned {
 }
 
 /// The list of a batch; nothing when it has none any more.
-pub(crate) async fn read_list(objects: &dyn Objects, id: &BatchId) -> Result<Option<List>> {
-    let key = layout::batch_list(id);
-    match patiently(|| objects.read(&key, None)).await {
-        Ok(Read::Fresh(_, bytes)) => {
-            let list = serde_json::from_slice(&bytes);
-            Ok(Some(list.map_err(|error| Error::Internal(format!("list of batch {id}: {error}").into()))?))
-        }
-        Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+pub(crate) async fn read_list(calls: Calls<'_>, id: &BatchId) -> Result<Option<List>> {
+    let Some((_, bytes)) = calls.read(&layout::batch_list(id)).await? else { return Ok(None) };
+    let list = serde_json::from_slice(&bytes);
+    Ok(Some(list.map_err(|error| Error::Internal(format!("list of batch {id}: {error}").into()))?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::deadline::{SHORT, within};
+    use crate::deadline::SHORT;
     use crate::objects::fs::FsObjects;
 
     #[tokio::test(start_paused = true)]
@@ -457,7 +428,7 @@ mod tests {
         let began = Instant::now();
         // It looks at a store that does not answer.
         let _other = condemned.looking.lock().await;
-        assert!(matches!(within(SHORT, condemned.pin()).await, Err(Error::Busy)));
+        assert!(matches!(condemned.snapshot(Deadline::within(SHORT)).await, Err(Error::Busy)));
         assert_eq!(began.elapsed(), SHORT);
     }
 }

@@ -1,224 +1,265 @@
-//! Looking for objects that never change under their key, and reading those that are small: through what memory has.
+//! Existence checks, and the first of the two verbs: to vouch for an object.
+//!
+//! Whoever is told that content is there may rely on it for a whole grace period. So the answer rests on a pinned
+//! snapshot of what is condemned; what is condemned is spared first, and then only the backend can say whether it is
+//! there. [`Pin::vouch`] does all of this in order.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
-
-use crate::content::condemned::Snapshot;
-use crate::deadline;
-use crate::deadline::{in_time, in_time_or, patiently};
+use super::condemned::Snapshot;
+use super::service::Content;
+use crate::deadline::Deadline;
 use crate::digest::Digest;
-use crate::digest::hash;
 use crate::error::{Error, Result};
 use crate::hot::Slot;
-use crate::objects;
-use crate::objects::{Distance, Key, Meta, Read};
-use crate::store::Store;
+use crate::objects::{Key, Meta};
 
-/// Reads of one object of which no two agree and none is right, before the store counts as busy.
-const READS_MAX: usize = 4;
+/// An answer for which its snapshot became too old is made again, so often.
+const ANSWERS: usize = 3;
 
-impl Store {
-    /// What is known of an object, unless its bytes were found wrong: then it is as good as gone, and whoever asks whether
-    /// to upload it is told to. A store that is near is asked; one that is far when memory has nothing that is young.
-    pub(crate) async fn head(&self, key: &Key) -> Result<Option<Meta>> {
-        if let Some(known) = self.presence.get(key) {
+/// The snapshot that one answer rests on, with the time that the caller has for it: what an answer looks for and writes,
+/// it does through its pin.
+#[derive(Clone)]
+pub struct Pin {
+    content: Content,
+    snapshot: Arc<Snapshot>,
+    deadline: Deadline,
+}
+
+/// Proof that an object was there, and stays for a grace period: the result of an existence check that spared it first.
+#[derive(Clone, Debug)]
+pub struct Vouched {
+    meta: Meta,
+}
+
+impl Vouched {
+    /// The size of the object in bytes.
+    pub fn size(&self) -> u64 {
+        self.meta.size
+    }
+
+    /// When the object was last written, by the backend's clock.
+    pub fn modified(&self) -> SystemTime {
+        self.meta.modified
+    }
+}
+
+impl Pin {
+    /// The content that the answer is about.
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// The moment until which the caller waits.
+    pub fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+
+    /// The same pin for work that goes on when its request has given up: each call has the whole time.
+    #[must_use]
+    pub fn until_each_call(&self) -> Pin {
+        Pin { deadline: Deadline::of_each_call(), ..self.clone() }
+    }
+
+    /// The snapshot itself.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Looks for an object on whose presence the caller will rely.
+    pub async fn vouch(&self, key: &Key) -> Result<Option<Vouched>> {
+        let (content, deadline) = (&self.content, self.deadline);
+        // Only a test that takes this step away asks before it spares.
+        let early = match content.config().collect.ingredients.head_after_list {
+            true => None,
+            false => Some(content.fetch_meta(key, deadline).await?),
+        };
+        let meta = match (self.spare(key).await?, early) {
+            (false, _) => content.meta(key, deadline).await?,
+            (true, Some(early)) => early,
+            (true, None) => content.fetch_meta(key, deadline).await?,
+        };
+        Ok(meta.map(|meta| Vouched { meta }))
+    }
+
+    /// Looks for the first of the objects that is there.
+    pub async fn vouch_any(&self, keys: impl Iterator<Item = Key>) -> Result<Option<Vouched>> {
+        for key in keys {
+            if let Some(vouched) = self.vouch(&key).await? {
+                return Ok(Some(vouched));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a view may name an object. As [`Pin::vouch`], but blobs that are selected for eviction count as absent,
+    /// unless they were `pushed` so late that whoever selected them, or who pushed them, may not have known of the other.
+    /// Their builder is to find them again.
+    pub async fn may_name(&self, key: &Key, pushed: Option<SystemTime>) -> Result<bool> {
+        let collect = &self.content.config().collect;
+        let is_left_out = self.snapshot.evicted(key).is_some_and(|evicted| {
+            // A push may be answered for as long after its record was written.
+            let late = collect.in_use() + collect.snapshot_age();
+            pushed.and_then(|pushed| pushed.checked_add(late)).is_none_or(|until| until <= evicted)
+        });
+        Ok(!is_left_out && self.vouch(key).await?.is_some())
+    }
+
+    /// As [`Pin::may_name`], for any of the keys.
+    pub async fn may_name_any(&self, keys: impl Iterator<Item = Key>, pushed: Option<SystemTime>) -> Result<bool> {
+        for key in keys {
+            if self.may_name(&key, pushed).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether any of the keys has small content that the caller is about to read: it is read at once, where that saves an
+    /// existence check.
+    pub async fn may_read_any(&self, keys: impl Iterator<Item = Key>, digest: &Digest) -> Result<bool> {
+        for key in keys {
+            let found = match self.spare(&key).await? {
+                true => self.content.fetch_meta(&key, self.deadline).await?.is_some(),
+                false => self.content.has_small(&key, digest, self.deadline).await?,
+            };
+            if found {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether none of the keys has anything any more. Looked for when one of them is condemned, or `always`.
+    pub async fn is_gone(&self, keys: Vec<Key>, always: bool) -> Result<bool> {
+        let looks = always || keys.iter().any(|key| self.snapshot.has(key));
+        Ok(looks && self.vouch_any(keys.into_iter()).await?.is_none())
+    }
+
+    /// Spares an object that the answer relies on, and says whether it is condemned.
+    pub async fn spare(&self, key: &Key) -> Result<bool> {
+        self.content.condemned().spare(&self.snapshot, key, self.deadline).await
+    }
+
+    /// Whether an answer may still rest on it.
+    pub fn is_young(&self) -> bool {
+        self.snapshot.is_young()
+    }
+}
+
+impl Content {
+    /// Pins a snapshot for an answer that is given by `deadline`.
+    pub async fn pin(&self, deadline: Deadline) -> Result<Pin> {
+        let snapshot = self.condemned().snapshot(deadline).await?;
+        Ok(Pin { content: self.clone(), snapshot, deadline })
+    }
+
+    /// Makes an answer that rests on a pinned snapshot, again when that has become too old meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] when the lists of what is condemned cannot be read often enough.
+    pub async fn pinned<T, F>(&self, deadline: Deadline, mut answer: impl FnMut(Pin) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        for _ in 0..ANSWERS {
+            let pin = self.pin(deadline).await?;
+            let snapshot = pin.snapshot.clone();
+            let answered = answer(pin).await;
+            if snapshot.is_young() {
+                return answered;
+            }
+        }
+        tracing::warn!("cannot list pending deletions often enough to answer");
+        Err(Error::Busy)
+    }
+
+    /// Metadata of an object, unless its bytes were found wrong: then it is as good as gone, and whoever asks whether to
+    /// upload it is told to. A near store is asked; a far one where memory has nothing that is young.
+    pub async fn meta(&self, key: &Key, deadline: Deadline) -> Result<Option<Meta>> {
+        if let Some(known) = self.presence().get(key) {
             if known.renew {
                 self.renew(key);
             }
             if known.valid {
-                return Ok(Some(known.meta).filter(|meta| !self.checks.is_wrong(meta)));
+                return Ok(Some(known.meta).filter(|meta| !self.verdicts().is_wrong(meta)));
             }
         }
-        if !self.presence.is_kept() {
-            return self.ask(key).await;
+        if !self.presence().is_kept() {
+            return self.fetch_meta(key, deadline).await;
         }
-        Box::pin(self.join_look(key)).await
+        Box::pin(self.join_look(key, deadline)).await
     }
 
     /// Asks the store once for all who want to know at the same time.
-    async fn join_look(&self, key: &Key) -> Result<Option<Meta>> {
+    async fn join_look(&self, key: &Key, deadline: Deadline) -> Result<Option<Meta>> {
         let mut mine = false;
-        let asking = self.looks.join(
-            &(key.clone(), self.condemned.looks()),
+        let asking = self.looks().join(
+            &(key.clone(), self.condemned().looks()),
             || None,
             || {
                 mine = true;
-                let (store, key) = (self.clone(), key.clone());
-                async move { store.ask(&key).await }
+                let (content, key) = (self.clone(), key.clone());
+                async move { content.fetch_meta(&key, Deadline::of_each_call()).await }
             },
             |_| {},
         );
-        match in_time(asking).await {
+        match deadline.bound(asking).await {
             // Somebody had asked before us: what came in between must not be denied.
-            Ok(None) if !mine => self.ask(key).await,
+            Ok(None) if !mine => self.fetch_meta(key, deadline).await,
             found => found,
         }
     }
 
-    /// As [`Store::head`], asking the store whatever memory says.
-    pub(crate) async fn ask(&self, key: &Key) -> Result<Option<Meta>> {
-        let ticket = self.presence.ticket(key);
-        match patiently(|| self.objects.head(key)).await {
-            Ok(meta) if self.checks.is_wrong(&meta) => Ok(None),
-            Ok(meta) => {
-                self.presence.insert(ticket, &meta);
+    /// As [`Content::meta`], asking the store whatever memory says.
+    pub async fn fetch_meta(&self, key: &Key, deadline: Deadline) -> Result<Option<Meta>> {
+        let ticket = self.presence().ticket(key);
+        match self.calls(deadline).head(key).await? {
+            Some(meta) if self.verdicts().is_wrong(&meta) => Ok(None),
+            Some(meta) => {
+                self.presence().insert(ticket, &meta);
                 Ok(Some(meta))
             }
-            Err(objects::Error::NotFound) => {
-                self.presence.forget(key);
+            None => {
+                self.presence().forget(key);
                 Ok(None)
             }
-            Err(error) => Err(error.into()),
         }
     }
 
-    /// What the store has of an object, for somebody who is told that it is there by an answer that rests on `pin`.
-    pub(crate) async fn found(&self, pin: &Snapshot, key: &Key) -> Result<Option<Meta>> {
-        let early = if self.config.collect.ingredients.head_after_list { None } else { Some(self.ask(key).await?) };
-        if !self.condemned.rely(pin, key).await? {
-            return self.head(key).await;
-        }
-        match early {
-            Some(found) => Ok(found),
-            None => self.ask(key).await,
-        }
-    }
-
-    /// As [`Store::found`], for what views name. They do without what is to make room, unless it was `pushed` so late that
-    /// whoever chose it, or who pushed it, may not have known of the other. Its builder is to find it again.
-    pub(crate) async fn servable(&self, pin: &Snapshot, key: &Key, pushed: Option<SystemTime>) -> Result<bool> {
-        let collect = &self.config.collect;
-        let is_left_out = collect.ingredients.view_without_condemned
-            && pin.evicted(key).is_some_and(|evicted| {
-                // A push may be answered for as long after its record was written.
-                let late = collect.in_use() + collect.snapshot_age();
-                pushed.and_then(|pushed| pushed.checked_add(late)).is_none_or(|until| until <= evicted)
-            });
-        Ok(!is_left_out && self.found(pin, key).await?.is_some())
-    }
-
-    /// Runs `write`, which makes the object appear whose writer will be told that it is there.
-    pub(crate) async fn appear<T>(&self, key: &Key, write: impl Future<Output = Result<T>>) -> Result<T> {
-        let pin = self.condemned.pin().await?;
-        self.condemned.rely(&pin, key).await?;
-        let written = write.await?;
-        // The parts of a large object may have been on their way for long.
-        deadline::anew();
-        if pin.is_young() {
-            return Ok(written);
-        }
-        // It may have come and gone since: looked for like what somebody else wrote.
-        let look = |pin: Arc<Snapshot>| async move {
-            self.condemned.rely(&pin, key).await?;
-            self.ask(key).await
-        };
-        self.condemned.resting(look).await?.map(|_| written).ok_or(Error::Busy)
-    }
-
-    /// Looks again in the background, so that what is in use stays known. When too many do, it is asked for when needed.
+    /// Asks again in the background, so that what is in use stays known. When too many do, it is asked for when needed.
     fn renew(&self, key: &Key) {
-        let Ok(turn) = self.renewals.clone().try_acquire_owned() else { return };
-        let (store, key) = (self.clone(), key.clone());
+        let Ok(turn) = self.renewals().clone().try_acquire_owned() else { return };
+        let (content, key) = (self.clone(), key.clone());
         tokio::spawn(async move {
             // What is known holds until its time is up, whatever goes wrong here.
-            let _ = store.ask(&key).await;
+            let _ = content.fetch_meta(&key, Deadline::of_each_call()).await;
             drop(turn);
         });
     }
 
-    /// An object to read from. What memory has may be old: the read will tell.
-    pub(crate) async fn find(&self, key: &Key) -> Result<Option<Meta>> {
-        let known = self.presence.get(key).map(|known| known.meta).filter(|meta| !self.checks.is_wrong(meta));
-        if known.is_some() { Ok(known) } else { self.head(key).await }
+    /// A candidate to read from. What memory has may be old: the read will tell.
+    pub(super) async fn candidate(&self, key: &Key, deadline: Deadline) -> Result<Option<Meta>> {
+        let known = self.presence().get(key).map(|known| known.meta).filter(|meta| !self.verdicts().is_wrong(meta));
+        if known.is_some() { Ok(known) } else { self.meta(key, deadline).await }
     }
 
-    /// Whether the store has an object that is about to be read: then it is read at once, where that saves a look.
-    pub(crate) async fn has_small(&self, key: &Key, digest: &Digest) -> Result<bool> {
-        let is_known = !self.presence.is_kept() || self.presence.get(key).is_some_and(|known| known.valid);
-        if is_known || self.hot.has(&Slot::Whole(key.clone())) {
-            return Ok(self.head(key).await?.is_some());
+    /// Whether an object is known to be there without a question.
+    pub fn is_known(&self, key: &Key) -> bool {
+        self.presence().get(key).is_some_and(|known| known.valid)
+    }
+
+    async fn has_small(&self, key: &Key, digest: &Digest, deadline: Deadline) -> Result<bool> {
+        let is_known = !self.presence().is_kept() || self.is_known(key);
+        if is_known || self.hot().has(&Slot::Whole(key.clone())) {
+            return Ok(self.meta(key, deadline).await?.is_some());
         }
-        match self.small(key, *digest).await {
+        match self.small(key, *digest, deadline).await {
             Ok(_) => Ok(true),
             Err(Error::BlobUnknown(_)) => Ok(false),
             Err(error) => Err(error),
         }
     }
-
-    /// A small object through the hot layer, checked against `digest`. Waits out a busy store: builders do not ask again for
-    /// manifests and configs. Missing or damaged, it is [`Error::BlobUnknown`].
-    pub(crate) async fn small(&self, key: &Key, digest: Digest) -> Result<Bytes> {
-        self.small_of(key, digest, 0).await
-    }
-
-    /// As [`Store::small`], for one that is known to have so many bytes: memory for them is waited for.
-    pub(crate) async fn small_of(&self, key: &Key, digest: Digest, size: u64) -> Result<Bytes> {
-        let (store, owned) = (self.clone(), key.clone());
-        let fetch = || async move { store.fetch_small(&owned, digest).await };
-        let slot = Slot::Whole(key.clone());
-        in_time_or(self.hot.get(&slot, size, fetch), || self.hot.keep_place(&slot)).await
-    }
-
-    /// Reads past the hot layer, and says of what is wrong that it is.
-    pub(crate) async fn fetch_small(&self, key: &Key, digest: Digest) -> Result<Bytes> {
-        let far = self.objects.distance() == Distance::Far;
-        let mut before = None;
-        for _ in 0..READS_MAX {
-            let ticket = self.presence.ticket(key);
-            let (meta, bytes) = match patiently(|| self.objects.read(key, None)).await {
-                Ok(Read::Fresh(meta, bytes)) => (meta, bytes),
-                Ok(Read::Same) | Err(objects::Error::NotFound) => {
-                    self.presence.forget(key);
-                    return Err(Error::BlobUnknown(digest));
-                }
-                Err(error) => return Err(error.into()),
-            };
-            let actual = hash(digest.algorithm(), bytes.clone()).await?;
-            if actual == digest {
-                self.record(&meta, true).await;
-                self.presence.insert(ticket, &meta);
-                return Ok(bytes);
-            }
-            // A line may flip bits. What is wrong in the bucket is wrong in the same way again.
-            if !far || before == Some(actual) {
-                self.record(&meta, false).await;
-                return Err(Error::BlobUnknown(digest));
-            }
-            before = Some(actual);
-        }
-        Err(Error::Busy)
-    }
-
-    /// Writes a small object that never changes under its key.
-    pub(crate) async fn put_content(&self, key: &Key, body: Bytes) -> Result<Meta> {
-        let ticket = self.presence.ticket(key);
-        let meta = self.put(key, body).await?;
-        self.presence.insert(ticket, &meta);
-        Ok(meta)
-    }
-
-    /// Deletes the first key before the others.
-    pub(crate) async fn delete(&self, keys: &[Key]) -> Result<()> {
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let forget = || keys.iter().for_each(|key| self.forget(key));
-        // Before, so that nobody is told of it who asks from now on; behind, because somebody may have looked meanwhile.
-        forget();
-        let deleted = patiently(|| self.objects.delete(keys)).await;
-        forget();
-        Ok(deleted?)
-    }
-
-    /// Drops what memory has of an object.
-    pub(crate) fn forget(&self, key: &Key) {
-        self.presence.forget(key);
-        self.hot.forget(&Slot::Whole(key.clone()));
-    }
 }
-
-/// Looks under way, each with the number of looks at what is condemned before it: nobody joins a look that is older than
-/// what his answer rests on.
-pub(crate) type Looks = Arc<crate::hot::flights::Flights<(Key, u64), Option<Meta>, Error>>;

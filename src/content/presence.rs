@@ -9,11 +9,12 @@
 //! first; `forget` makes those of its key worthless, `clear` all of them. Otherwise a look that was under way during a delete
 //! would bring the object back.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use moka::sync::Cache;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::objects::{Key, Meta};
@@ -73,7 +74,7 @@ impl Presence {
     }
 
     fn forgotten(&self, key: &Key) -> MutexGuard<'_, u64> {
-        self.forgotten[stripe_of(key, STRIPES)].lock().unwrap_or_else(PoisonError::into_inner)
+        self.forgotten[stripe_of(key, STRIPES)].lock()
     }
 
     /// To be taken before the store is asked for `key`, or written to.

@@ -10,18 +10,16 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::content::verify::{Checked, Progress};
-use crate::deadline::{in_time_or, patiently};
+use super::handles::Reader;
+use super::service::{Content, chunk};
+use super::verdicts::Checked;
+use super::verify::Progress;
+use crate::deadline::Deadline;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::hot::{Piece, Slot};
 use crate::metrics::tenant::{Asked, Source, TenantMetrics};
-use crate::objects;
-use crate::objects::{ByteStream, Distance, Key, Meta};
-use crate::store::{Repo, Store};
-
-/// A blob of a store that is far is kept whole up to the size of so many chunks.
-const FAR_CHUNKS_WHOLE: u64 = 2;
+use crate::objects::{self, ByteStream, Distance, Key, Meta};
 
 /// Bytes hashed at once between what else a thread has to do: some tens of microseconds.
 const HASH_BYTES: usize = 64 << 10;
@@ -45,26 +43,26 @@ enum Held {
     Cold(Meta),
 }
 
-/// The bytes of a blob, or of a part of it.
-pub enum Content {
+/// The bytes of a blob, or of a part of it, on their way out.
+pub enum Body {
     Whole(Bytes),
     Stream(ByteStream),
 }
 
-impl Repo {
+impl Reader {
     /// A blob to read from.
     pub async fn open_blob(&self, digest: &Digest) -> Result<Blob> {
         let opened = self.open_any(digest).await;
         match &opened {
-            Ok(_) => self.counted.asked(Asked::Blob, true),
-            Err(Error::BlobUnknown(_)) => self.counted.asked(Asked::Blob, false),
+            Ok(_) => self.counted().asked(Asked::Blob, true),
+            Err(Error::BlobUnknown(_)) => self.counted().asked(Asked::Blob, false),
             Err(_) => {}
         }
         opened
     }
 
     async fn open_any(&self, digest: &Digest) -> Result<Blob> {
-        if self.store.is_deleted(&self.blob_key(digest)).await? {
+        if self.content().tombstones().denies(&self.blob_key(digest), self.deadline()).await? {
             return Err(Error::BlobUnknown(*digest));
         }
         for key in self.blob_keys(digest) {
@@ -77,37 +75,29 @@ impl Repo {
     }
 
     async fn open(&self, key: Key, digest: &Digest) -> Result<Blob> {
-        if let Some(piece) = self.store.hot.peek(&Slot::Whole(key.clone())) {
+        let (content, deadline) = (self.content(), self.deadline());
+        if let Some(piece) = content.hot().peek(&Slot::Whole(key.clone())) {
             let (size, held) = (piece.bytes.len() as u64, Held::Hot(piece.bytes));
             return Ok(Blob { digest: *digest, size, held, source: Source::Hot });
         }
-        let meta = self.store.find(&key).await?.ok_or(Error::BlobUnknown(*digest))?;
+        let meta = content.candidate(&key, deadline).await?.ok_or(Error::BlobUnknown(*digest))?;
         let size = meta.size;
-        let held = if size <= self.hot_blob_max() {
-            Held::Hot(self.store.small_of(&key, *digest, size).await?)
+        let held = if size <= content.hot_blob_max() {
+            Held::Hot(content.small_of(&key, *digest, size, deadline).await?)
         } else {
             Held::Cold(meta)
         };
-        let source = self.store.beyond_memory();
+        let source = content.beyond_memory();
         Ok(Blob { digest: *digest, size, held, source })
-    }
-
-    /// An eighth of the layer at most: one blob must not flush it.
-    pub(crate) fn hot_blob_max(&self) -> u64 {
-        let hot = &self.store.config.hot;
-        let max = hot.blob_max.as_u64().min(hot.size.as_u64() / 8).min(objects::READ_BYTES_MAX);
-        match self.store.objects.distance() {
-            Distance::Near => max,
-            // A reader would wait for the whole of it, and for one call after another where there could be several.
-            Distance::Far => max.min(FAR_CHUNKS_WHOLE * hot.chunk.as_u64()),
-        }
     }
 
     /// Where the client may fetch a blob by itself, when it is not in memory and the operator wants that. Nobody verifies
     /// such a read but the client.
     pub async fn direct_blob(&self, blob: &Blob) -> Result<Option<String>> {
         match &blob.held {
-            Held::Cold(meta) if !self.store.hot.has(&chunk(meta, 0)) => Ok(self.store.objects.direct(meta).await?),
+            Held::Cold(meta) if !self.content().hot().has(&chunk(meta, 0)) => {
+                Ok(self.content().objects().direct(meta).await?)
+            }
             _ => Ok(None),
         }
     }
@@ -117,55 +107,56 @@ impl Repo {
     /// A whole blob that this process has not verified yet is hashed on its way out, and its last piece is held back
     /// until the digest fits: wrong bytes reach the client as a cut connection, never as a complete answer. Part of such a
     /// blob is served, and the whole checked in the background.
-    pub async fn read_blob(&self, blob: &Blob, range: Range<u64>) -> Result<Content> {
+    pub async fn read_blob(&self, blob: &Blob, range: Range<u64>) -> Result<Body> {
         match &blob.held {
             Held::Hot(bytes) => {
-                self.counted.served(blob.source, range.end - range.start);
-                Ok(Content::Whole(bytes.slice(range.start as usize..range.end as usize)))
+                self.counted().served(blob.source, range.end - range.start);
+                Ok(Body::Whole(bytes.slice(range.start as usize..range.end as usize)))
             }
-            Held::Cold(meta) => match self.store.objects.distance() {
+            Held::Cold(meta) => match self.content().objects().distance() {
                 Distance::Near => self.read_near(blob, meta, range).await,
                 Distance::Far => self.read_far(blob, meta.clone(), range).await,
             },
         }
     }
 
-    async fn read_near(&self, blob: &Blob, meta: &Meta, range: Range<u64>) -> Result<Content> {
+    async fn read_near(&self, blob: &Blob, meta: &Meta, range: Range<u64>) -> Result<Body> {
         let whole = range == (0..blob.size);
-        let (found, bytes) = match self.store.objects.get(&meta.key, range).await {
+        let (found, bytes) = match self.content().objects().get(&meta.key, range).await {
             Ok(opened) => opened,
             Err(objects::Error::NotFound) => return Err(Error::BlobUnknown(blob.digest)),
             Err(error) => return Err(error.into()),
         };
-        let counted = self.counted.clone();
+        let counted = self.counted().clone();
         let counting = move |piece: &Bytes| counted.served(Source::Warm, piece.len() as u64);
         let bytes = bytes.inspect_ok(counting).boxed();
-        if self.store.checks.verdict(&found) == Some(Checked::Right) {
-            return Ok(Content::Stream(bytes));
+        if self.content().verdicts().verdict(&found) == Some(Checked::Right) {
+            return Ok(Body::Stream(bytes));
         }
         if whole {
-            return Ok(Content::Stream(self.store.verifying(bytes, found, blob.digest)));
+            return Ok(Body::Stream(self.content().verifying(bytes, found, blob.digest)));
         }
-        self.store.check_in_background(&found, &blob.digest);
-        Ok(Content::Stream(bytes))
+        self.content().check_in_background(&found, &blob.digest);
+        Ok(Body::Stream(bytes))
     }
 
-    async fn read_far(&self, blob: &Blob, mut meta: Meta, range: Range<u64>) -> Result<Content> {
+    async fn read_far(&self, blob: &Blob, mut meta: Meta, range: Range<u64>) -> Result<Body> {
         // What is known of the blob may be old. The first chunk tells, before anything has been answered.
+        let content = self.content();
         for _ in 0..2 {
-            let mut bytes = self.store.chunked(&meta, &blob.digest, range.clone(), self.counted.clone());
+            let mut bytes = content.chunked(&meta, &blob.digest, range.clone(), self.counted().clone());
             // Of what it has begun to fetch, only what the next answer begins with.
-            let keep = || self.store.hot.keep_place(&chunk(&meta, range.start / self.store.hot.chunk_bytes()));
-            match in_time_or(bytes.try_next(), keep).await {
+            let keep = || content.hot().keep_place(&chunk(&meta, range.start / content.hot().chunk_bytes()));
+            match self.deadline().bound_or(bytes.try_next(), keep).await {
                 Ok(first) => {
                     let bytes = stream::iter(first).map(Ok).chain(bytes);
                     let bytes = bytes.map_err(|error| objects::Error::Backend(error.to_string().into()));
-                    return Ok(Content::Stream(bytes.boxed()));
+                    return Ok(Body::Stream(bytes.boxed()));
                 }
                 Err(Error::BlobUnknown(_)) => {}
                 Err(error) => return Err(error),
             }
-            meta = self.store.head(&meta.key).await?.ok_or(Error::BlobUnknown(blob.digest))?;
+            meta = content.meta(&meta.key, self.deadline()).await?.ok_or(Error::BlobUnknown(blob.digest))?;
             if meta.size != blob.size {
                 break;
             }
@@ -174,14 +165,9 @@ impl Repo {
     }
 }
 
-/// The name of a chunk in the hot layer.
-pub(crate) fn chunk(meta: &Meta, index: u64) -> Slot {
-    Slot::Chunk(meta.key.clone(), meta.version.clone(), index)
-}
-
 /// What the chunks of one reader pass on their way out.
 struct WayOut {
-    store: Store,
+    content: Content,
     meta: Meta,
     digest: Digest,
     /// Bytes of the object that were asked for.
@@ -202,12 +188,12 @@ impl WayOut {
             (None, Some(sums)) => self.compare(sums, index, piece)?,
             // A part, of what may have been verified since.
             (None, None) => {
-                if let Some(sums) = self.store.checks.sums(&self.meta) {
+                if let Some(sums) = self.content.verdicts().sums(&self.meta) {
                     self.compare(&sums, index, piece)?;
                 }
             }
         }
-        let start = index * self.store.hot.chunk_bytes();
+        let start = index * self.content.hot().chunk_bytes();
         let from = self.range.start.saturating_sub(start) as usize;
         let to = (self.range.end - start).min(piece.bytes.len() as u64) as usize;
         let source = if was_here { Source::Hot } else { Source::Cold };
@@ -220,12 +206,12 @@ impl WayOut {
             return Ok(());
         }
         tracing::warn!(key = %self.meta.key, index, "chunk has other bytes than were verified");
-        self.store.hot.forget(&chunk(&self.meta, index));
+        self.content.hot().forget(&chunk(&self.meta, index));
         Err(Error::BlobUnknown(self.digest))
     }
 }
 
-impl Store {
+impl Content {
     /// Bytes of an object, through the hot layer. [`Error::BlobUnknown`] when it is gone, another version, or wrong.
     fn chunked(
         &self,
@@ -234,23 +220,23 @@ impl Store {
         range: Range<u64>,
         counted: Arc<TenantMetrics>,
     ) -> BoxStream<'static, Result<Bytes>> {
-        let size = self.hot.chunk_bytes();
+        let size = self.hot().chunk_bytes();
         let (indices, chunks) = (range.start / size..range.end.div_ceil(size), meta.size.div_ceil(size));
         // Once: what is verified may be remembered no more before the last chunk has passed.
-        let sums = self.checks.sums(meta);
-        let (store, owned, named, known) = (self.clone(), meta.clone(), *digest, sums.clone());
-        let pieces = self.hot.chunks(meta.key.clone(), meta.version.clone(), indices.clone(), move |index| {
-            let (store, meta, known) = (store.clone(), owned.clone(), known.clone());
-            async move { store.fetch_chunk(&meta, named, index, known).await }
+        let sums = self.verdicts().sums(meta);
+        let (content, owned, named, known) = (self.clone(), meta.clone(), *digest, sums.clone());
+        let pieces = self.hot().chunks(meta.key.clone(), meta.version.clone(), indices.clone(), move |index| {
+            let (content, meta, known) = (content.clone(), owned.clone(), known.clone());
+            async move { content.fetch_chunk(&meta, named, index, known).await }
         });
         let whole = range == (0..meta.size);
         // Without sums, what is fetched again later could not be told from what was verified.
         let progress = (whole && sums.is_none()).then(|| self.verification(meta, digest, chunks));
-        if !whole && self.checks.verdict(meta).is_none() {
+        if !whole && self.verdicts().verdict(meta).is_none() {
             self.check_in_background(meta, digest);
         }
         let way = Arc::new(WayOut {
-            store: self.clone(),
+            content: self.clone(),
             meta: meta.clone(),
             digest: *digest,
             range,
@@ -270,7 +256,7 @@ impl Store {
 
     /// Where bytes come from that are not in memory.
     fn beyond_memory(&self) -> Source {
-        match self.objects.distance() {
+        match self.objects().distance() {
             Distance::Near => Source::Warm,
             Distance::Far => Source::Cold,
         }
@@ -278,12 +264,12 @@ impl Store {
 
     /// A chunk from the backend; `known` are the sums of all, when whoever asks for it knows them.
     async fn fetch_chunk(&self, meta: &Meta, digest: Digest, index: u64, known: Option<Arc<[u64]>>) -> Result<Piece> {
-        let start = index * self.hot.chunk_bytes();
-        let end = meta.size.min(start + self.hot.chunk_bytes());
-        let ticket = self.presence.ticket(&meta.key);
+        let start = index * self.hot().chunk_bytes();
+        let end = meta.size.min(start + self.hot().chunk_bytes());
+        let ticket = self.presence().ticket(&meta.key);
         let fetch = || async {
-            let (found, mut bytes) = self.objects.get(&meta.key, start..end).await?;
-            if found.version != meta.version || self.checks.is_wrong(meta) {
+            let (found, mut bytes) = self.objects().get(&meta.key, start..end).await?;
+            if found.version != meta.version || self.verdicts().is_wrong(meta) {
                 return Err(objects::Error::NotFound);
             }
             // Copied: pieces are slices of the connection's buffers.
@@ -292,7 +278,7 @@ impl Store {
                 gathered.extend_from_slice(&piece);
             }
             let piece = Piece::of(gathered.into());
-            let sums = known.clone().or_else(|| self.checks.sums(meta));
+            let sums = known.clone().or_else(|| self.verdicts().sums(meta));
             if sums.is_some_and(|sums| sums.get(index as usize) != Some(&piece.sum)) {
                 tracing::warn!(key = %meta.key, index, "chunk came with other bytes than before");
                 // On the line, or in the bucket.
@@ -301,13 +287,13 @@ impl Store {
             }
             Ok(piece)
         };
-        match patiently(fetch).await {
+        match Deadline::of_each_call().retry(fetch).await {
             Ok(piece) => {
-                self.presence.insert(ticket, meta);
+                self.presence().insert(ticket, meta);
                 Ok(piece)
             }
             Err(objects::Error::NotFound) => {
-                self.presence.forget(&meta.key);
+                self.presence().forget(&meta.key);
                 Err(Error::BlobUnknown(digest))
             }
             Err(error) => Err(error.into()),
@@ -322,9 +308,9 @@ impl Store {
             held: Option<Bytes>,
         }
         let state = State { bytes, hasher: Hasher::new(digest.algorithm()), held: None };
-        let store = self.clone();
+        let content = self.clone();
         stream::try_unfold(Some(state), move |state| {
-            let (store, meta) = (store.clone(), meta.clone());
+            let (content, meta) = (content.clone(), meta.clone());
             async move {
                 let Some(mut state) = state else { return Ok(None) };
                 loop {
@@ -342,7 +328,7 @@ impl Store {
                         }
                         None => {
                             let right = state.hasher.finish() == digest;
-                            store.record(&meta, right).await;
+                            content.record(&meta, right).await;
                             return match state.held {
                                 Some(last) if right => Ok(Some((last, None))),
                                 None if right => Ok(None),

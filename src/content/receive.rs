@@ -10,20 +10,20 @@ use crate::error::{Error, Result};
 
 /// Bytes handed to the backend at once. One transfer holds at most three portions: one being read, one being hashed and
 /// written, and what the socket holds.
-pub(crate) const PORTION_BYTES: usize = 512 << 10;
+pub(super) const PORTION_BYTES: usize = 512 << 10;
 
 /// The same, where they are gathered in memory: so many uploads wait for that at once that what each holds counts.
 const GATHERED_BYTES: usize = 256 << 10;
 
 /// What looks at the bytes on their way.
-pub(crate) struct Watch {
+pub(super) struct Watch {
     pub hashers: Vec<Hasher>,
     /// Keeps them in the hot layer.
     pub keep: Option<Pushing<Error>>,
 }
 
 /// What came of a body.
-pub(crate) struct Received {
+pub(super) struct Received {
     /// It has seen all bytes that were written.
     pub watch: Watch,
     pub length: u64,
@@ -33,7 +33,7 @@ pub(crate) struct Received {
 
 /// Writes `portion` and all that follows it to `draft`. A body that breaks off is not an error here: what came before
 /// has been written, and the caller decides what it is worth. At most `limit` bytes are taken, and the room that they need.
-pub(crate) async fn pump(
+pub(super) async fn pump(
     mut portion: Portion,
     body: &mut Portions,
     draft: &mut dyn Draft,

@@ -1,347 +1,50 @@
-//! Chunked uploads: sessions that survive a restart and can go on at another replica.
-//!
-//! A session begins without any I/O: its id is random and travels in the client's `Location`. The first chunk writes
-//! an object for its bytes and then the session's state, which names the parts that count, how many bytes they are, and
-//! the state of the hash behind them. So a chunk is received when its state is durable, and two requests that race for
-//! the same offset cannot mix: the state names one of them.
-//!
-//! A whole blob in one request needs none of this and goes straight to its key ([`Repo::put_blob`]).
+//! What this process knows of uploads under way: their places, and sessions that were cancelled or are being changed.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use moka::sync::Cache;
+use std::sync::Arc;
+use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore};
 
-use futures::TryStreamExt;
-use serde::{Deserialize, Serialize};
-
-use crate::content::blobs::fits;
-use crate::content::receive::{Watch, pump};
-use crate::deadline;
-use crate::deadline::patiently;
-use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result};
-use crate::layout;
-use crate::names::{Tenant, UploadId};
-use crate::objects;
-use crate::objects::{Key, Read};
-use crate::store::{Repo, Store};
-use crate::stream::{BodyError, Incoming, Portions};
+use crate::names::UploadId;
+use crate::sync::{STRIPES, lru, stripe};
 
-/// Parts of one upload. With the usual chunks of megabytes this is far beyond any layer.
-pub const PARTS_MAX: usize = 10_000;
+/// Uploads cancelled here that stay unknown.
+const CANCELLED_MAX: u64 = 10_000;
 
-/// What a client carries in its `Location`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Session {
-    pub id: UploadId,
-    /// How the content will be named, as far as was said at the start.
-    pub algorithm: Algorithm,
-    /// A chunk has been received, so there is a state to find.
-    pub staged: bool,
+/// The uploads under way in this process.
+pub struct Uploads {
+    places: Arc<Semaphore>,
+    cancelled: Cache<UploadId, ()>,
+    sessions: [Mutex<()>; STRIPES],
 }
 
-impl Session {
-    pub fn begin(algorithm: Algorithm) -> Session {
-        Session { id: UploadId::random(), algorithm, staged: false }
-    }
-}
-
-/// Bytes of an upload.
-pub struct Chunk {
-    /// Where the client says that the body begins.
-    pub at: Option<u64>,
-    /// Length of the body in bytes, when told.
-    pub size: Option<u64>,
-    pub body: Incoming,
-}
-
-/// Content of `uploads/<id>/state`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct State {
-    /// A session belongs to the repository that began it.
-    repo: String,
-    algorithm: Algorithm,
-    /// State of the hash behind the last part.
-    hash: String,
-    offset: u64,
-    parts: Vec<Part>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Part {
-    offset: u64,
-    nonce: u64,
-}
-
-impl Repo {
-    /// How many bytes of the upload have been received.
-    pub async fn upload_offset(&self, session: &Session) -> Result<u64> {
-        Ok(self.find(session).await?.map_or(0, |state| state.offset))
-    }
-
-    /// Receives a chunk: all that follows, or what begins at the byte that is due. Returns the new offset.
-    ///
-    /// What arrived before a client went away is kept, so that it can resume.
-    pub async fn append(&self, session: &Session, chunk: Chunk) -> Result<u64> {
-        let state = self.find(session).await?;
-        let mut state = state.unwrap_or_else(|| self.fresh(session.algorithm));
-        if chunk.at.is_some_and(|at| at != state.offset) {
-            return Err(Error::OffsetMismatch { offset: state.offset });
-        }
-        let hasher = state.hasher()?;
-        let staged = self.stage(&session.id, &state, vec![hasher], chunk).await?;
-        if let Some(part) = staged.part {
-            let began = state.clone();
-            state.parts.push(part);
-            state.offset += staged.length;
-            state.hash = staged.hashers.first().map_or_else(String::new, Hasher::save);
-            self.advance(&session.id, &began, &state, &part).await?;
-        }
-        match staged.failed {
-            Some(error) => Err(Error::Body(error)),
-            None => Ok(state.offset),
+impl Uploads {
+    /// `places`: uploads that send at the same time.
+    pub(super) fn new(places: usize) -> Uploads {
+        Uploads {
+            places: Arc::new(Semaphore::new(places)),
+            cancelled: lru(CANCELLED_MAX),
+            sessions: std::array::from_fn(|_| Mutex::new(())),
         }
     }
 
-    /// Makes the upload the blob `digest`, with the bytes of `closing` behind what has been received.
-    ///
-    /// A body without a place that hashes to the digest by itself is the whole blob, whatever came before, and also when
-    /// the session is not known any more: builders send a failed upload again, to the same address, from the beginning.
-    pub async fn seal(&self, session: &Session, digest: &Digest, closing: Chunk) -> Result<()> {
-        if self.store.cancelled.contains_key(&session.id) {
-            return Err(Error::UploadUnknown);
-        }
-        let empty = closing.size == Some(0);
-        let whole = closing.at.unwrap_or(0) == 0 && (!empty || *digest == Digest::of(digest.algorithm(), b""));
-        if whole && !session.staged {
-            return self.put_blob(digest, closing.size, closing.body).await;
-        }
-        let Some(mut state) = self.load(&session.id).await? else {
-            return match closing.at {
-                None if whole => match self.put_blob(digest, closing.size, closing.body).await {
-                    // Not the whole, but the last of it.
-                    Err(mismatch @ Error::DigestMismatch { .. }) => self.sealed_before(digest, mismatch).await,
-                    done => done,
-                },
-                Some(_) if !session.staged => Err(Error::OffsetMismatch { offset: 0 }),
-                _ => self.sealed_before(digest, Error::UploadUnknown).await,
-            };
-        };
-        if closing.at.is_some_and(|at| at != state.offset) {
-            return Err(Error::OffsetMismatch { offset: state.offset });
-        }
-        let mut hashers = vec![self.hasher_for(&session.id, &state, digest.algorithm()).await?];
-        if closing.at.is_none() {
-            hashers.push(Hasher::new(digest.algorithm()));
-        }
-        let staged = self.stage(&session.id, &state, hashers, closing).await?;
-        if let Some(error) = staged.failed {
-            return Err(Error::Body(error));
-        }
-        let mut digests = staged.hashers.into_iter().map(Hasher::finish);
-        let (behind, alone) = (digests.next(), digests.next());
-        if staged.part.is_some() && alone == Some(*digest) {
-            state.parts.clear();
-        } else {
-            fits(digest, behind.unwrap_or(*digest))?;
-        }
-        state.parts.extend(staged.part);
-        let parts: Vec<Key> = state.parts.iter().map(|part| self.part_key(&session.id, part)).collect();
-        let key = self.blob_key(digest);
-        let ticket = self.store.presence.ticket(&key);
-        let concat = async {
-            match self.store.objects.concat(&parts, &key, digest).await {
-                Err(objects::Error::NotFound) => Ok(None),
-                made => Ok(Some(made?)),
-            }
-        };
-        let Some(made) = self.noticing(self.store.appear(&key, concat).await)? else {
-            // Somebody else ends the same upload.
-            return self.sealed_before(digest, Error::UploadUnknown).await;
-        };
-        self.store.presence.insert(ticket, &made);
-        self.store.usage().account(self.tenant()).received(made.size);
-        self.store.heal(&key).await;
-        self.store.metrics.blobs_stored.inc();
-        // The blob is there: whatever cannot be removed now goes when the session has been idle.
-        if let Err(error) = self.store.remove_upload(self.tenant(), &session.id).await {
-            tracing::warn!(%error, "parts of a finished upload stay until it is idle");
-        }
-        Ok(())
+    /// A place among the uploads, when one is free.
+    pub(super) async fn place(&self) -> Result<OwnedSemaphorePermit> {
+        self.places.clone().acquire_owned().await.map_err(|_| Error::Busy)
     }
 
-    /// For an upload that was begun and is not there any more: whether that is because it became this blob. A proxy or a
-    /// client that had no answer to its closing request sends it again, and must not be told that it has failed.
-    async fn sealed_before(&self, digest: &Digest, otherwise: Error) -> Result<()> {
-        if self.stat_blob(digest).await?.is_some() { Ok(()) } else { Err(otherwise) }
+    /// Whether the upload was cancelled at this server.
+    pub(super) fn is_cancelled(&self, id: &UploadId) -> bool {
+        self.cancelled.contains_key(id)
     }
 
-    /// Ends an upload. On this server its id stays unknown, even for a late closing request.
-    pub async fn cancel(&self, session: &Session) -> Result<()> {
-        self.find(session).await?;
-        self.store.cancelled.insert(session.id.clone(), ());
-        self.store.remove_upload(self.tenant(), &session.id).await
+    /// From now on the upload is unknown here.
+    pub(super) fn cancel(&self, id: &UploadId) {
+        self.cancelled.insert(id.clone(), ());
     }
 
-    /// The state of a session that this repository may go on with; nothing when no chunk has come yet.
-    async fn find(&self, session: &Session) -> Result<Option<State>> {
-        if self.store.cancelled.contains_key(&session.id) {
-            return Err(Error::UploadUnknown);
-        }
-        match self.load(&session.id).await? {
-            None if session.staged => Err(Error::UploadUnknown),
-            found => Ok(found),
-        }
-    }
-
-    async fn load(&self, id: &UploadId) -> Result<Option<State>> {
-        let key = layout::upload_state(self.tenant(), id);
-        match patiently(|| self.store.objects.read(&key, None)).await {
-            Ok(Read::Fresh(_, bytes)) => {
-                let state: State =
-                    serde_json::from_slice(&bytes).map_err(|_| Error::Internal("upload state is damaged".into()))?;
-                if *state.repo == **self.name() { Ok(Some(state)) } else { Err(Error::UploadUnknown) }
-            }
-            Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Replaces the state from which a chunk began. A chunk may take long to come, and its client may have given it up
-    /// and sent another one: then what that one was told stands, and this one is too late.
-    async fn advance(&self, id: &UploadId, began: &State, state: &State, part: &Part) -> Result<()> {
-        let _turn = self.store.sessions[crate::sync::stripe(id)].lock().await;
-        let now = self.load(id).await?;
-        let offset = now.as_ref().map_or(0, |now| now.offset);
-        if offset != began.offset || now.is_some_and(|now| now.parts != began.parts) {
-            self.store.delete(&[self.part_key(id, part)]).await?;
-            let staged = state.offset - began.offset;
-            self.store.usage().account(self.tenant()).staged(-i64::try_from(staged).unwrap_or(i64::MAX));
-            return Err(Error::OffsetMismatch { offset });
-        }
-        let body = serde_json::to_vec(state).map_err(|error| Error::Internal(error.to_string().into()))?;
-        self.store.put(&layout::upload_state(self.tenant(), id), body).await?;
-        Ok(())
-    }
-
-    fn fresh(&self, algorithm: Algorithm) -> State {
-        let hash = Hasher::new(algorithm).save();
-        State { repo: self.name().to_string(), algorithm, hash, offset: 0, parts: Vec::new() }
-    }
-
-    fn part_key(&self, id: &UploadId, part: &Part) -> Key {
-        layout::upload_part(self.tenant(), id, part.offset, part.nonce)
-    }
-
-    /// Writes a body as the part behind `state`. An empty body makes no part.
-    async fn stage(&self, id: &UploadId, state: &State, hashers: Vec<Hasher>, chunk: Chunk) -> Result<Staged> {
-        let limit = self.store.config.limits.blob.as_u64().saturating_sub(state.offset);
-        let part = Part { offset: state.offset, nonce: rand::random() };
-        let mut place = self.place(chunk.size).await?;
-        let mut body = Portions::new(chunk.body);
-        let (first, _turn) = self.first_portion(&mut body).await?;
-        if first.length == 0 {
-            return Ok(Staged { part: None, length: 0, hashers, failed: first.failed });
-        }
-        if state.parts.len() >= PARTS_MAX {
-            return Err(Error::TooManyParts { limit: PARTS_MAX });
-        }
-        let mut draft = self.store.objects.begin(&self.part_key(id, &part), None).await?;
-        let watch = Watch { hashers, keep: None };
-        let received = pump(first, &mut body, &mut *draft, watch, (limit, &mut place)).await;
-        let received = self.noticing(received)?;
-        self.noticing(draft.commit().await.map_err(Error::from))?;
-        deadline::anew();
-        place.staged(received.length);
-        let hashers = received.watch.hashers;
-        Ok(Staged { part: Some(part), length: received.length, hashers, failed: received.failed })
-    }
-
-    /// The hash behind what has been received. When the client names another algorithm at the end than at the start,
-    /// the parts are read once more.
-    async fn hasher_for(&self, id: &UploadId, state: &State, algorithm: Algorithm) -> Result<Hasher> {
-        if state.algorithm == algorithm {
-            return state.hasher();
-        }
-        let mut hasher = Hasher::new(algorithm);
-        for part in &state.parts {
-            let (_, mut bytes) = self.store.objects.get(&self.part_key(id, part), 0..u64::MAX).await?;
-            while let Some(piece) = bytes.try_next().await? {
-                hasher = tokio::task::spawn_blocking(move || {
-                    hasher.update(&piece);
-                    hasher
-                })
-                .await?;
-            }
-        }
-        Ok(hasher)
-    }
-}
-
-struct Staged {
-    part: Option<Part>,
-    length: u64,
-    hashers: Vec<Hasher>,
-    failed: Option<BodyError>,
-}
-
-/// The objects that hold what has been received, by the state of an upload.
-pub(crate) fn parts_of(state: &[u8], tenant: &Tenant, id: &UploadId) -> serde_json::Result<Vec<Key>> {
-    Ok(serde_json::from_slice::<State>(state)?.part_keys(tenant, id))
-}
-
-impl State {
-    fn part_keys(&self, tenant: &Tenant, id: &UploadId) -> Vec<Key> {
-        self.parts.iter().map(|part| layout::upload_part(tenant, id, part.offset, part.nonce)).collect()
-    }
-
-    fn hasher(&self) -> Result<Hasher> {
-        Hasher::restore(self.algorithm, &self.hash).map_err(|error| Error::Internal(error.to_string().into()))
-    }
-}
-
-impl Store {
-    async fn remove_upload(&self, tenant: &Tenant, id: &UploadId) -> Result<()> {
-        let listed = self.list(&layout::upload_prefix(tenant, id)).await?;
-        let state = layout::upload_state(tenant, id);
-        let bytes: u64 = listed.iter().filter(|meta| meta.key != state).map(|meta| meta.size).sum();
-        let mut keys: Vec<Key> = listed.into_iter().map(|meta| meta.key).collect();
-        // The state goes first: without it, parts are leftovers.
-        keys.reverse();
-        self.delete(&keys).await?;
-        let staged = i64::try_from(bytes).unwrap_or(i64::MAX);
-        self.usage().account(tenant).staged(-staged);
-        Ok(())
-    }
-
-    /// Removes idle uploads of every tenant that the store has.
-    pub async fn sweep_all_uploads(&self, idle: Duration, now: SystemTime) -> Result<usize> {
-        let mut swept = 0;
-        for tenant in self.tenants().await? {
-            swept += self.sweep_uploads(&tenant, idle, now).await?;
-        }
-        Ok(swept)
-    }
-
-    /// Removes what writes of servers that died have left behind, and to which nothing has been added for `idle`.
-    pub async fn sweep_drafts(&self, idle: Duration, now: SystemTime) -> Result<usize> {
-        let before = now.checked_sub(idle).unwrap_or(SystemTime::UNIX_EPOCH);
-        Ok(self.objects.sweep_drafts(before).await?)
-    }
-
-    /// Removes uploads to which nothing has been added for `idle`. Returns how many.
-    pub async fn sweep_uploads(&self, tenant: &Tenant, idle: Duration, now: SystemTime) -> Result<usize> {
-        let mut newest = BTreeMap::<UploadId, SystemTime>::new();
-        let mut listed = self.objects.list(&layout::uploads_prefix(tenant), None);
-        while let Some(meta) = listed.try_next().await? {
-            if let Some(layout::Place::Upload { id, .. }) = layout::parse(meta.key.as_str()) {
-                let at = newest.entry(id).or_insert(meta.modified);
-                *at = meta.modified.max(*at);
-            }
-        }
-        newest.retain(|_, at| now.duration_since(*at).is_ok_and(|age| age > idle));
-        for id in newest.keys() {
-            self.remove_upload(tenant, id).await?;
-        }
-        Ok(newest.len())
+    /// The right to replace the state of a session, one caller at a time.
+    pub(super) async fn alone(&self, id: &UploadId) -> MutexGuard<'_, ()> {
+        self.sessions[stripe(id)].lock().await
     }
 }

@@ -7,9 +7,10 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::access::{Access, Tags, Verb};
+use crate::access::{Pull, Tags};
 use crate::auth::{Caller, Refusal};
 use crate::config::Challenge;
+use crate::deadline::Deadline;
 use crate::doors::Doors;
 use crate::doors::who::Sender;
 use crate::error::Error;
@@ -22,7 +23,7 @@ pub async fn healthz() -> &'static str {
 
 /// The store answers. One that is full still does: to take its server away from builders would only make it worse.
 pub async fn readyz(State(doors): State<Doors>) -> Response {
-    match doors.store.probe().await {
+    match doors.store.ready().probe().await {
         Ok(()) => "ready\n".into_response(),
         Err(error @ Error::Full) => format!("ready to be read, but {error}\n").into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {error}\n")).into_response(),
@@ -61,16 +62,16 @@ pub async fn inspect(State(doors): State<Doors>, Query(asked): Query<Inspected>,
         Ok(parsed) => parsed,
         Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
     };
-    let access = Access { repo, verb: Verb::Pull, tags: Tags::Named(vec![tag.clone()]) };
     let admitted = match doors.gate.identify(&Sender::new(&doors, &request).knock()).await {
-        Ok(caller) => doors.gate.admit(&caller, access),
+        Ok(caller) => doors.gate.admit::<Pull>(&caller, repo, Tags::Named(vec![tag.clone()])),
         Err(refusal) => Err(refusal),
     };
     let permit = match admitted {
         Ok(permit) => permit,
         Err(refusal) => return refused(&doors, &request, &refusal),
     };
-    match doors.store.repo(permit).inspect(&tag).await {
+    let repo = doors.store.repo(permit, Deadline::of_each_call());
+    match doors.store.caches().inspect(&repo, &tag).await {
         Ok(inspection) => Json(inspection).into_response(),
         Err(error @ (Error::ManifestUnknown(_) | Error::RepoUnknown(_))) => {
             refuse(StatusCode::NOT_FOUND, &error.to_string())

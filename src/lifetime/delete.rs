@@ -12,96 +12,63 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use async_trait::async_trait;
 use futures::future::{BoxFuture, ready};
 use futures::{FutureExt, TryStreamExt};
+use moka::sync::Cache;
 use tokio::sync::RwLockWriteGuard;
 
-use crate::cache::hint::hinted;
-use crate::calls::FAN_OUT;
+use crate::calls::{Calls, FAN_OUT};
 use crate::content::condemned::{Kind, List, fingerprint};
-use crate::content::tombstones::{Gone, New};
-use crate::deadline::patiently;
+use crate::content::tombstones::{LeadsTo, Tombstone};
+use crate::deadline::Deadline;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::layout;
-use crate::layout::{Place, RepoItem};
-use crate::objects;
-use crate::objects::{Distance, Key, Meta, Read};
-use crate::refs::manifests::{Parsed, known};
-use crate::store::{Repo, Store};
+use crate::layout::{self, Place, RepoItem};
+use crate::objects::{Distance, Key, Meta, Objects};
+use crate::refs::manifests::Parsed;
+use crate::refs::stored_view::view_note;
+use crate::refs::tags::Pointers;
+use crate::refs::{Refs, RepoEraser};
+
+/// Memory for what indexes name, so that whoever deletes many manifests does not have all of them read for each.
+const CHILDREN_BYTES_MAX: u64 = 16 << 20;
 
 /// Whether a manifest names what is to be deleted.
-type Names = dyn Fn(Store, Key) -> BoxFuture<'static, Result<bool>> + Send + Sync;
+type Names<'a> = dyn Fn(Key) -> BoxFuture<'a, Result<bool>> + Send + Sync + 'a;
 
-impl Store {
-    /// Whether others may rely on what is there without this server knowing.
-    fn is_shared(&self) -> bool {
-        let is_collected = self.objects.fence().is_some() || self.config.collect.without_fence;
-        self.objects.distance() == Distance::Far && is_collected
+/// What the objects of a store lead to, read past the hot layer, which reading all of them would flush.
+pub struct References {
+    objects: Arc<dyn Objects>,
+    pointers: Pointers,
+}
+
+impl References {
+    /// The references of a store.
+    pub fn of(refs: &Refs) -> References {
+        References { objects: refs.objects().clone(), pointers: refs.pointers().clone() }
     }
+}
 
-    /// Whether this server has said that it is gone, and it is not back: nobody has written it again, nor anything that
-    /// leads to it. That nobody has written anything is seen at one glance at the keys; else what was written is read, once.
-    pub(crate) async fn is_deleted(&self, key: &Key) -> Result<bool> {
-        let Some(gone) = self.deleted.get(key) else { return Ok(false) };
-        let stays = match patiently(|| self.objects.head(key)).await {
-            Ok(meta) if meta.version != gone.version => false,
-            Ok(_) => {
-                let new = self.new_since(gone.seen.load(Ordering::Relaxed), &gone.prefix).await?;
-                self.is_unnamed(key, &gone, &new).await?
-            }
-            Err(objects::Error::NotFound) => true,
-            Err(error) => return Err(error.into()),
-        };
-        if !stays {
-            self.deleted.keys.invalidate(key);
-        }
-        Ok(stays)
-    }
-
-    /// What is listed below `prefix` and was not when so many writings had been seen.
-    async fn new_since(&self, since: u64, prefix: &str) -> Result<New> {
-        let listed = || {
-            let add = |mut new: New, meta: Meta| {
-                new.add(self.deleted.number(&meta), &meta);
-                ready(Ok(new))
-            };
-            self.objects.list(prefix, None).try_fold(self.deleted.new_since(since), add)
-        };
-        Ok(patiently(listed).await?)
-    }
-
-    /// Whether nothing of what is `new` leads to what was deleted. What has been deleted since leads nowhere.
-    async fn is_unnamed(&self, key: &Key, gone: &Gone, new: &New) -> Result<bool> {
-        let until = new.until;
-        let Some(new) = new.of(gone) else { return Ok(false) };
-        let id = fingerprint(key.as_str());
-        for newer in new {
-            if newer.reaches.get_or_try_init(|| self.reaches(&newer.meta)).await?.contains(&id) {
-                return Ok(false);
-            }
-        }
-        gone.seen.fetch_max(until, Ordering::Relaxed);
-        Ok(true)
-    }
-
-    /// The fingerprints of the manifests and blobs to which what was written leads.
-    async fn reaches(&self, written: &Meta) -> Result<HashSet<u64>> {
-        let mut reached = HashSet::new();
+#[async_trait]
+impl LeadsTo for References {
+    async fn leads_to(&self, written: &Meta) -> Result<HashSet<u64>> {
+        let (mut reached, calls) = (HashSet::new(), Calls::of(&*self.objects));
         let Some(Place::Repo { tenant, repo, item }) = layout::parse(written.key.as_str()) else { return Ok(reached) };
         let mut left = match item {
             RepoItem::Manifest(manifest) | RepoItem::Referrer { manifest, .. } => vec![manifest],
             RepoItem::Push(_, id) => vec![id.manifest],
             RepoItem::Tag(_) => {
-                self.pointer(&written.key).await?.map_or(Vec::new(), |(_, pointer)| pointer.manifests())
+                let pointer = self.pointers.get(&written.key, Deadline::of_each_call()).await?;
+                pointer.map_or(Vec::new(), |(_, pointer)| pointer.manifests())
             }
-            RepoItem::View(_) => hinted(self, &written.key).await?.and_then(|hinted| hinted.view).into_iter().collect(),
+            RepoItem::View(_) => view_note(calls, &written.key).await?.and_then(|note| note.view).into_iter().collect(),
             RepoItem::Used(_) => Vec::new(),
         };
         while let Some(digest) = left.pop() {
             let key = layout::manifest(&tenant, &repo, &digest);
             if reached.insert(fingerprint(key.as_str()))
-                && let Some(parsed) = self.parsed(&key).await?
+                && let Some(parsed) = parsed(calls, &key).await?
             {
                 reached.extend(parsed.blobs.iter().map(|blob| fingerprint(layout::blob(&tenant, blob).as_str())));
                 left.extend(parsed.children);
@@ -109,49 +76,72 @@ impl Store {
         }
         Ok(reached)
     }
-
-    /// A manifest, past the hot layer, which reading all of them would flush.
-    async fn parsed(&self, key: &Key) -> Result<Option<Parsed>> {
-        match patiently(|| self.objects.read(key, None)).await {
-            Ok(Read::Fresh(_, bytes)) => Ok(Parsed::parse(&bytes, None).ok()),
-            Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn children(&self, key: &Key) -> Result<Arc<[Digest]>> {
-        let id = fingerprint(key.as_str());
-        if let Some(children) = self.deleted.children.get(&id) {
-            return Ok(children);
-        }
-        let children: Arc<[Digest]> = self.parsed(key).await?.map_or(Vec::new(), |parsed| parsed.children).into();
-        self.deleted.children.insert(id, children.clone());
-        Ok(children)
-    }
 }
 
-impl Repo {
+/// A manifest, past the hot layer.
+async fn parsed(calls: Calls<'_>, key: &Key) -> Result<Option<Parsed>> {
+    Ok(calls.read(key).await?.and_then(|(_, bytes)| Parsed::parse(&bytes, None).ok()))
+}
+
+/// Deletes content by its digest.
+#[derive(Clone)]
+pub struct Deletion {
+    refs: Refs,
+    /// What indexes name, by the fingerprint of the manifest's key: manifests are write-once.
+    children: Cache<u64, Arc<[Digest]>>,
+}
+
+impl Deletion {
+    /// Deletions in the store of `refs`.
+    pub fn new(refs: Refs) -> Deletion {
+        let weight = |_: &u64, children: &Arc<[Digest]>| (64 + size_of_val::<[Digest]>(children)) as u32;
+        Deletion { refs, children: Cache::builder().max_capacity(CHILDREN_BYTES_MAX).weigher(weight).build() }
+    }
+
+    /// Whether others may rely on what is there without this server knowing.
+    fn is_shared(&self) -> bool {
+        let objects = self.refs.objects();
+        let is_collected = objects.fence().is_some() || self.refs.config().collect.without_fence;
+        objects.distance() == Distance::Far && is_collected
+    }
+
+    async fn children(&self, key: &Key, deadline: Deadline) -> Result<Arc<[Digest]>> {
+        let id = fingerprint(key.as_str());
+        if let Some(children) = self.children.get(&id) {
+            return Ok(children);
+        }
+        let parsed = parsed(self.refs.content().calls(deadline), key).await?;
+        let children: Arc<[Digest]> = parsed.map_or(Vec::new(), |parsed| parsed.children).into();
+        self.children.insert(id, children.clone());
+        Ok(children)
+    }
+
     /// Deletes a blob that nothing in the tenant names.
     ///
     /// # Errors
     ///
     /// [`Error::BlobUnknown`], and [`Error::Referenced`] when a manifest names it.
-    pub async fn delete_blob(&self, digest: &Digest) -> Result<()> {
-        let key = self.blob_key(digest);
-        let found = if self.store.is_deleted(&key).await? { None } else { self.store.ask(&key).await? };
+    pub async fn delete_blob(&self, from: &RepoEraser, digest: &Digest) -> Result<()> {
+        let (repo, content) = (from.repo(), self.refs.content());
+        let (key, deadline) = (from.blobs().blob_key(digest), repo.deadline());
+        let denied = content.tombstones().denies(&key, deadline).await?;
+        let found = if denied { None } else { content.fetch_meta(&key, deadline).await? };
         let meta = found.ok_or(Error::BlobUnknown(*digest))?;
         // To know this without reading every manifest takes an index that must be right after each push: deletes of single
         // blobs are rare.
-        let blob = *digest;
-        let names = move |store: Store, key: Key| {
-            async move { Ok(store.parsed(&key).await?.is_some_and(|parsed| parsed.blobs.contains(&blob))) }.boxed()
+        let names = |key: Key| {
+            async move {
+                let parsed = parsed(content.calls(deadline), &key).await?;
+                Ok(parsed.is_some_and(|parsed| parsed.blobs.contains(digest)))
+            }
+            .boxed()
         };
-        let prefix = layout::repos_prefix(self.tenant());
+        let prefix = layout::repos_prefix(repo.tenant());
         let (_alone, mut seen) = self.alone(digest, &prefix, &names).await?;
         let again = async { Ok(self.named_by(&prefix, &names, &mut seen).await?.is_none()) };
-        self.store.delete_content(&meta, &prefix, again.boxed()).await?;
-        if !self.store.is_shared() {
-            self.store.usage().account(self.tenant()).removed(meta.size);
+        self.delete_content(&meta, &prefix, deadline, again.boxed()).await?;
+        if !self.is_shared() {
+            self.refs.usage().account(repo.tenant()).removed(meta.size);
         }
         Ok(())
     }
@@ -162,32 +152,31 @@ impl Repo {
     /// # Errors
     ///
     /// [`Error::ManifestUnknown`], and [`Error::Referenced`] when an index names it.
-    pub async fn delete_manifest(&self, digest: &Digest) -> Result<()> {
-        let key = self.manifest_key(digest);
+    pub async fn delete_manifest(&self, from: &RepoEraser, digest: &Digest) -> Result<()> {
+        let (repo, content) = (from.repo(), self.refs.content());
+        let (key, deadline) = (layout::manifest(repo.tenant(), repo.name(), digest), repo.deadline());
         let unknown = || Error::ManifestUnknown(digest.to_string());
-        // Not by `head`: bytes that are wrong are missing there, and can still be deleted.
-        let meta = match self.store.is_deleted(&key).await? {
+        // Not by an existence check: bytes that are wrong are missing there, and can still be deleted.
+        let meta = match content.tombstones().denies(&key, deadline).await? {
             true => return Err(unknown()),
-            false => self.store.stat(&key).await?.ok_or_else(unknown)?,
+            false => content.calls(deadline).head(&key).await?.ok_or_else(unknown)?,
         };
-        let is_sparse = self.store.config.rule(self.name()).is_some_and(|rule| rule.sparse);
-        let child = *digest;
-        let names = move |store: Store, key: Key| {
-            async move { Ok(!is_sparse && store.children(&key).await?.contains(&child)) }.boxed()
-        };
-        let prefix = layout::repo_prefix(self.tenant(), self.name());
+        let is_sparse = repo.is_sparse();
+        let names =
+            |key: Key| async move { Ok(!is_sparse && self.children(&key, deadline).await?.contains(digest)) }.boxed();
+        let prefix = layout::repo_prefix(repo.tenant(), repo.name());
         let (_alone, mut seen) = self.alone(digest, &prefix, &names).await?;
-        let bytes = known(self.store.small(&key, *digest).await)?;
-        self.withdraw(digest).await?;
+        let bytes = content.small_in(std::iter::once(key), *digest, deadline).await?;
+        from.withdraw(digest).await?;
         if let Some(subject) = bytes.and_then(|bytes| Parsed::parse(&bytes, None).ok()?.subject) {
-            let referrer = layout::referrer(self.tenant(), self.name(), &subject, digest);
-            self.store.delete(&[referrer]).await?;
+            let referrer = layout::referrer(repo.tenant(), repo.name(), &subject, digest);
+            content.delete(&[referrer], deadline).await?;
         }
         let again = async {
-            self.withdraw(digest).await?;
+            from.withdraw(digest).await?;
             Ok(self.named_by(&prefix, &names, &mut seen).await?.is_none())
         };
-        self.store.delete_content(&meta, &prefix, again.boxed()).await
+        self.delete_content(&meta, &prefix, deadline, again.boxed()).await
     }
 
     /// Keeps this server from writing manifests, once no manifest below `prefix` names `digest`. Also returns which ones have
@@ -196,12 +185,12 @@ impl Repo {
         &self,
         digest: &Digest,
         prefix: &str,
-        names: &Names,
+        names: &Names<'_>,
     ) -> Result<(RwLockWriteGuard<'_, ()>, HashSet<Key>)> {
         // Twice: first while others push, which takes long; then alone, only through what has come meanwhile.
         let mut seen = HashSet::new();
         let mut by = self.named_by(prefix, names, &mut seen).await?;
-        let alone = self.store.references.write().await;
+        let alone = self.refs.alone().await;
         if by.is_none() {
             by = self.named_by(prefix, names, &mut seen).await?;
         }
@@ -213,18 +202,19 @@ impl Repo {
 
     /// A manifest that is none of those `seen` and of which `names` is true. What was deleted may still lie there, and names
     /// nothing any more.
-    async fn named_by(&self, prefix: &str, names: &Names, seen: &mut HashSet<Key>) -> Result<Option<String>> {
-        let deleted = self.store.deleted.below(prefix);
+    async fn named_by(&self, prefix: &str, names: &Names<'_>, seen: &mut HashSet<Key>) -> Result<Option<String>> {
+        let tombstones = self.refs.content().tombstones();
+        let deleted = tombstones.below(prefix);
         let since = deleted.values().map(|gone| gone.seen.load(Ordering::Relaxed)).min().unwrap_or(u64::MAX);
-        let (mut new, mut lying) = (self.store.deleted.new_since(since), Vec::new());
+        let (mut new, mut lying) = (tombstones.new_since(since), Vec::new());
         let look = |(key, name): (Key, String)| {
-            let found = names(self.store.clone(), key);
+            let found = names(key);
             async move { Ok::<_, Error>(found.await?.then_some(name)) }
         };
-        let listed = self.store.objects.list(prefix, None).err_into::<Error>();
+        let listed = self.refs.objects().list(prefix, None).err_into::<Error>();
         let unseen = listed.try_filter_map(|meta| {
             if !deleted.is_empty() {
-                new.add(self.store.deleted.number(&meta), &meta);
+                new.add(tombstones.number(&meta), &meta);
             }
             ready(Ok(match layout::parse(meta.key.as_str()) {
                 Some(Place::Repo { repo, item: RepoItem::Manifest(manifest), .. }) => {
@@ -249,8 +239,8 @@ impl Repo {
             }
         }
         for (key, gone, name) in lying {
-            if !self.store.is_unnamed(&key, &gone, &new).await? {
-                self.store.deleted.keys.invalidate(&key);
+            if !tombstones.is_unnamed(&key, &gone, &new).await? {
+                tombstones.remove(&key);
                 if let Some(name) = look((key, name)).await? {
                     return Ok(Some(name));
                 }
@@ -258,40 +248,45 @@ impl Repo {
         }
         Ok(None)
     }
-}
 
-impl Store {
     /// `is_unnamed` looks whether it has been named meanwhile.
-    async fn delete_content(&self, meta: &Meta, prefix: &str, is_unnamed: BoxFuture<'_, Result<bool>>) -> Result<()> {
-        let key = &meta.key;
+    async fn delete_content(
+        &self,
+        meta: &Meta,
+        prefix: &str,
+        deadline: Deadline,
+        is_unnamed: BoxFuture<'_, Result<bool>>,
+    ) -> Result<()> {
+        let (key, content) = (&meta.key, self.refs.content());
         if !self.is_shared() {
-            return self.delete(std::slice::from_ref(key)).await;
+            return content.delete(std::slice::from_ref(key), deadline).await;
         }
         // First: what comes to be seen from now on is looked at later on, and what came before is by `is_unnamed`.
-        self.new_since(u64::MAX, prefix).await?;
-        let seen = AtomicU64::new(self.deleted.seen());
+        let tombstones = content.tombstones();
+        tombstones.writes_since(u64::MAX, prefix, deadline).await?;
+        let seen = AtomicU64::new(tombstones.seen());
         let is_unnamed = is_unnamed.await?;
-        self.condemn(meta).await?;
-        self.forget(key);
+        self.condemn(meta, deadline).await?;
+        content.forget(key);
         if is_unnamed {
-            let gone = Gone { version: meta.version.clone(), prefix: prefix.to_string(), seen };
-            self.deleted.add(key.clone(), gone);
+            let tombstone = Tombstone { version: meta.version.clone(), prefix: prefix.to_string(), seen };
+            tombstones.add(key.clone(), tombstone);
         }
         Ok(())
     }
 
-    async fn condemn(&self, meta: &Meta) -> Result<()> {
-        let key = &meta.key;
+    async fn condemn(&self, meta: &Meta, deadline: Deadline) -> Result<()> {
+        let (key, condemned) = (&meta.key, self.refs.condemned());
         // What is condemned already goes without another list.
-        if self.condemned.pin().await?.has(key) {
+        if condemned.snapshot(deadline).await?.has(key) {
             return Ok(());
         }
         let (keys, sizes) = (vec![key.to_string()], vec![meta.size]);
         // It comes from no mark.
         let list = List { kind: Kind::Garbage, marked: jiff::Timestamp::UNIX_EPOCH, keys, sizes };
-        self.condemned.publish(&list).await?;
+        condemned.publish(&list).await?;
         // What is condemned counts as gone for the tenant's quota. Nothing else rests on knowing of it soon.
-        if let Err(error) = self.condemned.refresh().await {
+        if let Err(error) = condemned.refresh(deadline).await {
             tracing::info!(%key, %error, "what was deleted is not counted yet");
         }
         Ok(())

@@ -1,35 +1,41 @@
 //! Whether the store answers and takes writes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use crate::error::{Error, Result};
-use crate::objects::Distance;
-use crate::store::Store;
+use crate::objects::{Distance, Objects};
 
-/// How long an answer of a store that is far is given to all who ask: a balancer asks every second, and each look is a write.
+/// How long an answer of a far store is given to all who ask: a balancer asks every second, and each look is a write.
 const GOOD_FOR: Duration = Duration::from_secs(5);
 /// How long a bad one is: a store that is back should be used.
 const BAD_FOR: Duration = Duration::from_secs(1);
-/// Who asks does not wait for longer.
+/// The time that a caller waits.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 
-/// What the last look came to. One look at a time: who asks meanwhile waits for it.
-#[derive(Default)]
+/// The readiness of a store.
 pub struct Ready {
+    objects: Arc<dyn Objects>,
+    /// What the last look came to. One look at a time: who asks meanwhile waits for it.
     last: Mutex<Option<(Instant, Result<()>)>>,
 }
 
-impl Store {
+impl Ready {
+    /// The readiness of these objects.
+    pub fn new(objects: Arc<dyn Objects>) -> Ready {
+        Ready { objects, last: Mutex::default() }
+    }
+
     /// Proves that the backend answers and takes writes, or did a moment ago.
     pub async fn probe(&self) -> Result<()> {
         if self.objects.distance() == Distance::Near {
             return Ok(self.objects.probe().await?);
         }
         let looking = async {
-            let mut last = self.ready.last.lock().await;
+            let mut last = self.last.lock().await;
             if let Some((at, answer)) = &*last
                 && at.elapsed() < if answer.is_ok() { GOOD_FOR } else { BAD_FOR }
             {

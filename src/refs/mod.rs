@@ -1,8 +1,21 @@
-//! What names content.
+//! References: everything that names content. Tags, manifests, push records, stored views, referrers.
+//!
+//! Invariant: content, then record, then pointer. Whatever is named by something durable was durable before it.
+//!
+//! A [`Repo`] reads one repository, a [`RepoWriter`] writes to it, a [`RepoEraser`] deletes from it; each is made of a permit
+//! of its own right.
 
 pub mod chain;
+pub mod lists;
 pub mod manifests;
 pub mod pushes;
 pub mod referrers;
+pub mod repo;
+pub mod service;
+pub mod stored_view;
 pub mod tags;
-pub mod tenants;
+pub mod used;
+pub mod withdraw;
+
+pub use repo::{Repo, RepoEraser, RepoWriter};
+pub use service::Refs;

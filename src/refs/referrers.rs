@@ -8,16 +8,14 @@ use std::collections::HashMap;
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use crate::calls::FAN_OUT;
-use crate::deadline::patiently;
+use super::lists::{Listed, Page};
+use super::manifests::Parsed;
+use super::repo::{Repo, RepoWriter};
+use crate::calls::{FAN_OUT, json};
+use crate::content::Pin;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::objects;
-use crate::objects::Read;
-use crate::refs::manifests::Parsed;
-use crate::refs::tags::{Listed, Page};
-use crate::store::Repo;
 
 /// Bytes of one page of a list, whatever its number of entries: clients read it as a manifest.
 const PAGE_BYTES_MAX: usize = 4 << 20;
@@ -36,7 +34,7 @@ pub struct Referrer {
 }
 
 impl Referrer {
-    pub(crate) fn of(digest: &Digest, size: u64, parsed: &Parsed) -> Referrer {
+    pub fn of(digest: &Digest, size: u64, parsed: &Parsed) -> Referrer {
         Referrer {
             media_type: parsed.media_type.to_string(),
             digest: *digest,
@@ -47,21 +45,25 @@ impl Referrer {
     }
 }
 
-impl Repo {
-    pub(crate) async fn put_referrer(
+impl RepoWriter {
+    /// Notes that a manifest of `size` bytes names `subject`.
+    pub(super) async fn put_referrer(
         &self,
+        pin: &Pin,
         subject: &Digest,
         digest: &Digest,
         size: u64,
         parsed: &Parsed,
     ) -> Result<()> {
-        let referrer = Referrer::of(digest, size, parsed);
-        let key = layout::referrer(self.tenant(), self.name(), subject, digest);
-        let body = serde_json::to_vec(&referrer).map_err(|error| Error::Internal(error.to_string().into()))?;
-        self.store.put(&key, body).await?;
+        let (repo, referrer) = (self.repo(), Referrer::of(digest, size, parsed));
+        let key = layout::referrer(repo.tenant(), repo.name(), subject, digest);
+        pin.spare(&key).await?;
+        repo.content().put(&key, json(&referrer)?, pin.deadline()).await?;
         Ok(())
     }
+}
 
+impl Repo {
     /// Manifests that name `subject`, by key order, of one artifact type when asked. The page is counted after the
     /// filter. Nothing is known of a subject that does not exist: that list is empty, not an error.
     pub async fn referrers(&self, subject: &Digest, kind: Option<&str>, page: &Page) -> Result<Listed<Referrer>> {
@@ -72,20 +74,12 @@ impl Repo {
     async fn own_referrers(&self, subject: &Digest, kind: Option<&str>, page: &Page) -> Result<Listed<Referrer>> {
         let prefix = layout::referrers_prefix(self.tenant(), self.name(), subject);
         let after = page.after.as_ref().map(|after| format!("{prefix}{}", after.replacen(':', "-", 1)));
-        let keys = self.store.objects.list(&prefix, after.as_deref()).err_into::<Error>();
+        let keys = self.content().objects().list(&prefix, after.as_deref()).err_into::<Error>();
+        let calls = self.content().calls(self.deadline());
         let mut found = keys
-            .map_ok(|meta| {
-                let objects = self.store.objects.clone();
-                async move {
-                    match patiently(|| objects.read(&meta.key, None)).await {
-                        Ok(Read::Fresh(_, bytes)) => {
-                            let referrer = serde_json::from_slice::<Referrer>(&bytes).ok();
-                            Ok(referrer.map(|referrer| (referrer, bytes.len())))
-                        }
-                        Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
-                        Err(error) => Err(error.into()),
-                    }
-                }
+            .map_ok(|meta| async move {
+                let read = calls.read(&meta.key).await?;
+                Ok(read.and_then(|(_, bytes)| Some((serde_json::from_slice::<Referrer>(&bytes).ok()?, bytes.len()))))
             })
             .try_buffered(FAN_OUT)
             .try_filter_map(|found| async move { Ok(found) })

@@ -13,6 +13,7 @@ mod bad_input;
 mod check;
 mod collect;
 mod docs;
+mod forms;
 mod objects;
 mod over_s3;
 mod pages;

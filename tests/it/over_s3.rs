@@ -45,7 +45,7 @@ impl Replica {
         let app = App::open(config).await.unwrap();
         let front = app.front();
         // What it takes to start is no matter here, nor what a running server does once a minute.
-        app.store.condemned().refresh().await.unwrap();
+        app.store.condemned().refresh(larder::deadline::Deadline::of_each_call()).await.unwrap();
         tap.calls();
         Replica { app, front }
     }

@@ -149,11 +149,11 @@ fn a_config_of_another_size_than_announced_is_invalid() {
 fn a_push_that_cannot_be_read_is_left_out_and_reported() {
     let mut pushes = read_all(&[fixtures::fixture("A"), fixtures::fixture("B")]);
     pushes[1].config = CacheConfig::parse(b"{");
-    let view = super::super::view(&pushes, &|_| true).unwrap();
+    let view = super::view(&pushes, &|_| true, &BOUNDS).unwrap();
     assert_eq!(view.outcome, Outcome::Unchanged(0));
     assert_eq!(view.explanation.invalid_pushes[0].push, 1);
-    assert_eq!(super::super::view(&pushes[1..], &|_| true), Err(Refused::NoValidPush));
-    assert_eq!(super::super::view(&[], &|_| true), Err(Refused::NoValidPush));
+    assert_eq!(super::view(&pushes[1..], &|_| true, &BOUNDS), Err(Refused::NoValidPush));
+    assert_eq!(super::view::<Push>(&[], &|_| true, &BOUNDS), Err(Refused::NoValidPush));
 }
 
 #[test]
@@ -210,6 +210,6 @@ proptest! {
         }
         let mut push = read(&source.manifest, &source.config);
         push.config = CacheConfig::parse(&source.config);
-        let _ = super::super::view(&[push.clone(), push], &|digest| digest.bytes()[0] % 2 == 0);
+        let _ = view(&[push.clone(), push], &|digest| digest.bytes()[0] % 2 == 0, &BOUNDS);
     }
 }

@@ -36,7 +36,7 @@ fn explain(pushes: &[Push]) -> Result<Explanation, Refused> {
 }
 
 fn explain_within(pushes: &[Push], bounds: &Bounds) -> Result<Explanation, Refused> {
-    view_within(pushes, &|_| true, bounds).map(|view| {
+    view(pushes, &|_| true, bounds).map(|view| {
         if let Outcome::Merged(merged) = &view.outcome {
             assert!(merged.config.len() <= TARGET_BYTES && merged.manifest.len() <= TARGET_BYTES);
             assert!(read(&merged.manifest, &merged.config).config.is_ok());

@@ -16,7 +16,7 @@ mod size;
 use generate::Source;
 
 use super::trim::Limits;
-use super::view::{BOUNDS, Bounds, view_within};
+use super::view::{BOUNDS, Bounds, view};
 use super::*;
 
 /// Limits that nothing in a test comes near.
@@ -44,7 +44,7 @@ fn merge(pushes: &[Push], present: &dyn Fn(&crate::digest::Digest) -> bool, limi
         b"{}",
     );
     let pushes: Vec<Push> = std::iter::once(nothing).chain(pushes.iter().cloned()).collect();
-    let view = view_within(&pushes, present, &Bounds { limits: *limits, ..BOUNDS }).unwrap();
+    let view = view(&pushes, present, &Bounds { limits: *limits, ..BOUNDS }).unwrap();
     match view.outcome {
         Outcome::Merged(merged) => (merged, view.explanation),
         Outcome::Unchanged(push) => panic!("push {push} unchanged"),

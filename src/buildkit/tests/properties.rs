@@ -140,7 +140,7 @@ proptest! {
     #[test]
     fn a_view_is_the_same_whenever_it_is_made(seed: u64) {
         let pushes = read_all(&sources(seed, 8));
-        prop_assert_eq!(super::super::view(&pushes, &|_| true), super::super::view(&pushes, &|_| true));
+        prop_assert_eq!(view(&pushes, &|_| true, &BOUNDS), view(&pushes, &|_| true, &BOUNDS));
     }
 }
 

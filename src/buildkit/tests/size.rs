@@ -59,7 +59,7 @@ fn whole_old_pushes_go_first() {
 fn of_a_push_that_is_too_large_the_results_of_leaves_stay() {
     let source = wide("one", 400, 10, On::Scratch);
     let push = read(&source.manifest, &source.config);
-    let view = super::super::view(&[push], &|_| true).unwrap();
+    let view = view(&[push], &|_| true, &BOUNDS).unwrap();
     let Outcome::Merged(merged) = view.outcome else { panic!("BuildKit would not import it") };
     let imported = import(&read(&merged.manifest, &merged.config)).unwrap();
     assert_eq!(leaf_results(&imported), 400);

@@ -6,7 +6,7 @@ use http::header::WWW_AUTHENTICATE;
 use super::super::who::Sender;
 use super::super::{Doors, admin};
 use super::Refusal;
-use crate::access::{Access, Permit, Tags, Verb};
+use crate::access::{Permit, Pull, Tags};
 use crate::auth::{self, Caller};
 use crate::names::{RepoName, Tag, Tenant};
 
@@ -55,42 +55,38 @@ impl Sight<'_> {
 
     /// Whether a repository may be seen in a list.
     pub fn sees(&self, tenant: &Tenant, repo: &RepoName) -> bool {
-        self.whole || self.is_his(tenant, Access::to(repo.clone(), Verb::Pull))
+        self.whole || self.is_his(tenant, repo, Tags::None)
     }
 
     /// Whether numbers of a whole repository may be seen: they tell of tags that the caller may not pull.
     pub fn sees_all_of(&self, tenant: &Tenant, repo: &RepoName) -> bool {
-        let all = Access { repo: repo.clone(), verb: Verb::Pull, tags: Tags::All };
-        self.whole || self.is_his(tenant, all)
+        self.whole || self.is_his(tenant, repo, Tags::All)
     }
 
     /// Whether a tag may be seen in a list.
     pub fn sees_tag(&self, tenant: &Tenant, repo: &RepoName, tag: &Tag) -> bool {
-        self.whole || self.is_his(tenant, pull(repo, tag))
+        self.whole || self.is_his(tenant, repo, Tags::Named(vec![tag.clone()]))
     }
 
     /// The repository of a tag, to look into.
-    pub fn permit(&self, repo: &RepoName, tag: &Tag) -> Result<Permit, Refusal> {
-        self.admit(pull(repo, tag))
+    pub fn permit(&self, repo: &RepoName, tag: &Tag) -> Result<Permit<Pull>, Refusal> {
+        self.admit(repo, Tags::Named(vec![tag.clone()]))
     }
 
     /// The tenant whose repository it is for the caller.
     pub fn tenant_of(&self, repo: &RepoName) -> Result<Tenant, Refusal> {
-        Ok(self.admit(Access::to(repo.clone(), Verb::Pull))?.tenant().clone())
+        Ok(self.admit(repo, Tags::None)?.tenant().clone())
     }
 
-    fn admit(&self, access: Access) -> Result<Permit, Refusal> {
-        let admitted = self.doors.gate.admit(&self.caller, access);
+    fn admit(&self, repo: &RepoName, tags: Tags) -> Result<Permit<Pull>, Refusal> {
+        let admitted = self.doors.gate.admit(&self.caller, repo.clone(), tags);
         admitted.map_err(|refusal| Refusal::new(StatusCode::FORBIDDEN, refusal))
     }
 
-    fn is_his(&self, tenant: &Tenant, access: Access) -> bool {
-        self.doors.gate.admit(&self.caller, access).is_ok_and(|permit| permit.tenant() == tenant)
+    fn is_his(&self, tenant: &Tenant, repo: &RepoName, tags: Tags) -> bool {
+        let admitted = self.doors.gate.admit::<Pull>(&self.caller, repo.clone(), tags);
+        admitted.is_ok_and(|permit| permit.tenant() == tenant)
     }
-}
-
-fn pull(repo: &RepoName, tag: &Tag) -> Access {
-    Access { repo: repo.clone(), verb: Verb::Pull, tags: Tags::Named(vec![tag.clone()]) }
 }
 
 /// A caller who is nobody, or not who he says: told as everywhere else, so that a browser asks for a password.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::account::inventory::TagEntry;
 use crate::cache::inspect::{InspectedPush, Inspection};
 use crate::cache::outline::{CreatedAt, IMPORT_LIMIT_BYTES, Outline, OutlinedLayer, OutlinedRecord};
+use crate::deadline::Deadline;
 use crate::doors::Doors;
 use crate::doors::pages::graph;
 use crate::doors::pages::graph::Node;
@@ -38,14 +39,14 @@ pub async fn gather(doors: &Doors, sight: &Sight<'_>, repo: &str, tag: &str) -> 
     let tag: Tag = tag.parse().map_err(|_| Refusal::unknown(&name))?;
     let permit = sight.permit(&repo, &tag)?;
     let tenant = permit.tenant().clone();
-    let repo = doors.store.repo(permit);
+    let repo = doors.store.repo(permit, Deadline::of_each_call());
     let failed = |error: Error| match error {
         Error::ManifestUnknown(_) | Error::RepoUnknown(_) => Refusal::unknown(&name),
         Error::Busy => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error),
         _ => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error),
     };
-    let inspection = repo.inspect(&tag).await.map_err(failed)?;
-    let outline = repo.outline(&tag).await.map_err(failed)?;
+    let inspection = doors.store.caches().inspect(&repo, &tag).await.map_err(failed)?;
+    let outline = doors.store.caches().outline(&repo, &tag).await.map_err(failed)?;
     let known = doors.store.stock().look(&tenant, |repos| repos.get(repo.name())?.get(&tag).cloned());
     Ok(Shown { now: Timestamp::now(), tenant, inspection, known, outline })
 }

@@ -12,31 +12,33 @@ use http::header::{
     LOCATION, RANGE,
 };
 
-use crate::content::read::{Blob, Content};
+use crate::content::Reader;
+use crate::content::read::{self, Blob};
 use crate::digest::Digest;
 use crate::doors::registry::error::OciError;
 use crate::doors::registry::range::{Wanted, wanted};
 use crate::doors::registry::{Answer, EntityTag, header, respond};
 use crate::error;
-use crate::store::Repo;
+use crate::lifetime::delete::Deletion;
+use crate::refs::RepoEraser;
 
 /// Blobs are served as bytes: a type that a browser would run must not be guessed from them.
 const OCTETS: &str = "application/octet-stream";
 
-pub async fn head(repo: &Repo, digest: &Digest) -> Result<Response, OciError> {
-    match repo.stat_blob(digest).await? {
-        Some(size) => Ok(found(StatusCode::OK, &EntityTag::of(digest)).octets(size).done()),
+pub async fn head(blobs: &Reader, digest: &Digest) -> Result<Response, OciError> {
+    match blobs.stat_blob(digest).await? {
+        Some(vouched) => Ok(found(StatusCode::OK, &EntityTag::of(digest)).octets(vouched.size()).done()),
         None => Err(error::Error::BlobUnknown(*digest).into()),
     }
 }
 
-pub async fn get(repo: &Repo, digest: &Digest, headers: &HeaderMap) -> Result<Response, OciError> {
+pub async fn get(blobs: &Reader, digest: &Digest, headers: &HeaderMap) -> Result<Response, OciError> {
     let etag = EntityTag::of(digest);
     if etag.is(header(headers, IF_NONE_MATCH)) {
         return Ok(found(StatusCode::NOT_MODIFIED, &etag).done());
     }
-    let blob = repo.open_blob(digest).await?;
-    if let Some(address) = repo.direct_blob(&blob).await? {
+    let blob = blobs.open_blob(digest).await?;
+    if let Some(address) = blobs.direct_blob(&blob).await? {
         // The client repeats its ranges there. The address is good for minutes, and not for anybody else to keep.
         return Ok(found(StatusCode::TEMPORARY_REDIRECT, &etag)
             .set(LOCATION, address)
@@ -47,24 +49,24 @@ pub async fn get(repo: &Repo, digest: &Digest, headers: &HeaderMap) -> Result<Re
     match wanted(header(headers, RANGE).filter(|_| ranged), blob.size) {
         Wanted::Unsatisfiable => Err(OciError::range_not_satisfiable(blob.size)),
         Wanted::Whole => {
-            let content = repo.read_blob(&blob, 0..blob.size).await?;
+            let content = blobs.read_blob(&blob, 0..blob.size).await?;
             Ok(found(StatusCode::OK, &etag).octets(blob.size).body(body(content)))
         }
         Wanted::Parts(parts) => match &parts[..] {
             [only] => {
-                let content = repo.read_blob(&blob, only.clone()).await?;
+                let content = blobs.read_blob(&blob, only.clone()).await?;
                 let answer = found(StatusCode::PARTIAL_CONTENT, &etag)
                     .octets(only.end - only.start)
                     .set(CONTENT_RANGE, content_range(only, blob.size));
                 Ok(answer.body(body(content)))
             }
-            _ => Ok(multipart(repo.clone(), blob, &etag, parts)),
+            _ => Ok(multipart(blobs.clone(), blob, &etag, parts)),
         },
     }
 }
 
-pub async fn delete(repo: &Repo, digest: &Digest) -> Result<Response, OciError> {
-    repo.delete_blob(digest).await?;
+pub async fn delete(deletion: &Deletion, from: &RepoEraser, digest: &Digest) -> Result<Response, OciError> {
+    deletion.delete_blob(from, digest).await?;
     Ok(respond(StatusCode::ACCEPTED).done())
 }
 
@@ -82,15 +84,15 @@ fn content_range(part: &Range<u64>, size: u64) -> String {
     format!("bytes {}-{}/{size}", part.start, part.end - 1)
 }
 
-fn body(content: Content) -> Body {
+fn body(content: read::Body) -> Body {
     match content {
-        Content::Whole(bytes) => Body::from(bytes),
-        Content::Stream(bytes) => Body::from_stream(bytes),
+        read::Body::Whole(bytes) => Body::from(bytes),
+        read::Body::Stream(bytes) => Body::from_stream(bytes),
     }
 }
 
 /// Several ranges in one answer (RFC 9110, section 14.6).
-fn multipart(repo: Repo, blob: Blob, etag: &EntityTag, parts: Vec<Range<u64>>) -> Response {
+fn multipart(blobs: Reader, blob: Blob, etag: &EntityTag, parts: Vec<Range<u64>>) -> Response {
     let boundary = format!("larder{:032x}", rand::random::<u128>());
     let heads: Vec<(Bytes, Range<u64>)> = parts
         .into_iter()
@@ -107,11 +109,11 @@ fn multipart(repo: Repo, blob: Blob, etag: &EntityTag, parts: Vec<Range<u64>>) -
         .set(CONTENT_LENGTH, length + tail.len() as u64);
     let bytes = stream::iter(heads)
         .then(move |(head, part)| {
-            let (repo, blob) = (repo.clone(), blob.clone());
+            let (blobs, blob) = (blobs.clone(), blob.clone());
             async move {
-                let content = match repo.read_blob(&blob, part).await {
-                    Ok(Content::Whole(bytes)) => stream::once(async { Ok(bytes) }).boxed(),
-                    Ok(Content::Stream(bytes)) => bytes,
+                let content = match blobs.read_blob(&blob, part).await {
+                    Ok(read::Body::Whole(bytes)) => stream::once(async { Ok(bytes) }).boxed(),
+                    Ok(read::Body::Stream(bytes)) => bytes,
                     Err(error) => return Err(std::io::Error::other(error)),
                 };
                 Ok(stream::once(async { Ok(head) }).chain(content.map_err(std::io::Error::other)))

@@ -18,8 +18,8 @@ use crate::doors::registry::route::Route;
 use crate::metrics::Metrics;
 use crate::metrics::recent::{Deed, Event};
 use crate::names::Tag;
+use crate::refs::Repo;
 use crate::refs::manifests::CACHE_CONFIG;
-use crate::store::Repo;
 
 /// A cache was pushed to these tags: told by the handler, with its answer.
 #[derive(Clone)]

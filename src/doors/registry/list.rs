@@ -11,9 +11,9 @@ use crate::digest::Digest;
 use crate::doors::registry::error::OciError;
 use crate::doors::registry::{Answer, respond};
 use crate::names::{Tag, Tenant};
+use crate::refs::lists::{Listed, Page};
 use crate::refs::manifests::OCI_INDEX;
-use crate::refs::tags::{Listed, Page};
-use crate::store::{Repo, Store};
+use crate::refs::{Refs, Repo};
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
@@ -22,8 +22,8 @@ pub fn base() -> Response {
     respond(StatusCode::OK).json(&json!({}))
 }
 
-pub async fn catalog(store: &Store, tenants: &[Tenant], page: &Page) -> Result<Response, OciError> {
-    let listed = store.catalog(tenants, page).await?;
+pub async fn catalog(refs: &Refs, tenants: &[Tenant], page: &Page) -> Result<Response, OciError> {
+    let listed = refs.catalog(tenants, page).await?;
     let names: Vec<String> = listed.entries.iter().map(ToString::to_string).collect();
     let answer = linked(respond(StatusCode::OK), "/v2/_catalog?", page, &listed, names.last());
     Ok(answer.json(&json!({ "repositories": names })))

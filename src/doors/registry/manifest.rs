@@ -4,19 +4,29 @@ use axum::response::Response;
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, IF_NONE_MATCH, LOCATION};
 
+use crate::cache::{Caches, ManifestPush};
 use crate::doors::registry::builds::Exported;
 use crate::doors::registry::error::OciError;
 use crate::doors::registry::{Call, DOCKER_CONTENT_DIGEST, EntityTag, header, respond};
+use crate::lifetime::delete::Deletion;
 use crate::names::{Reference, Tag};
-use crate::store::Repo;
+use crate::refs::{Repo, RepoEraser, RepoWriter};
 use crate::stream::collect;
 
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 
 /// `GET` and `HEAD`: the server leaves the body out of an answer to the latter.
-pub async fn read(repo: &Repo, reference: &Reference, headers: &HeaderMap) -> Result<Response, OciError> {
-    let manifest = repo.manifest(reference).await?;
+pub async fn read(
+    caches: &Caches,
+    repo: &Repo,
+    reference: &Reference,
+    headers: &HeaderMap,
+) -> Result<Response, OciError> {
+    let manifest = match reference {
+        Reference::Tag(tag) => caches.serve(repo, tag).await?,
+        Reference::Digest(digest) => repo.manifest(digest).await?,
+    };
     let etag = EntityTag::of(&manifest.digest);
     let unchanged = etag.is(header(headers, IF_NONE_MATCH));
     let status = if unchanged { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
@@ -29,7 +39,8 @@ pub async fn read(repo: &Repo, reference: &Reference, headers: &HeaderMap) -> Re
 }
 
 pub async fn put(
-    repo: &Repo,
+    caches: &Caches,
+    to: &RepoWriter,
     reference: Reference,
     mut tags: Vec<Tag>,
     call: Call,
@@ -44,9 +55,12 @@ pub async fn put(
     };
     let content_type = header(&call.headers, CONTENT_TYPE).map(|text| essence(text).to_string());
     let bytes = collect(call.body, limit).await.map_err(crate::error::Error::from)?;
-    let pushed = repo.put_manifest(digest, &tags, content_type.as_deref(), bytes).await?;
+    // All of it has come, however slowly.
+    let to = to.until(to.repo().deadline().restarted());
+    let push = ManifestPush { digest, tags: &tags, content_type: content_type.as_deref(), bytes };
+    let pushed = caches.push(&to, push).await?;
     let mut answer = respond(StatusCode::CREATED)
-        .set(LOCATION, format!("/v2/{}/manifests/{}", repo.name(), pushed.digest))
+        .set(LOCATION, format!("/v2/{}/manifests/{}", to.repo().name(), pushed.digest))
         .set(DOCKER_CONTENT_DIGEST, pushed.digest.to_string())
         .set_const(CONTENT_LENGTH, "0");
     if let Some(subject) = pushed.subject {
@@ -64,10 +78,10 @@ pub async fn put(
     Ok(answer)
 }
 
-pub async fn delete(repo: &Repo, reference: &Reference) -> Result<Response, OciError> {
+pub async fn delete(deletion: &Deletion, from: &RepoEraser, reference: &Reference) -> Result<Response, OciError> {
     match reference {
-        Reference::Tag(tag) => repo.delete_tag(tag).await?,
-        Reference::Digest(digest) => repo.delete_manifest(digest).await?,
+        Reference::Tag(tag) => from.delete_tag(tag).await?,
+        Reference::Digest(digest) => deletion.delete_manifest(from, digest).await?,
     }
     Ok(respond(StatusCode::ACCEPTED).done())
 }

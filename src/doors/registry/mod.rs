@@ -25,15 +25,16 @@ use http::{HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Body as HttpBody;
 
-use crate::access::{Access, Permit, Verb};
+use crate::access::{Access, Delete, Permit, Pull, Push, Tags, Verb};
 use crate::auth::{Caller, Refusal};
-use crate::deadline;
+use crate::deadline::{self, Deadline};
 use crate::digest::Digest;
 use crate::doors::Doors;
 use crate::doors::who::Sender;
 use crate::names::Tenant;
 use crate::refs::manifests::CACHE_CONFIG;
-use crate::store::Repo;
+use crate::refs::{Repo, RepoEraser, RepoWriter};
+use crate::store::Store;
 use crate::stream::{BodyError, Incoming};
 use crate::trace;
 use error::{Code, OciError};
@@ -56,9 +57,9 @@ pub async fn serve(doors: Doors, request: Request) -> (&'static str, Response) {
     };
     let answer = match (admitted, route) {
         // In a box: whoever holds this future copies it, from here up to the connection.
-        (Admitted::Repo(caller, permit), route) => Box::pin(handle(doors, caller, permit, route, request)).await,
+        (Admitted::Repo(caller, granted), route) => Box::pin(handle(doors, caller, granted, route, request)).await,
         (Admitted::Catalog(tenants), Route::Catalog { page }) => {
-            Box::pin(list::catalog(&doors.store, &tenants, &page)).await
+            Box::pin(list::catalog(doors.store.refs(), &tenants, &page)).await
         }
         _ => Ok(list::base()),
     };
@@ -67,28 +68,66 @@ pub async fn serve(doors: Doors, request: Request) -> (&'static str, Response) {
 
 /// What the caller was let in to.
 enum Admitted {
-    Repo(Caller, Permit),
+    Repo(Caller, Granted),
     Catalog(Vec<Tenant>),
     Base,
 }
 
-async fn admit(doors: &Doors, route: &Route, sender: &Sender<'_>) -> Result<Admitted, Refusal> {
-    let caller = doors.gate.identify(&sender.knock()).await?;
-    if let Some(access) = route.access() {
-        let permit = doors.gate.admit(&caller, access)?;
-        // Another token would let him mount: it is worth asking for one.
-        if let Route::BeginUpload { begin: Begin::Mount { from: Some(from), .. }, .. } = route
-            && let Err(refusal @ Refusal::Insufficient) =
-                doors.gate.admit(&caller, Access::to(from.clone(), Verb::Pull))
-        {
-            return Err(refusal);
+/// The right that the caller was given.
+enum Granted {
+    Pull(Permit<Pull>),
+    Push(Permit<Push>),
+    Delete(Permit<Delete>),
+}
+
+/// A repository, with what the caller may do to it.
+enum Handle {
+    Pull(Repo),
+    Push(RepoWriter),
+    Delete(RepoEraser),
+}
+
+impl Granted {
+    fn handle(self, store: &Store, deadline: Deadline) -> Handle {
+        match self {
+            Granted::Pull(permit) => Handle::Pull(store.repo(permit, deadline)),
+            Granted::Push(permit) => Handle::Push(store.writer(permit, deadline)),
+            Granted::Delete(permit) => Handle::Delete(store.eraser(permit, deadline)),
         }
-        return Ok(Admitted::Repo(caller, permit));
     }
-    match route {
-        Route::Catalog { .. } => Ok(Admitted::Catalog(doors.gate.visible_tenants(&caller)?)),
-        _ => doors.gate.admit_identified(&caller).map(|()| Admitted::Base),
+}
+
+impl Handle {
+    fn repo(&self) -> &Repo {
+        match self {
+            Handle::Pull(repo) => repo,
+            Handle::Push(writer) => writer.repo(),
+            Handle::Delete(eraser) => eraser.repo(),
+        }
     }
+}
+
+async fn admit(doors: &Doors, route: &Route, sender: &Sender<'_>) -> Result<Admitted, Refusal> {
+    let gate = &doors.gate;
+    let caller = gate.identify(&sender.knock()).await?;
+    let Some(Access { repo, verb, tags }) = route.access() else {
+        return match route {
+            Route::Catalog { .. } => Ok(Admitted::Catalog(gate.visible_tenants(&caller)?)),
+            _ => gate.admit_identified(&caller).map(|()| Admitted::Base),
+        };
+    };
+    let granted = match verb {
+        Verb::Pull => Granted::Pull(gate.admit(&caller, repo, tags)?),
+        Verb::Delete => Granted::Delete(gate.admit(&caller, repo, tags)?),
+        Verb::Push | Verb::Admin => Granted::Push(gate.admit(&caller, repo, tags)?),
+    };
+    // Another token would let them mount: it is worth asking for one.
+    if let Route::BeginUpload { begin: Begin::Mount { from: Some(from), .. }, .. } = route
+        && let Err(refusal @ Refusal::Insufficient) = gate.admit::<Pull>(&caller, from.clone(), Tags::None)
+    {
+        return Err(refusal);
+    }
+    Ok(Admitted::Repo(caller, granted))
 }
 
 /// A refusal that tells clients what to ask for, and the operator who was turned away.
@@ -106,16 +145,16 @@ fn refuse(doors: &Doors, route: &Route, sender: &Sender<'_>, refusal: Refusal) -
 async fn handle(
     doors: Doors,
     caller: Caller,
-    permit: Permit,
+    granted: Granted,
     route: Route,
     request: Request,
 ) -> Result<Response, OciError> {
-    let repo = doors.store.repo(permit);
+    let handle = granted.handle(&doors.store, Deadline::within(patience_of(&route, request.headers())));
+    let repo = handle.repo();
     trace::place(repo.tenant(), repo.name());
-    let patience = patience_of(&route, request.headers());
-    let ending = builds::watch(&doors.metrics, &repo, &route, request.method(), request.headers());
+    let ending = builds::watch(&doors.metrics, repo, &route, request.method(), request.headers());
     if !route.writes() {
-        let answer = deadline::within(patience, read(&caller, repo, route, request)).await;
+        let answer = read(&doors, &caller, handle, route, request).await;
         ending.into_iter().for_each(|ending| ending.see(&answer));
         return answer;
     }
@@ -124,7 +163,7 @@ async fn handle(
     let note = audit::Note::new(&doors, &caller, &request);
     let writing = tokio::spawn(trace::carried(async move {
         let call = Call::new(&doors, request);
-        let answer = deadline::within(patience, write(&doors, &caller, repo, route, call)).await;
+        let answer = write(&doors, &caller, handle, route, call).await;
         note.write(&answer);
         answer
     }));
@@ -153,43 +192,67 @@ fn patience_of(route: &Route, headers: &HeaderMap) -> Duration {
     }
 }
 
-async fn read(caller: &Caller, repo: Repo, route: Route, request: Request) -> Result<Response, OciError> {
+async fn read(
+    doors: &Doors,
+    caller: &Caller,
+    handle: Handle,
+    route: Route,
+    request: Request,
+) -> Result<Response, OciError> {
     let (method, headers) = (request.method(), request.headers());
     // A HEAD of a blob is what is asked most, and needs least: the futures of the others, which are large, are not its
     // burden.
-    match route {
-        Route::ReadBlob { digest, .. } if method == Method::HEAD => blob::head(&repo, &digest).await,
-        Route::ReadBlob { digest, .. } => Box::pin(blob::get(&repo, &digest, headers)).await,
-        Route::ReadManifest { reference, .. } => Box::pin(manifest::read(&repo, &reference, headers)).await,
-        Route::Tags { page, .. } => Box::pin(list::tags(&repo, caller, page)).await,
-        Route::Referrers { subject, kind, page, .. } => Box::pin(list::referrers(&repo, subject, kind, page)).await,
-        Route::UploadStatus { session, .. } => Box::pin(upload::status(&repo, session)).await,
+    match (handle, route) {
+        (Handle::Pull(repo), Route::ReadBlob { digest, .. }) if method == Method::HEAD => {
+            blob::head(repo.blobs(), &digest).await
+        }
+        (Handle::Pull(repo), Route::ReadBlob { digest, .. }) => {
+            Box::pin(blob::get(repo.blobs(), &digest, headers)).await
+        }
+        (Handle::Pull(repo), Route::ReadManifest { reference, .. }) => {
+            Box::pin(manifest::read(doors.store.caches(), &repo, &reference, headers)).await
+        }
+        (Handle::Pull(repo), Route::Tags { page, .. }) => Box::pin(list::tags(&repo, caller, page)).await,
+        (Handle::Pull(repo), Route::Referrers { subject, kind, page, .. }) => {
+            Box::pin(list::referrers(&repo, subject, kind, page)).await
+        }
+        (Handle::Push(writer), Route::UploadStatus { session, .. }) => Box::pin(upload::status(&writer, session)).await,
         _ => Err(OciError::new(Code::Unknown)),
     }
 }
 
-async fn write(doors: &Doors, caller: &Caller, repo: Repo, route: Route, call: Call) -> Result<Response, OciError> {
+async fn write(doors: &Doors, caller: &Caller, handle: Handle, route: Route, call: Call) -> Result<Response, OciError> {
+    let writer = match handle {
+        Handle::Push(writer) => writer,
+        Handle::Delete(eraser) => {
+            let deletion = doors.store.deletion();
+            return match route {
+                Route::DeleteBlob { digest, .. } => blob::delete(deletion, &eraser, &digest).await,
+                Route::DeleteManifest { reference, .. } => manifest::delete(deletion, &eraser, &reference).await,
+                _ => Err(OciError::new(Code::Unknown)),
+            };
+        }
+        Handle::Pull(_) => return Err(OciError::new(Code::Unknown)),
+    };
     match route {
-        Route::DeleteBlob { digest, .. } => blob::delete(&repo, &digest).await,
-        Route::BeginUpload { begin: Begin::Session(algorithm), .. } => upload::begin(&repo, algorithm).await,
-        Route::BeginUpload { begin: Begin::Whole(digest), .. } => upload::whole(&repo, digest, call).await,
+        Route::BeginUpload { begin: Begin::Session(algorithm), .. } => upload::begin(&writer, algorithm).await,
+        Route::BeginUpload { begin: Begin::Whole(digest), .. } => upload::whole(&writer, digest, call).await,
         Route::BeginUpload { begin: Begin::Mount { digest, from }, .. } => {
             // Whoever names a source must be allowed to read it; without one, the target's own right is enough, for
             // blobs belong to the tenant. Who may not is answered as if nothing was there, and uploads.
-            let source = from.map(|from| doors.gate.admit(caller, Access::to(from, Verb::Pull)));
+            let source = from.map(|from| doors.gate.admit::<Pull>(caller, from, Tags::None));
             match source {
-                Some(Err(_)) => upload::begin(&repo, digest.algorithm()).await,
-                _ => upload::mount(&repo, digest).await,
+                Some(Err(_)) => upload::begin(&writer, digest.algorithm()).await,
+                _ => upload::mount(&writer, digest).await,
             }
         }
-        Route::AppendUpload { session, .. } => upload::append(&repo, session, call).await,
-        Route::SealUpload { session, digest, .. } => upload::seal(&repo, session, digest, call).await,
-        Route::CancelUpload { session, .. } => upload::cancel(&repo, session).await,
+        Route::AppendUpload { session, .. } => upload::append(&writer, session, call).await,
+        Route::SealUpload { session, digest, .. } => upload::seal(&writer, session, digest, call).await,
+        Route::CancelUpload { session, .. } => upload::cancel(&writer, session).await,
         Route::PutManifest { reference, tags, .. } => {
             let limit = doors.config.limits.manifest.as_u64() as usize;
-            manifest::put(&repo, reference, tags, call, limit).await
+            manifest::put(doors.store.caches(), &writer, reference, tags, call, limit).await
         }
-        Route::DeleteManifest { reference, .. } => manifest::delete(&repo, &reference).await,
         _ => Err(OciError::new(Code::Unknown)),
     }
 }

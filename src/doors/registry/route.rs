@@ -7,11 +7,11 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 
 use crate::access::{Access, Tags, Verb};
-use crate::content::uploads::Session;
+use crate::content::staging::Session;
 use crate::digest::{Algorithm, Digest};
 use crate::doors::registry::error::{Code, OciError};
 use crate::names::{InvalidName, Reference, RepoName, Tag, UploadId};
-use crate::refs::tags::Page;
+use crate::refs::lists::Page;
 
 /// Entries of a list when the client does not say.
 const PAGE_DEFAULT: usize = 1_000;

@@ -4,37 +4,41 @@ use axum::response::Response;
 use http::header::{CONTENT_LENGTH, HeaderName, LOCATION, RANGE};
 use http::{HeaderValue, StatusCode};
 
-use crate::content::uploads::{Chunk, Session};
+use crate::content::staging::{Chunk, Session};
 use crate::digest::{Algorithm, Digest};
 use crate::doors::registry::error::OciError;
 use crate::doors::registry::{Answer, Call, DOCKER_CONTENT_DIGEST, respond};
 use crate::error;
-use crate::store::Repo;
+use crate::refs::RepoWriter;
 
 const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
 /// Begins a session without any I/O. What could not be stored is refused here already: a builder that has sent nothing
 /// yet gets to read why.
-pub async fn begin(repo: &Repo, algorithm: Algorithm) -> Result<Response, OciError> {
-    repo.expect_room().await?;
+pub async fn begin(repo: &RepoWriter, algorithm: Algorithm) -> Result<Response, OciError> {
+    repo.blobs().expect_room().await?;
     Ok(progress(StatusCode::ACCEPTED, repo, &Session::begin(algorithm), 0).set_const(CONTENT_LENGTH, "0").done())
 }
 
 /// The whole blob came with the request that would have begun a session.
-pub async fn whole(repo: &Repo, digest: Digest, call: Call) -> Result<Response, OciError> {
+pub async fn whole(repo: &RepoWriter, digest: Digest, call: Call) -> Result<Response, OciError> {
     let size = call.size();
-    repo.put_blob(&digest, size, call.body).await?;
+    repo.blobs().put_blob(&digest, size, call.body).await?;
     Ok(created(repo, &digest))
 }
 
 /// Nothing to send when the blob is here; an ordinary session elsewhere.
-pub async fn mount(repo: &Repo, digest: Digest) -> Result<Response, OciError> {
-    if repo.mount_blob(&digest).await? { Ok(created(repo, &digest)) } else { begin(repo, digest.algorithm()).await }
+pub async fn mount(repo: &RepoWriter, digest: Digest) -> Result<Response, OciError> {
+    if repo.blobs().mount_blob(&digest).await?.is_some() {
+        Ok(created(repo, &digest))
+    } else {
+        begin(repo, digest.algorithm()).await
+    }
 }
 
-pub async fn append(repo: &Repo, mut session: Session, call: Call) -> Result<Response, OciError> {
+pub async fn append(repo: &RepoWriter, mut session: Session, call: Call) -> Result<Response, OciError> {
     let chunk = Chunk { at: call.chunk_start()?, size: call.size(), body: call.body };
-    match repo.append(&session, chunk).await {
+    match repo.blobs().append(&session, chunk).await {
         Ok(offset) => {
             session.staged = offset > 0 || session.staged;
             Ok(progress(StatusCode::ACCEPTED, repo, &session, offset).set_const(CONTENT_LENGTH, "0").done())
@@ -43,35 +47,35 @@ pub async fn append(repo: &Repo, mut session: Session, call: Call) -> Result<Res
     }
 }
 
-pub async fn status(repo: &Repo, mut session: Session) -> Result<Response, OciError> {
-    let offset = repo.upload_offset(&session).await?;
+pub async fn status(repo: &RepoWriter, mut session: Session) -> Result<Response, OciError> {
+    let offset = repo.blobs().upload_offset(&session).await?;
     session.staged |= offset > 0;
     Ok(progress(StatusCode::NO_CONTENT, repo, &session, offset).done())
 }
 
-pub async fn seal(repo: &Repo, session: Session, digest: Digest, call: Call) -> Result<Response, OciError> {
+pub async fn seal(repo: &RepoWriter, session: Session, digest: Digest, call: Call) -> Result<Response, OciError> {
     let closing = Chunk { at: call.chunk_start()?, size: call.size(), body: call.body };
-    match repo.seal(&session, &digest, closing).await {
+    match repo.blobs().seal(&session, &digest, closing).await {
         Ok(()) => Ok(created(repo, &digest)),
         Err(error) => Err(refused(repo, session, error)),
     }
 }
 
-pub async fn cancel(repo: &Repo, session: Session) -> Result<Response, OciError> {
-    repo.cancel(&session).await?;
+pub async fn cancel(repo: &RepoWriter, session: Session) -> Result<Response, OciError> {
+    repo.blobs().cancel(&session).await?;
     Ok(respond(StatusCode::NO_CONTENT).done())
 }
 
-fn created(repo: &Repo, digest: &Digest) -> Response {
+fn created(repo: &RepoWriter, digest: &Digest) -> Response {
     respond(StatusCode::CREATED)
-        .set(LOCATION, format!("/v2/{}/blobs/{digest}", repo.name()))
+        .set(LOCATION, format!("/v2/{}/blobs/{digest}", repo.repo().name()))
         .set(DOCKER_CONTENT_DIGEST, digest.to_string())
         .set_const(CONTENT_LENGTH, "0")
         .done()
 }
 
 /// Where to go on, and how far the upload is.
-fn progress(status: StatusCode, repo: &Repo, session: &Session, offset: u64) -> Answer {
+fn progress(status: StatusCode, repo: &RepoWriter, session: &Session, offset: u64) -> Answer {
     respond(status)
         .set(LOCATION, location(repo, session))
         .set(RANGE, received(offset))
@@ -79,7 +83,7 @@ fn progress(status: StatusCode, repo: &Repo, session: &Session, offset: u64) -> 
 }
 
 /// All that a session needs travels with the client: any server can go on with it.
-fn location(repo: &Repo, session: &Session) -> String {
+fn location(repo: &RepoWriter, session: &Session) -> String {
     let mut query = Vec::new();
     if session.algorithm != Algorithm::Sha256 {
         query.push(format!("digest-algorithm={}", session.algorithm.as_str()));
@@ -88,7 +92,7 @@ fn location(repo: &Repo, session: &Session) -> String {
         query.push("staged=1".to_string());
     }
     let mark = if query.is_empty() { "" } else { "?" };
-    format!("/v2/{}/blobs/uploads/{}{mark}{}", repo.name(), session.id, query.join("&"))
+    format!("/v2/{}/blobs/uploads/{}{mark}{}", repo.repo().name(), session.id, query.join("&"))
 }
 
 /// The last byte received, or 0 before the first: the header has no way to say "none".
@@ -97,7 +101,7 @@ fn received(offset: u64) -> String {
 }
 
 /// A refusal that tells the client where to go on.
-fn refused(repo: &Repo, mut session: Session, error: error::Error) -> OciError {
+fn refused(repo: &RepoWriter, mut session: Session, error: error::Error) -> OciError {
     let error::Error::OffsetMismatch { offset } = error else { return error.into() };
     session.staged |= offset > 0;
     let refusal = OciError::from(error);

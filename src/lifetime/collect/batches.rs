@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use crate::calls::Calls;
 use crate::config::{CollectConfig, GRAIN};
 use crate::content::condemned::{ENTRIES_MAX, Kind, List, Listed, Snapshot, list_batches, read_list};
-use crate::deadline::patiently;
+use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::layout::{Place, RepoItem};
@@ -72,9 +73,9 @@ fn pointer_of(key: &str) -> Option<Key> {
 impl Collector {
     /// Batches that may be deleted now. Removes on the way what dead collectors left.
     pub(super) async fn due(&self, now: SystemTime, low: bool, report: &mut Report) -> Result<Vec<Batch>> {
-        let config = &self.store.config.collect;
+        let config = &self.refs.config().collect;
         let (least, most) = (config.wait(true), config.wait(false));
-        let (life, mut due) = (self.store.condemned.claim_life(), Vec::new());
+        let (life, mut due) = (self.refs.condemned().claim_life(), Vec::new());
         for (id, listed) in self.list().await? {
             match (&listed.claim, &listed.list) {
                 (Some(claim), _) if passed(claim.modified, now, life + GRAIN) => self.clear(&id, &listed).await?,
@@ -82,13 +83,13 @@ impl Collector {
                 (None, Some(published)) => {
                     let mut at = published.modified;
                     if !config.ingredients.grace_from_list
-                        && let Some(list) = read_list(&*self.store.objects, &id).await?
+                        && let Some(list) = read_list(Calls::of(&**self.refs.objects()), &id).await?
                     {
                         at = list.marked.into();
                     }
                     if !passed(at, now, least) {
                         report.batches_left += 1;
-                    } else if let Some(list) = read_list(&*self.store.objects, &id).await? {
+                    } else if let Some(list) = read_list(Calls::of(&**self.refs.objects()), &id).await? {
                         if passed(at, now, self.wait_of(&list, low)) {
                             due.push(Batch { id, at: published.modified, list });
                         } else {
@@ -110,7 +111,7 @@ impl Collector {
     fn wait_of(&self, list: &List, low: bool) -> Duration {
         let tenants: BTreeSet<&str> = list.keys.iter().filter_map(|key| layout::tenant_name(key)).collect();
         let tenants = tenants.into_iter().filter_map(|tenant| tenant.parse::<Tenant>().ok());
-        tenants.map(|tenant| self.wait(&tenant, low)).max().unwrap_or_else(|| self.store.config.collect.wait(false))
+        tenants.map(|tenant| self.wait(&tenant, low)).max().unwrap_or_else(|| self.refs.config().collect.wait(false))
     }
 
     /// Removes what is left of a batch: the list, the spares, then the claim.
@@ -118,22 +119,22 @@ impl Collector {
         let claim = [layout::batch_claim(id)];
         let mut keys = vec![layout::batch_list(id)];
         keys.extend(listed.spared.keys().map(|number| layout::batch_spared(id, *number)));
-        if self.store.config.collect.ingredients.list_before_claim {
-            self.store.delete(&keys).await?;
-            self.store.delete(&claim).await
+        if self.refs.config().collect.ingredients.list_before_claim {
+            self.refs.content().delete(&keys, Deadline::of_each_call()).await?;
+            self.refs.content().delete(&claim, Deadline::of_each_call()).await
         } else {
-            self.store.delete(&claim).await?;
-            self.store.delete(&keys).await
+            self.refs.content().delete(&claim, Deadline::of_each_call()).await?;
+            self.refs.content().delete(&keys, Deadline::of_each_call()).await
         }
     }
 
     /// Claims a batch, deletes what is neither in `keep` nor spared, and clears it.
     pub(super) async fn settle(&self, batch: Batch, keep: HashSet<u32>, report: &mut Report) -> Result<()> {
-        let ingredients = self.store.config.collect.ingredients;
-        let (objects, id) = (&self.store.objects, &batch.id);
+        let ingredients = self.refs.config().collect.ingredients;
+        let (objects, id) = (&self.refs.objects(), &batch.id);
         let began = tokio::time::Instant::now();
         let when = if ingredients.exclusive_claim { When::Absent } else { When::Always };
-        let owner = Bytes::from(format!("{:016x}", self.store.condemned.replica()));
+        let owner = Bytes::from(format!("{:016x}", self.refs.condemned().replica()));
         // Not asked again when it fails: an answer that was lost leaves a claim that nobody uses, and dies.
         match objects.put(&layout::batch_claim(id), owner, when).await {
             Ok(_) => {}
@@ -144,13 +145,13 @@ impl Collector {
             Err(error) => return Err(error.into()),
         }
         let prefix = layout::batch_prefix(id);
-        let listed = patiently(|| list_batches(&**objects, &prefix)).await?;
+        let listed = Deadline::of_each_call().retry(|| list_batches(&***objects, &prefix)).await?;
         let listed = listed.into_iter().next().map(|(_, listed)| listed).unwrap_or_default();
         let Some(claim) = &listed.claim else {
             return Err(Error::Internal("a claim has gone".into()));
         };
         if listed.list.is_none() && ingredients.list_after_claim {
-            return self.store.delete(&[layout::batch_claim(id)]).await;
+            return self.refs.content().delete(&[layout::batch_claim(id)], Deadline::of_each_call()).await;
         }
         // A tag stays with all its records or goes with them.
         let stays = |number: u32| ingredients.list_after_claim && listed.spared.contains_key(&number);
@@ -200,14 +201,14 @@ impl Collector {
                     return Ok(());
                 }
             }
-            gone.iter().for_each(|key| self.store.forget(key));
+            gone.iter().for_each(|key| self.refs.content().forget(key));
             for key in &gone {
                 if let Some(Place::Repo { tenant, repo, item: RepoItem::Tag(tag) }) = layout::parse(key.as_str()) {
-                    self.store.stock().removed(&tenant, &repo, &tag);
+                    self.refs.stock().removed(&tenant, &repo, &tag);
                 }
             }
             for (tenant, size) in freed {
-                self.store.usage().account(&tenant).removed(size);
+                self.refs.usage().account(&tenant).removed(size);
             }
             report.deleted.objects += gone.len() as u64;
             report.deleted.bytes += bytes;
@@ -217,7 +218,7 @@ impl Collector {
 
     /// Which pointers and records of a batch stay: those of tags that were pushed or used since it was published.
     pub(super) async fn pointers_in_use(&self, batch: &Batch) -> Result<HashSet<u32>> {
-        let config = &self.store.config.collect;
+        let config = &self.refs.config().collect;
         if !config.ingredients.re_mark {
             return Ok(HashSet::new());
         }
@@ -235,7 +236,13 @@ impl Collector {
                 // A push that changed nothing leaves no trace but the note of last use, and that not every time.
                 let since = since.checked_sub(config.used_every()).unwrap_or(SystemTime::UNIX_EPOCH);
                 for at in [pointer.clone(), layout::used(&tenant, &repo, &tag)] {
-                    newer |= self.store.stat(&at).await?.is_some_and(|found| found.modified >= since);
+                    newer |= self
+                        .refs
+                        .content()
+                        .calls(Deadline::of_each_call())
+                        .head(&at)
+                        .await?
+                        .is_some_and(|found| found.modified >= since);
                 }
                 if newer {
                     used.insert(pointer.clone())
@@ -245,7 +252,13 @@ impl Collector {
             }
             // Each record may have come back by itself.
             if matches!(layout::parse(key), Some(Place::Repo { item: RepoItem::Push(..), .. }))
-                && self.store.stat(&Key::new(key.as_str())).await?.is_some_and(|found| found.modified >= since)
+                && self
+                    .refs
+                    .content()
+                    .calls(Deadline::of_each_call())
+                    .head(&Key::new(key.as_str()))
+                    .await?
+                    .is_some_and(|found| found.modified >= since)
             {
                 used.insert(pointer);
             }
@@ -323,6 +336,6 @@ impl<'a> Publisher<'a> {
         }
         let (keys, sizes) = filled.into_iter().map(|one| (one.key.to_string(), one.bytes)).unzip();
         let list = List { kind, marked: self.marked, keys, sizes };
-        self.collector.store.condemned.publish(&list).await
+        self.collector.refs.condemned().publish(&list).await
     }
 }

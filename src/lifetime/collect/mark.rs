@@ -130,7 +130,7 @@ impl<'a> Mark<'a> {
             garbage: Vec::new(),
             evicted: Vec::new(),
             hints: Vec::new(),
-            throttle: Throttle::new(collector.store.config.collect.objects_per_second),
+            throttle: Throttle::new(collector.refs.config().collect.objects_per_second),
         }
     }
 
@@ -160,7 +160,7 @@ impl<'a> Mark<'a> {
     /// Marks what the repositories of a tenant name, and decides what of them goes.
     pub async fn tenant(&mut self, tenant: &Tenant, report: &mut Report) -> Result<()> {
         let mut repos = BTreeMap::<RepoName, Index>::new();
-        let mut listed = self.collector.store.objects.list(&layout::repos_prefix(tenant), None);
+        let mut listed = self.collector.refs.objects().list(&layout::repos_prefix(tenant), None);
         while let Some(meta) = listed.try_next().await? {
             report.objects += 1;
             self.throttle.step().await;
@@ -251,7 +251,7 @@ impl<'a> Mark<'a> {
     }
 
     fn young(&self, tenant: &Tenant, index: &Index) -> Vec<Digest> {
-        let config = &self.collector.store.config.collect;
+        let config = &self.collector.refs.config().collect;
         let wait = self.collector.wait(tenant, self.low);
         let young = wait + config.lease.get().min(wait);
         let manifests = index.manifests.iter().filter(|(_, (at, _))| !passed(*at, self.now, young));
@@ -335,7 +335,7 @@ impl<'a> Mark<'a> {
             return Ok(());
         }
         let wait = self.collector.wait(tenant, self.low);
-        let mut listed = self.collector.store.objects.list(&layout::blobs_prefix(tenant), None);
+        let mut listed = self.collector.refs.objects().list(&layout::blobs_prefix(tenant), None);
         while let Some(meta) = listed.try_next().await? {
             report.objects += 1;
             self.throttle.step().await;

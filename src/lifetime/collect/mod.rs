@@ -83,16 +83,16 @@ use prometheus::IntGauge;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::cache::hint::Hinted;
 use crate::content::condemned::{Kind, Listed, list_batches};
-use crate::deadline::patiently;
+use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::metrics::recent::Eviction;
 use crate::metrics::tenant::Rule;
 use crate::names::{BatchId, Tenant};
 use crate::objects::{Key, When};
-use crate::store::Store;
+use crate::refs::Refs;
+use crate::refs::stored_view::ViewNote;
 use batches::{Batch, Publisher};
 use mark::{Mark, Names};
 
@@ -107,11 +107,11 @@ pub const DECISIONS_MAX: usize = 10_000;
 
 /// Collects one store. Any number of them may run, in any number of processes.
 pub struct Collector {
-    store: Store,
+    refs: Refs,
     /// By the fingerprint of the manifest's key: manifests are write-once.
     names: Cache<u64, Arc<Names>>,
     /// What views are noted, by the note's key.
-    hints: Cache<Key, Arc<Hinted>>,
+    hints: Cache<Key, Arc<ViewNote>>,
     /// One collection at a time in this process.
     running: tokio::sync::Mutex<()>,
     last: Mutex<Option<Arc<Report>>>,
@@ -196,10 +196,10 @@ impl Report {
 }
 
 impl Collector {
-    pub fn new(store: Store) -> Collector {
+    pub fn new(refs: Refs) -> Collector {
         let names = Cache::builder().max_capacity(NAMES_BYTES_MAX).weigher(|_, names: &Arc<Names>| names.weight());
         let (names, hints) = (names.build(), Cache::new(HINTS_MAX));
-        Collector { store, names, hints, running: tokio::sync::Mutex::new(()), last: Mutex::default() }
+        Collector { refs, names, hints, running: tokio::sync::Mutex::new(()), last: Mutex::default() }
     }
 
     /// The last collection of this process.
@@ -210,7 +210,7 @@ impl Collector {
     /// Clears what a process left that died while it deleted, where no request of it can be under way. Before the first
     /// answer, so that nobody waits for its claims.
     pub async fn recover(&self) -> Result<()> {
-        if self.store.objects.fence().is_some_and(|fence| fence.dies_with_process) {
+        if self.refs.objects().fence().is_some_and(|fence| fence.dies_with_process) {
             for (id, batch) in self.list().await? {
                 if batch.claim.is_some() {
                     self.clear(&id, &batch).await?;
@@ -223,7 +223,7 @@ impl Collector {
     /// Collects once.
     pub async fn run(&self, wish: Wish) -> Result<Arc<Report>> {
         let _turn = self.running.lock().await;
-        let _shown = Shown::new(&self.store.metrics.collecting);
+        let _shown = Shown::new(&self.refs.metrics().collecting);
         let began = Instant::now();
         let mut report = Report { dry: wish.dry, ..Report::default() };
         if let Some(reason) = self.reason_not_to_delete()
@@ -231,7 +231,7 @@ impl Collector {
         {
             report.skipped = Some(reason);
         } else {
-            let failed = |_: &Error| self.store.metrics.collections_failed.inc_by(u64::from(!wish.dry));
+            let failed = |_: &Error| self.refs.metrics().collections_failed.inc_by(u64::from(!wish.dry));
             self.collect(wish, &mut report).await.inspect_err(failed)?;
         }
         report.seconds = began.elapsed().as_secs_f64();
@@ -242,17 +242,17 @@ impl Collector {
     }
 
     fn reason_not_to_delete(&self) -> Option<String> {
-        let allowed = self.store.objects.fence().is_some() || self.store.config.collect.without_fence;
+        let allowed = self.refs.objects().fence().is_some() || self.refs.config().collect.without_fence;
         let reason = "the bucket does not refuse late requests or conditional creates; where one server only collects, \
                       [collect] without_fence = true allows it";
         (!allowed).then(|| reason.to_string())
     }
 
     async fn collect(&self, wish: Wish, report: &mut Report) -> Result<()> {
-        let config = &self.store.config.collect;
+        let config = &self.refs.config().collect;
         // Before anybody is found to hold too much: what is condemned does not count.
-        self.store.condemned.pin().await?;
-        let low = self.store.room().is_low();
+        self.refs.condemned().snapshot(Deadline::of_each_call()).await?;
+        let low = self.refs.room().is_low();
         let now = if wish.dry { SystemTime::now() } else { self.now().await? };
         report.began = jiff::Timestamp::try_from(now).ok();
         let mut due = Vec::new();
@@ -265,9 +265,9 @@ impl Collector {
             let keep = self.pointers_in_use(&batch).await?;
             self.settle(batch, keep, report).await?;
         }
-        let pin = self.store.condemned.refresh().await?;
+        let pin = self.refs.condemned().refresh(Deadline::of_each_call()).await?;
         let mut mark = Mark::new(self, now, low, &content, pin.clone());
-        let tenants = self.store.tenants().await?;
+        let tenants = self.refs.tenants().await?;
         for tenant in &tenants {
             mark.tenant(tenant, report).await?;
         }
@@ -288,8 +288,8 @@ impl Collector {
         }
         publisher.flush().await?;
         if !wish.dry {
-            self.store.delete(&mark.take_hints()).await?;
-            self.store.condemned.refresh().await?;
+            self.refs.content().delete(&mark.take_hints(), Deadline::of_each_call()).await?;
+            self.refs.condemned().refresh(Deadline::of_each_call()).await?;
         }
         Ok(())
     }
@@ -297,26 +297,26 @@ impl Collector {
     /// How long what a tenant has must have been of no use before it is condemned, and must have been condemned before it
     /// is deleted: the shortest time that is allowed while the tenant holds too much, or the disk is short of room.
     fn wait(&self, tenant: &Tenant, disk_is_low: bool) -> Duration {
-        self.store.config.collect.wait(disk_is_low || self.store.room().is_over(tenant))
+        self.refs.config().collect.wait(disk_is_low || self.refs.room().is_over(tenant))
     }
 
     /// The backend's time.
     async fn now(&self) -> Result<SystemTime> {
         let key = layout::clock();
-        let objects = &self.store.objects;
-        patiently(|| objects.put(&key, Bytes::new(), When::Always)).await?;
-        let now = patiently(|| objects.head(&key)).await?.modified;
-        self.store.clock.set(now);
+        let objects = &self.refs.objects();
+        Deadline::of_each_call().retry(|| objects.put(&key, Bytes::new(), When::Always)).await?;
+        let now = Deadline::of_each_call().retry(|| objects.head(&key)).await?.modified;
+        self.refs.content().clock().set(now);
         Ok(now)
     }
 
     async fn list(&self) -> Result<BTreeMap<BatchId, Listed>> {
-        let objects = &self.store.objects;
-        Ok(patiently(|| list_batches(&**objects, layout::CONDEMNED)).await?)
+        let objects = &self.refs.objects();
+        Ok(Deadline::of_each_call().retry(|| list_batches(&***objects, layout::CONDEMNED)).await?)
     }
 
     fn count(&self, report: &Report) {
-        let metrics = &self.store.metrics;
+        let metrics = &self.refs.metrics();
         if report.dry {
             return;
         }
@@ -342,7 +342,7 @@ impl Collector {
 
     fn remember(&self, report: &Report, decision: &policy::Decision) {
         let Ok(tenant) = decision.tenant.parse::<Tenant>() else { return };
-        self.store.metrics.recent.eviction(Eviction {
+        self.refs.metrics().recent.eviction(Eviction {
             at: report.began.unwrap_or_default(),
             tenant,
             repo: decision.repo.clone(),

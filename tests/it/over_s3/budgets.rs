@@ -161,7 +161,7 @@ async fn calls_of_a_collection() {
             async move { drop(objects.put(&key, bytes, When::Always).await.unwrap()) }
         };
         stream::iter(0..BLOBS).for_each_concurrent(16, plant).await;
-        let collector = Collector::new(replica.app.store.clone());
+        let collector = Collector::new(replica.app.store.refs().clone());
         let listed: Vec<Meta> = objects.list("t/default/repos/c/!/tags/", None).try_collect().await.unwrap();
         // Where a list does not tell which writing it shows, tags are read each time.
         let again = if listed.iter().any(|meta| meta.version.0.is_empty()) { TAGS } else { 0 };

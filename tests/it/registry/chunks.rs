@@ -213,9 +213,9 @@ async fn an_upload_that_nobody_goes_on_with_is_removed() {
     let idle = append(&world, &world.begin("a").await, "hello").await;
     let (store, tenant) = (&world.app().store, Tenant::default_tenant());
     let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
-    assert_eq!(store.sweep_uploads(&tenant, hour, now + hour / 2).await.unwrap(), 0);
+    assert_eq!(store.content().staging(&tenant).sweep(hour, now + hour / 2).await.unwrap(), 0);
     assert_eq!(offset(&world, &idle).await, "0-4");
-    assert_eq!(store.sweep_uploads(&tenant, hour, now + 2 * hour).await.unwrap(), 1);
+    assert_eq!(store.content().staging(&tenant).sweep(hour, now + 2 * hour).await.unwrap(), 1);
     assert_eq!(world.get(&idle).await.expect(404).code(), "BLOB_UPLOAD_UNKNOWN");
     assert_eq!(uploads(&world), 0);
     // A whole blob is still welcome there.

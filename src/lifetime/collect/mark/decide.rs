@@ -21,7 +21,7 @@ impl Mark<'_> {
         roots: &[(RepoName, Root)],
         report: &mut Report,
     ) -> Result<HashSet<usize>> {
-        let config = self.collector.store.config.clone();
+        let config = self.collector.refs.config().clone();
         let rules = |repo: &RepoName| config.rule(repo).map_or(&[][..], |rule| &rule.retain);
         let mut facts = Vec::new();
         for (repo, root) in roots {
@@ -94,7 +94,7 @@ impl Mark<'_> {
     /// How long a scope has not been used, in seconds, when that is long enough for all of it to go.
     fn abandoned(&self, tenant: &Tenant, repos: &BTreeMap<RepoName, Index>) -> Option<u64> {
         let newest = repos.values().flat_map(Index::times).max().filter(|_| tenant.is_scope())?;
-        let max_age = self.collector.store.config.scopes.max_age.get();
+        let max_age = self.collector.refs.config().scopes.max_age.get();
         passed(newest, self.now, max_age).then(|| self.now.duration_since(newest).unwrap_or_default().as_secs())
     }
 }

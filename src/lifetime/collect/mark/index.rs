@@ -7,10 +7,9 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::cache::hint;
-use crate::calls::FAN_OUT;
+use crate::calls::{Calls, FAN_OUT};
 use crate::content::condemned::fingerprint;
-use crate::deadline::patiently;
+use crate::deadline::Deadline;
 use crate::digest::Digest;
 use crate::digest::hash;
 use crate::error::{Error, Result};
@@ -21,6 +20,7 @@ use crate::names::{RepoName, Tag, Tenant};
 use crate::objects;
 use crate::objects::{Key, Meta, Read, Version};
 use crate::refs::manifests::Parsed;
+use crate::refs::stored_view::view_note;
 use crate::refs::tags::Pointer;
 
 /// What a manifest names, in few bytes.
@@ -159,10 +159,12 @@ impl Collector {
 
     /// Where a tag points, and whether that had to be read: not when memory holds the writing that was listed.
     pub(super) async fn pointer(&self, key: &Key, listed: &Writing) -> Result<(Option<Arc<Pointer>>, bool)> {
-        let known = self.store.tags.get(key).filter(|(version, _)| version.is_listed_as(&listed.version));
+        let known = self.refs.pointers().remembered(key).filter(|(version, _)| version.is_listed_as(&listed.version));
         match known {
             Some((_, pointer)) => Ok((Some(pointer), false)),
-            None => Ok((self.store.pointer(key).await?.map(|(_, pointer)| pointer), true)),
+            None => {
+                Ok((self.refs.pointers().get(key, Deadline::of_each_call()).await?.map(|(_, pointer)| pointer), true))
+            }
         }
     }
 
@@ -172,7 +174,7 @@ impl Collector {
         if let Some(known) = known {
             return Ok((known.view.map(|view| (view, listed.at)), false));
         }
-        let Some(hinted) = hint::hinted(&self.store, &key).await? else { return Ok((None, true)) };
+        let Some(hinted) = view_note(Calls::of(&**self.refs.objects()), &key).await? else { return Ok((None, true)) };
         let found = hinted.view.map(|view| (view, hinted.at));
         self.hints.insert(key, Arc::new(hinted));
         Ok((found, true))
@@ -180,8 +182,8 @@ impl Collector {
 
     /// Small content, past the hot layer, which a walk through the store would flush.
     pub(super) async fn read(&self, key: &Key, digest: &Digest) -> Result<Found> {
-        let objects = &self.store.objects;
-        let (meta, bytes) = match patiently(|| objects.read(key, None)).await {
+        let objects = &self.refs.objects();
+        let (meta, bytes) = match Deadline::of_each_call().retry(|| objects.read(key, None)).await {
             Ok(Read::Fresh(meta, bytes)) => (meta, bytes),
             Ok(Read::Same) | Err(objects::Error::NotFound) => return Ok(Found::Nothing),
             Err(error) => return Err(error.into()),
@@ -189,11 +191,11 @@ impl Collector {
         if hash(digest.algorithm(), bytes.clone()).await? == *digest {
             return Ok(Found::Right(bytes));
         }
-        if self.store.checks.is_wrong(&meta) {
+        if self.refs.content().verdicts().is_wrong(&meta) {
             return Ok(Found::Wrong(bytes));
         }
         // On the line, or in the store: the reader knows how to find out, and who has to be told.
-        match self.store.fetch_small(key, *digest).await {
+        match self.refs.content().fetch_small(key, *digest, Deadline::of_each_call()).await {
             Ok(bytes) => Ok(Found::Right(bytes)),
             Err(Error::BlobUnknown(_)) => Ok(Found::Wrong(bytes)),
             Err(error) => Err(error),

@@ -37,12 +37,12 @@ pub(super) struct Limits {
 
 impl Collector {
     pub(super) fn limits(&self, tenant: &Tenant) -> Option<Limits> {
-        let quota = self.store.config.quota(tenant);
+        let quota = self.refs.config().quota(tenant);
         let high = quota.high.unwrap_or(u64::MAX);
         let low = quota.low.unwrap_or(high);
-        let part = self.store.room().part(tenant);
+        let part = self.refs.room().part(tenant);
         // For what is being uploaded there must be room as well. What the disk is short of has that in it.
-        let coming = self.store.usage().account(tenant).arriving();
+        let coming = self.refs.usage().account(tenant).arriving();
         let limits = Limits { high: high.saturating_sub(coming), low: low.saturating_sub(coming), part };
         (high < u64::MAX || part > 0).then_some(limits)
     }
@@ -107,7 +107,7 @@ impl Mark<'_> {
     /// Lists what a tenant holds. It is kept until its blobs are condemned: no list is asked for twice.
     pub(super) async fn list_held(&mut self, tenant: &Tenant, report: &mut Report) -> Result<Held> {
         let (mut held, wait) = (Held::default(), self.collector.wait(tenant, self.low));
-        let objects = &self.collector.store.objects;
+        let objects = &self.collector.refs.objects();
         let mut listed = objects.list(&layout::blobs_prefix(tenant), None);
         while let Some(meta) = listed.try_next().await? {
             report.objects += 1;
@@ -142,7 +142,7 @@ impl Mark<'_> {
         let mut room = Room::default();
         if excess > 0 {
             self.fill_content(scene, &held, facts, report).await?;
-            let config = self.collector.store.config.clone();
+            let config = self.collector.refs.config().clone();
             // Whoever writes to a scope chooses its tags.
             let protected = |facts: &TagFacts| {
                 let rules = config.rule(&facts.repo).map_or(&[][..], |rule| &rule.retain);

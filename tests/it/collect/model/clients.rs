@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use larder::access::{Access, Verb};
+use larder::access::{Permit, Right, Tags};
 use larder::auth::Gate;
 use larder::buildkit::CONFIG_MEDIA_TYPE;
+use larder::cache::ManifestPush;
 use larder::config::{Config, Quota, RepositoryConfig, RetainConfig, TenantConfig};
+use larder::deadline::Deadline;
 use larder::digest::Digest;
 use larder::error::Error;
-use larder::names::{Reference, Tag, Tenant};
-use larder::store::{Repo, Store};
+use larder::names::{Tag, Tenant};
+use larder::refs::{Repo, RepoEraser, RepoWriter};
+use larder::store::Store;
 use serde_json::{Value, json};
 
 use super::ghost::{Ghost, blob_key, manifest_key};
@@ -40,10 +43,21 @@ impl Replica {
         Replica { store }
     }
 
-    fn repo(&self) -> Repo {
-        let access = Access::to(REPO.parse().unwrap(), Verb::Push);
+    fn permit<R: Right>(&self) -> Permit<R> {
         let gate = Gate::open(Arc::new(Config::default()), None).unwrap();
-        self.store.repo(gate.admit(&gate.anonymous(), access).unwrap())
+        gate.admit(&gate.anonymous(), REPO.parse().unwrap(), Tags::None).unwrap()
+    }
+
+    fn reads(&self) -> Repo {
+        self.store.repo(self.permit(), Deadline::of_each_call())
+    }
+
+    fn writes(&self) -> RepoWriter {
+        self.store.writer(self.permit(), Deadline::of_each_call())
+    }
+
+    fn deletes(&self) -> RepoEraser {
+        self.store.eraser(self.permit(), Deadline::of_each_call())
     }
 }
 
@@ -179,8 +193,8 @@ impl Client {
         self.dice.borrow_mut().below(bound)
     }
 
-    fn repo(&self) -> Repo {
-        self.replicas[self.roll(2)].repo()
+    fn replica(&self) -> &Replica {
+        &self.replicas[self.roll(2)]
     }
 
     pub async fn script(self, number: usize) {
@@ -209,7 +223,7 @@ impl Client {
     async fn upload(&self, blob: &Bytes) -> Result<(), Error> {
         let digest = Digest::sha256(blob);
         let body = futures::stream::iter([Ok(blob.clone())]).boxed();
-        self.repo().put_blob(&digest, Some(blob.len() as u64), body).await?;
+        self.replica().writes().blobs().put_blob(&digest, Some(blob.len() as u64), body).await?;
         self.ghost.borrow_mut().advertised(&blob_key(&digest), "201");
         Ok(())
     }
@@ -221,10 +235,10 @@ impl Client {
             if asks {
                 if self.roll(3) == 0 {
                     // Somebody else reads it, through the same server or the other one, some time before.
-                    drop(self.repo().open_blob(&digest).await);
+                    drop(self.replica().reads().blobs().open_blob(&digest).await);
                     tokio::time::sleep(Duration::from_secs(self.roll(60) as u64)).await;
                 }
-                match self.repo().stat_blob(&digest).await {
+                match self.replica().reads().blobs().stat_blob(&digest).await {
                     Ok(Some(_)) => {
                         self.ghost.borrow_mut().advertised(&key, "HEAD");
                         continue;
@@ -239,7 +253,10 @@ impl Client {
         }
         let digest = push.digest();
         let (began, promises) = (self.ghost.borrow().records_removed, self.ghost.borrow().promises());
-        match self.repo().put_manifest(None, std::slice::from_ref(tag), None, push.manifest).await {
+        let replica = self.replica();
+        let manifest =
+            ManifestPush { digest: None, tags: std::slice::from_ref(tag), content_type: None, bytes: push.manifest };
+        match replica.store.caches().push(&replica.writes(), manifest).await {
             Ok(_) => self.ghost.borrow_mut().pushed(REPO, tag, &digest, began),
             Err(Error::ManifestBlobUnknown(missing)) => self.ghost.borrow_mut().refused(&missing, promises),
             Err(_) => {}
@@ -248,19 +265,20 @@ impl Client {
 
     /// A tag, or content by its digest: where servers share a store, those who were told that it is there rely on it.
     async fn delete(&self, tag: &Tag, number: usize) {
-        let repo = self.repo();
+        let replica = self.replica();
+        let (deletion, from) = (replica.store.deletion(), replica.deletes());
         match if self.setting.far { self.roll(3) } else { 0 } {
-            0 => drop(repo.delete_tag(tag).await),
+            0 => drop(from.delete_tag(tag).await),
             1 => {
                 let digest = Digest::sha256(&blob(number));
                 self.ghost.borrow_mut().deleting(&digest);
-                if repo.delete_blob(&digest).await.is_err() {
+                if deletion.delete_blob(&from, &digest).await.is_err() {
                     self.ghost.borrow_mut().not_deleted(&digest);
                 }
             }
             _ => {
-                let Ok(Some(pointer)) = repo.tag(tag).await else { return };
-                drop(repo.delete_manifest(&pointer.digest).await);
+                let Ok(Some((_, pointer))) = replica.reads().pointer(tag).await else { return };
+                drop(deletion.delete_manifest(&from, &pointer.digest).await);
             }
         }
     }
@@ -268,13 +286,14 @@ impl Client {
     /// As an importer: the tag, then what it names.
     async fn pull(&self, tag: &Tag) {
         let before = self.ghost.borrow().cache_pushes();
-        let Ok(manifest) = self.repo().manifest(&Reference::Tag(tag.clone())).await else { return };
+        let replica = self.replica();
+        let Ok(manifest) = replica.store.caches().serve(&replica.reads(), tag).await else { return };
         let named = self.ghost.borrow_mut().served(REPO, tag, &manifest.digest, before);
         for digest in named {
             let rest = self.roll(self.setting.lease.as_secs() as usize / 8);
             tokio::time::sleep(Duration::from_secs(rest as u64)).await;
             // Servers may remember what they have read.
-            if let Err(Error::BlobUnknown(_)) = self.repo().open_blob(&digest).await {
+            if let Err(Error::BlobUnknown(_)) = self.replica().reads().blobs().open_blob(&digest).await {
                 self.ghost.borrow_mut().unreadable(&digest);
             }
         }

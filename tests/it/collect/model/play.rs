@@ -10,6 +10,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use larder::config::{Config, Ingredients};
+use larder::deadline::Deadline;
 use larder::lifetime::collect::{Collector, Wish};
 use larder::metrics::Metrics;
 use larder::store::Store;
@@ -277,7 +278,7 @@ pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
     for (number, store) in stores.iter().enumerate() {
         let skew = dice.borrow_mut().below(3) as i64 * 40_000 - 40_000;
         sim.state.lock().unwrap().skews.insert(number, skew);
-        let collector = Collector::new(store.clone());
+        let collector = Collector::new(store.refs().clone());
         let (times, counts) = (2 + dice.borrow_mut().below(3), ghost.clone());
         let wait = Duration::from_secs(1 + dice.borrow_mut().below(setting.again) as u64);
         let collecting = async move {
@@ -294,7 +295,7 @@ pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
         let polling = async move {
             loop {
                 tokio::time::sleep(every).await;
-                let _ = polled.condemned().refresh().await;
+                let _ = polled.condemned().refresh(Deadline::of_each_call()).await;
             }
         };
         add(number, false, Box::pin(polling));
@@ -438,7 +439,7 @@ async fn reclaim(
         ghost.borrow_mut().look(deeds);
     }
     sim.state.lock().unwrap().objects.retain(|key, _| !key.contains("/!/tags/"));
-    let collector = Collector::new(store);
+    let collector = Collector::new(store.refs().clone());
     for _ in 0..12 {
         let mut collecting = Box::pin(collector.run(Wish::default()));
         let woken = Arc::new(Woken::default());

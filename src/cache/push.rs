@@ -1,0 +1,247 @@
+//! Pushes: a manifest is stored, and the tags that it is pushed to point to it. A cache manifest makes a push record on each
+//! of its tags, beside what others pushed.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::load::NotLoaded;
+use super::service::Caches;
+use crate::account::inventory::Weight;
+use crate::buildkit::{Family, Live, Push, surplus};
+use crate::calls::{FAN_OUT, json};
+use crate::content::Pin;
+use crate::digest::{Algorithm, Digest, hash};
+use crate::error::{Error, Result};
+use crate::layout::PushId;
+use crate::names::Tag;
+use crate::refs::chain::VersionedPointer;
+use crate::refs::manifests::Parsed;
+use crate::refs::pushes::LivePush;
+use crate::refs::tags::Pointer;
+use crate::refs::{Repo, RepoWriter};
+
+/// Push records of one tag. Beyond, the oldest of the largest family goes first.
+pub const PUSHES_MAX: usize = 64;
+/// A push that is older than this, of a tag that was not served for as long, makes room when the next push comes.
+const UNUSED_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Content of a push record: what expiry wants to know without reading the push. It follows from the manifest, so that
+/// writing a record again writes the same.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Record {
+    family: Option<Family>,
+}
+
+/// A manifest as a client sends it.
+pub struct ManifestPush<'a> {
+    /// Its digest, where the client says it.
+    pub digest: Option<Digest>,
+    /// The tags that shall point to it.
+    pub tags: &'a [Tag],
+    /// The media type that it was sent with.
+    pub content_type: Option<&'a str>,
+    pub bytes: Bytes,
+}
+
+/// What came of a push.
+#[derive(Clone, Debug)]
+pub struct Pushed {
+    pub digest: Digest,
+    pub subject: Option<Digest>,
+    /// It is a cache manifest.
+    pub cache: bool,
+}
+
+impl Caches {
+    /// Stores a manifest, with the tags that shall point to it.
+    pub async fn push(&self, to: &RepoWriter, push: ManifestPush<'_>) -> Result<Pushed> {
+        let algorithm = push.digest.map_or(Algorithm::Sha256, |digest| digest.algorithm());
+        let digest = hash(algorithm, push.bytes.clone()).await?;
+        if let Some(claimed) = push.digest.filter(|claimed| *claimed != digest) {
+            return Err(Error::DigestMismatch { claimed: Box::new(claimed), actual: Box::new(digest) });
+        }
+        let parsed = Parsed::parse(&push.bytes, push.content_type)?;
+        if to.repo().blobs().is_scope() {
+            // The reserve is the tenants'.
+            to.blobs().expect_room().await?;
+        }
+        let _writing = self.refs().writing().await;
+        let (parsed, bytes) = (&parsed, &push.bytes);
+        let store = |pin: Pin| async move { self.store(&pin, to, digest, push.tags, parsed, bytes).await };
+        to.repo().content().pinned(to.repo().deadline(), store).await?;
+        Ok(Pushed { digest, subject: parsed.subject, cache: parsed.cache })
+    }
+
+    /// Content, then record, then pointer.
+    async fn store(
+        &self,
+        pin: &Pin,
+        to: &RepoWriter,
+        digest: Digest,
+        tags: &[Tag],
+        parsed: &Parsed,
+        bytes: &Bytes,
+    ) -> Result<()> {
+        let (repo, size) = (to.repo(), bytes.len() as u64);
+        let pointer = Pointer::new(digest, parsed.media_type, size);
+        to.store_manifest(pin, &digest, parsed, bytes).await?;
+        let is_cache = parsed.cache && repo.has_views();
+        let push = if is_cache && !tags.is_empty() { Some(self.new_push(repo, bytes).await?) } else { None };
+        for tag in tags {
+            // Before the pointer: a view is made with it, and knows better.
+            let weight = Weight::of(parsed, size);
+            self.refs().stock().pushed(repo.tenant(), repo.name(), tag, &digest, is_cache, weight);
+        }
+        for tag in tags {
+            pin.spare(&repo.tag_key(tag)).await?;
+            match &push {
+                Some(push) => self.put_push(pin, to, tag, pointer.clone(), push).await?,
+                None => to.put_plain(pin, tag, &pointer).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The push that a cache manifest makes which has just been sent.
+    async fn new_push(&self, repo: &Repo, manifest: &Bytes) -> Result<Arc<Push>> {
+        match self.parse_push(repo, manifest).await? {
+            Ok(push) => Ok(push),
+            // It was there a moment ago, and its bytes are wrong: the builder is to send it again.
+            Err(NotLoaded::NoConfig(digest)) => Err(Error::ManifestBlobUnknown(vec![digest])),
+            Err(NotLoaded::NoManifest) => Err(Error::Internal("manifest is gone".into())),
+            Err(NotLoaded::NoCache(reason)) => Err(Error::ManifestInvalid(reason)),
+        }
+    }
+
+    /// Adds a push to a cache tag: the record, then what it makes expire, then the pointer.
+    async fn put_push(
+        &self,
+        pin: &Pin,
+        to: &RepoWriter,
+        tag: &Tag,
+        mut pointer: Pointer,
+        push: &Arc<Push>,
+    ) -> Result<()> {
+        let repo = to.repo();
+        let id = PushId { identity: push.identity(), manifest: pointer.digest };
+        let (before, live) = match repo.pointer(tag).await? {
+            Some((version, before)) => {
+                let live = match self.views().of_version(&repo.tag_key(tag), &version) {
+                    // None is missing: a new record is followed by a new pointer. Some may be gone: whoever expired or
+                    // collected them may have stopped before the pointer.
+                    Some(known) => known.live.clone(),
+                    None => repo.pushes(tag).await?,
+                };
+                (Some(before), live)
+            }
+            None => (None, Vec::new()),
+        };
+        pointer.push = Some(id);
+        let is_new = before.is_none();
+        let known = live.iter().find(|live| live.id.identity == id.identity);
+        // A record whose pointer never came is seen by nobody who remembers the pointer before it: its push begins again.
+        if let (Some(before), Some(known)) = (before.filter(|before| before.push.is_some()), known)
+            && before.follows(&known.id)
+            && to.has_record(pin, tag, &known.id).await?
+        {
+            return self.push_again(pin, to, tag, &before, pointer, (known, live.len())).await;
+        }
+        let family = push.family();
+        let record = json(&Record { family: family.clone() })?;
+        let at = to.put_record(pin, tag, &id, record).await?;
+        pointer.follows = live.iter().map(|push| push.id.short()).collect();
+        let expired = self.expired(repo, tag, live, family).await?;
+        if !expired.is_empty() {
+            tracing::info!(repo = %repo.name(), %tag, pushes = expired.len(), "old pushes made room");
+            to.delete_records(tag, &expired).await?;
+        }
+        // The record tells by its own time that the tag is in use.
+        repo.used_by_push(tag);
+        // The first push of a tag is all that there is, as long as nobody else was first and no parent has the tag: its view
+        // is made from what is at hand, so that the next look at the tag costs one call.
+        let asked = Instant::now();
+        if is_new
+            && !repo.blobs().is_scope()
+            && let Some(version) = to.put_new_tag(pin, tag, &pointer).await?
+        {
+            let at_pointer = VersionedPointer { asked, version, pointer: Arc::new(pointer) };
+            self.make_first(pin, repo, tag, at_pointer, (LivePush { id, at }, push.clone())).await;
+            return Ok(());
+        }
+        to.put_tag(pin, tag, &pointer).await?;
+        self.make_ahead(repo, tag);
+        Ok(())
+    }
+
+    /// A push that is there already makes no record.
+    async fn push_again(
+        &self,
+        pin: &Pin,
+        to: &RepoWriter,
+        tag: &Tag,
+        before: &Pointer,
+        pointer: Pointer,
+        (known, live): (&LivePush, usize),
+    ) -> Result<()> {
+        let content = to.repo().content();
+        let age = content.clock().now().duration_since(known.at);
+        let is_old = age.is_ok_and(|age| age > content.config().collect.renewed_every());
+        // Alone, a push is served as it is: then as it was sent last, so that its builder finds its own digest and sends
+        // nothing next time.
+        let is_served_as_is = live == 1 && before.push == Some(known.id);
+        if is_old {
+            // Then the pointer, as after any change of the records.
+            to.renew_record(tag, &known.id).await?;
+        }
+        if is_old || is_served_as_is && before.digest != pointer.digest {
+            let pointer = match before.push == Some(known.id) {
+                true => Pointer { push: before.push, follows: before.follows.clone(), ..pointer },
+                false => Pointer { pushed: pointer.pushed, ..before.clone() },
+            };
+            to.put_tag(pin, tag, &pointer).await?;
+        }
+        to.repo().note_use(tag).await;
+        Ok(())
+    }
+
+    /// Which of the pushes go, when one more of `family` comes.
+    async fn expired(
+        &self,
+        repo: &Repo,
+        tag: &Tag,
+        live: Vec<LivePush>,
+        family: Option<Family>,
+    ) -> Result<Vec<PushId>> {
+        let now = repo.content().clock().now();
+        let is_old = |at: &SystemTime| now.duration_since(*at).is_ok_and(|age| age > UNUSED_MAX);
+        let (mut old, mut live): (Vec<_>, Vec<_>) = live.into_iter().partition(|push| is_old(&push.at));
+        if !old.is_empty() && repo.last_use(tag).await?.is_some_and(|used| !is_old(&used)) {
+            old.append(&mut live);
+            live = std::mem::take(&mut old);
+        }
+        let mut expired: Vec<PushId> = old.iter().map(|push| push.id).collect();
+        if live.len() < PUSHES_MAX {
+            return Ok(expired);
+        }
+        let reads = live.iter().enumerate().map(|(order, push)| async move {
+            let record: Option<Record> = serde_json::from_slice(&repo.push_record(tag, &push.id).await?).ok();
+            Ok::<_, Error>((order, record.and_then(|record| record.family)))
+        });
+        let families: Vec<(usize, Option<Family>)> =
+            stream::iter(reads.collect::<Vec<_>>()).buffered(FAN_OUT).try_collect().await?;
+        // A push that cannot be read is a family of its own kind.
+        let unread = || Family { leaves: Digest::sha256(b""), roots: Default::default() };
+        let mut pushes: Vec<Live<Option<PushId>, usize>> = families
+            .into_iter()
+            .map(|(order, family)| Live { id: Some(live[order].id), order, family: family.unwrap_or_else(unread) })
+            .collect();
+        pushes.push(Live { id: None, order: usize::MAX, family: family.unwrap_or_else(unread) });
+        expired.extend(surplus(&pushes, PUSHES_MAX).into_iter().flatten());
+        Ok(expired)
+    }
+}

@@ -1,0 +1,29 @@
+//! The caches of one store.
+
+use std::sync::Arc;
+
+use super::views::Views;
+use crate::refs::Refs;
+
+/// The caches of one store. Cheap to clone.
+#[derive(Clone)]
+pub struct Caches {
+    refs: Refs,
+    views: Arc<Views>,
+}
+
+impl Caches {
+    /// The caches whose tags are among `refs`.
+    pub fn new(refs: Refs) -> Caches {
+        Caches { refs, views: Arc::default() }
+    }
+
+    /// The references of the store.
+    pub fn refs(&self) -> &Refs {
+        &self.refs
+    }
+
+    pub(super) fn views(&self) -> &Arc<Views> {
+        &self.views
+    }
+}

@@ -1,0 +1,199 @@
+//! The content of one store: where it is kept, and what this process knows of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use super::clock::Clock;
+use super::condemned::Condemned;
+use super::presence::Presence;
+use super::tombstones::Tombstones;
+use super::uploads::Uploads;
+use super::verdicts::Verdicts;
+use crate::calls::Calls;
+use crate::capacity::Room;
+use crate::capacity::usage::Usage;
+use crate::config::Config;
+use crate::deadline::Deadline;
+use crate::error::Error;
+use crate::hot::flights::Flights;
+use crate::hot::{Hot, Slot};
+use crate::metrics::Metrics;
+use crate::objects::{self, Distance, Key, Meta, Objects};
+
+/// How long what is known of a bucket holds, where nothing is configured.
+const PRESENCE_MAX_AGE: Duration = Duration::from_secs(600);
+/// Objects looked at again in the background at once, because what is known of them gets old.
+const RENEWALS: usize = 8;
+/// A blob of a bucket is kept whole up to the size of so many chunks.
+const FAR_CHUNKS_WHOLE: u64 = 2;
+
+/// The content of one store. Cheap to clone.
+#[derive(Clone)]
+pub struct Content {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    objects: Arc<dyn Objects>,
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    hot: Arc<Hot<Error>>,
+    condemned: Condemned,
+    presence: Presence,
+    looks: Looks,
+    renewals: Arc<Semaphore>,
+    verdicts: Verdicts,
+    tombstones: Tombstones,
+    uploads: Uploads,
+    capacity: Arc<Room>,
+    clock: Clock,
+}
+
+/// Existence checks under way, each with the number of snapshots before it: nobody joins a check that is older than what
+/// their answer rests on.
+pub(super) type Looks = Arc<Flights<(Key, u64), Option<Meta>, Error>>;
+
+impl Content {
+    /// `replica` names this process among those that share the store; batches are called after it.
+    pub fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>, replica: u64) -> Content {
+        // Files are asked every time: that costs less than to remember.
+        let is_far = objects.distance() == Distance::Far;
+        let presence_max_age = config.store.s3.as_ref().map_or(PRESENCE_MAX_AGE, |s3| s3.presence_max_age.get());
+        let hot = Hot::new(config.hot.size.as_u64(), config.hot.chunk.as_u64(), metrics.clone());
+        let shared = Shared {
+            hot: Arc::new(hot),
+            condemned: Condemned::new(objects.clone(), &config.collect, replica),
+            presence: Presence::new(is_far.then_some(presence_max_age)),
+            looks: Looks::default(),
+            renewals: Arc::new(Semaphore::new(RENEWALS)),
+            verdicts: Verdicts::default(),
+            tombstones: Tombstones::new(objects.clone(), config.collect.wait(false)),
+            uploads: Uploads::new(config.limits.uploads),
+            capacity: Arc::new(Room::new(objects.clone(), config.clone(), metrics.clone())),
+            clock: Clock::default(),
+            objects,
+            config,
+            metrics,
+        };
+        let content = Content { shared: Arc::new(shared) };
+        content.forget_what_is_condemned();
+        content
+    }
+
+    /// What is condemned is not known to be there any more. Nor is anything after a time without a snapshot, or when a
+    /// batch has gone: reads may have found what was in it, and remembered it, until it was deleted.
+    fn forget_what_is_condemned(&self) {
+        let memory = Arc::downgrade(&self.shared);
+        self.condemned().listen(move |news| {
+            let Some(shared) = memory.upgrade() else { return };
+            if news.gap || news.ended {
+                shared.presence.clear();
+            }
+            news.keys.iter().for_each(|key| shared.presence.forget(key));
+            for (tenant, account) in shared.capacity.usage().accounts() {
+                account.set_condemned(news.bytes.get(&tenant).copied().unwrap_or(0));
+            }
+        });
+    }
+
+    /// The backend.
+    pub fn objects(&self) -> &Arc<dyn Objects> {
+        &self.shared.objects
+    }
+
+    /// Calls to the backend for a request that waits until `deadline`.
+    pub fn calls(&self, deadline: Deadline) -> Calls<'_> {
+        Calls::until(&*self.shared.objects, deadline)
+    }
+
+    /// The configuration of the server.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.shared.config
+    }
+
+    /// The metrics of the server.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+
+    /// The objects that wait for their deletion.
+    pub fn condemned(&self) -> &Condemned {
+        &self.shared.condemned
+    }
+
+    /// The room for uploads, by quota and disk.
+    pub fn room(&self) -> &Arc<Room> {
+        &self.shared.capacity
+    }
+
+    /// The accounts of what each tenant stores.
+    pub fn usage(&self) -> &Usage {
+        self.shared.capacity.usage()
+    }
+
+    /// The backend's time.
+    pub fn clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+
+    /// Objects that this server has deleted and denies.
+    pub fn tombstones(&self) -> &Tombstones {
+        &self.shared.tombstones
+    }
+
+    /// What has been verified, and what was found wrong.
+    pub fn verdicts(&self) -> &Verdicts {
+        &self.shared.verdicts
+    }
+
+    /// The hot layer.
+    pub(crate) fn hot(&self) -> &Arc<Hot<Error>> {
+        &self.shared.hot
+    }
+
+    pub(super) fn presence(&self) -> &Presence {
+        &self.shared.presence
+    }
+
+    pub(super) fn looks(&self) -> &Looks {
+        &self.shared.looks
+    }
+
+    pub(super) fn renewals(&self) -> &Arc<Semaphore> {
+        &self.shared.renewals
+    }
+
+    pub(super) fn uploads(&self) -> &Uploads {
+        &self.shared.uploads
+    }
+
+    /// Whether the store is so near that to look at all of it costs little.
+    pub fn is_near(&self) -> bool {
+        self.shared.objects.distance() == Distance::Near
+    }
+
+    /// Size up to which a blob is kept whole in the hot layer, in bytes: an eighth of the layer at most, so that one blob
+    /// does not flush it.
+    pub(super) fn hot_blob_max(&self) -> u64 {
+        let hot = &self.shared.config.hot;
+        let max = hot.blob_max.as_u64().min(hot.size.as_u64() / 8).min(objects::READ_BYTES_MAX);
+        match self.shared.objects.distance() {
+            Distance::Near => max,
+            // A reader would wait for the whole of it, and for one call after another where there could be several.
+            Distance::Far => max.min(FAR_CHUNKS_WHOLE * hot.chunk.as_u64()),
+        }
+    }
+
+    /// Drops what memory has of an object.
+    pub fn forget(&self, key: &Key) {
+        self.shared.presence.forget(key);
+        self.shared.hot.forget(&Slot::Whole(key.clone()));
+    }
+}
+
+/// The name of a chunk in the hot layer.
+pub(super) fn chunk(meta: &Meta, index: u64) -> Slot {
+    Slot::Chunk(meta.key.clone(), meta.version.clone(), index)
+}

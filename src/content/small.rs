@@ -1,0 +1,95 @@
+//! Small objects that never change under their key: read through the hot layer, written and deleted.
+
+use bytes::Bytes;
+
+use super::service::Content;
+use crate::deadline::Deadline;
+use crate::digest::{Digest, hash};
+use crate::error::{Error, Result};
+use crate::hot::Slot;
+use crate::objects::{Distance, Key};
+
+/// Reads of one object of which no two agree and none is right, before the store counts as busy.
+const READS_MAX: usize = 4;
+
+impl Content {
+    /// A small object through the hot layer, checked against `digest`. Waits out a busy store: builders do not ask again
+    /// for manifests and configs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BlobUnknown`] when it is missing or damaged.
+    pub async fn small(&self, key: &Key, digest: Digest, deadline: Deadline) -> Result<Bytes> {
+        self.small_of(key, digest, 0, deadline).await
+    }
+
+    /// As [`Content::small`], for an object that is known to have `size` bytes: memory for them is waited for.
+    pub(super) async fn small_of(&self, key: &Key, digest: Digest, size: u64, deadline: Deadline) -> Result<Bytes> {
+        let (content, owned) = (self.clone(), key.clone());
+        // Shared with others, so it has a deadline of its own.
+        let fetch = || async move { content.fetch_small(&owned, digest, Deadline::of_each_call()).await };
+        let slot = Slot::Whole(key.clone());
+        deadline.bound_or(self.hot().get(&slot, size, fetch), || self.hot().keep_place(&slot)).await
+    }
+
+    /// As [`Content::small`], for the first of the keys that has something.
+    pub async fn small_in(
+        &self,
+        keys: impl Iterator<Item = Key>,
+        digest: Digest,
+        deadline: Deadline,
+    ) -> Result<Option<Bytes>> {
+        for key in keys {
+            match self.small(&key, digest, deadline).await {
+                Ok(bytes) => return Ok(Some(bytes)),
+                Err(Error::BlobUnknown(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// A small object that has no digest of its own, past the hot layer; empty when it is gone.
+    pub async fn read_small_unverified(&self, key: &Key) -> Result<Bytes> {
+        Ok(self.calls(Deadline::of_each_call()).read(key).await?.map_or(Bytes::new(), |(_, bytes)| bytes))
+    }
+
+    /// Reads past the hot layer, and says of what is wrong that it is.
+    pub async fn fetch_small(&self, key: &Key, digest: Digest, deadline: Deadline) -> Result<Bytes> {
+        let far = self.objects().distance() == Distance::Far;
+        let mut before = None;
+        for _ in 0..READS_MAX {
+            let ticket = self.presence().ticket(key);
+            let Some((meta, bytes)) = self.calls(deadline).read(key).await? else {
+                self.presence().forget(key);
+                return Err(Error::BlobUnknown(digest));
+            };
+            let actual = hash(digest.algorithm(), bytes.clone()).await?;
+            if actual == digest {
+                self.record(&meta, true).await;
+                self.presence().insert(ticket, &meta);
+                return Ok(bytes);
+            }
+            // A line may flip bits. What is wrong in the bucket is wrong in the same way again.
+            if !far || before == Some(actual) {
+                self.record(&meta, false).await;
+                return Err(Error::BlobUnknown(digest));
+            }
+            before = Some(actual);
+        }
+        Err(Error::Busy)
+    }
+
+    /// Deletes the first key before the others.
+    pub async fn delete(&self, keys: &[Key], deadline: Deadline) -> Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let forget = || keys.iter().for_each(|key| self.forget(key));
+        // Before, so that nobody is told of it who asks from now on; behind, because somebody may have looked meanwhile.
+        forget();
+        let deleted = self.calls(deadline).delete(keys).await;
+        forget();
+        deleted
+    }
+}

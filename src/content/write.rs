@@ -1,0 +1,94 @@
+//! The second of the two verbs: to write an object and say that it is there.
+
+use bytes::Bytes;
+
+use super::lookup::Pin;
+use super::service::Content;
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+use crate::hot::Slot;
+use crate::objects::{Key, Meta};
+
+/// Proof that an object was written durably, and stays for a grace period.
+#[derive(Clone, Debug)]
+pub struct Written {
+    meta: Meta,
+}
+
+impl Written {
+    /// Metadata of the object as it was written.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+}
+
+impl Content {
+    /// Runs `write`, which makes the object `key` appear whose writer will be told that it is there. Spares the object
+    /// first, and looks for it behind a write that took so long that it may have come and gone.
+    pub async fn write(
+        &self,
+        key: &Key,
+        deadline: Deadline,
+        write: impl Future<Output = Result<Meta>>,
+    ) -> Result<Written> {
+        let pin = self.pin(deadline).await?;
+        pin.spare(key).await?;
+        let meta = self.written(key, write).await?;
+        if pin.is_young() {
+            return Ok(Written { meta });
+        }
+        // The parts of a large object may have been on their way for long: what follows has the whole time.
+        let looked = self.pinned(deadline.restarted(), |pin| async move {
+            pin.spare(key).await?;
+            self.fetch_meta(key, pin.deadline()).await
+        });
+        looked.await?.map(|_| Written { meta }).ok_or(Error::Busy)
+    }
+
+    /// Writes a small object that may change, or that nobody is told of.
+    pub async fn put(&self, key: &Key, body: impl Into<Bytes>, deadline: Deadline) -> Result<Meta> {
+        let meta = self.calls(deadline).put(key, body).await?;
+        self.verdicts().quarantine().end(&**self.objects(), key).await;
+        Ok(meta)
+    }
+
+    /// Remembers what `write` made, and tells those who make room when the backend had none.
+    async fn written(&self, key: &Key, write: impl Future<Output = Result<Meta>>) -> Result<Meta> {
+        let ticket = self.presence().ticket(key);
+        let meta = self.room().noticing(write.await)?;
+        self.verdicts().quarantine().end(&**self.objects(), key).await;
+        self.presence().insert(ticket, &meta);
+        Ok(meta)
+    }
+}
+
+impl Pin {
+    /// Writes a small object that never changes under its key, within the answer that rests on this pin.
+    pub async fn write(&self, key: &Key, body: Bytes) -> Result<Written> {
+        self.spare(key).await?;
+        self.write_spared(key, body).await
+    }
+
+    /// As [`Pin::write`], unless the object is known to be there and is not condemned: a build that exports the same twice
+    /// is not to pay for it.
+    pub async fn write_new(&self, key: &Key, body: Bytes) -> Result<()> {
+        if self.spare(key).await? || !self.content().is_known(key) {
+            self.write_spared(key, body).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_spared(&self, key: &Key, body: Bytes) -> Result<Written> {
+        let content = self.content();
+        let put = async { content.calls(self.deadline()).put(key, body).await };
+        Ok(Written { meta: content.written(key, put).await? })
+    }
+
+    /// Keeps the bytes of a written object for whoever reads them next, unless they are kept.
+    pub fn keep(&self, key: Key, bytes: &[u8]) {
+        let (hot, slot) = (self.content().hot(), Slot::Whole(key));
+        if !hot.has(&slot) {
+            hot.keep_pushed(slot, bytes);
+        }
+    }
+}

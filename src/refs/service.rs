@@ -1,0 +1,111 @@
+//! The references of one store, and what this process remembers of them.
+
+use std::sync::Arc;
+
+use moka::sync::Cache;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::time::Instant;
+
+use super::tags::Pointers;
+use crate::account::inventory::Stock;
+use crate::capacity::Room;
+use crate::capacity::usage::Usage;
+use crate::config::Config;
+use crate::content::Content;
+use crate::content::condemned::Condemned;
+use crate::metrics::Metrics;
+use crate::objects::{Key, Objects};
+use crate::sync::lru;
+
+/// Tags of which the last note of use is remembered.
+const USED_MAX: u64 = 100_000;
+
+/// The references of one store. Cheap to clone.
+#[derive(Clone)]
+pub struct Refs {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    content: Content,
+    pointers: Pointers,
+    inventory: Stock,
+    /// When the last use of a tag was last written.
+    used: Cache<Key, Instant>,
+    /// Held shared while a manifest is checked and written with its tags, alone while something is deleted that manifests
+    /// or tags may name: in between, they would name what is about to go.
+    guard: RwLock<()>,
+}
+
+impl Refs {
+    /// The references to `content`.
+    pub fn new(content: Content) -> Refs {
+        let shared = Shared {
+            pointers: Pointers::new(content.objects().clone()),
+            content,
+            inventory: Stock::default(),
+            used: lru(USED_MAX),
+            guard: RwLock::new(()),
+        };
+        Refs { shared: Arc::new(shared) }
+    }
+
+    /// The content that is named.
+    pub fn content(&self) -> &Content {
+        &self.shared.content
+    }
+
+    /// The pointers of tags, as far as they are remembered.
+    pub fn pointers(&self) -> &Pointers {
+        &self.shared.pointers
+    }
+
+    /// The inventory of tags in memory, for people to look at.
+    pub fn stock(&self) -> &Stock {
+        &self.shared.inventory
+    }
+
+    pub(super) fn used(&self) -> &Cache<Key, Instant> {
+        &self.shared.used
+    }
+
+    /// Keeps others from deleting what manifests and tags may name.
+    pub async fn writing(&self) -> RwLockReadGuard<'_, ()> {
+        self.shared.guard.read().await
+    }
+
+    /// Keeps this server from writing manifests and tags.
+    pub async fn alone(&self) -> RwLockWriteGuard<'_, ()> {
+        self.shared.guard.write().await
+    }
+
+    /// The backend.
+    pub fn objects(&self) -> &Arc<dyn Objects> {
+        self.content().objects()
+    }
+
+    /// The configuration of the server.
+    pub fn config(&self) -> &Arc<Config> {
+        self.content().config()
+    }
+
+    /// The metrics of the server.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        self.content().metrics()
+    }
+
+    /// The objects that wait for their deletion.
+    pub fn condemned(&self) -> &Condemned {
+        self.content().condemned()
+    }
+
+    /// The room for uploads.
+    pub fn room(&self) -> &Room {
+        self.content().room()
+    }
+
+    /// The accounts of what each tenant stores.
+    pub fn usage(&self) -> &Usage {
+        self.content().usage()
+    }
+}
