@@ -81,9 +81,9 @@ impl App {
     }
 
     async fn counted_over(objects: Arc<dyn Objects>, config: Config, metrics: Arc<Metrics>) -> anyhow::Result<App> {
-        format::open(&*objects).await.context("cannot use the store")?;
         let config = Arc::new(config);
         let store = Store::new(objects, config.clone(), metrics.clone());
+        store.format().open().await.context("cannot use the store")?;
         store.load_quarantine().await.context("cannot read what is in quarantine")?;
         warn(&config);
         let gate = Arc::new(Gate::open(config.clone(), signing_key(&store, &config).await?)?);

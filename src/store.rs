@@ -25,6 +25,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::hot::Hot;
 use crate::layout;
+use crate::meta::format::StoreFormat;
 use crate::meta::ready::Ready;
 use crate::metrics::Metrics;
 use crate::metrics::tenant::TenantMetrics;
@@ -67,6 +68,7 @@ pub struct Inner {
     pub(crate) deleted: Deleted,
     pub(crate) looks: Looks,
     pub(crate) renewals: Arc<Semaphore>,
+    pub(crate) format: StoreFormat,
     pub(crate) ready: Ready,
     pub(crate) cancelled: Cache<UploadId, ()>,
     pub(crate) uploads: Arc<Semaphore>,
@@ -109,6 +111,7 @@ impl Store {
             presence: Presence::new(is_far.then_some(presence_max_age)),
             looks: Looks::default(),
             renewals: Arc::new(Semaphore::new(RENEWALS)),
+            format: StoreFormat::new(objects.clone()),
             ready: Ready::default(),
             cancelled: lru(CANCELLED_MAX),
             uploads: Arc::new(Semaphore::new(config.limits.uploads)),

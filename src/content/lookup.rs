@@ -204,6 +204,7 @@ impl Store {
         if keys.is_empty() {
             return Ok(());
         }
+        self.format.may_change()?;
         let forget = || keys.iter().for_each(|key| self.forget(key));
         // Before, so that nobody is told of it who asks from now on; behind, because somebody may have looked meanwhile.
         forget();

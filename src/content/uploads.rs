@@ -324,6 +324,7 @@ impl Store {
 
     /// Removes what writes of servers that died have left behind, and to which nothing has been added for `idle`.
     pub async fn sweep_drafts(&self, idle: Duration, now: SystemTime) -> Result<usize> {
+        self.format.confirm().await?;
         let before = now.checked_sub(idle).unwrap_or(SystemTime::UNIX_EPOCH);
         Ok(self.objects.sweep_drafts(before).await?)
     }
@@ -339,6 +340,9 @@ impl Store {
             }
         }
         newest.retain(|_, at| now.duration_since(*at).is_ok_and(|age| age > idle));
+        if !newest.is_empty() {
+            self.format.confirm().await?;
+        }
         for id in newest.keys() {
             self.remove_upload(tenant, id).await?;
         }

@@ -25,6 +25,7 @@ pub struct Ready {
 impl Store {
     /// Proves that the backend answers and takes writes, or did a moment ago.
     pub async fn probe(&self) -> Result<()> {
+        self.format.may_change()?;
         if self.objects.distance() == Distance::Near {
             return Ok(self.objects.probe().await?);
         }

@@ -169,6 +169,7 @@ async fn read(caller: &Caller, repo: Repo, route: Route, request: Request) -> Re
 }
 
 async fn write(doors: &Doors, caller: &Caller, repo: Repo, route: Route, call: Call) -> Result<Response, OciError> {
+    doors.store.format().may_change()?;
     match route {
         Route::DeleteBlob { digest, .. } => blob::delete(&repo, &digest).await,
         Route::BeginUpload { begin: Begin::Session(algorithm), .. } => upload::begin(&repo, algorithm).await,

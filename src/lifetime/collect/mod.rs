@@ -242,6 +242,9 @@ impl Collector {
     }
 
     fn reason_not_to_delete(&self) -> Option<String> {
+        if let Err(left_behind) = self.store.format.may_change() {
+            return Some(left_behind.to_string());
+        }
         let allowed = self.store.objects.fence().is_some() || self.store.config.collect.without_fence;
         let reason = "the bucket does not refuse late requests or conditional creates; where one server only collects, \
                       [collect] without_fence = true allows it";
@@ -288,7 +291,11 @@ impl Collector {
         }
         publisher.flush().await?;
         if !wish.dry {
-            self.store.delete(&mark.take_hints()).await?;
+            let hints = mark.take_hints();
+            if !hints.is_empty() {
+                self.store.format.confirm().await?;
+                self.store.delete(&hints).await?;
+            }
             self.store.condemned.refresh().await?;
         }
         Ok(())
