@@ -137,6 +137,14 @@ pub async fn usage(State(doors): State<Doors>, request: Request) -> Response {
     Json(json!({ "tenants": tenants.collect::<Vec<_>>() })).into_response()
 }
 
+/// The background jobs of this server, and how they went.
+pub async fn jobs(State(doors): State<Doors>, request: Request) -> Response {
+    if let Err(refusal) = admit_operator(&doors, request.map(drop)).await {
+        return refusal;
+    }
+    Json(json!({ "jobs": doors.jobs.all() })).into_response()
+}
+
 /// What the last collection of this server found and did; `null` before the first.
 pub async fn last_collection(State(doors): State<Doors>, request: Request) -> Response {
     if let Err(refusal) = admit_operator(&doors, request.map(drop)).await {

@@ -199,6 +199,7 @@ impl World {
             store: app.store.clone(),
             gate: app.gate.clone(),
             collector: app.collector.clone(),
+            jobs: app.jobs.clone(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(app::run(app, listeners, async {
