@@ -117,7 +117,7 @@ impl Job for Count {
     fn about(&self) -> About {
         let what = "Counts what is stored, for quotas and pages.";
         let about = timed("count", what, "cannot count what is stored", (Duration::ZERO, COUNT_EVERY));
-        About { notified_by: Some("something changed"), ..about }
+        About { notified_by: Some("something has changed"), ..about }
     }
 
     async fn notified(&mut self) {

@@ -73,7 +73,7 @@ impl<L: Fn() -> anyhow::Result<Config> + Send + 'static> Job for Reload<L> {
             name: "reload",
             what: "Takes up changes of users, tokens, issuers, rules and certificates.",
             failing: "configuration is not reloaded: the old one stays",
-            notified_by: Some("SIGHUP, or a file changed"),
+            notified_by: Some("SIGHUP is sent or a file has changed"),
             first: Duration::ZERO,
             every: None,
         }
