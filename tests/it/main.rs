@@ -23,4 +23,5 @@ mod tenants;
 #[cfg(feature = "otel")]
 mod trace;
 mod upgrade;
+mod versions;
 mod views;
