@@ -141,13 +141,14 @@ impl Default for Metrics {
             )),
             job_runs: m.counters(
                 "larder_job_runs_total",
-                "Runs of background jobs, by job and result: ok, skipped or failed.",
-                &["job", "result"],
+                "Runs of background jobs, by name and result: ok, skipped or failed.",
+                &["name", "result"],
             ),
             job_last_success: m.gauges(
                 "larder_job_last_success_timestamp_seconds",
-                "When a background job last ended without failure; 0 before.",
-                &["job"],
+                "When a background job last ended ok; 0 before.",
+                // Prometheus has a label `job` of its own for what it scrapes, and would rename ours.
+                &["name"],
             ),
             resident_bytes: m.gauge("larder_resident_bytes", "Memory of this process."),
             tenants: Tenants::new(&m),

@@ -9,6 +9,9 @@
 //! Invariant: a server deletes nothing on the strength of an answer that it did not get. When `meta/format` cannot be
 //! read, is damaged or is gone, the batch stays.
 //!
+//! A server that was left behind refuses what clients ask it to write or delete, and its collector rests. Reads go on, and so
+//! do the small writes that serving needs: spares, notes of use, views. They add, and keep content in the store.
+//!
 //! # Why one read before a batch is enough
 //!
 //! Let a server confirm the format at S and then claim a batch that was published at C, and let the format be raised at

@@ -209,7 +209,7 @@ async fn the_jobs_of_a_running_server_are_shown_with_their_last_results() {
         assert!(shown.contains(part), "{part} in {shown}");
     }
     let metrics = String::from_utf8(world.get("/metrics").await.expect(200).body.to_vec()).unwrap();
-    assert!(metrics.contains(r#"larder_job_runs_total{job="sweep",result="ok"} 1"#), "{metrics}");
-    assert!(metrics.contains(r#"larder_job_runs_total{job="collection",result="failed"} 0"#), "{metrics}");
+    assert!(metrics.contains(r#"larder_job_runs_total{name="sweep",result="ok"} 1"#), "{metrics}");
+    assert!(metrics.contains(r#"larder_job_runs_total{name="collection",result="failed"} 0"#), "{metrics}");
     server.stopped().await;
 }
