@@ -33,6 +33,7 @@ use crate::{error, trace};
 pub use crate::check::Depth;
 
 /// A server that has not begun to listen.
+#[derive(Clone)]
 pub struct App {
     /// What it was told.
     pub config: Arc<Config>,
