@@ -1,27 +1,26 @@
 //! From a configuration to a running server, and down again.
 
+mod jobs;
 pub mod reload;
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::auth::Gate;
 use crate::check::{Event, Summary};
 use crate::config::{Config, Secret};
-use crate::deadline::{self, Deadline};
 use crate::doors;
 use crate::doors::listen::Listener;
 use crate::doors::{Doors, Front};
+use crate::jobs::Jobs;
 use crate::lifetime::collect::{Collector, Report, Wish};
-use crate::meta::format;
-use crate::metrics::{Metrics, recent};
+use crate::meta::{self, format};
+use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::objects::fs;
 use crate::objects::fs::FsObjects;
@@ -29,26 +28,12 @@ use crate::objects::s3::S3Objects;
 use crate::objects::traced::traced;
 use crate::operator::Operator;
 use crate::store::Store;
-use crate::trace;
-use crate::{error, meta};
+use crate::{error, trace};
 
 pub use crate::check::Depth;
 
-/// How often idle uploads are looked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(600);
-/// How often what is stored is counted anew.
-const COUNT_EVERY: Duration = Duration::from_secs(12 * 3600);
-/// When something has changed, sooner: but not sooner than this after the last count, and not for more than one part in
-/// so many of the time.
-const COUNT_PAUSE_NEAR: Duration = Duration::from_secs(60);
-const COUNT_PAUSE_FAR: Duration = Duration::from_secs(3600);
-const COUNT_SHARE: u32 = 100;
-/// The first collection comes so long after the start, or sooner where they come more often.
-const COLLECT_FIRST: Duration = Duration::from_secs(60);
-/// How often a server asks what others have found wrong.
-const LEARN_EVERY: Duration = Duration::from_secs(60);
-
 /// A server that has not begun to listen.
+#[derive(Clone)]
 pub struct App {
     /// What it was told.
     pub config: Arc<Config>,
@@ -60,6 +45,8 @@ pub struct App {
     pub gate: Arc<Gate>,
     /// What deletes what nobody needs.
     pub collector: Arc<Collector>,
+    /// What it does by itself.
+    pub jobs: Arc<Jobs>,
 }
 
 impl App {
@@ -82,15 +69,16 @@ impl App {
     }
 
     async fn counted_over(objects: Arc<dyn Objects>, config: Config, metrics: Arc<Metrics>) -> anyhow::Result<App> {
-        format::open(&*objects).await.context("cannot use the store")?;
         let config = Arc::new(config);
         let store = Store::new(objects, config.clone(), metrics.clone());
+        store.format().open().await.context("cannot use the store")?;
         store.content().load_quarantine().await.context("cannot read what is in quarantine")?;
         warn(&config);
         let gate = Arc::new(Gate::open(config.clone(), signing_key(&store, &config).await?)?);
         let collector = Arc::new(Collector::new(store.refs().clone()));
         collector.recover().await.context("cannot clear what a collection has left")?;
-        Ok(App { config, metrics, store, gate, collector })
+        let jobs = Arc::new(Jobs::new(metrics.clone()));
+        Ok(App { config, metrics, store, gate, collector, jobs })
     }
 
     /// Opens a store that there is: where there is none, nothing is made.
@@ -137,6 +125,7 @@ impl App {
             config: self.config.clone(),
             metrics: self.metrics.clone(),
             collector: self.collector.clone(),
+            jobs: self.jobs.clone(),
         })
     }
 }
@@ -178,17 +167,7 @@ pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl F
     let (stop, stopped) = watch::channel(false);
     let front = app.front();
     let listeners = listeners.into_iter().map(Into::into).collect();
-    let mut jobs = JoinSet::new();
-    jobs.spawn(sweep(app.store.clone(), app.config.clone()));
-    jobs.spawn(count(app.store.clone()));
-    jobs.spawn(poll(app.store.clone(), app.config.collect.poll()));
-    if app.config.collect.enabled {
-        jobs.spawn(collect(app.collector.clone(), app.store.clone(), app.config.collect.interval.get()));
-    }
-    jobs.spawn(remember(app.metrics.clone()));
-    if app.config.store.s3.is_some() {
-        jobs.spawn(learn(app.store.clone()));
-    }
+    let mut jobs = jobs::start(&app);
     let serving =
         doors::listen::serve(listeners, front, app.gate.clone(), &app.config.limits, app.metrics.clone(), stopped);
     let deadline = OnceLock::new();
@@ -206,101 +185,4 @@ pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl F
     jobs.shutdown().await;
     let left = deadline.get().map(|end| end.saturating_duration_since(Instant::now()));
     trace::finish(left.unwrap_or_default()).await;
-}
-
-async fn sweep(store: Store, config: Arc<Config>) {
-    let mut timer = tokio::time::interval(SWEEP_EVERY);
-    loop {
-        timer.tick().await;
-        let idle = config.limits.upload_idle.get();
-        match store.sweep_all_uploads(idle, SystemTime::now()).await {
-            Ok(0) => {}
-            Ok(uploads) => tracing::info!(uploads, "idle uploads were removed"),
-            Err(error) => tracing::warn!(%error, "idle uploads cannot be removed"),
-        }
-        match store.content().sweep_drafts(idle, SystemTime::now()).await {
-            Ok(0) => {}
-            Ok(drafts) => tracing::info!(drafts, "parts of objects that were given up were removed"),
-            Err(error) => tracing::warn!(%error, "parts of objects that were given up cannot be removed"),
-        }
-    }
-}
-
-/// Counts what is stored: at the start, some time after changes, and now and then. To look at all of a bucket costs
-/// money, so there it is done less often.
-async fn count(store: Store) {
-    let pause = if store.content().is_near() { COUNT_PAUSE_NEAR } else { COUNT_PAUSE_FAR };
-    loop {
-        let began = Instant::now();
-        if let Err(error) = store.scan_usage().await {
-            tracing::warn!(%error, "what is stored cannot be counted");
-        }
-        tokio::time::sleep(pause.max(began.elapsed() * COUNT_SHARE)).await;
-        let changed = store.stock().changed();
-        let _ = tokio::time::timeout(COUNT_EVERY, changed).await;
-    }
-}
-
-/// Reads the counters now and then, for pictures of them.
-async fn remember(metrics: Arc<Metrics>) {
-    let mut timer = tokio::time::interval(recent::READ_EVERY);
-    // What nobody has counted yet needs no reading.
-    timer.tick().await;
-    loop {
-        timer.tick().await;
-        metrics.recent.read(&metrics.tenants, jiff::Timestamp::now());
-    }
-}
-
-/// Learns which objects other servers have found wrong.
-async fn learn(store: Store) {
-    let mut timer = tokio::time::interval(LEARN_EVERY);
-    loop {
-        timer.tick().await;
-        if let Err(error) = store.content().load_quarantine().await {
-            tracing::warn!(%error, "what is in quarantine cannot be read");
-        }
-    }
-}
-
-/// Looks at what is condemned, so that no answer has to wait for it.
-async fn poll(store: Store, every: Duration) {
-    let mut timer = tokio::time::interval(every);
-    loop {
-        timer.tick().await;
-        // Requests that want to look wait behind it.
-        if let Err(error) = store.condemned().refresh(Deadline::within(deadline::SHORT)).await {
-            tracing::warn!(%error, "what is condemned cannot be looked at");
-        }
-    }
-}
-
-/// Collects from time to time, and when room is short.
-async fn collect(collector: Arc<Collector>, store: Store, every: Duration) {
-    // A server that has just started has other things to do.
-    let first = Instant::now() + every.min(COLLECT_FIRST);
-    let mut timer = tokio::time::interval_at(first, every);
-    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        let round = tokio::select! {
-            _ = timer.tick() => None,
-            round = store.room().pressed() => Some(round),
-        };
-        match collector.run(Wish { dry: false }).await {
-            Ok(report) if report.skipped.is_some() => {
-                tracing::warn!(reason = report.skipped.as_deref(), "nothing is collected")
-            }
-            Ok(report) => tracing::info!(
-                at_once = round.is_some(),
-                condemned = report.condemned.objects,
-                condemned_bytes = report.condemned.bytes,
-                deleted = report.deleted.objects,
-                deleted_bytes = report.deleted.bytes,
-                seconds = report.seconds,
-                "collected"
-            ),
-            Err(error) => tracing::warn!(%error, "collection has failed"),
-        }
-        drop(round);
-    }
 }

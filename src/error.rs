@@ -47,6 +47,14 @@ pub enum Error {
     Short { free: u64, reserve: u64, coming: u64 },
     #[error("tenant {tenant} has {} of the {} that it may store{}", shown(*stored), shown(*max), more(*size))]
     OverQuota { tenant: Tenant, stored: u64, max: u64, size: u64 },
+    /// Another version has raised the format of the store beyond what this server reads.
+    #[error(
+        "this server has stopped writing: a newer larder raised the store's format to {found}, and this version reads up to {ours}; run a newer version"
+    )]
+    LeftBehind { found: u32, ours: u32 },
+    /// Servers that may use the store do not know this kind of root, and would delete what only it names.
+    #[error("{kind} need a store of format {needs}, and this one still admits servers of format {found}")]
+    FormatTooOld { kind: &'static str, needs: u32, found: u32 },
     #[error("internal error: {0}")]
     Internal(Arc<str>),
 }

@@ -10,6 +10,7 @@
 //! - [`objects`]: bytes under keys, on a disk or in a bucket.
 //! - [`hot`]: immutable bytes in memory.
 //! - [`store`]: the house: blobs, uploads, manifests, tags.
+//! - [`jobs`]: work that a server does by itself, and how it went.
 //! - [`auth`]: who asks, and may they.
 //! - [`doors`]: the protocol fronts, and all that knows HTTP.
 //! - [`app`]: from a configuration to a running server.
@@ -40,6 +41,7 @@ pub mod account;
 pub mod lifetime;
 pub mod check;
 pub mod store;
+pub mod jobs;
 pub mod auth;
 pub mod doors;
 pub mod app;

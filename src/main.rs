@@ -231,9 +231,8 @@ async fn start(serve: Serve, config: Config) -> anyhow::Result<()> {
     systemd::notify(State::Ready);
     let stop = stop.inspect(|()| systemd::notify(State::Stopping));
     let file = serve.place.source.config.clone();
-    let reload = Reload { gate: app.gate.clone(), store: app.store.clone(), load: move || serve.load(), file };
-    let config = app.config.clone();
-    tokio::spawn(async move { reload.run(&config, hangups).await });
+    let reload = Reload::new(&app, move || serve.load(), file, hangups);
+    tokio::spawn(app.jobs.add(reload));
     app::run(app, listeners, stop).await;
     Ok(())
 }

@@ -55,6 +55,8 @@ pub struct Metrics {
     pub collecting: IntGauge,
     pub s3_calls: IntCounterVec,
     pub s3_cost: Counter,
+    pub job_runs: IntCounterVec,
+    pub job_last_success: IntGaugeVec,
     resident_bytes: IntGauge,
     /// What is counted for each tenant.
     pub tenants: Tenants,
@@ -137,6 +139,17 @@ impl Default for Metrics {
                 "larder_s3_cost_total",
                 "What these requests cost, by the configured prices. An estimate, in the currency of the prices.",
             )),
+            job_runs: m.counters(
+                "larder_job_runs_total",
+                "Runs of background jobs, by name and result: ok, skipped or failed.",
+                &["name", "result"],
+            ),
+            job_last_success: m.gauges(
+                "larder_job_last_success_timestamp_seconds",
+                "When a background job last ended ok; 0 before.",
+                // Prometheus has a label `job` of its own for what it scrapes, and would rename ours.
+                &["name"],
+            ),
             resident_bytes: m.gauge("larder_resident_bytes", "Memory of this process."),
             tenants: Tenants::new(&m),
             recent,

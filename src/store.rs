@@ -16,6 +16,7 @@ use crate::content::condemned::Condemned;
 use crate::deadline::Deadline;
 use crate::error::Result;
 use crate::lifetime::delete::{Deletion, References};
+use crate::meta::format::StoreFormat;
 use crate::meta::ready::Ready;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
@@ -64,9 +65,15 @@ impl Store {
         &self.deletion
     }
 
-    /// Whether the store answers.
-    pub fn ready(&self) -> &Ready {
-        &self.ready
+    /// The format of the store.
+    pub fn format(&self) -> &StoreFormat {
+        self.content().format()
+    }
+
+    /// Proves that the store answers and takes the writes of this server, or did a moment ago.
+    pub async fn probe(&self) -> Result<()> {
+        self.format().may_change()?;
+        self.ready.probe().await
     }
 
     /// The inventory of tags, for people to look at.
@@ -80,7 +87,7 @@ impl Store {
     }
 
     /// The room for uploads.
-    pub fn room(&self) -> &Room {
+    pub fn room(&self) -> &Arc<Room> {
         self.content().room()
     }
 
@@ -95,12 +102,12 @@ impl Store {
     }
 
     /// A handle that writes to the permit's repository.
-    pub fn writer(&self, permit: Permit<Push>, deadline: Deadline) -> RepoWriter {
+    pub fn writer(&self, permit: Permit<Push>, deadline: Deadline) -> Result<RepoWriter> {
         self.refs().writer(permit, deadline)
     }
 
     /// A handle that deletes from the permit's repository.
-    pub fn eraser(&self, permit: Permit<Delete>, deadline: Deadline) -> RepoEraser {
+    pub fn eraser(&self, permit: Permit<Delete>, deadline: Deadline) -> Result<RepoEraser> {
         self.refs().eraser(permit, deadline)
     }
 

@@ -7,22 +7,27 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::app::signing_key;
+use crate::app::{App, signing_key};
 use crate::auth::Gate;
 use crate::config::Config;
+use crate::jobs::{About, Done, Job, Outcome, failed};
 use crate::store::Store;
 
 /// How often files are looked at. Certificates and secrets are replaced by others, who tell nobody.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// Reloads at SIGHUP and when a file has changed.
+/// Reloads the configuration at SIGHUP and when a file has changed.
 pub struct Reload<L> {
-    pub gate: Arc<Gate>,
-    pub store: Store,
+    gate: Arc<Gate>,
+    store: Store,
     /// Reads the configuration as it was read at the start.
-    pub load: L,
+    load: L,
     /// The file that it is in, where it is in one.
-    pub file: Option<PathBuf>,
+    file: Option<PathBuf>,
+    hangups: Signal,
+    /// The files that the configuration names, and how they were when they were last read.
+    files: Vec<PathBuf>,
+    seen: Vec<Stamp>,
 }
 
 /// What tells that a file is another one: inode, size, modification time. Behind symbolic links, since Kubernetes swaps
@@ -43,45 +48,54 @@ pub fn hangups() -> std::io::Result<Signal> {
 }
 
 impl<L: Fn() -> anyhow::Result<Config>> Reload<L> {
-    pub async fn run(self, config: &Config, mut hangups: Signal) {
-        let mut files = self.files(config);
-        let mut seen = stamps(&files);
-        let mut look = tokio::time::interval(LOOK_EVERY);
+    pub fn new(app: &App, load: L, file: Option<PathBuf>, hangups: Signal) -> Reload<L> {
+        let (gate, store) = (app.gate.clone(), app.store.clone());
+        let mut reload = Reload { gate, store, load, file, hangups, files: Vec::new(), seen: Vec::new() };
+        reload.watch(&app.config);
+        reload
+    }
+
+    /// Looks at the files of this configuration from now on.
+    fn watch(&mut self, config: &Config) {
+        let files: Vec<_> = self.file.iter().cloned().chain(config.files().into_iter().map(PathBuf::from)).collect();
+        if files != self.files {
+            self.seen = stamps(&files);
+            self.files = files;
+        }
+    }
+}
+
+impl<L: Fn() -> anyhow::Result<Config> + Send + 'static> Job for Reload<L> {
+    type Notice = ();
+
+    fn about(&self) -> About {
+        About {
+            name: "reload",
+            what: "Takes up changes of users, tokens, issuers, rules and certificates.",
+            failing: "configuration is not reloaded: the old one stays",
+            notified_by: Some("SIGHUP is sent or a file has changed"),
+            first: Duration::ZERO,
+            every: None,
+        }
+    }
+
+    async fn notified(&mut self) {
         loop {
-            tokio::select! {
-                _ = hangups.recv() => seen = stamps(&files),
-                _ = look.tick() => {
-                    // Before they are read: what changes meanwhile shows the next time. And a bad file is not read again
-                    // and again.
-                    let now = stamps(&files);
-                    if std::mem::replace(&mut seen, now.clone()) == now {
-                        continue;
-                    }
-                }
-            }
-            match self.once().await {
-                Ok(config) => {
-                    let named = self.files(&config);
-                    if named != files {
-                        seen = stamps(&named);
-                        files = named;
-                    }
-                    tracing::info!("configuration was reloaded: users, tokens, issuers, rules, certificates");
-                }
-                Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), "configuration is not reloaded: the old one stays");
-                }
+            let told = tokio::time::timeout(LOOK_EVERY, self.hangups.recv()).await.is_ok();
+            // Before they are read: what changes meanwhile shows the next time. And a bad file is not read again and
+            // again.
+            let now = stamps(&self.files);
+            if std::mem::replace(&mut self.seen, now.clone()) != now || told {
+                return;
             }
         }
     }
 
-    async fn once(&self) -> anyhow::Result<Config> {
-        let config = (self.load)()?;
-        self.gate.reload(&config, signing_key(&self.store, &config).await?)?;
-        Ok(config)
-    }
-
-    fn files(&self, config: &Config) -> Vec<PathBuf> {
-        self.file.iter().cloned().chain(config.files().into_iter().map(PathBuf::from)).collect()
+    async fn run(&mut self, _: Option<()>) -> Outcome {
+        let config = (self.load)().map_err(failed)?;
+        let key = signing_key(&self.store, &config).await.map_err(failed)?;
+        self.gate.reload(&config, key).map_err(failed)?;
+        self.watch(&config);
+        Ok(Done::Did("reloaded users, tokens, issuers, rules and certificates".to_string()))
     }
 }

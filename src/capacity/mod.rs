@@ -55,12 +55,12 @@ pub struct Room {
 }
 
 /// A round of eviction. Dropped, it has ended, and those who wait for room look again.
-pub struct Round<'a> {
-    room: &'a Room,
+pub struct Round {
+    room: Arc<Room>,
     began: Instant,
 }
 
-impl Drop for Round<'_> {
+impl Drop for Round {
     fn drop(&mut self) {
         let pause = FUTILE.max(self.began.elapsed() * FUTILE_ROUNDS);
         self.room.rounds.send_replace(self.room.is_full().then(|| Instant::now() + pause));
@@ -76,10 +76,10 @@ impl Room {
 
     /// Resolves when room is short, now or since it was last asked: something should be evicted at once, before the round
     /// is dropped. Whoever asks goes on asking for as long as the server runs: uploads wait for it.
-    pub async fn pressed(&self) -> Round<'_> {
+    pub async fn pressed(self: &Arc<Self>) -> Round {
         self.relieved.store(true, Relaxed);
         self.pressed.notified().await;
-        Round { room: self, began: Instant::now() }
+        Round { room: self.clone(), began: Instant::now() }
     }
 
     /// The accounts of all tenants.

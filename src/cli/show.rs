@@ -31,7 +31,11 @@ pub fn count(value: &Value) -> String {
 
 /// How long ago the moment in a JSON text was.
 pub fn ago(value: &Value) -> String {
-    let Some(at) = value.as_str().and_then(|at| at.parse::<Timestamp>().ok()) else { return "-".to_string() };
+    value.as_str().and_then(|at| at.parse().ok()).map_or("-".to_string(), since)
+}
+
+/// How long ago a moment was.
+pub fn since(at: Timestamp) -> String {
     let seconds = (Timestamp::now().as_second() - at.as_second()).max(0);
     match seconds {
         0..120 => format!("{seconds} s ago"),

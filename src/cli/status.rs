@@ -3,10 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use jiff::Timestamp;
+use larder::jobs::{Run, Status as Job};
 use serde_json::Value;
 
 use super::ask::Server;
-use super::show::{ago, bytes, count, size, table, text};
+use super::show::{ago, bytes, count, since, size, table, text};
 
 /// Says what a running server has, does, and saves.
 #[derive(Args)]
@@ -26,11 +28,14 @@ impl Status {
         let asked = self.server.asked()?;
         let (ready, said) = asked.ready().await?;
         let mut overview = asked.get("/api/overview", &[]).await?;
+        // Nothing where the caller may not administer, or the server is an older one.
+        let jobs = asked.get("/api/jobs", &[]).await.map_or(Value::Null, |mut told| told["jobs"].take());
         if self.json {
-            overview["ready"] = ready.into();
+            (overview["ready"], overview["jobs"]) = (ready.into(), jobs);
             println!("{}", serde_json::to_string_pretty(&overview)?);
         } else {
             print!("{}", render(&said, &overview));
+            print!("{}", jobs_table(&serde_json::from_value::<Vec<Job>>(jobs).unwrap_or_default()));
         }
         Ok(if ready { ExitCode::SUCCESS } else { ExitCode::from(NOT_READY) })
     }
@@ -93,6 +98,29 @@ fn render(said: &str, overview: &Value) -> String {
     out
 }
 
+/// The background jobs; nothing where none is told.
+fn jobs_table(jobs: &[Job]) -> String {
+    if jobs.is_empty() {
+        return String::new();
+    }
+    let state = |job: &Job| {
+        let state = if job.running { "running" } else { "idle" };
+        let next =
+            job.next.map(|next| format!(", next in {} s", next.duration_since(Timestamp::now()).as_secs().max(0)));
+        format!("{state}{}", next.unwrap_or_default())
+    };
+    let result = |last: &Run| {
+        let text = if last.text.is_empty() { String::new() } else { format!(": {}", last.text) };
+        format!("{}, {}{text}", last.result.as_str(), since(last.ended))
+    };
+    let row = |job: &Job| {
+        let last = job.last.as_ref().map_or("none yet".to_string(), result);
+        vec![job.name.clone(), state(job), job.runs.to_string(), job.failures.to_string(), last]
+    };
+    let rows: Vec<Vec<String>> = jobs.iter().map(row).collect();
+    format!("\n{}", table(&["JOB", "STATE", ">RUNS", ">FAILED", "LAST RESULT"], &rows))
+}
+
 fn collector(collector: &Value) -> String {
     match (collector["skipped"].as_str(), collector["running"] == true, collector["last"].is_string()) {
         (Some(why), ..) => format!("never: {why}"),
@@ -141,6 +169,23 @@ mod tests {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
     }
+
+    #[test]
+    fn a_job_that_fails_shows_why() {
+        let job = |name: &str, failures: u64, last: Value| {
+            json!({ "name": name, "what": "", "every_seconds": 60.0, "notified_by": null, "running": false,
+                "since": "2026-01-01T00:00:00Z", "next": null, "last": last, "last_success": null, "runs": 7,
+                "failures": failures, "failures_in_a_row": failures })
+        };
+        let last = json!({ "ended": Timestamp::now(), "seconds": 0.5, "result": "failed", "text": "store is busy" });
+        let jobs = json!([job("sweep", 0, Value::Null), job("collection", 2, last)]);
+        let shown = jobs_table(&serde_json::from_value::<Vec<Job>>(jobs).unwrap());
+        let lines: Vec<&str> = shown.lines().skip(2).collect();
+        assert!(lines[0].starts_with("sweep") && lines[0].ends_with("none yet"), "{shown}");
+        assert!(lines[1].contains("2  failed, ") && lines[1].ends_with("s ago: store is busy"), "{shown}");
+        assert_eq!(jobs_table(&[]), "");
+    }
+
     #[test]
     fn what_is_not_told_is_not_shown_as_nothing() {
         let shown = render(

@@ -6,6 +6,7 @@ use super::service::Content;
 use crate::access::{Delete, Permit, Pull, Push};
 use crate::deadline::Deadline;
 use crate::digest::Digest;
+use crate::error::Result;
 use crate::layout;
 use crate::metrics::tenant::TenantMetrics;
 use crate::names::{RepoName, Tenant};
@@ -40,13 +41,23 @@ impl Content {
     }
 
     /// A handle that writes.
-    pub fn writer(&self, permit: Permit<Push>, deadline: Deadline) -> Writer {
-        Writer { reader: self.reader(permit.to_pull(), deadline) }
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LeftBehind`](crate::error::Error::LeftBehind) when the store's format has moved on.
+    pub fn writer(&self, permit: Permit<Push>, deadline: Deadline) -> Result<Writer> {
+        self.format().may_change()?;
+        Ok(Writer { reader: self.reader(permit.to_pull(), deadline) })
     }
 
     /// A handle that deletes.
-    pub fn eraser(&self, permit: Permit<Delete>, deadline: Deadline) -> Eraser {
-        Eraser { reader: self.reader(permit.to_pull(), deadline) }
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Content::writer`].
+    pub fn eraser(&self, permit: Permit<Delete>, deadline: Deadline) -> Result<Eraser> {
+        self.format().may_change()?;
+        Ok(Eraser { reader: self.reader(permit.to_pull(), deadline) })
     }
 }
 

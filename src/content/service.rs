@@ -19,6 +19,7 @@ use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::hot::flights::Flights;
 use crate::hot::{Hot, Slot};
+use crate::meta::format::StoreFormat;
 use crate::metrics::Metrics;
 use crate::objects::{self, Distance, Key, Meta, Objects};
 
@@ -49,6 +50,7 @@ struct Shared {
     uploads: Uploads,
     capacity: Arc<Room>,
     clock: Clock,
+    format: StoreFormat,
 }
 
 /// Existence checks under way, each with the number of snapshots before it: nobody joins a check that is older than what
@@ -73,6 +75,7 @@ impl Content {
             uploads: Uploads::new(config.limits.uploads),
             capacity: Arc::new(Room::new(objects.clone(), config.clone(), metrics.clone())),
             clock: Clock::default(),
+            format: StoreFormat::new(objects.clone()),
             objects,
             config,
             metrics,
@@ -131,6 +134,11 @@ impl Content {
     /// The accounts of what each tenant stores.
     pub fn usage(&self) -> &Usage {
         self.shared.capacity.usage()
+    }
+
+    /// The format of the store, which tells whether this server may still write and delete.
+    pub fn format(&self) -> &StoreFormat {
+        &self.shared.format
     }
 
     /// The backend's time.

@@ -85,6 +85,7 @@ impl Content {
         if keys.is_empty() {
             return Ok(());
         }
+        self.format().may_change()?;
         let forget = || keys.iter().for_each(|key| self.forget(key));
         // Before, so that nobody is told of it who asks from now on; behind, because somebody may have looked meanwhile.
         forget();

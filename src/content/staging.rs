@@ -336,6 +336,7 @@ impl Content {
     /// Removes what writes of servers that died have left behind, and to which nothing has been added for `idle`. Returns
     /// how many.
     pub async fn sweep_drafts(&self, idle: Duration, now: SystemTime) -> Result<usize> {
+        self.format().confirm().await?;
         let before = now.checked_sub(idle).unwrap_or(SystemTime::UNIX_EPOCH);
         Ok(self.objects().sweep_drafts(before).await?)
     }
@@ -367,6 +368,9 @@ impl Staging<'_> {
             }
         }
         newest.retain(|_, at| now.duration_since(*at).is_ok_and(|age| age > idle));
+        if !newest.is_empty() {
+            self.content.format().confirm().await?;
+        }
         for id in newest.keys() {
             self.remove(id, Deadline::of_each_call()).await?;
         }

@@ -23,7 +23,7 @@ pub async fn healthz() -> &'static str {
 
 /// The store answers. One that is full still does: to take its server away from builders would only make it worse.
 pub async fn readyz(State(doors): State<Doors>) -> Response {
-    match doors.store.ready().probe().await {
+    match doors.store.probe().await {
         Ok(()) => "ready\n".into_response(),
         Err(error @ Error::Full) => format!("ready to be read, but {error}\n").into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {error}\n")).into_response(),
@@ -136,6 +136,14 @@ pub async fn usage(State(doors): State<Doors>, request: Request) -> Response {
         })
     });
     Json(json!({ "tenants": tenants.collect::<Vec<_>>() })).into_response()
+}
+
+/// The background jobs of this server, and how they went.
+pub async fn jobs(State(doors): State<Doors>, request: Request) -> Response {
+    if let Err(refusal) = admit_operator(&doors, request.map(drop)).await {
+        return refusal;
+    }
+    Json(json!({ "jobs": doors.jobs.all() })).into_response()
 }
 
 /// What the last collection of this server found and did; `null` before the first.

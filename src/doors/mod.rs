@@ -28,6 +28,7 @@ use tower::{Service, ServiceExt};
 
 use crate::auth::Gate;
 use crate::config::Config;
+use crate::jobs::Jobs;
 use crate::lifetime::collect::Collector;
 use crate::metrics::Metrics;
 use crate::store::Store;
@@ -40,6 +41,7 @@ pub struct Doors {
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
     pub collector: Arc<Collector>,
+    pub jobs: Arc<Jobs>,
 }
 
 /// All that the server answers. The registry has its own routes, and is asked so often that another router in front of it
@@ -60,6 +62,7 @@ impl Front {
             .route("/token/exchange", post(token::exchange))
             .route("/api/inspect", get(admin::inspect))
             .route("/api/usage", get(admin::usage))
+            .route("/api/jobs", get(admin::jobs))
             .route("/api/check", post(orders::check))
             .route("/api/gc", get(admin::last_collection).post(orders::collect))
             .merge(pages::routes())

@@ -60,6 +60,12 @@ mod tests {
         for kind in crate::metrics::S3_KINDS {
             metrics.s3_calls.with_label_values(&[kind]).inc();
         }
+        for job in ["sweep", "count", "pending-deletions", "collection", "history", "quarantine", "reload"] {
+            for result in ["ok", "skipped", "failed"] {
+                metrics.job_runs.with_label_values(&[job, result]).inc();
+            }
+            metrics.job_last_success.with_label_values(&[job]).set(1 << 31);
+        }
         for number in 0..TENANTS_MAX + 10 {
             metrics.tenants.of(&format!("a-tenant-with-a-name-{number}").parse().unwrap()).stored_bytes.set(1 << 40);
         }

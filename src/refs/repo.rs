@@ -6,6 +6,7 @@ use crate::config::RepositoryConfig;
 use crate::content::{Content, Eraser, Reader, Writer};
 use crate::deadline::Deadline;
 use crate::digest::Digest;
+use crate::error::Result;
 use crate::layout;
 use crate::names::{RepoName, Tag, Tenant};
 use crate::objects::Key;
@@ -38,15 +39,15 @@ impl Refs {
     }
 
     /// A handle that writes to the permit's repository.
-    pub fn writer(&self, permit: Permit<Push>, deadline: Deadline) -> RepoWriter {
-        let writer = self.content().writer(permit, deadline);
-        RepoWriter { repo: Repo { refs: self.clone(), reader: writer.reader().clone() }, writer }
+    pub fn writer(&self, permit: Permit<Push>, deadline: Deadline) -> Result<RepoWriter> {
+        let writer = self.content().writer(permit, deadline)?;
+        Ok(RepoWriter { repo: Repo { refs: self.clone(), reader: writer.reader().clone() }, writer })
     }
 
     /// A handle that deletes from the permit's repository.
-    pub fn eraser(&self, permit: Permit<Delete>, deadline: Deadline) -> RepoEraser {
-        let eraser = self.content().eraser(permit, deadline);
-        RepoEraser { repo: Repo { refs: self.clone(), reader: eraser.reader().clone() }, eraser }
+    pub fn eraser(&self, permit: Permit<Delete>, deadline: Deadline) -> Result<RepoEraser> {
+        let eraser = self.content().eraser(permit, deadline)?;
+        Ok(RepoEraser { repo: Repo { refs: self.clone(), reader: eraser.reader().clone() }, eraser })
     }
 }
 

@@ -100,7 +100,7 @@ impl Refs {
     }
 
     /// The room for uploads.
-    pub fn room(&self) -> &Room {
+    pub fn room(&self) -> &Arc<Room> {
         self.content().room()
     }
 

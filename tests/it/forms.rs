@@ -23,7 +23,7 @@ fn permit<R: Right>(world: &World) -> Permit<R> {
 }
 
 fn writer(world: &World) -> RepoWriter {
-    world.app().store.writer(permit(world), Deadline::of_each_call())
+    world.app().store.writer(permit(world), Deadline::of_each_call()).unwrap()
 }
 
 fn reader(world: &World) -> Repo {

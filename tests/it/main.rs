@@ -24,4 +24,5 @@ mod tenants;
 #[cfg(feature = "otel")]
 mod trace;
 mod upgrade;
+mod versions;
 mod views;

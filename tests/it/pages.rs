@@ -117,7 +117,7 @@ async fn a_search_finds_repositories_and_tags() {
 async fn every_page_is_guarded_and_is_json_for_programs() {
     let world = World::new().await;
     push_cache(&world, "app", "cache", "one").await;
-    for path in ["/", "/repositories", "/repo/app", "/repo/app:cache", "/evictions", "/repo/none"] {
+    for path in ["/", "/repositories", "/repo/app", "/repo/app:cache", "/evictions", "/jobs", "/repo/none"] {
         let shown = world.get(path).header("accept", "text/html").await;
         assert!(shown.header("content-security-policy").contains("default-src 'none'"), "{path}");
         assert_eq!(shown.header("x-content-type-options"), "nosniff", "{path}");
@@ -186,4 +186,30 @@ async fn an_import_and_an_export_last_from_the_first_request_of_their_build() {
     assert_eq!(told, [("export", Some("other"), true), ("import", None, true), ("export", Some("cache"), false)]);
     let metrics = String::from_utf8(world.get("/metrics").await.expect(200).body.to_vec()).unwrap();
     assert!(metrics.contains("larder_export_seconds_count 1") && metrics.contains("larder_import_seconds_count 1"));
+}
+
+#[tokio::test]
+async fn the_jobs_of_a_running_server_are_shown_with_their_last_results() {
+    let world = World::new().await;
+    let server = world.serve().await;
+    let jobs = async || world.get("/api/jobs").await.expect(200).json()["jobs"].take();
+    let names = |jobs: &Value| -> Vec<String> {
+        jobs.as_array().unwrap().iter().map(|job| job["name"].as_str().unwrap().to_string()).collect()
+    };
+    let expected = ["sweep", "count", "pending-deletions", "collection", "history"];
+    let mut told = jobs().await;
+    while names(&told) != expected || told.as_array().unwrap()[..3].iter().any(|job| job["last"].is_null()) {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        told = jobs().await;
+    }
+    assert_eq!((&told[0]["last"]["result"], &told[0]["failures"]), (&Value::from("ok"), &Value::from(0)));
+    assert!(told[0]["next"].is_string() && told[3]["last"].is_null(), "{told}");
+    let shown = page(&world.get("/jobs").header("accept", "text/html").await.expect(200));
+    for part in expected.iter().chain(&["every 10 min", "when room is short", r#"href="/jobs""#]) {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let metrics = String::from_utf8(world.get("/metrics").await.expect(200).body.to_vec()).unwrap();
+    assert!(metrics.contains(r#"larder_job_runs_total{name="sweep",result="ok"} 1"#), "{metrics}");
+    assert!(metrics.contains(r#"larder_job_runs_total{name="collection",result="failed"} 0"#), "{metrics}");
+    server.stopped().await;
 }

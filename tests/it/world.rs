@@ -192,16 +192,8 @@ impl World {
 
     pub async fn serve_on(&self, listeners: Vec<TcpListener>) -> Server {
         let addresses = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
-        let app = self.app();
-        let app = App {
-            config: app.config.clone(),
-            metrics: app.metrics.clone(),
-            store: app.store.clone(),
-            gate: app.gate.clone(),
-            collector: app.collector.clone(),
-        };
         let (stop, stopped) = oneshot::channel::<()>();
-        let running = tokio::spawn(app::run(app, listeners, async {
+        let running = tokio::spawn(app::run(self.app().clone(), listeners, async {
             let _ = stopped.await;
         }));
         Server { addresses, stop: Some(stop), running }

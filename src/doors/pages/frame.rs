@@ -20,6 +20,7 @@ pub fn page(title: &str, body: &Markup) -> Markup {
                     nav aria-label="Pages" {
                         a href="/repositories" { "Repositories" }
                         a href="/evictions" { "Evictions" }
+                        a href="/jobs" { "Jobs" }
                     }
                     (search(""))
                 }

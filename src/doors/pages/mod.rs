@@ -10,6 +10,7 @@ mod evictions;
 mod frame;
 mod graph;
 mod history;
+mod jobs;
 mod overview;
 mod repos;
 mod show;
@@ -44,6 +45,7 @@ pub fn routes() -> Router<Doors> {
         .route("/repositories", get(repositories))
         .route("/repo/{*name}", get(repository))
         .route("/evictions", get(evicted))
+        .route("/jobs", get(jobs_page))
         .route("/style.css", get(style))
         .route("/api/overview", get(overview))
         .route("/api/repositories", get(repositories))
@@ -53,7 +55,7 @@ pub fn routes() -> Router<Doors> {
 
 /// Whether a path is that of a page, for metrics.
 pub fn is_page(path: &str) -> bool {
-    matches!(path, "/" | "/repositories" | "/evictions" | "/style.css") || path.starts_with("/repo/")
+    matches!(path, "/" | "/repositories" | "/evictions" | "/jobs" | "/style.css") || path.starts_with("/repo/")
 }
 
 async fn overview(State(doors): State<Doors>, request: Request) -> Response {
@@ -91,6 +93,12 @@ async fn evicted(State(doors): State<Doors>, request: Request) -> Response {
     let request = request.map(drop);
     let page = Asked::of(&request);
     page.reply(Sight::of(&doors, &request).await.map(|sight| evictions::gather(&doors, &sight)))
+}
+
+async fn jobs_page(State(doors): State<Doors>, request: Request) -> Response {
+    let request = request.map(drop);
+    let page = Asked::of(&request);
+    page.reply(Sight::of(&doors, &request).await.and_then(|sight| jobs::gather(&doors, &sight)))
 }
 
 async fn style() -> Response {

@@ -212,6 +212,9 @@ impl From<error::Error> for OciError {
             E::Body(BodyError::Cut) => OciError::new(Code::SizeInvalid),
             E::Body(BodyError::Idle) => OciError::new(Code::SizeInvalid).status(StatusCode::REQUEST_TIMEOUT),
             E::Busy => OciError::new(Code::Unavailable).with(RETRY_AFTER, HeaderValue::from_static("1")),
+            E::LeftBehind { .. } | E::FormatTooOld { .. } => {
+                OciError::new(Code::Unavailable).with(RETRY_AFTER, HeaderValue::from_static("60"))
+            }
             E::Full | E::Short { .. } => OciError::new(Code::Denied).status(StatusCode::INSUFFICIENT_STORAGE),
             E::OverQuota { tenant, stored, max, size } => {
                 let numbers = json!({ "tenant": &*tenant, "stored": stored, "max": max, "size": size });

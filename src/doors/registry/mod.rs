@@ -88,12 +88,12 @@ enum Handle {
 }
 
 impl Granted {
-    fn handle(self, store: &Store, deadline: Deadline) -> Handle {
-        match self {
+    fn handle(self, store: &Store, deadline: Deadline) -> Result<Handle, OciError> {
+        Ok(match self {
             Granted::Pull(permit) => Handle::Pull(store.repo(permit, deadline)),
-            Granted::Push(permit) => Handle::Push(store.writer(permit, deadline)),
-            Granted::Delete(permit) => Handle::Delete(store.eraser(permit, deadline)),
-        }
+            Granted::Push(permit) => Handle::Push(store.writer(permit, deadline)?),
+            Granted::Delete(permit) => Handle::Delete(store.eraser(permit, deadline)?),
+        })
     }
 }
 
@@ -149,7 +149,7 @@ async fn handle(
     route: Route,
     request: Request,
 ) -> Result<Response, OciError> {
-    let handle = granted.handle(&doors.store, Deadline::within(patience_of(&route, request.headers())));
+    let handle = granted.handle(&doors.store, Deadline::within(patience_of(&route, request.headers())))?;
     let repo = handle.repo();
     trace::place(repo.tenant(), repo.name());
     let ending = builds::watch(&doors.metrics, repo, &route, request.method(), request.headers());

@@ -78,7 +78,7 @@ impl Collector {
         let (life, mut due) = (self.refs.condemned().claim_life(), Vec::new());
         for (id, listed) in self.list().await? {
             match (&listed.claim, &listed.list) {
-                (Some(claim), _) if passed(claim.modified, now, life + GRAIN) => self.clear(&id, &listed).await?,
+                (Some(claim), _) if passed(claim.modified, now, life + GRAIN) => self.clear_left(&id, &listed).await?,
                 (Some(_), _) => report.batches_left += 1,
                 (None, Some(published)) => {
                     let mut at = published.modified;
@@ -99,7 +99,7 @@ impl Collector {
                 }
                 // Spares of a batch that had been cleared when they came.
                 (None, None) if listed.newest().is_some_and(|at| passed(at, now, most)) => {
-                    self.clear(&id, &listed).await?;
+                    self.clear_left(&id, &listed).await?;
                 }
                 (None, None) => {}
             }
@@ -112,6 +112,12 @@ impl Collector {
         let tenants: BTreeSet<&str> = list.keys.iter().filter_map(|key| layout::tenant_name(key)).collect();
         let tenants = tenants.into_iter().filter_map(|tenant| tenant.parse::<Tenant>().ok());
         tenants.map(|tenant| self.wait(&tenant, low)).max().unwrap_or_else(|| self.refs.config().collect.wait(false))
+    }
+
+    /// Removes what another collector left of a batch.
+    async fn clear_left(&self, id: &BatchId, listed: &Listed) -> Result<()> {
+        self.refs.content().format().confirm().await?;
+        self.clear(id, listed).await
     }
 
     /// Removes what is left of a batch: the list, the spares, then the claim.
@@ -132,6 +138,7 @@ impl Collector {
     pub(super) async fn settle(&self, batch: Batch, keep: HashSet<u32>, report: &mut Report) -> Result<()> {
         let ingredients = self.refs.config().collect.ingredients;
         let (objects, id) = (&self.refs.objects(), &batch.id);
+        self.refs.content().format().confirm().await?;
         let began = tokio::time::Instant::now();
         let when = if ingredients.exclusive_claim { When::Absent } else { When::Always };
         let owner = Bytes::from(format!("{:016x}", self.refs.condemned().replica()));

@@ -242,6 +242,9 @@ impl Collector {
     }
 
     fn reason_not_to_delete(&self) -> Option<String> {
+        if let Err(left_behind) = self.refs.content().format().may_change() {
+            return Some(left_behind.to_string());
+        }
         let allowed = self.refs.objects().fence().is_some() || self.refs.config().collect.without_fence;
         let reason = "the bucket does not refuse late requests or conditional creates; where one server only collects, \
                       [collect] without_fence = true allows it";
@@ -288,7 +291,11 @@ impl Collector {
         }
         publisher.flush().await?;
         if !wish.dry {
-            self.refs.content().delete(&mark.take_hints(), Deadline::of_each_call()).await?;
+            let hints = mark.take_hints();
+            if !hints.is_empty() {
+                self.refs.content().format().confirm().await?;
+                self.refs.content().delete(&hints, Deadline::of_each_call()).await?;
+            }
             self.refs.condemned().refresh(Deadline::of_each_call()).await?;
         }
         Ok(())

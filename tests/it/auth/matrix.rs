@@ -159,9 +159,13 @@ async fn only_administrators_see_the_catalog() {
 async fn orders_and_counts_are_for_who_administers_and_for_the_host() {
     let world = world().await;
     let operator = format!("Bearer {}", world.app().gate.operator_token().expose());
-    for (method, path) in
-        [("GET", "/api/usage"), ("GET", "/api/gc"), ("POST", "/api/gc?dry_run=true"), ("POST", "/api/check")]
-    {
+    for (method, path) in [
+        ("GET", "/api/usage"),
+        ("GET", "/api/jobs"),
+        ("GET", "/api/gc"),
+        ("POST", "/api/gc?dry_run=true"),
+        ("POST", "/api/check"),
+    ] {
         let as_token = |who| basic("any", &static_token(who));
         for (shown, status) in [
             (None, 401),

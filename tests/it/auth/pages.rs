@@ -72,8 +72,14 @@ async fn each_sees_what_he_may_pull() {
         ("reader", "/api/repo/secret/app:main", 403),
         ("reader", "/api/repo/secret/none", 403),
         ("owner", "/api/repo/secret/app:main", 200),
+        // What they say of tenants and content is for who may administer.
+        ("reader", "/api/jobs", 403),
+        ("owner", "/api/jobs", 200),
     ] {
         assert_eq!(told(&world, who, path).await.0, status, "{who} {path}");
+    }
+    for (who, status) in [("reader", 403), ("owner", 200)] {
+        world.get("/jobs").header("authorization", &basic("any", &static_token(who))).await.expect(status);
     }
 }
 

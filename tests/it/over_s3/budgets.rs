@@ -4,6 +4,7 @@ use bytesize::ByteSize;
 use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt, stream};
 use http_body_util::BodyExt;
+use larder::config::Span;
 use larder::digest::Digest;
 use larder::layout;
 use larder::lifetime::collect::{Collector, Wish};
@@ -176,6 +177,32 @@ async fn calls_of_a_collection() {
             assert!(calls.of("list") <= report.objects as usize / 1000 + 7, "{calls:?}");
             assert!(calls.of("get") <= reads && calls.sum() <= calls.of("list") + reads + 2, "{calls:?}");
         }
+    }
+}
+
+/// Before each batch of deletes the format of the store is read again, so that nothing is deleted which only the roots of
+/// a newer version name. That is one GET, and all that is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_of_deletes_costs_one_look_at_the_format() {
+    for tap in Tap::all().await {
+        let collects = |config: &mut larder::config::Config| {
+            (config.collect.grace, config.collect.lease) = (Span::seconds(1), Span::seconds(1));
+            config.collect.without_fence = true;
+        };
+        let replica = Replica::with(&tap, collects).await;
+        let collector = Collector::new(replica.app.store.refs().clone());
+        let pause = || tokio::time::sleep(std::time::Duration::from_millis(2_100));
+        replica.push_blob(&noise(100, 1)).await;
+        pause().await;
+        assert_eq!(collector.run(Wish::default()).await.unwrap().condemned.objects, 1);
+        pause().await;
+        tap.calls();
+        let report = collector.run(Wish::default()).await.unwrap();
+        let calls = tap.calls();
+        show("a collection that deletes a batch of one blob", &calls);
+        assert_eq!(report.deleted.objects, 1, "{report:?}");
+        // The list of the batch, and the format.
+        assert_eq!(calls.of("get"), 2, "{calls:?}");
     }
 }
 

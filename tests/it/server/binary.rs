@@ -256,9 +256,13 @@ async fn status_ls_and_bench_ask_a_running_server() {
     let lines = shown(&["ls", "--json", &format!("{host}/team/app")]);
     let tags: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((tags.len(), &tags[0]["tag"]), (1, &Value::from("v1")));
-    assert!(shown(&["status", &host]).contains("ready"));
+    let status = shown(&["status", &host]);
+    for part in ["ready", "JOB", "reload", "sweep", "count", "pending-deletions", "collection", "history"] {
+        assert!(status.contains(part), "{part} in {status}");
+    }
     let told: Value = serde_json::from_str(&shown(&["status", "--json", &host])).unwrap();
     assert_eq!((told["ready"].as_bool(), told["tenants"][0]["tags"].as_u64()), (Some(true), Some(1)));
+    assert_eq!((told["jobs"][0]["name"].as_str(), told["jobs"].as_array().unwrap().len()), (Some("reload"), 6));
 
     let (unknown, errors) = run(folder.path(), &["ls", &format!("{host}/none")]);
     assert!(unknown.status.code() == Some(1) && errors.contains("none is unknown"), "{errors}");

@@ -53,11 +53,11 @@ impl Replica {
     }
 
     fn writes(&self) -> RepoWriter {
-        self.store.writer(self.permit(), Deadline::of_each_call())
+        self.store.writer(self.permit(), Deadline::of_each_call()).unwrap()
     }
 
     fn deletes(&self) -> RepoEraser {
-        self.store.eraser(self.permit(), Deadline::of_each_call())
+        self.store.eraser(self.permit(), Deadline::of_each_call()).unwrap()
     }
 }
 

@@ -252,6 +252,9 @@ pub struct Outcome {
     pub trace: Vec<String>,
 }
 
+/// Read again before each batch of deletes.
+const FORMAT: &[u8] = br#"{"format":1,"oldest_reader":1,"created":"2026-01-01T00:00:00Z"}"#;
+
 /// Plays to the end, and says what went wrong.
 pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
     let sim = Sim::new();
@@ -266,6 +269,7 @@ pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
     let store = |replica: usize| {
         Store::named(Arc::new(sim.clone()), config.clone(), Arc::new(Metrics::default()), replica as u64)
     };
+    sim.plant("meta/format", FORMAT.into(), Duration::ZERO);
     clients::plant(&sim, &mut dice.borrow_mut(), setting);
     let mut tasks = Vec::<Task>::new();
     let mut add = |replica: usize, client: bool, future: Pin<Box<dyn Future<Output = ()>>>| {
@@ -457,7 +461,7 @@ async fn reclaim(
         tokio::time::advance(setting.wait() + Duration::from_secs(1300)).await;
     }
     let state = sim.state.lock().unwrap();
-    let left: Vec<&String> = state.objects.keys().filter(|key| *key != "meta/clock").collect();
+    let left: Vec<&String> = state.objects.keys().filter(|key| !key.starts_with("meta/")).collect();
     if !left.is_empty() && ghost.borrow().violation.is_none() {
         ghost.borrow_mut().violation = Some(format!("left behind: {left:?}"));
     }

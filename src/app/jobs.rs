@@ -1,0 +1,181 @@
+//! What a running server does by itself.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytesize::ByteSize;
+use tokio::task::JoinSet;
+
+use super::App;
+use crate::capacity::Round;
+use crate::deadline::{Deadline, SHORT};
+use crate::jobs::{About, Done, Job, Outcome, Timed, failed};
+use crate::lifetime::collect::{Collector, Report, Wish};
+use crate::metrics::recent;
+use crate::store::Store;
+
+/// How often idle uploads are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// How often what is stored is counted anew.
+const COUNT_EVERY: Duration = Duration::from_secs(12 * 3600);
+/// The least time between two counts, and the part of all time that they may take: one in so many.
+const COUNT_PAUSE_NEAR: Duration = Duration::from_secs(60);
+const COUNT_PAUSE_FAR: Duration = Duration::from_secs(3600);
+const COUNT_SHARE: u32 = 100;
+/// The first collection comes so long after the start, or sooner where they come more often.
+const COLLECT_FIRST: Duration = Duration::from_secs(60);
+/// How often a server asks what others have found wrong.
+const QUARANTINE_EVERY: Duration = Duration::from_secs(60);
+
+/// Starts all jobs but the reload of the configuration. They end when the set is dropped.
+pub(super) fn start(app: &App) -> JoinSet<Infallible> {
+    let (jobs, mut tasks) = (&app.jobs, JoinSet::new());
+    tasks.spawn(jobs.add(sweep(app)));
+    tasks.spawn(jobs.add(Count(app.store.clone())));
+    tasks.spawn(jobs.add(pending_deletions(app)));
+    if app.config.collect.enabled {
+        let every = app.config.collect.interval.get();
+        tasks.spawn(jobs.add(Collect { collector: app.collector.clone(), store: app.store.clone(), every }));
+    }
+    tasks.spawn(jobs.add(history(app)));
+    if app.config.store.s3.is_some() {
+        tasks.spawn(jobs.add(quarantine(app)));
+    }
+    tasks
+}
+
+fn timed(name: &'static str, what: &'static str, failing: &'static str, (first, every): (Duration, Duration)) -> About {
+    About { name, what, failing, notified_by: None, first, every: Some(every) }
+}
+
+fn sweep(app: &App) -> impl Job + use<> {
+    let what = "Removes idle uploads, and what is left of writes that were given up. Reads the store's format again.";
+    let about = timed("sweep", what, "cannot remove idle uploads", (Duration::ZERO, SWEEP_EVERY));
+    let (store, idle) = (app.store.clone(), app.config.limits.upload_idle.get());
+    let work = move || {
+        let store = store.clone();
+        async move {
+            let now = SystemTime::now();
+            // One that fails keeps the other from nothing.
+            let (uploads, drafts) =
+                (store.sweep_all_uploads(idle, now).await, store.content().sweep_drafts(idle, now).await);
+            Ok(match (uploads.map_err(failed)?, drafts.map_err(failed)?) {
+                (0, 0) => Done::Quiet,
+                (uploads, drafts) => Done::Did(format!("removed {uploads} idle uploads, {drafts} unfinished objects")),
+            })
+        }
+    };
+    Timed { about, work }
+}
+
+/// So that no answer has to wait for the lists.
+fn pending_deletions(app: &App) -> impl Job + use<> {
+    let every = app.config.collect.poll();
+    let what = "Lists what collectors are about to delete: answers rest on it.";
+    let about = timed("pending-deletions", what, "cannot list pending deletions", (Duration::ZERO, every));
+    let store = app.store.clone();
+    let work = move || {
+        let store = store.clone();
+        async move {
+            // Requests that want to look wait behind it.
+            let listed = store.condemned().refresh(Deadline::within(SHORT)).await;
+            listed.map(|_| Done::Quiet).map_err(failed)
+        }
+    };
+    Timed { about, work }
+}
+
+fn history(app: &App) -> impl Job + use<> {
+    let what = "Reads the counters, for the pictures on the pages.";
+    let about = timed("history", what, "cannot read the counters", (recent::READ_EVERY, recent::READ_EVERY));
+    let metrics = app.metrics.clone();
+    let work = move || {
+        metrics.recent.read(&metrics.tenants, jiff::Timestamp::now());
+        std::future::ready(Ok(Done::Quiet))
+    };
+    Timed { about, work }
+}
+
+fn quarantine(app: &App) -> impl Job + use<> {
+    let what = "Learns which objects other servers have found damaged.";
+    let about = timed("quarantine", what, "cannot read the quarantine", (Duration::ZERO, QUARANTINE_EVERY));
+    let store = app.store.clone();
+    let work = move || {
+        let store = store.clone();
+        async move { store.content().load_quarantine().await.map(|_| Done::Quiet).map_err(failed) }
+    };
+    Timed { about, work }
+}
+
+/// Counts what is stored: at the start, some time after changes, and now and then. To look at all of a bucket costs
+/// money, so there it is done less often.
+struct Count(Store);
+
+impl Job for Count {
+    type Notice = ();
+
+    fn about(&self) -> About {
+        let what = "Counts what is stored, for quotas and pages.";
+        let about = timed("count", what, "cannot count what is stored", (Duration::ZERO, COUNT_EVERY));
+        About { notified_by: Some("something has changed"), ..about }
+    }
+
+    async fn notified(&mut self) {
+        self.0.stock().changed().await;
+    }
+
+    async fn run(&mut self, _: Option<()>) -> Outcome {
+        self.0.scan_usage().await.map(|_| Done::Quiet).map_err(failed)
+    }
+
+    fn pause(&self, took: Duration) -> Duration {
+        let least = if self.0.content().is_near() { COUNT_PAUSE_NEAR } else { COUNT_PAUSE_FAR };
+        least.max(took * COUNT_SHARE)
+    }
+}
+
+/// Collects from time to time, and when room is short.
+struct Collect {
+    collector: Arc<Collector>,
+    store: Store,
+    every: Duration,
+}
+
+impl Job for Collect {
+    /// Uploads wait until it is dropped.
+    type Notice = Round;
+
+    fn about(&self) -> About {
+        // A server that has just started has other things to do.
+        let first = self.every.min(COLLECT_FIRST);
+        let what = "Deletes what nothing references, and what policies and quotas let go.";
+        let about = timed("collection", what, "collection failed", (first, self.every));
+        About { notified_by: Some("room is short"), ..about }
+    }
+
+    async fn notified(&mut self) -> Round {
+        self.store.room().pressed().await
+    }
+
+    async fn run(&mut self, round: Option<Round>) -> Outcome {
+        let report = self.collector.run(Wish { dry: false }).await.map_err(failed)?;
+        Ok(match &report.skipped {
+            Some(reason) => Done::Skipped(reason.clone()),
+            None => Done::Did(said(&report, round.is_some())),
+        })
+    }
+}
+
+fn said(report: &Report, at_once: bool) -> String {
+    let bytes = |bytes| ByteSize(bytes).display().iec();
+    let (condemned, deleted) = (report.condemned, report.deleted);
+    format!(
+        "collected{}: {} objects ({}) condemned, {} objects ({}) deleted",
+        if at_once { " to make room" } else { "" },
+        condemned.objects,
+        bytes(condemned.bytes),
+        deleted.objects,
+        bytes(deleted.bytes),
+    )
+}

@@ -1,0 +1,70 @@
+//! What the server does by itself, and how it went.
+
+use http::StatusCode;
+use jiff::Timestamp;
+use maud::{Markup, html};
+use serde::Serialize;
+
+use super::super::Doors;
+use super::sight::Sight;
+use super::{Page, Refusal, frame, show};
+use crate::jobs::{Ending, Run, Status};
+
+/// The background jobs of one server.
+#[derive(Serialize)]
+pub struct Jobs {
+    now: Timestamp,
+    jobs: Vec<Status>,
+}
+
+/// For who may administer: results name tenants and content.
+pub fn gather(doors: &Doors, sight: &Sight<'_>) -> Result<Jobs, Refusal> {
+    if !sight.is_whole() {
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "jobs are shown to who may administer"));
+    }
+    Ok(Jobs { now: Timestamp::now(), jobs: doors.jobs.all() })
+}
+
+impl Page for Jobs {
+    fn title(&self) -> String {
+        "Jobs".to_string()
+    }
+
+    fn body(&self) -> Markup {
+        let rows: Vec<Markup> = self.jobs.iter().map(|job| row(job, self.now)).collect();
+        html! {
+            p { "What this server does by itself, since its start." }
+            (frame::table("Jobs", &["Job", "Runs", "State", "Last result", "Took", "Runs so far", "Failed"], &rows))
+        }
+    }
+}
+
+fn row(job: &Status, now: Timestamp) -> Markup {
+    html! {
+        th scope="row" { (job.name) br; span.note { (job.what) } }
+        td { (wakes(job)) }
+        td {
+            @if job.running { "running for " } @else { "idle for " } (show::age(job.since, now))
+            @if let Some(next) = job.next { ", next in " (show::age(now, next)) }
+        }
+        td { @if let Some(last) = &job.last { (result(last, now)) } @else { "none yet" } }
+        td.number { @if let Some(last) = &job.last { (format!("{:.1} s", last.seconds)) } @else { "–" } }
+        td.number { (job.runs) }
+        td.number { (job.failures) }
+    }
+}
+
+fn result(last: &Run, now: Timestamp) -> Markup {
+    html! {
+        @if last.result == Ending::Ok { "ok" } @else { strong { (last.result.as_str()) } }
+        ", " (show::ago(last.ended, now))
+        @if !last.text.is_empty() { ": " (last.text) }
+    }
+}
+
+/// What wakes a job, in words.
+fn wakes(job: &Status) -> String {
+    let every = job.every_seconds.map(|every| format!("every {}", show::span(every.ceil() as u64)));
+    let notified = job.notified_by.as_ref().map(|by| format!("when {by}"));
+    every.into_iter().chain(notified).collect::<Vec<_>>().join(", or ")
+}

@@ -1,0 +1,205 @@
+//! Servers of two versions over one store: what the older one knows nothing of is not lost, over files and a bucket.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::body::Body;
+use http::Request;
+use larder::app::App;
+use larder::config::{Config, Span};
+use larder::digest::Digest;
+use larder::error::Error;
+use larder::layout;
+use larder::lifetime::collect::Wish;
+use larder::meta::format::{FORMAT, RootKind, StoreFormat};
+use larder::names::Tenant;
+use larder::objects::fs::FsObjects;
+use larder::objects::{Key, Objects, Read, When};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use crate::call::Answer;
+use crate::tap::Tap;
+
+/// The version that brings entries.
+const NEXT: u32 = FORMAT + 1;
+
+/// A store, and what it lives in.
+struct Shared {
+    objects: Arc<dyn Objects>,
+    _place: Box<dyn Any>,
+}
+
+async fn stores() -> Vec<Shared> {
+    let folder = tempfile::tempdir().unwrap();
+    let files = FsObjects::open(folder.path()).unwrap();
+    let mut stores = vec![Shared { objects: Arc::new(files), _place: Box::new(folder) }];
+    for tap in Tap::all().await {
+        stores.push(Shared { objects: Arc::new(tap.objects().await), _place: Box::new(tap) });
+    }
+    stores
+}
+
+impl Shared {
+    /// A server of this version, whose collector waits for nothing.
+    async fn server(&self) -> App {
+        let mut config = Config::default();
+        (config.collect.grace, config.collect.lease) = (Span::seconds(1), Span::seconds(1));
+        config.collect.without_fence = true;
+        App::over(self.objects.clone(), config).await.unwrap()
+    }
+
+    /// The format as a server of the next version sees it.
+    async fn next_version(&self) -> StoreFormat {
+        let format = StoreFormat::for_version(self.objects.clone(), NEXT);
+        format.open().await.unwrap();
+        format
+    }
+
+    async fn stored(&self) -> Value {
+        let Read::Fresh(_, bytes) = self.objects.read(&layout::format(), None).await.unwrap() else { panic!() };
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    async fn put(&self, key: &Key, body: impl Into<bytes::Bytes>) {
+        self.objects.put(key, body.into(), When::Always).await.unwrap();
+    }
+
+    /// A blob that only an entry names: a root of the next version.
+    async fn put_entry(&self) -> Key {
+        let content = "what an entry names";
+        let digest = Digest::sha256(content.as_bytes());
+        let blob = layout::blob(&Tenant::default_tenant(), &digest);
+        self.put(&blob, content).await;
+        let entry = json!({ "content": [{ "digest": digest.to_string(), "size": content.len() }] });
+        self.put(&Key::new("t/default/repos/app/!/entries/gha/v1/key"), entry.to_string()).await;
+        blob
+    }
+
+    async fn has(&self, key: &Key) -> bool {
+        self.objects.head(key).await.is_ok()
+    }
+}
+
+/// Until what was written or condemned before is old enough for the collector.
+async fn older() {
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+}
+
+async fn send(app: &App, method: &str, uri: &str, body: &'static str) -> Answer {
+    let request = Request::builder().method(method).uri(uri).header("content-length", body.len());
+    let Ok(response) = app.front().oneshot(request.body(Body::from(body)).unwrap()).await;
+    Answer::of(response).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_kind_of_root_is_not_written_while_servers_that_would_sweep_it_are_admitted() {
+    for store in stores().await {
+        let server = store.server().await;
+        let next = store.next_version().await;
+        next.may_write(RootKind::TAGS).unwrap();
+        let refused = next.may_write(RootKind::ENTRIES).unwrap_err();
+        assert!(matches!(refused, Error::FormatTooOld { needs: NEXT, found: FORMAT, .. }), "{refused}");
+        // And this is why.
+        let blob = store.put_entry().await;
+        older().await;
+        server.collector.run(Wish::default()).await.unwrap();
+        older().await;
+        server.collector.run(Wish::default()).await.unwrap();
+        assert!(!store.has(&blob).await, "a collector that does not know entries keeps what they name");
+
+        next.raise(NEXT).await.unwrap();
+        next.may_write(RootKind::ENTRIES).unwrap();
+        assert_eq!((store.stored().await["format"].as_u64(), next.may_change().is_ok()), (Some(NEXT.into()), true));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_format_was_left_behind_deletes_nothing_stops_writing_and_says_so() {
+    for store in stores().await {
+        let server = store.server().await;
+        let pushed = Digest::sha256(b"pushed before");
+        let push = format!("/v2/app/blobs/uploads/?digest={pushed}");
+        send(&server, "POST", &push, "pushed before").await.expect(201);
+        send(&server, "POST", "/v2/app/blobs/uploads/", "").await.expect(202);
+        let blob = store.put_entry().await;
+        older().await;
+        let report = server.collector.run(Wish::default()).await.unwrap();
+        assert_eq!(report.condemned.objects, 2, "{report:?}");
+        older().await;
+
+        store.next_version().await.raise(NEXT).await.unwrap();
+        // The first that the server hears of it: just before it would delete.
+        send(&server, "GET", "/readyz", "").await.expect(200);
+        let error = server.collector.run(Wish::default()).await.unwrap_err();
+        assert!(matches!(error, Error::LeftBehind { found: NEXT, ours: FORMAT }), "{error}");
+        let report = server.collector.run(Wish::default()).await.unwrap();
+        assert!(report.skipped.as_ref().is_some_and(|why| why.contains("run a newer version")), "{report:?}");
+        let later = SystemTime::now() + Duration::from_secs(7 * 24 * 3600);
+        assert!(server.store.content().sweep_drafts(Duration::ZERO, later).await.is_err());
+        assert!(store.has(&blob).await && store.has(&layout::blob(&Tenant::default_tenant(), &pushed)).await);
+
+        for (method, uri) in [
+            ("POST", &*push),
+            ("POST", "/v2/app/blobs/uploads/"),
+            ("PUT", "/v2/app/manifests/v1"),
+            ("DELETE", &format!("/v2/app/blobs/{pushed}")),
+        ] {
+            let refused = send(&server, method, uri, "pushed before").await.expect(503);
+            assert!(refused.text().contains("has stopped writing: a newer larder"), "{}", refused.text());
+            assert_eq!(refused.header("retry-after"), "60");
+        }
+        let ready = send(&server, "GET", "/readyz", "").await.expect(503);
+        assert!(ready.text().contains("has stopped writing"), "{}", ready.text());
+        let read = send(&server, "GET", &format!("/v2/app/blobs/{pushed}"), "").await.expect(200);
+        assert_eq!(read.body, "pushed before");
+        // It is not started again over this store.
+        let refused = App::over(store.objects.clone(), Config::default()).await.err().unwrap();
+        assert!(format!("{refused:#}").contains("newer version"), "{refused:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_deleted_in_a_round_in_which_the_format_cannot_be_read() {
+    for store in stores().await {
+        let server = store.server().await;
+        let blob = store.put_entry().await;
+        older().await;
+        server.collector.run(Wish::default()).await.unwrap();
+        older().await;
+        let format = store.stored().await.to_string();
+        store.put(&layout::format(), "{").await;
+        assert!(server.collector.run(Wish::default()).await.is_err());
+        store.objects.delete(&[layout::format()]).await.unwrap();
+        assert!(server.collector.run(Wish::default()).await.is_err());
+        assert!(store.has(&blob).await);
+        // A push does not depend on it, and the next round makes good for it.
+        send(&server, "POST", "/v2/app/blobs/uploads/", "").await.expect(202);
+        store.put(&layout::format(), format).await;
+        server.collector.run(Wish::default()).await.unwrap();
+        assert!(!store.has(&blob).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_raise_keeps_what_others_noted_and_one_that_was_overwritten_is_made_again() {
+    for store in stores().await {
+        let noted = json!({ "format": 1, "oldest_reader": 1, "created": "2026-01-01T00:00:00Z", "chunks": "8MiB" });
+        store.put(&layout::format(), noted.to_string()).await;
+        let (next, last) = (store.next_version().await, StoreFormat::for_version(store.objects.clone(), NEXT + 1));
+        last.open().await.unwrap();
+        next.raise(NEXT).await.unwrap();
+        let raised = store.stored().await;
+        assert_eq!((&raised["chunks"], &raised["created"]), (&noted["chunks"], &noted["created"]));
+        last.raise(NEXT + 1).await.unwrap();
+        last.raise(NEXT).await.unwrap();
+        assert_eq!(store.stored().await["oldest_reader"], NEXT + 1);
+        // A slower write of the other version comes after it.
+        store.put(&layout::format(), raised.to_string()).await;
+        last.confirm().await.unwrap();
+        assert_eq!(store.stored().await["oldest_reader"], NEXT + 1);
+        assert!(next.confirm().await.is_err() && next.raise(NEXT).await.is_err());
+        assert_eq!(store.stored().await["oldest_reader"], NEXT + 1);
+    }
+}
