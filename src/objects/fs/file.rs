@@ -116,7 +116,7 @@ impl Buffers {
             let file = file.clone();
             let reading = tokio::task::spawn_blocking(move || {
                 fill(&file, offset + cached as u64, &mut buffer.bytes_mut()[cached..])?;
-                Ok(buffer)
+                Ok::<_, Error>(buffer)
             });
             buffer = reading.await.map_err(|error| Error::Backend(error.to_string().into()))??;
         }
