@@ -39,8 +39,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(600);
 const COUNT_EVERY: Duration = Duration::from_secs(12 * 3600);
 /// When something has changed, sooner: but not sooner than this after the last count, and not for more than one part in
 /// so many of the time.
-const COUNT_PAUSE_NEAR: Duration = Duration::from_secs(60);
-const COUNT_PAUSE_FAR: Duration = Duration::from_secs(3600);
+const COUNT_PAUSE: Duration = Duration::from_secs(60);
+const COUNT_PAUSE_REMOTE: Duration = Duration::from_secs(3600);
 const COUNT_SHARE: u32 = 100;
 /// The first collection comes so long after the start, or sooner where they come more often.
 const COLLECT_FIRST: Duration = Duration::from_secs(60);
@@ -226,7 +226,7 @@ async fn sweep(store: Store, config: Arc<Config>) {
 /// Counts what is stored: at the start, some time after changes, and now and then. To look at all of a bucket costs
 /// money, so there it is done less often.
 async fn count(store: Store) {
-    let pause = if store.is_near() { COUNT_PAUSE_NEAR } else { COUNT_PAUSE_FAR };
+    let pause = if store.objects().traits().remote { COUNT_PAUSE_REMOTE } else { COUNT_PAUSE };
     loop {
         let began = Instant::now();
         if let Err(error) = store.scan_usage().await {

@@ -29,7 +29,7 @@ use crate::meta::ready::Ready;
 use crate::metrics::Metrics;
 use crate::metrics::tenant::TenantMetrics;
 use crate::names::{RepoName, Tag, Tenant, UploadId};
-use crate::objects::{self, Distance, Key, Meta, Objects, Version, When};
+use crate::objects::{self, Key, Meta, Objects, Version, When};
 use crate::refs::tags::Pointer;
 use crate::sync::{STRIPES, lru};
 
@@ -95,7 +95,7 @@ impl Store {
     #[doc(hidden)]
     pub fn named(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>, replica: u64) -> Store {
         // Files are asked every time: that costs less than to remember.
-        let is_far = objects.distance() == Distance::Far;
+        let is_remote = objects.traits().remote;
         let presence_max_age = config.store.s3.as_ref().map_or(PRESENCE_MAX_AGE, |s3| s3.presence_max_age.get());
         let hot = Hot::new(config.hot.size.as_u64(), config.hot.chunk.as_u64(), metrics.clone());
         let inner = Inner {
@@ -106,7 +106,7 @@ impl Store {
             used: lru(KNOWN_TAGS_MAX),
             clock: Clock::default(),
             checks: Checks::default(),
-            presence: Presence::new(is_far.then_some(presence_max_age)),
+            presence: Presence::new(is_remote.then_some(presence_max_age)),
             looks: Looks::default(),
             renewals: Arc::new(Semaphore::new(RENEWALS)),
             ready: Ready::default(),
@@ -141,11 +141,6 @@ impl Store {
     /// What the store has, for people to look at.
     pub fn stock(&self) -> &Stock {
         &self.stock
-    }
-
-    /// Whether the store is so near that to look at all of it costs little.
-    pub fn is_near(&self) -> bool {
-        self.objects.distance() == Distance::Near
     }
 
     /// The backend.

@@ -25,7 +25,7 @@ use crate::digest::Digest;
 use crate::error::Result;
 use crate::layout::PushId;
 use crate::names::Tag;
-use crate::objects::{Distance, Key, Version};
+use crate::objects::{Key, Version};
 use crate::refs::chain::Behind;
 use crate::refs::manifests::Parsed;
 use crate::refs::pushes::LivePush;
@@ -207,7 +207,7 @@ impl Repo {
     pub(crate) fn make_ahead(&self, tag: &Tag) {
         let (key, asked) = (self.tag_key(tag), Instant::now());
         // Whoever waits for the turn already reads the pointer when it has come.
-        if self.store.objects.distance() == Distance::Near || !self.store.views.ahead().insert(key.clone()) {
+        if !self.store.objects.traits().shared || !self.store.views.ahead().insert(key.clone()) {
             return;
         }
         let (repo, tag) = (self.clone(), tag.clone());

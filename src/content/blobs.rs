@@ -11,7 +11,7 @@ use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::hot::{Form, Pushing, Slot};
 use crate::metrics::tenant::{Asked, Saved};
-use crate::objects::{Distance, Key};
+use crate::objects::Key;
 use crate::store::Repo;
 use crate::stream::{BodyError, Incoming, Portion, Portions};
 
@@ -84,8 +84,8 @@ impl Repo {
     /// just written to a store that is near, the system has in memory.
     fn keep(&self, key: &Key, size: Option<u64>) -> Option<Pushing<Error>> {
         let form = if size? <= self.hot_blob_max() { Form::Whole } else { Form::Chunks };
-        let far = self.store.objects.distance() == Distance::Far;
-        far.then(|| self.store.hot.pushing(key, size?, form))?
+        let is_kept = !self.store.objects.traits().page_cached;
+        is_kept.then(|| self.store.hot.pushing(key, size?, form))?
     }
 
     /// Begins to read a body, with a place among the uploads: each takes memory. A builder opens a request long before it

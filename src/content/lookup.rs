@@ -13,7 +13,7 @@ use crate::digest::hash;
 use crate::error::{Error, Result};
 use crate::hot::Slot;
 use crate::objects;
-use crate::objects::{Distance, Key, Meta, Read};
+use crate::objects::{Key, Meta, Read};
 use crate::store::Store;
 
 /// Reads of one object of which no two agree and none is right, before the store counts as busy.
@@ -163,7 +163,6 @@ impl Store {
 
     /// Reads past the hot layer, and says of what is wrong that it is.
     pub(crate) async fn fetch_small(&self, key: &Key, digest: Digest) -> Result<Bytes> {
-        let far = self.objects.distance() == Distance::Far;
         let mut before = None;
         for _ in 0..READS_MAX {
             let ticket = self.presence.ticket(key);
@@ -181,8 +180,8 @@ impl Store {
                 self.presence.insert(ticket, &meta);
                 return Ok(bytes);
             }
-            // A line may flip bits. What is wrong in the bucket is wrong in the same way again.
-            if !far || before == Some(actual) {
+            // What is wrong in the bucket is wrong in the same way again.
+            if !self.objects.traits().may_flip_bits || before == Some(actual) {
                 self.record(&meta, false).await;
                 return Err(Error::BlobUnknown(digest));
             }

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::hot::{Piece, Slot};
 use crate::metrics::tenant::{Asked, Source, TenantMetrics};
 use crate::objects;
-use crate::objects::{ByteStream, Distance, Key, Meta};
+use crate::objects::{ByteStream, Key, Meta};
 use crate::store::{Repo, Store};
 
 /// A blob of a store that is far is kept whole up to the size of so many chunks.
@@ -96,10 +96,10 @@ impl Repo {
     pub(crate) fn hot_blob_max(&self) -> u64 {
         let hot = &self.store.config.hot;
         let max = hot.blob_max.as_u64().min(hot.size.as_u64() / 8).min(objects::READ_BYTES_MAX);
-        match self.store.objects.distance() {
-            Distance::Near => max,
+        match self.store.objects.traits().page_cached {
+            true => max,
             // A reader would wait for the whole of it, and for one call after another where there could be several.
-            Distance::Far => max.min(FAR_CHUNKS_WHOLE * hot.chunk.as_u64()),
+            false => max.min(FAR_CHUNKS_WHOLE * hot.chunk.as_u64()),
         }
     }
 
@@ -123,9 +123,9 @@ impl Repo {
                 self.counted.served(blob.source, range.end - range.start);
                 Ok(Content::Whole(bytes.slice(range.start as usize..range.end as usize)))
             }
-            Held::Cold(meta) => match self.store.objects.distance() {
-                Distance::Near => self.read_near(blob, meta, range).await,
-                Distance::Far => self.read_far(blob, meta.clone(), range).await,
+            Held::Cold(meta) => match self.store.objects.traits().page_cached {
+                true => self.read_near(blob, meta, range).await,
+                false => self.read_far(blob, meta.clone(), range).await,
             },
         }
     }
@@ -270,10 +270,7 @@ impl Store {
 
     /// Where bytes come from that are not in memory.
     fn beyond_memory(&self) -> Source {
-        match self.objects.distance() {
-            Distance::Near => Source::Warm,
-            Distance::Far => Source::Cold,
-        }
+        if self.objects.traits().page_cached { Source::Warm } else { Source::Cold }
     }
 
     /// A chunk from the backend; `known` are the sums of all, when whoever asks for it knows them.

@@ -25,7 +25,7 @@ use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::hot;
 use crate::hot::Piece;
-use crate::objects::{Distance, Key, Meta, Version};
+use crate::objects::{Key, Meta, Version};
 use crate::store::Store;
 use crate::sync::lru;
 
@@ -234,7 +234,7 @@ impl Store {
     /// Reads an object past the hot layer, and records whether it fits its digest.
     async fn recheck(&self, meta: &Meta, digest: &Digest) -> Result<()> {
         let reading = self.read_past(&meta.key, digest.algorithm()).await?;
-        if reading.digest != *digest && self.objects.distance() == Distance::Far {
+        if reading.digest != *digest && self.objects.traits().may_flip_bits {
             return self.confirm(meta, digest, reading.digest).await;
         }
         self.conclude(meta, digest, reading).await;
@@ -247,7 +247,7 @@ impl Store {
         }
         let right = reading.digest == *digest;
         // For what is in memory, and comes again: it was not what has been read here.
-        if right && self.objects.distance() == Distance::Far {
+        if right && !self.objects.traits().page_cached {
             self.checks.sums.insert(named(meta), reading.sums.into());
         }
         self.record(meta, right).await;

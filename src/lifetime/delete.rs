@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::layout;
 use crate::layout::{Place, RepoItem};
 use crate::objects;
-use crate::objects::{Distance, Key, Meta, Read};
+use crate::objects::{Key, Meta, Read};
 use crate::refs::manifests::{Parsed, known};
 use crate::store::{Repo, Store};
 
@@ -37,7 +37,7 @@ impl Store {
     /// Whether others may rely on what is there without this server knowing.
     fn is_shared(&self) -> bool {
         let is_collected = self.objects.fence().is_some() || self.config.collect.without_fence;
-        self.objects.distance() == Distance::Far && is_collected
+        self.objects.traits().shared && is_collected
     }
 
     /// Whether this server has said that it is gone, and it is not back: nobody has written it again, nor anything that

@@ -6,7 +6,6 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use crate::error::{Error, Result};
-use crate::objects::Distance;
 use crate::store::Store;
 
 /// How long an answer of a store that is far is given to all who ask: a balancer asks every second, and each look is a write.
@@ -25,7 +24,7 @@ pub struct Ready {
 impl Store {
     /// Proves that the backend answers and takes writes, or did a moment ago.
     pub async fn probe(&self) -> Result<()> {
-        if self.objects.distance() == Distance::Near {
+        if !self.objects.traits().remote {
             return Ok(self.objects.probe().await?);
         }
         let looking = async {

@@ -28,12 +28,15 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
 use super::{
-    ByteStream, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Unfinished, Version, When,
+    ByteStream, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Traits, Unfinished,
+    Version, When,
 };
 use crate::digest::Digest;
 use file::{Buffers, READ_BYTES, from_io, look, meta, open, read_all, write_all_vectored};
 use folders::{Folders, SyncFolder, sync_folder};
 
+/// What a disk is like: its one owner has the lock on it.
+pub const TRAITS: Traits = Traits { remote: false, shared: false, page_cached: true, may_flip_bits: false };
 /// Our own folder: outside the key space, since no key component begins with a dot at the top.
 const PRIVATE: &str = ".larder";
 /// Keys below this are for the server alone: there is one that signs tokens.
@@ -359,6 +362,19 @@ impl Objects for FsObjects {
         })
         .await
     }
+
+    fn traits(&self) -> Traits {
+        TRAITS
+    }
+
+    /// Nothing to do: what a crash has left behind is removed when the store is opened, and only one server opens it.
+    async fn sweep_drafts(&self, _before: SystemTime) -> Result<usize> {
+        Ok(0)
+    }
+
+    async fn direct(&self, _meta: &Meta) -> Result<Option<String>> {
+        Ok(None)
+    }
 }
 
 impl Inner {
@@ -394,6 +410,10 @@ impl Draft for FsDraft {
         };
         self.temporary = Some(self.objects.blocking(work).await?);
         Ok(())
+    }
+
+    fn gathers(&self) -> bool {
+        false
     }
 
     async fn commit(mut self: Box<Self>) -> Result<Meta> {

@@ -42,8 +42,7 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
 use super::{
-    ByteStream, Distance, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Space, Unfinished, Version,
-    When,
+    ByteStream, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Space, Traits, Unfinished, Version, When,
 };
 use crate::config::{Checksum, Redirect, S3Config};
 use crate::digest::Digest;
@@ -56,6 +55,8 @@ pub use probe::OpenError;
 /// What a step of a call comes to: an [`S3Error`] where its code decides what is done next.
 type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What a bucket is like.
+pub const TRAITS: Traits = Traits { remote: true, shared: true, page_cached: false, may_flip_bits: true };
 /// Our own corner of the bucket, outside the key space: no key component begins with a dot at the top.
 const PRIVATE: &str = ".larder/";
 /// Keys deleted at the same time.
@@ -383,8 +384,8 @@ impl Objects for S3Objects {
         stray::unfinished(self).await
     }
 
-    fn distance(&self) -> Distance {
-        Distance::Far
+    fn traits(&self) -> Traits {
+        TRAITS
     }
 
     async fn sweep_drafts(&self, before: SystemTime) -> Result<usize> {

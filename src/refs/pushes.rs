@@ -350,9 +350,9 @@ impl Repo {
         self.store.used.insert(key, Instant::now());
         for repo in self.each() {
             if let Some(tag) = self.store.stock.tag_of(repo.tenant(), repo.name(), digest) {
-                match self.store.is_near() {
-                    true => repo.touch(&tag).await,
-                    false => drop(tokio::spawn(async move { repo.touch(&tag).await })),
+                match self.store.objects.traits().remote {
+                    true => drop(tokio::spawn(async move { repo.touch(&tag).await })),
+                    false => repo.touch(&tag).await,
                 }
             }
         }
