@@ -14,6 +14,8 @@
 //! - [`doors`]: the protocol fronts, and all that knows HTTP.
 //! - [`app`]: from a configuration to a running server.
 
+#![cfg_attr(not(test), deny(clippy::panic, clippy::unwrap_used))]
+
 pub mod digest;
 pub mod names;
 pub mod access;

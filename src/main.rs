@@ -1,5 +1,7 @@
 //! The command line.
 
+#![cfg_attr(not(test), deny(clippy::panic, clippy::unwrap_used))]
+
 mod cli;
 
 use std::net::SocketAddr;
