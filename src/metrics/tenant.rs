@@ -1,8 +1,9 @@
 //! What is counted for each tenant.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use parking_lot::RwLock;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use serde::Serialize;
 
@@ -241,13 +242,13 @@ impl Tenants {
 
     /// The numbers of a tenant, shared with others when there are too many. Scopes always share them.
     pub fn of(&self, tenant: &Tenant) -> Arc<TenantMetrics> {
-        if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(tenant) {
+        if let Some(known) = self.known.read().get(tenant) {
             return known.clone();
         }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         if tenant.is_scope() || known.len() >= TENANTS_MAX && !known.contains_key(tenant) {
             drop(known);
-            let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+            let mut others = self.others.write();
             return others.get_or_insert_with(|| Arc::new(self.families.of(OTHERS))).clone();
         }
         known.entry(tenant.clone()).or_insert_with(|| Arc::new(self.families.of(tenant))).clone()
@@ -255,7 +256,7 @@ impl Tenants {
 
     /// All tenants that have numbers of their own.
     pub fn all(&self) -> Vec<(Tenant, Arc<TenantMetrics>)> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read();
         known.iter().map(|(tenant, numbers)| (tenant.clone(), numbers.clone())).collect()
     }
 }

@@ -19,13 +19,14 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use parking_lot::Mutex;
 
 use super::{
     ByteStream, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Traits, Unfinished,
@@ -153,7 +154,7 @@ impl Inner {
         let found = file.metadata().map_err(from_io)?;
         let meta = meta(key.clone(), &found);
         drop(file);
-        self.unsynced().insert(path.clone());
+        self.unsynced.lock().insert(path.clone());
         let place = || match when {
             When::Always => fs::rename(&temporary.path, &path),
             // A link fails where the name is taken; a rename would replace it.
@@ -162,19 +163,15 @@ impl Inner {
         let placed = self.folders.place(&path, place).map_err(from_io);
         // After a failed sync it stays: whoever asks for it next has to sync it.
         if matches!(placed, Ok(()) | Err(Error::Exists)) {
-            self.unsynced().remove(&path);
+            self.unsynced.lock().remove(&path);
         }
         // A rename to another name of the same file does nothing.
         temporary.is_renamed = when == When::Always && placed.is_ok() && found.nlink() == 1;
         placed.map(|()| meta)
     }
 
-    fn unsynced(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
-        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn is_unsynced(&self, key: &Key) -> bool {
-        let unsynced = self.unsynced();
+        let unsynced = self.unsynced.lock();
         // Nearly always: to make and hash a path costs more than all the rest of a look.
         !unsynced.is_empty() && unsynced.contains(&self.path(key))
     }
@@ -182,7 +179,7 @@ impl Inner {
     /// Makes sure that an object which can be seen is there to stay, before somebody relies on it.
     fn settle(&self, path: &Path) -> Result<()> {
         self.folders.settle(path).map_err(from_io)?;
-        self.unsynced().remove(path);
+        self.unsynced.lock().remove(path);
         Ok(())
     }
 
