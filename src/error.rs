@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::digest::Digest;
+use crate::human::bytes as shown;
 use crate::names::{RepoName, Tenant};
 use crate::objects;
 use crate::stream::BodyError;
@@ -49,11 +50,6 @@ pub enum Error {
     OverQuota { tenant: Tenant, stored: u64, max: u64, size: u64 },
     #[error("internal error: {0}")]
     Internal(Arc<str>),
-}
-
-/// Bytes for people.
-fn shown(bytes: u64) -> String {
-    bytesize::ByteSize(bytes).display().iec().to_string()
 }
 
 fn others(coming: u64) -> String {

@@ -9,7 +9,8 @@ use larder::config::Config;
 use serde_json::Value;
 
 use super::lines::Server;
-use super::show::{Progress, bar, bytes};
+use super::show::{Progress, bar};
+use larder::human::bytes;
 
 /// Looks whether everything in the store fits together.
 ///

@@ -9,7 +9,8 @@ use larder::config::Config;
 use serde_json::Value;
 
 use super::lines::Server;
-use super::show::{Progress, bytes};
+use super::show::Progress;
+use larder::human::bytes;
 
 /// Deletes what nothing names any more, and what policies let go.
 ///

@@ -6,7 +6,8 @@ use clap::Args;
 use serde_json::Value;
 
 use super::ask::Server;
-use super::show::{ago, bytes, count, size, table, text};
+use super::show::{ago, count, size, table, text};
+use larder::human::bytes;
 
 /// Says what a running server has, does, and saves.
 #[derive(Args)]

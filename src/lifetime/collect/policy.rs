@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use crate::config::RetainConfig;
+use crate::human::span;
 use crate::metrics::tenant::Rule;
 use crate::names::{RepoName, Tag, Tenant};
 
@@ -102,14 +103,6 @@ impl fmt::Display for Reason {
             Reason::NotNewest { newest } => write!(f, "not among the newest {newest}"),
             Reason::Room { seconds } => write!(f, "to make room; last used {} ago", span(*seconds)),
         }
-    }
-}
-
-fn span(seconds: u64) -> String {
-    match seconds {
-        0..3600 => format!("{} minutes", seconds / 60),
-        3600..172_800 => format!("{} hours", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
     }
 }
 
