@@ -1,6 +1,6 @@
 //! What a tag is made of, for people.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::buildkit::{Explanation, IMPORT_LIMIT_BYTES, Push};
 use crate::cache::views::Served;
@@ -46,7 +46,7 @@ impl Repo {
 }
 
 /// What a tag is made of, for people.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Inspection {
     pub repo: String,
     pub tag: String,
@@ -63,7 +63,7 @@ pub struct Inspection {
 }
 
 /// One push of a cache tag.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InspectedPush {
     pub manifest: Digest,
     pub at: jiff::Timestamp,

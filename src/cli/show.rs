@@ -5,30 +5,15 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use larder::human::{age, bytes};
-use serde_json::Value;
+use larder::human::age;
 
 /// How often the progress shown is renewed.
 const SHOWN_EVERY: Duration = Duration::from_millis(200);
 const BAR_WIDTH: u64 = 30;
 
-/// Bytes in JSON; a dash where there are none.
-pub fn size(value: &Value) -> String {
-    value.as_u64().map_or("-".to_string(), bytes)
-}
-
-pub fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or("-")
-}
-
-pub fn count(value: &Value) -> String {
-    value.as_u64().map_or("-".to_string(), |count| count.to_string())
-}
-
-/// How long ago the moment in a JSON text was.
-pub fn ago(value: &Value) -> String {
-    let Some(at) = value.as_str().and_then(|at| at.parse::<Timestamp>().ok()) else { return "-".to_string() };
-    format!("{} ago", age(at, Timestamp::now()))
+/// How long ago a moment was; a dash where there was none.
+pub fn ago(at: Option<Timestamp>) -> String {
+    at.map_or("-".to_string(), |at| format!("{} ago", age(at, Timestamp::now())))
 }
 
 /// A table: columns as wide as what is in them, numbers to the right. A heading that begins with `>` makes its column one

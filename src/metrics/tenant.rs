@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Maker;
 use crate::names::Tenant;
@@ -49,7 +49,7 @@ pub enum Saved {
 }
 
 /// Which kind of rule let something go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
     Unused,
@@ -121,7 +121,7 @@ impl TenantMetrics {
 }
 
 /// Where the counters of a tenant stand, or how far they have come in some time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reading {
     pub hits: u64,
     pub misses: u64,

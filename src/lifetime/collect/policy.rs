@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::RetainConfig;
 use crate::human::span;
@@ -38,7 +38,7 @@ pub struct Content {
 }
 
 /// Why a tag or a layer goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// Not used for longer than the rule allows. Seconds since its last use.
@@ -52,7 +52,7 @@ pub enum Reason {
 }
 
 /// Something that goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
     pub tenant: String,
     pub repo: String,
