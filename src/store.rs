@@ -23,7 +23,7 @@ use crate::content::verify::Checks;
 use crate::deadline::patiently;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::hot::Hot;
+use crate::hot::{CHUNK_BYTES, Hot};
 use crate::layout;
 use crate::meta::ready::Ready;
 use crate::metrics::Metrics;
@@ -97,7 +97,7 @@ impl Store {
         // Files are asked every time: that costs less than to remember.
         let is_remote = objects.traits().remote;
         let presence_max_age = config.store.s3.as_ref().map_or(PRESENCE_MAX_AGE, |s3| s3.presence_max_age.get());
-        let hot = Hot::new(config.hot.size.as_u64(), config.hot.chunk.as_u64(), metrics.clone());
+        let hot = Hot::new(config.hot.size.as_u64(), CHUNK_BYTES, metrics.clone());
         let inner = Inner {
             hot: Arc::new(hot),
             tags: lru(KNOWN_TAGS_MAX),

@@ -99,7 +99,7 @@ impl Repo {
         match self.store.objects.traits().page_cached {
             true => max,
             // A reader would wait for the whole of it, and for one call after another where there could be several.
-            false => max.min(FAR_CHUNKS_WHOLE * hot.chunk.as_u64()),
+            false => max.min(FAR_CHUNKS_WHOLE * self.store.hot.chunk_bytes()),
         }
     }
 

@@ -13,13 +13,13 @@
 //! Invariant: types of the SDK stop here.
 
 mod again;
-mod bill;
 mod client;
 mod concat;
 mod dated;
 mod draft;
 mod error;
 mod list;
+mod meter;
 mod multipart;
 mod pool;
 mod probe;
