@@ -5,6 +5,7 @@
 
 mod auth;
 mod collect;
+mod ingredients;
 mod network;
 mod pattern;
 mod store;
@@ -23,7 +24,8 @@ use serde::de::IgnoredAny;
 use crate::names::RepoName;
 
 pub use auth::{AuthConfig, Challenge, IssuerConfig, Label, RuleConfig, TokenConfig, TokenHash};
-pub use collect::{CollectConfig, GRAIN, Ingredients, RetainConfig};
+pub use collect::{CollectConfig, GRAIN, RetainConfig};
+pub use ingredients::Ingredients;
 pub use network::{Network, PublicUrl};
 pub use pattern::{Glob, Pattern, ScopeTemplate, Template};
 pub use store::{Checksum, Redirect, S3Config, Secret, StoreConfig};

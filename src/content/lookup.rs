@@ -76,7 +76,7 @@ impl Store {
 
     /// What the store has of an object, for somebody who is told that it is there by an answer that rests on `pin`.
     pub(crate) async fn found(&self, pin: &Snapshot, key: &Key) -> Result<Option<Meta>> {
-        let early = if self.config.collect.ingredients.head_after_list { None } else { Some(self.ask(key).await?) };
+        let early = if self.config.collect.ingredients.head_after_list() { None } else { Some(self.ask(key).await?) };
         if !self.condemned.rely(pin, key).await? {
             return self.head(key).await;
         }
@@ -89,13 +89,11 @@ impl Store {
     /// As [`Store::found`], for what views name. They do without what is to make room, unless it was `pushed` so late that
     /// whoever chose it, or who pushed it, may not have known of the other. Its builder is to find it again.
     pub(crate) async fn servable(&self, pin: &Snapshot, key: &Key, pushed: Option<SystemTime>) -> Result<bool> {
-        let collect = &self.config.collect;
-        let is_left_out = collect.ingredients.view_without_condemned
-            && pin.evicted(key).is_some_and(|evicted| {
-                // A push may be answered for as long after its record was written.
-                let late = collect.in_use() + collect.snapshot_age();
-                pushed.and_then(|pushed| pushed.checked_add(late)).is_none_or(|until| until <= evicted)
-            });
+        let is_left_out = pin.evicted(key).is_some_and(|evicted| {
+            // A push may be answered for as long after its record was written.
+            let late = self.config.collect.in_use() + self.config.collect.snapshot_age();
+            pushed.and_then(|pushed| pushed.checked_add(late)).is_none_or(|until| until <= evicted)
+        });
         Ok(!is_left_out && self.found(pin, key).await?.is_some())
     }
 

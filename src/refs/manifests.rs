@@ -258,7 +258,7 @@ impl Repo {
         self.require(pin, parsed).await?;
         let (key, size) = (self.manifest_key(&digest), bytes.len() as u64);
         let pointer = Pointer::new(digest, parsed.media_type, size);
-        if !self.store.config.collect.ingredients.content_before_pointer {
+        if !self.store.config.collect.ingredients.content_before_pointer() {
             self.point(pin, tags, &pointer, None).await?;
         }
         // What is known to be there is not written again: a build that exports the same twice is not to pay for it.

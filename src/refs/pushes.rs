@@ -152,7 +152,7 @@ impl Repo {
         let record = serde_json::to_vec(&Record { family: family.clone() });
         let record: Bytes = record.map_err(|error| Error::Internal(error.to_string().into()))?.into();
         self.store.condemned.rely(pin, &key).await?;
-        if !self.store.config.collect.ingredients.record_before_pointer {
+        if !self.store.config.collect.ingredients.record_before_pointer() {
             self.put_tag(pin, tag, pointer.clone()).await?;
             self.store.put(&key, record).await?;
             return Ok(());

@@ -37,7 +37,7 @@ impl Batch {
 
     /// Positions of what stays.
     pub fn kept_by(&self, mark: &Mark, config: &CollectConfig) -> HashSet<u32> {
-        if !config.ingredients.re_mark {
+        if !config.ingredients.re_mark() {
             return HashSet::new();
         }
         let since = self.since(config);
@@ -81,7 +81,7 @@ impl Collector {
                 (Some(_), _) => report.batches_left += 1,
                 (None, Some(published)) => {
                     let mut at = published.modified;
-                    if !config.ingredients.grace_from_list
+                    if !config.ingredients.grace_from_list()
                         && let Some(list) = read_list(&*self.store.objects, &id).await?
                     {
                         at = list.marked.into();
@@ -118,7 +118,7 @@ impl Collector {
         let claim = [layout::batch_claim(id)];
         let mut keys = vec![layout::batch_list(id)];
         keys.extend(listed.spared.keys().map(|number| layout::batch_spared(id, *number)));
-        if self.store.config.collect.ingredients.list_before_claim {
+        if self.store.config.collect.ingredients.list_before_claim() {
             self.store.delete(&keys).await?;
             self.store.delete(&claim).await
         } else {
@@ -132,7 +132,7 @@ impl Collector {
         let ingredients = self.store.config.collect.ingredients;
         let (objects, id) = (&self.store.objects, &batch.id);
         let began = tokio::time::Instant::now();
-        let when = if ingredients.exclusive_claim { When::Absent } else { When::Always };
+        let when = if ingredients.exclusive_claim() { When::Absent } else { When::Always };
         let owner = Bytes::from(format!("{:016x}", self.store.condemned.replica()));
         // Not asked again when it fails: an answer that was lost leaves a claim that nobody uses, and dies.
         match objects.put(&layout::batch_claim(id), owner, when).await {
@@ -149,11 +149,11 @@ impl Collector {
         let Some(claim) = &listed.claim else {
             return Err(Error::Internal("a claim has gone".into()));
         };
-        if listed.list.is_none() && ingredients.list_after_claim {
+        if listed.list.is_none() && ingredients.list_after_claim() {
             return self.store.delete(&[layout::batch_claim(id)]).await;
         }
         // A tag stays with all its records or goes with them.
-        let stays = |number: u32| ingredients.list_after_claim && listed.spared.contains_key(&number);
+        let stays = |number: u32| ingredients.list_after_claim() && listed.spared.contains_key(&number);
         let together = |number: usize| pointer_of(&batch.list.keys[number]);
         let spared_tags: HashSet<Key> =
             (0..batch.list.keys.len()).filter(|number| stays(*number as u32)).filter_map(together).collect();
@@ -196,7 +196,7 @@ impl Collector {
             if let Err(error) = done {
                 tracing::warn!(batch = %id, %error, "a batch stays until its claim has died");
                 report.batches_left += 1;
-                if ingredients.keep_unanswered {
+                if ingredients.keep_unanswered() {
                     return Ok(());
                 }
             }
@@ -218,7 +218,7 @@ impl Collector {
     /// Which pointers and records of a batch stay: those of tags that were pushed or used since it was published.
     pub(super) async fn pointers_in_use(&self, batch: &Batch) -> Result<HashSet<u32>> {
         let config = &self.store.config.collect;
-        if !config.ingredients.re_mark {
+        if !config.ingredients.re_mark() {
             return Ok(HashSet::new());
         }
         let since = batch.since(config);
