@@ -12,7 +12,7 @@ use larder::config::Config;
 use larder::doors::Front;
 use larder::objects::fs::FsObjects;
 
-#[allow(dead_code, reason = "shared with the bench of collections")]
+#[expect(dead_code, reason = "shared with the bench of collections")]
 #[path = "collect/generate.rs"]
 mod generate;
 

@@ -3,7 +3,7 @@
 //! Criterion measures wall time, which on a shared machine is more; the CPU time is printed before.
 
 #[path = "../src/buildkit/tests/generate.rs"]
-#[allow(dead_code)]
+#[expect(dead_code)]
 mod generate;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};

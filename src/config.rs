@@ -5,6 +5,7 @@
 
 mod auth;
 mod collect;
+mod ingredients;
 mod network;
 mod pattern;
 mod store;
@@ -18,11 +19,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::names::RepoName;
 
 pub use auth::{AuthConfig, Challenge, IssuerConfig, Label, RuleConfig, TokenConfig, TokenHash};
-pub use collect::{CollectConfig, GRAIN, Ingredients, RetainConfig};
+pub use collect::{CollectConfig, GRAIN, RetainConfig};
+pub use ingredients::Ingredients;
 pub use network::{Network, PublicUrl};
 pub use pattern::{Glob, Pattern, ScopeTemplate, Template};
 pub use store::{Checksum, Redirect, S3Config, Secret, StoreConfig};
@@ -91,13 +94,13 @@ pub struct HotConfig {
     /// Blobs up to this size are kept whole; larger ones in chunks where the store is far, and not at all where it is near.
     /// Never more than an eighth of `size`. A reader holds such a blob in memory until it has been sent.
     pub blob_max: ByteSize,
-    /// Large blobs of a bucket are read and kept in such chunks. From 1 to 4 MiB.
-    pub chunk: ByteSize,
+    #[doc(hidden)]
+    pub chunk: Obsolete,
 }
 
 impl Default for HotConfig {
     fn default() -> Self {
-        HotConfig { size: ByteSize::mib(256), blob_max: ByteSize::mib(16), chunk: ByteSize::mib(1) }
+        HotConfig { size: ByteSize::mib(256), blob_max: ByteSize::mib(16), chunk: None }
     }
 }
 
@@ -175,6 +178,9 @@ pub struct RepositoryConfig {
     pub retain: Vec<RetainConfig>,
 }
 
+/// A key that earlier versions had. It is ignored, so that a file of theirs does not stop this one.
+pub type Obsolete = Option<IgnoredAny>;
+
 fn yes() -> bool {
     true
 }
@@ -204,6 +210,15 @@ impl Config {
         Ok(config)
     }
 
+    /// What to tell an operator of keys that are set and ignored.
+    pub fn obsolete(&self) -> Vec<&'static str> {
+        let prices = |s3: &S3Config| s3.price_of_writes.is_some() || s3.price_of_reads.is_some();
+        let prices = self.store.s3.as_ref().is_some_and(prices);
+        let prices = prices.then_some("[store.s3] price_of_writes and price_of_reads are ignored: see docs/metrics.md");
+        let chunk = self.hot.chunk.is_some().then_some("[hot] chunk is ignored: chunks have 1 MiB");
+        prices.into_iter().chain(chunk).collect()
+    }
+
     fn check(&self) -> anyhow::Result<()> {
         let (listen, limits) = (&self.server.listen, &self.limits);
         if listen.is_empty() {
@@ -220,9 +235,6 @@ impl Config {
             bail!("[limits] manifest must be at most {}", ByteSize(READ_BYTES_MAX));
         }
         self.collect.check()?;
-        if !HOT_CHUNK.contains(&self.hot.chunk.as_u64()) {
-            bail!("[hot] chunk must be between 1 MiB and 4 MiB");
-        }
         if let Some(s3) = &self.store.s3 {
             s3.check()?;
         }
@@ -230,9 +242,6 @@ impl Config {
         self.check_tenants()
     }
 }
-
-/// Sizes of chunks, in bytes. Smaller ones would cost a call for little, larger ones memory for each transfer.
-const HOT_CHUNK: std::ops::RangeInclusive<u64> = (1 << 20)..=(4 << 20);
 
 /// Largest object that is read into memory as a whole: a manifest of the largest accepted size fits, with room.
 pub const READ_BYTES_MAX: u64 = 16 << 20;
@@ -368,6 +377,14 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_an_earlier_version_are_ignored_and_named() {
+        let file = "[hot]\nchunk = \"4MiB\"\n[store.s3]\nbucket = \"b\"\nprice_of_writes = 0.01\n";
+        let obsolete = load(file, &[("LARDER_STORE_S3_PRICE_OF_READS", "0.1")]).unwrap().obsolete().join("\n");
+        assert!(obsolete.contains("price_of_writes") && obsolete.contains("[hot] chunk"), "{obsolete}");
+        assert!(load("[store.s3]\nbucket = \"b\"", &[]).unwrap().obsolete().is_empty());
+    }
+
+    #[test]
     fn the_environment_wins_over_the_file() {
         let file = "[hot]\nsize = \"1GiB\"\n[limits]\nbody_idle = \"5m\"\n";
         let environment = [
@@ -399,7 +416,6 @@ mod tests {
             "[limits]\nuploads = 0",
             "[limits]\nconnections = 0",
             "[limits]\nmanifest = \"1GiB\"",
-            "[hot]\nchunk = \"64KiB\"",
             "[server]\nlisten = []",
         ] {
             assert!(load(text, &[]).is_err(), "{text}");

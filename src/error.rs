@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::digest::Digest;
+use crate::human::bytes as shown;
 use crate::names::{RepoName, Tenant};
 use crate::objects;
 use crate::stream::BodyError;
@@ -57,11 +58,6 @@ pub enum Error {
     FormatTooOld { kind: &'static str, needs: u32, found: u32 },
     #[error("internal error: {0}")]
     Internal(Arc<str>),
-}
-
-/// Bytes for people.
-fn shown(bytes: u64) -> String {
-    bytesize::ByteSize(bytes).display().iec().to_string()
 }
 
 fn others(coming: u64) -> String {

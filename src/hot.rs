@@ -27,6 +27,8 @@ use flights::{Flight, Flights};
 
 /// What an entry costs beside its bytes: key, node and tables.
 const ENTRY_BYTES: usize = 256;
+/// Bytes of a chunk of a large object. Smaller ones would cost a call for little, larger ones memory for each transfer.
+pub const CHUNK_BYTES: u64 = 1 << 20;
 /// This part of the budget is for what was pushed and not read yet.
 const PUSHED_SHARE: u64 = 4;
 /// What is on its way from the backend, for all readers, in bytes. The reader who waits for one needs no memory meanwhile.

@@ -5,7 +5,8 @@
 //! In reading order; each module imports only from those above it and from its own children, but for `app`, which puts
 //! all together.
 //!
-//! - [`digest`], [`names`], [`access`], [`stream`], [`config`], [`metrics`], [`operator`], [`systemd`], [`trace`]: the leaves.
+//! - [`digest`], [`names`], [`human`], [`access`], [`stream`], [`config`], [`metrics`], [`operator`], [`systemd`], [`trace`]:
+//!   the leaves.
 //! - [`buildkit`]: BuildKit's cache format and the view, pure functions.
 //! - [`objects`]: bytes under keys, on a disk or in a bucket.
 //! - [`hot`]: immutable bytes in memory.
@@ -15,8 +16,11 @@
 //! - [`doors`]: the protocol fronts, and all that knows HTTP.
 //! - [`app`]: from a configuration to a running server.
 
+#![cfg_attr(not(test), deny(clippy::panic, clippy::unwrap_used))]
+
 pub mod digest;
 pub mod names;
+pub mod human;
 pub mod access;
 pub mod stream;
 pub mod sync;

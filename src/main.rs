@@ -1,5 +1,7 @@
 //! The command line.
 
+#![cfg_attr(not(test), deny(clippy::panic, clippy::unwrap_used))]
+
 mod cli;
 
 use std::net::SocketAddr;
@@ -177,7 +179,8 @@ fn main() -> ExitCode {
             let allowed = source.load().and_then(|config| test.run(config));
             allowed.map(|allowed| if allowed { ExitCode::SUCCESS } else { ExitCode::from(3) })
         }
-        Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|_| {
+        Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|config| {
+            config.obsolete().iter().for_each(|what| eprintln!("{what}"));
             println!("valid");
             ExitCode::SUCCESS
         }),

@@ -8,7 +8,7 @@ mod shown;
 pub mod tenant;
 
 use prometheus::{
-    Counter, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use recent::Recent;
@@ -54,7 +54,6 @@ pub struct Metrics {
     pub spared_objects: IntCounter,
     pub collecting: IntGauge,
     pub s3_calls: IntCounterVec,
-    pub s3_cost: Counter,
     pub job_runs: IntCounterVec,
     pub job_last_success: IntGaugeVec,
     resident_bytes: IntGauge,
@@ -135,10 +134,6 @@ impl Default for Metrics {
                 .counter("larder_spared_objects_total", "Objects that were condemned and stay, being used again."),
             collecting: m.gauge("larder_collecting", "Collections under way."),
             s3_calls: m.counters("larder_s3_calls_total", "Requests sent to the bucket, retries included.", &["kind"]),
-            s3_cost: m.keep(Counter::new(
-                "larder_s3_cost_total",
-                "What these requests cost, by the configured prices. An estimate, in the currency of the prices.",
-            )),
             job_runs: m.counters(
                 "larder_job_runs_total",
                 "Runs of background jobs, by name and result: ok, skipped or failed.",

@@ -20,8 +20,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// How often what is stored is counted anew.
 const COUNT_EVERY: Duration = Duration::from_secs(12 * 3600);
 /// The least time between two counts, and the part of all time that they may take: one in so many.
-const COUNT_PAUSE_NEAR: Duration = Duration::from_secs(60);
-const COUNT_PAUSE_FAR: Duration = Duration::from_secs(3600);
+const COUNT_PAUSE: Duration = Duration::from_secs(60);
+const COUNT_PAUSE_REMOTE: Duration = Duration::from_secs(3600);
 const COUNT_SHARE: u32 = 100;
 /// The first collection comes so long after the start, or sooner where they come more often.
 const COLLECT_FIRST: Duration = Duration::from_secs(60);
@@ -130,7 +130,7 @@ impl Job for Count {
     }
 
     fn pause(&self, took: Duration) -> Duration {
-        let least = if self.0.content().is_near() { COUNT_PAUSE_NEAR } else { COUNT_PAUSE_FAR };
+        let least = if self.0.content().is_remote() { COUNT_PAUSE_REMOTE } else { COUNT_PAUSE };
         least.max(took * COUNT_SHARE)
     }
 }

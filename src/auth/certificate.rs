@@ -1,6 +1,8 @@
 //! Who a client certificate says its bearer is. The handshake has checked it before.
 
 use aws_lc_rs::digest;
+use der::asn1::{AnyRef, ObjectIdentifier};
+use der::{Decode, SliceReader, Tag, Tagged};
 use rustls::pki_types::CertificateDer;
 
 use super::identity::{Identity, Source};
@@ -31,44 +33,29 @@ impl Certificate {
     }
 }
 
-/// DER of the object identifier 2.5.4.3, `commonName` (X.520).
-const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
-const TAG_OID: u8 = 0x06;
-const TAG_UTF8: u8 = 0x0c;
-const TAG_PRINTABLE: u8 = 0x13;
-const TAG_IA5: u8 = 0x16;
+/// `commonName` (X.520).
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
 /// The last common name of a subject: a sequence of sets of sequences of an identifier and a text (RFC 5280, section
 /// 4.1.2.4).
 fn common_name(subject: &[u8]) -> Option<String> {
     let mut found = None;
-    let mut sets = subject;
-    while let Some((_, set, rest)) = element(sets) {
-        sets = rest;
-        let mut pairs = set;
-        while let Some((_, pair, rest)) = element(pairs) {
-            pairs = rest;
-            let Some((TAG_OID, COMMON_NAME, value)) = element(pair) else { continue };
-            if let Some((TAG_UTF8 | TAG_PRINTABLE | TAG_IA5, text, _)) = element(value) {
-                found = std::str::from_utf8(text).ok().filter(|text| !text.is_empty()).map(str::to_string);
+    let mut sets = SliceReader::new(subject).ok()?;
+    while let Ok(set) = AnyRef::decode(&mut sets) {
+        let mut pairs = SliceReader::new(set.value()).ok()?;
+        while let Ok(pair) = AnyRef::decode(&mut pairs) {
+            let mut pair = SliceReader::new(pair.value()).ok()?;
+            if ObjectIdentifier::decode(&mut pair) != Ok(COMMON_NAME) {
+                continue;
+            }
+            if let Ok(text) = AnyRef::decode(&mut pair)
+                && matches!(text.tag(), Tag::Utf8String | Tag::PrintableString | Tag::Ia5String)
+            {
+                found = std::str::from_utf8(text.value()).ok().filter(|text| !text.is_empty()).map(str::to_string);
             }
         }
     }
     found
-}
-
-/// The first element of some DER: its tag, its content, and what follows. Lengths of up to two bytes, which is more than a
-/// name has.
-fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (tag, rest) = der.split_first()?;
-    let (length, rest) = match rest {
-        [0x81, length, rest @ ..] => (usize::from(*length), rest),
-        [0x82, high, low, rest @ ..] => (usize::from(*high) << 8 | usize::from(*low), rest),
-        [length @ 0..=0x7f, rest @ ..] => (usize::from(*length), rest),
-        _ => return None,
-    };
-    let (content, rest) = rest.split_at_checked(length)?;
-    Some((*tag, content, rest))
 }
 
 #[cfg(test)]

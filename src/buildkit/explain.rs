@@ -1,11 +1,12 @@
 //! What a view was made of, and what it leaves out: for logs, metrics and `inspect`.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 
 /// Indices of pushes are those of the list that the view was made from, oldest first.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Explanation {
     pub pushes_in: usize,
     /// Pushes that the view speaks for: those given, less the invalid and the trimmed.
@@ -61,7 +62,7 @@ pub struct Explanation {
 }
 
 /// A push that BuildKit could not have imported either.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InvalidPush {
     pub push: usize,
     pub reason: String,

@@ -1,6 +1,6 @@
 //! What a tag is made of, for people.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::service::Caches;
 use crate::buildkit::{Explanation, IMPORT_LIMIT_BYTES, Push};
@@ -48,7 +48,7 @@ impl Caches {
 }
 
 /// What a tag is made of, for people.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Inspection {
     pub repo: String,
     pub tag: String,
@@ -65,7 +65,7 @@ pub struct Inspection {
 }
 
 /// One push of a cache tag.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InspectedPush {
     pub manifest: Digest,
     pub at: jiff::Timestamp,

@@ -23,7 +23,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::metrics::tenant::Asked;
 use crate::names::Tag;
-use crate::objects::{Distance, Key};
+use crate::objects::Key;
 use crate::refs::Repo;
 use crate::refs::chain::{TagSources, VersionedPointer};
 use crate::refs::manifests::{Manifest, Parsed};
@@ -151,7 +151,7 @@ impl Caches {
     pub(super) fn make_ahead(&self, repo: &Repo, tag: &Tag) {
         let (key, asked) = (repo.tag_key(tag), Instant::now());
         // Whoever waits for the turn already reads the pointer when it has come.
-        if repo.content().objects().distance() == Distance::Near || !self.views().begin_ahead(&key) {
+        if !repo.content().objects().traits().shared || !self.views().begin_ahead(&key) {
             return;
         }
         let (caches, repo, tag) = (self.clone(), repo.until_each_call(), tag.clone());

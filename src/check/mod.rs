@@ -13,6 +13,7 @@ mod problem;
 mod repair;
 mod walk;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -20,7 +21,7 @@ use std::time::SystemTime;
 
 use futures::stream::FuturesOrdered;
 use futures::{StreamExt, TryStreamExt};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::calls::FAN_OUT;
 use crate::config::Config;
@@ -48,7 +49,7 @@ pub enum Depth {
 }
 
 /// What a check tells on its way.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
     Progress(Progress),
@@ -59,7 +60,8 @@ pub enum Event {
 }
 
 /// How far a check has come.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Progress {
     pub objects: u64,
     pub blobs: u64,
@@ -71,20 +73,21 @@ pub struct Progress {
 }
 
 /// A finding as it is told.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Told {
     pub key: String,
     /// The kind of the problem, a stable name.
-    pub problem: &'static str,
+    pub problem: Cow<'static, str>,
     /// It is only worth knowing: nothing is lost, and nobody is served anything wrong.
     pub harmless: bool,
     pub message: String,
     /// What was done about it.
-    pub repaired: Option<&'static str>,
+    pub repaired: Option<Cow<'static, str>>,
 }
 
 /// What a check came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Summary {
     pub objects: u64,
     /// Read of blobs.
@@ -135,10 +138,10 @@ pub async fn check_store(
         *mended += u64::from(repaired.is_some());
         report(Event::Finding(Told {
             key: finding.key.to_string(),
-            problem: finding.problem.name(),
+            problem: finding.problem.name().into(),
             harmless: finding.problem.is_harmless(),
             message: finding.problem.to_string(),
-            repaired,
+            repaired: repaired.map(Into::into),
         }));
     }
     report(Event::Done(summary));

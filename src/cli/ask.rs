@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::docker;
@@ -57,8 +58,8 @@ impl Asked {
         }
     }
 
-    /// JSON from a path.
-    pub async fn get(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<Value> {
+    /// What the JSON from a path says.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<T> {
         let sent = self.request(Method::GET, path).query(query).send().await;
         let response = sent.with_context(|| format!("no larder answers at {}", self.base))?;
         let status = response.status();
@@ -67,7 +68,7 @@ impl Asked {
         if !status.is_success() {
             bail!("{}", answer["errors"][0]["message"].as_str().unwrap_or("refused"));
         }
-        Ok(answer)
+        serde_json::from_value(answer).with_context(|| format!("{} is of another version", self.base))
     }
 
     /// Whether the server says that it can be used, and what it says.

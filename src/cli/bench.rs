@@ -13,7 +13,8 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use super::ask::{Asked, Server};
-use super::show::{Progress, bar, bytes, table};
+use super::show::{Progress, bar, table};
+use larder::human::bytes;
 
 /// Measures a running server as a builder would use it.
 ///

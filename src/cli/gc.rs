@@ -2,14 +2,16 @@
 
 use std::process::ExitCode;
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use clap::Args;
 use larder::app::{self, App};
 use larder::config::Config;
-use serde_json::Value;
+use larder::lifetime::collect::{Report, Sum};
+use serde::Deserialize;
 
 use super::lines::Server;
-use super::show::{Progress, bytes};
+use super::show::Progress;
+use larder::human::bytes;
 
 /// Deletes what nothing names any more, and what policies let go.
 ///
@@ -26,82 +28,78 @@ pub struct Gc {
     json: bool,
 }
 
+/// What a server tells of a collection.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Told {
+    Done(Box<Report>),
+    Failed(String),
+}
+
 impl Gc {
     pub async fn run(self, config: Config) -> anyhow::Result<ExitCode> {
-        let (mut report, mut progress) = (None, Progress::new(self.json));
-        match App::open_existing(config.clone()).await {
-            Ok(app) => {
-                let done = progress
-                    .during("collecting", app.collect(self.dry_run))
-                    .await
-                    .map_err(|error| anyhow!("cannot collect: {error}"))?;
-                report = Some(serde_json::to_value(&*done)?);
-            }
+        let mut progress = Progress::new(self.json);
+        let told = match App::open_existing(config.clone()).await {
+            Ok(app) => match progress.during("collecting", app.collect(self.dry_run)).await {
+                Ok(report) => Some(Told::Done(Box::new((*report).clone()))),
+                Err(error) => Some(Told::Failed(error.to_string())),
+            },
             Err(error) if app::is_in_use(&error) => {
                 let query = [("dry_run", if self.dry_run { "true" } else { "false" })];
-                let mut failed = None;
-                let each = |mut line: Value| {
-                    failed = line["failed"].as_str().map(str::to_string);
-                    report = line.get_mut("done").map(Value::take);
-                };
+                let mut last = None;
                 let server = Server::of(&config).await?;
-                progress.during("the server collects", server.order("/api/gc", &query, each)).await?;
-                if let Some(reason) = failed {
-                    bail!("cannot collect: {reason}");
-                }
+                let order = server.order("/api/gc", &query, |told: Told| last = Some(told));
+                progress.during("the server collects", order).await?;
+                last
             }
             Err(error) => return Err(error),
+        };
+        let report = match told {
+            Some(Told::Done(report)) => report,
+            Some(Told::Failed(reason)) => bail!("cannot collect: {reason}"),
+            None => bail!("the collection ended before its end"),
+        };
+        match self.json {
+            true => println!("{}", serde_json::to_string(&report)?),
+            false => print!("{}", render(&report)),
         }
-        let Some(report) = report else { bail!("the collection ended before its end") };
-        if self.json {
-            println!("{report}");
-        } else {
-            print!("{}", render(&report));
-        }
-        Ok(if report["skipped"].is_string() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        Ok(if report.skipped.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }
 
-fn sum(sum: &Value) -> String {
-    format!("{} objects, {}", sum["objects"].as_u64().unwrap_or(0), bytes(sum["bytes"].as_u64().unwrap_or(0)))
+fn sum(sum: Sum) -> String {
+    format!("{} objects, {}", sum.objects, bytes(sum.bytes))
 }
 
-fn render(report: &Value) -> String {
-    if let Some(skipped) = report["skipped"].as_str() {
+fn render(report: &Report) -> String {
+    if let Some(skipped) = &report.skipped {
         return format!("nothing was deleted: {skipped}\n");
     }
     let mut out = String::new();
-    for decision in report["decisions"].as_array().map_or(&[][..], |decisions| decisions) {
-        let text = |name: &str| decision[name].as_str().unwrap_or_default().to_string();
-        let layer = decision["layer"].as_str().map(|layer| format!(" layer {layer}")).unwrap_or_default();
-        let bytes = bytes(decision["bytes"].as_u64().unwrap_or(0));
-        out.push_str(&format!("{}:{}{layer} goes, {bytes}: {}\n", text("repo"), text("tag"), text("why")));
+    for decision in &report.decisions {
+        let layer = decision.layer.as_ref().map(|layer| format!(" layer {layer}")).unwrap_or_default();
+        let (repo, tag, bytes, why) = (&decision.repo, &decision.tag, bytes(decision.bytes), &decision.why);
+        out.push_str(&format!("{repo}:{tag}{layer} goes, {bytes}: {why}\n"));
     }
-    let named = report["decisions"].as_array().map_or(0, Vec::len) as u64;
-    let all = report["going"].as_object().into_iter().flatten().filter_map(|(_, sum)| sum["objects"].as_u64());
-    if let Some(more) = all.sum::<u64>().checked_sub(named).filter(|more| *more > 0) {
+    let all: u64 = report.going.values().map(|sum| sum.objects).sum();
+    if let Some(more) = all.checked_sub(report.decisions.len() as u64).filter(|more| *more > 0) {
         out.push_str(&format!("and {more} more\n"));
     }
-    for (tenant, found) in report["tenants"].as_object().into_iter().flatten() {
-        let (blobs, live) = (sum(&found["blobs"]), sum(&found["live"]));
+    for (tenant, found) in &report.tenants {
+        let (blobs, live) = (sum(found.blobs), sum(found.live));
         out.push_str(&format!(
             "tenant {tenant}: {} tags, {} manifests, blobs {blobs}, of which named {live}\n",
-            found["tags"], found["manifests"]
+            found.tags, found.manifests
         ));
     }
-    let would = if report["dry"] == true { "would be condemned" } else { "condemned" };
-    out.push_str(&format!("{would}: {}\n", sum(&report["condemned"])));
-    if report["dry"] != true {
-        out.push_str(&format!("deleted:   {}\n", sum(&report["deleted"])));
-        let (kept, spared) = (report["kept"].as_u64().unwrap_or(0), report["spared"].as_u64().unwrap_or(0));
+    let would = if report.dry { "would be condemned" } else { "condemned" };
+    out.push_str(&format!("{would}: {}\n", sum(report.condemned)));
+    if !report.dry {
+        out.push_str(&format!("deleted:   {}\n", sum(report.deleted)));
+        let (kept, spared) = (report.kept, report.spared);
         out.push_str(&format!("stay of what was condemned: {kept} named again, {spared} relied on\n"));
     }
-    out.push_str(&format!(
-        "{} objects listed and {} read in {:.1} s\n",
-        report["objects"],
-        report["reads"],
-        report["seconds"].as_f64().unwrap_or(0.0)
-    ));
+    out.push_str(&format!("{} objects listed and {} read in {:.1} s\n", report.objects, report.reads, report.seconds));
     out
 }
 
@@ -110,20 +108,26 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn report(told: serde_json::Value) -> Report {
+        serde_json::from_value(told).unwrap()
+    }
+
     #[test]
     fn people_see_what_goes_and_why() {
-        let report = json!({
+        let dry = report(json!({
             "dry": true, "objects": 10, "reads": 2, "seconds": 0.51,
             "condemned": { "objects": 3, "bytes": 4096 },
             "tenants": { "default": { "tags": 2, "manifests": 3, "blobs": { "objects": 5, "bytes": 1024 },
                 "live": { "objects": 4, "bytes": 512 } } },
             "going": { "unused": { "objects": 1, "bytes": 0 }, "room": { "objects": 4, "bytes": 400 } },
             "decisions": [
-                { "repo": "a", "tag": "pr-1", "bytes": 100, "why": "not used for 8 days" },
-                { "repo": "a", "tag": "main", "layer": "ab", "bytes": 100, "why": "to make room; last used 2 hours ago" },
+                { "tenant": "default", "repo": "a", "tag": "pr-1", "bytes": 100, "known": true,
+                    "reason": { "unused": { "seconds": 691_200 } }, "why": "not used for 8 days" },
+                { "tenant": "default", "repo": "a", "tag": "main", "layer": "ab", "bytes": 100, "known": false,
+                    "reason": { "room": { "seconds": 7200 } }, "why": "to make room; last used 2 hours ago" },
             ],
-        });
-        let shown = render(&report);
+        }));
+        let shown = render(&dry);
         for part in [
             "a:pr-1 goes, 100 B: not used for 8 days",
             "a:main layer ab goes, 100 B: to make room; last used 2 hours ago",
@@ -134,6 +138,6 @@ mod tests {
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
-        assert!(render(&json!({ "skipped": "because" })).contains("nothing was deleted: because"));
+        assert!(render(&report(json!({ "skipped": "because" }))).contains("nothing was deleted: because"));
     }
 }

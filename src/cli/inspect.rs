@@ -1,8 +1,10 @@
 //! `larder inspect`: what a tag is made of.
 
 use anyhow::bail;
-use bytesize::ByteSize;
 use clap::Args;
+use larder::buildkit::Explanation;
+use larder::cache::inspect::Inspection;
+use larder::human::{bytes, percent};
 use serde_json::Value;
 
 use super::ask::Asked;
@@ -31,81 +33,75 @@ impl Inspect {
             bail!("{} is not HOST:PORT/REPOSITORY:TAG", self.reference);
         };
         let server = format!("{scheme}{host}");
-        let answer = Asked::of(&server, self.ca.as_deref())?.get("/api/inspect", &[("ref", name)]).await?;
+        let (asked, query) = (Asked::of(&server, self.ca.as_deref())?, [("ref", name)]);
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&answer)?);
+            println!("{}", serde_json::to_string_pretty(&asked.get::<Value>("/api/inspect", &query).await?)?);
         } else {
-            print!("{}", render(&answer));
+            print!("{}", render(&asked.get("/api/inspect", &query).await?));
         }
         Ok(())
     }
 }
 
-fn bytes(value: &Value) -> String {
-    ByteSize(value.as_u64().unwrap_or(0)).display().iec().to_string()
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or("-")
-}
-
-fn render(answer: &Value) -> String {
+fn render(tag: &Inspection) -> String {
     let mut out = String::new();
     let mut line = |text: String| {
         out.push_str(text.trim_end());
         out.push('\n');
     };
-    let made = if answer["is_view"] == true { "a view" } else { "as pushed" };
-    line(format!("{}:{}", text(&answer["repo"]), text(&answer["tag"])));
-    line(format!("  serves   {} ({made})", text(&answer["served"]["digest"])));
-    line(format!("  pushed   {}", text(&answer["pushed"])));
-    let why = &answer["explanation"];
-    if why.is_object() {
-        let limit = answer["limit_bytes"].as_u64().unwrap_or(1).max(1);
-        let near = |value: &Value| {
-            let share = value.as_u64().unwrap_or(0) * 100 / limit;
-            format!("{} ({share} % of what BuildKit imports)", bytes(value))
-        };
-        line(format!("  manifest {}", near(&why["manifest_bytes"])));
-        line(format!("  config   {}", near(&why["config_bytes"])));
-        for (name, what) in [("pushes", "pushes"), ("records", "records"), ("results", "results"), ("layers", "layers")]
-        {
-            let (got, gave) = (&why[format!("{what}_in")], &why[format!("{what}_out")]);
-            line(format!("  {name:8} {gave} of {got}"));
-        }
-        let missing = why["missing_layers"].as_array().map_or(&[][..], |missing| missing);
-        line(format!("  missing  {} layers are not in the store", missing.len()));
-        missing.iter().for_each(|digest| line(format!("           {}", text(digest))));
-        for (key, meaning) in [
-            ("splits", "steps had several results and are kept apart"),
-            ("bounded_splits", "of them more coarsely than could be"),
-            ("trimmed_records", "records left out for size"),
-            ("trimmed_results", "results left out for size"),
-            ("loop_links", "links left out that closed a loop"),
-        ] {
-            if why[key].as_u64().unwrap_or(0) > 0 {
-                line(format!("           {} {meaning}", why[key]));
-            }
-        }
+    let made = if tag.is_view { "a view" } else { "as pushed" };
+    line(format!("{}:{}", tag.repo, tag.tag));
+    line(format!("  serves   {} ({made})", tag.served.digest));
+    line(format!("  pushed   {}", tag.pushed));
+    if let Some(why) = &tag.explanation {
+        explain(why, tag.limit_bytes.unwrap_or(1), &mut line);
     }
-    let pushes = answer["pushes"].as_array().map_or(&[][..], |pushes| pushes);
-    if !pushes.is_empty() {
+    if !tag.pushes.is_empty() {
         line(String::new());
         line(format!("  {:30} {:>8} {:>7} {:>12} {:>10}  push", "at", "records", "layers", "layer bytes", "config"));
     }
-    for push in pushes {
+    for push in &tag.pushes {
         line(format!(
             "  {:30} {:>8} {:>7} {:>12} {:>10}  {} {}",
-            text(&push["at"]),
-            push["records"].as_u64().unwrap_or(0),
-            push["layers"].as_u64().unwrap_or(0),
-            bytes(&push["layer_bytes"]),
-            bytes(&push["config_bytes"]),
-            text(&push["manifest"]),
-            push["error"].as_str().unwrap_or_default(),
+            push.at.to_string(),
+            push.records,
+            push.layers,
+            bytes(push.layer_bytes),
+            bytes(push.config_bytes),
+            push.manifest,
+            push.error.as_deref().unwrap_or_default(),
         ));
     }
     out
+}
+
+/// How large a view is, what it is made of, and what it leaves out.
+fn explain(why: &Explanation, limit_bytes: u64, line: &mut impl FnMut(String)) {
+    for (name, size) in [("manifest", why.manifest_bytes as u64), ("config", why.config_bytes as u64)] {
+        let share = percent(size, limit_bytes);
+        line(format!("  {name:8} {} ({share} % of what BuildKit imports)", bytes(size)));
+    }
+    for (name, got, gave) in [
+        ("pushes", why.pushes_in, why.pushes_out),
+        ("records", why.records_in, why.records_out),
+        ("results", why.results_in, why.results_out),
+        ("layers", why.layers_in, why.layers_out),
+    ] {
+        line(format!("  {name:8} {gave} of {got}"));
+    }
+    line(format!("  missing  {} layers are not in the store", why.missing_layers.len()));
+    why.missing_layers.iter().for_each(|digest| line(format!("           {digest}")));
+    for (count, meaning) in [
+        (why.splits, "steps had several results and are kept apart"),
+        (why.bounded_splits, "of them more coarsely than could be"),
+        (why.trimmed_records, "records left out for size"),
+        (why.trimmed_results, "results left out for size"),
+        (why.loop_links, "links left out that closed a loop"),
+    ] {
+        if count > 0 {
+            line(format!("           {count} {meaning}"));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -114,17 +110,27 @@ mod tests {
 
     #[test]
     fn a_person_sees_what_is_missing_and_how_near_the_limit_is() {
+        let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
         let answer = serde_json::json!({
-            "repo": "a", "tag": "t", "is_view": true, "limit_bytes": 1 << 20,
-            "served": { "digest": "sha256:00" }, "pushed": "2026-01-01T00:00:00Z",
-            "explanation": { "manifest_bytes": 1 << 19, "config_bytes": 1024, "missing_layers": ["sha256:11"], "splits": 2,
-                "pushes_in": 2, "pushes_out": 2, "records_in": 9, "records_out": 5 },
-            "pushes": [{ "at": "2026-01-01T00:00:00Z", "manifest": "sha256:22", "records": 4, "layer_bytes": 2048 }],
+            "repo": "a", "tag": "t", "is_view": true, "limit_bytes": 1 << 20, "pushed": "2026-01-01T00:00:00Z",
+            "served": { "digest": digest("0"), "media_type": "application/json", "size": 1 << 19 },
+            "explanation": { "manifest_bytes": 1 << 19, "config_bytes": 1024, "missing_layers": [digest("1")],
+                "splits": 2, "pushes_in": 2, "pushes_out": 2, "records_in": 9, "records_out": 5 },
+            "pushes": [{ "at": "2026-01-01T00:00:00Z", "manifest": digest("2"), "manifest_bytes": 1, "config_bytes": 1,
+                "records": 4, "layers": 1, "layer_bytes": 2048 }],
         });
-        let shown = render(&answer);
-        for part in
-            ["a:t", "a view", "50 %", "1 layers are not", "sha256:11", "2 steps had", "5 of 9", "2.0 KiB", "sha256:22"]
-        {
+        let shown = render(&serde_json::from_value(answer).unwrap());
+        for part in [
+            "a:t",
+            "a view",
+            "50 %",
+            "1 layers are not",
+            &digest("1"),
+            "2 steps had",
+            "5 of 9",
+            "2.0 KiB",
+            &digest("2"),
+        ] {
             assert!(shown.contains(part), "{part} in:\n{shown}");
         }
     }

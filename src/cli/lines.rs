@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use larder::config::Config;
 use larder::operator::Operator;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 /// The server that has this store open.
 pub struct Server {
@@ -32,7 +32,12 @@ impl Server {
     }
 
     /// Gives an order, and hands each line of the answer to `each`.
-    pub async fn order(&self, path: &str, query: &[(&str, &str)], mut each: impl FnMut(Value)) -> anyhow::Result<()> {
+    pub async fn order<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        mut each: impl FnMut(T),
+    ) -> anyhow::Result<()> {
         let request = self.client.post(format!("{}{path}", self.url)).query(query);
         let mut response = request.bearer_auth(self.operator.token.expose()).send().await?;
         if !response.status().is_success() {

@@ -2,10 +2,14 @@
 
 use anyhow::bail;
 use clap::Args;
+use jiff::Timestamp;
+use larder::human::bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::ask::{Asked, Trust};
-use super::show::{ago, count, size, table, text};
+use super::show::{ago, table};
 
 /// Lists repositories, or the tags of one, as the server last counted them.
 #[derive(Args)]
@@ -23,6 +27,8 @@ pub struct List {
     json: bool,
 }
 
+const REPOSITORIES: &[&str] = &["REPOSITORY", "TENANT", ">TAGS", ">SIZE", ">UNSHARED", "LAST USE"];
+const TAGS: &[&str] = &["TAG", ">SIZE", ">SHARED", ">PUSHES", "LAST USE", "PUSHED"];
 /// Pages that are asked for at most.
 const PAGES_MAX: usize = 1000;
 
@@ -38,23 +44,37 @@ impl List {
         }
         if !repo.is_empty() {
             let tags = all(&asked, &format!("/api/repo/{repo}"), "", "tags").await?;
-            return self.print(&tags, tag_table);
+            return self.print(tags, TAGS, tag_row);
         }
         if !search.is_empty() {
-            let found = asked.get("/api/repositories", &[("q", search)]).await?;
-            self.print(found["tags"].as_array().map_or(&[][..], |tags| tags), tag_table)?;
+            let mut found: Value = asked.get("/api/repositories", &[("q", search)]).await?;
+            self.print(taken(&mut found, "tags"), TAGS, tag_row)?;
         }
         let repos = all(&asked, "/api/repositories", search, "repositories").await?;
-        self.print(&repos, repo_table)
+        self.print(repos, REPOSITORIES, repo_row)
     }
 
-    fn print(&self, rows: &[Value], render: fn(&[Value]) -> String) -> anyhow::Result<()> {
+    fn print<T: DeserializeOwned>(
+        &self,
+        rows: Vec<Value>,
+        headings: &[&str],
+        row: fn(T) -> Vec<String>,
+    ) -> anyhow::Result<()> {
         if self.json {
             rows.iter().for_each(|row| println!("{row}"));
         } else if !rows.is_empty() {
-            print!("{}", render(rows));
+            let rows: Vec<T> = rows.into_iter().map(serde_json::from_value).collect::<Result<_, _>>()?;
+            print!("{}", table(headings, &rows.into_iter().map(row).collect::<Vec<_>>()));
         }
         Ok(())
+    }
+}
+
+/// The rows of a page.
+fn taken(page: &mut Value, name: &str) -> Vec<Value> {
+    match page.get_mut(name).map(Value::take) {
+        Some(Value::Array(rows)) => rows,
+        _ => Vec::new(),
     }
 }
 
@@ -63,8 +83,8 @@ async fn all(asked: &Asked, path: &str, search: &str, rows: &str) -> anyhow::Res
     let mut found = Vec::new();
     for _ in 0..PAGES_MAX {
         let from = found.len().to_string();
-        let mut page = asked.get(path, &[("q", search), ("from", &from)]).await?;
-        let Some(Value::Array(more)) = page.get_mut(rows).map(Value::take) else { break };
+        let mut page: Value = asked.get(path, &[("q", search), ("from", &from)]).await?;
+        let more = taken(&mut page, rows);
         if more.is_empty() {
             break;
         }
@@ -73,33 +93,40 @@ async fn all(asked: &Asked, path: &str, search: &str, rows: &str) -> anyhow::Res
     Ok(found)
 }
 
-fn repo_table(rows: &[Value]) -> String {
-    let row = |row: &Value| {
-        vec![
-            text(&row["repo"]).to_string(),
-            text(&row["tenant"]).to_string(),
-            count(&row["tags"]),
-            size(&row["bytes"]),
-            size(&row["named_bytes"]),
-            ago(&row["last"]),
-        ]
-    };
-    let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
-    table(&["REPOSITORY", "TENANT", ">TAGS", ">SIZE", ">UNSHARED", "LAST USE"], &rows)
+/// What a person sees of a repository.
+#[derive(Deserialize)]
+struct Repository {
+    repo: String,
+    tenant: String,
+    tags: u64,
+    bytes: Option<u64>,
+    named_bytes: u64,
+    last: Timestamp,
 }
 
-fn tag_table(rows: &[Value]) -> String {
-    let row = |row: &Value| {
-        let used = if row["used"].is_string() { &row["used"] } else { &row["pushed"] };
-        vec![
-            format!("{}:{}", text(&row["repo"]), text(&row["tag"])),
-            size(&row["bytes"]),
-            size(&row["shared"]),
-            count(&row["pushes"]),
-            ago(used),
-            ago(&row["pushed"]),
-        ]
-    };
-    let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
-    table(&["TAG", ">SIZE", ">SHARED", ">PUSHES", "LAST USE", "PUSHED"], &rows)
+/// What a person sees of a tag.
+#[derive(Deserialize)]
+struct Tag {
+    repo: String,
+    tag: String,
+    bytes: u64,
+    shared: Option<u64>,
+    pushes: u64,
+    used: Option<Timestamp>,
+    pushed: Timestamp,
+}
+
+fn size(size: Option<u64>) -> String {
+    size.map_or("-".to_string(), bytes)
+}
+
+fn repo_row(row: Repository) -> Vec<String> {
+    let (tags, unshared) = (row.tags.to_string(), bytes(row.named_bytes));
+    vec![row.repo, row.tenant, tags, size(row.bytes), unshared, ago(Some(row.last))]
+}
+
+fn tag_row(row: Tag) -> Vec<String> {
+    let (name, pushed) = (format!("{}:{}", row.repo, row.tag), Some(row.pushed));
+    let (bytes, shared) = (bytes(row.bytes), size(row.shared));
+    vec![name, bytes, shared, row.pushes.to_string(), ago(row.used.or(pushed)), ago(pushed)]
 }

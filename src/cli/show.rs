@@ -4,45 +4,16 @@ use std::future::Future;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use bytesize::ByteSize;
 use jiff::Timestamp;
-use serde_json::Value;
+use larder::human::age;
 
 /// How often the progress shown is renewed.
 const SHOWN_EVERY: Duration = Duration::from_millis(200);
 const BAR_WIDTH: u64 = 30;
 
-pub fn bytes(bytes: u64) -> String {
-    ByteSize(bytes).display().iec().to_string()
-}
-
-/// Bytes in JSON; a dash where there are none.
-pub fn size(value: &Value) -> String {
-    value.as_u64().map_or("-".to_string(), bytes)
-}
-
-pub fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or("-")
-}
-
-pub fn count(value: &Value) -> String {
-    value.as_u64().map_or("-".to_string(), |count| count.to_string())
-}
-
-/// How long ago the moment in a JSON text was.
-pub fn ago(value: &Value) -> String {
-    value.as_str().and_then(|at| at.parse().ok()).map_or("-".to_string(), since)
-}
-
-/// How long ago a moment was.
-pub fn since(at: Timestamp) -> String {
-    let seconds = (Timestamp::now().as_second() - at.as_second()).max(0);
-    match seconds {
-        0..120 => format!("{seconds} s ago"),
-        120..7200 => format!("{} min ago", seconds / 60),
-        7200..172_800 => format!("{} h ago", seconds / 3600),
-        _ => format!("{} days ago", seconds / 86_400),
-    }
+/// How long ago a moment was; a dash where there was none.
+pub fn ago(at: Option<Timestamp>) -> String {
+    at.map_or("-".to_string(), |at| format!("{} ago", age(at, Timestamp::now())))
 }
 
 /// A table: columns as wide as what is in them, numbers to the right. A heading that begins with `>` makes its column one

@@ -4,11 +4,14 @@ use std::process::ExitCode;
 
 use clap::Args;
 use jiff::Timestamp;
+use larder::human::{bytes, percent};
 use larder::jobs::{Run, Status as Job};
+use larder::metrics::tenant::Reading;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::ask::Server;
-use super::show::{ago, bytes, count, since, size, table, text};
+use super::show::{ago, table};
 
 /// Says what a running server has, does, and saves.
 #[derive(Args)]
@@ -27,75 +30,140 @@ impl Status {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let asked = self.server.asked()?;
         let (ready, said) = asked.ready().await?;
-        let mut overview = asked.get("/api/overview", &[]).await?;
         // Nothing where the caller may not administer, or the server is an older one.
-        let jobs = asked.get("/api/jobs", &[]).await.map_or(Value::Null, |mut told| told["jobs"].take());
+        let jobs: Option<RunningJobs> = asked.get("/api/jobs", &[]).await.ok();
+        let jobs = jobs.map_or(Vec::new(), |told| told.jobs);
         if self.json {
-            (overview["ready"], overview["jobs"]) = (ready.into(), jobs);
+            let mut overview: Value = asked.get("/api/overview", &[]).await?;
+            (overview["ready"], overview["jobs"]) = (ready.into(), serde_json::to_value(jobs)?);
             println!("{}", serde_json::to_string_pretty(&overview)?);
         } else {
-            print!("{}", render(&said, &overview));
-            print!("{}", jobs_table(&serde_json::from_value::<Vec<Job>>(jobs).unwrap_or_default()));
+            print!("{}{}", render(&said, &asked.get("/api/overview", &[]).await?), jobs_table(&jobs));
         }
         Ok(if ready { ExitCode::SUCCESS } else { ExitCode::from(NOT_READY) })
     }
 }
 
-fn render(said: &str, overview: &Value) -> String {
-    let sum = |name: &str| -> u64 { list(&overview["tenants"]).iter().filter_map(|one| one[name].as_u64()).sum() };
-    let so_far = &overview["so_far"];
-    let number = |value: &Value| value.as_u64().unwrap_or(0);
-    let all = number(&so_far["hits"]) + number(&so_far["misses"]);
-    let hits = (number(&so_far["hits"]) * 100)
-        .checked_div(all)
-        .map_or("nothing asked for yet".to_string(), |percent| format!("{percent} % of {all} lookups"));
-    let served: Vec<u64> = list(&so_far["served"]).iter().map(number).collect();
-    let hot = &overview["hot"];
-    // Who may not administer is not told what concerns all.
-    let whole = overview["tenants"].is_array();
-    let mut out = String::new();
-    for (name, value) in [
-        ("server", format!("larder {}, {said}, since {}", text(&overview["version"]), ago(&overview["began"]))),
-        ("stored", format!("{}, {} without sharing", bytes(sum("bytes")), bytes(sum("named_bytes")))),
-        ("hits", hits),
-        ("not sent", format!("{} that clients need not send", size(&so_far["saved"]))),
-        (
-            "served",
-            format!(
-                "{}, {} of it from memory",
-                bytes(served.iter().sum()),
-                bytes(served.first().copied().unwrap_or(0))
-            ),
-        ),
-        ("builds", format!("{} imports, {} exports", count(&so_far["imports"]), count(&so_far["exports"]))),
-        ("memory", format!("{} of {} in the hot layer", size(&hot["bytes"]), size(&hot["limit"]))),
-        ("now", format!("{} requests, {} arriving", count(&overview["requests_in_flight"]), bytes(sum("arriving")))),
-        ("collected", collector(&overview["collector"])),
-    ] {
-        let value = if whole || name == "server" { value } else { "not shown".to_string() };
-        out.push_str(&format!("{name:10} {value}\n"));
+/// Answer of `/api/jobs`.
+#[derive(Deserialize)]
+struct RunningJobs {
+    jobs: Vec<Job>,
+}
+
+/// What a person sees of `/api/overview`.
+#[derive(Deserialize)]
+struct Overview {
+    version: String,
+    began: Timestamp,
+    /// For callers who may administer.
+    #[serde(flatten)]
+    whole: Option<Whole>,
+}
+
+/// What concerns all tenants and the server.
+#[derive(Deserialize)]
+struct Whole {
+    tenants: Vec<Tenant>,
+    so_far: Reading,
+    hot: Hot,
+    requests_in_flight: u64,
+    collector: Collector,
+}
+
+#[derive(Deserialize)]
+struct Tenant {
+    tenant: String,
+    bytes: u64,
+    named_bytes: u64,
+    arriving: u64,
+    repositories: u64,
+    tags: u64,
+    quota: Option<Quota>,
+    counted: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+struct Quota {
+    max: u64,
+}
+
+#[derive(Deserialize)]
+struct Hot {
+    bytes: u64,
+    limit: u64,
+}
+
+#[derive(Deserialize)]
+struct Collector {
+    running: bool,
+    last: Option<Timestamp>,
+    deleted_bytes: u64,
+    condemned_bytes: u64,
+    skipped: Option<String>,
+}
+
+fn render(said: &str, overview: &Overview) -> String {
+    let server = format!("larder {}, {said}, since {}", overview.version, ago(Some(overview.began)));
+    let mut out = format!("{:10} {server}\n", "server");
+    let facts = overview.whole.as_ref().map(facts);
+    for (at, name) in FACTS.iter().enumerate() {
+        let fact = facts.as_ref().map_or("not shown", |facts| &facts[at]);
+        out.push_str(&format!("{name:10} {fact}\n"));
     }
-    if !whole {
+    let Some(whole) = &overview.whole else {
         out.push_str("\nNumbers of the server and of tenants are shown to who may administer.\n");
         return out;
-    }
-    let rows: Vec<Vec<String>> = list(&overview["tenants"])
-        .iter()
-        .map(|tenant| {
-            let quota = &tenant["quota"];
-            vec![
-                text(&tenant["tenant"]).to_string(),
-                size(&tenant["bytes"]),
-                if quota.is_null() { "-".to_string() } else { size(&quota["max"]) },
-                count(&tenant["repositories"]),
-                count(&tenant["tags"]),
-                ago(&tenant["counted"]),
-            ]
-        })
-        .collect();
+    };
+    let row = |tenant: &Tenant| {
+        vec![
+            tenant.tenant.clone(),
+            bytes(tenant.bytes),
+            tenant.quota.as_ref().map_or("-".to_string(), |quota| bytes(quota.max)),
+            tenant.repositories.to_string(),
+            tenant.tags.to_string(),
+            ago(tenant.counted),
+        ]
+    };
+    let rows: Vec<Vec<String>> = whole.tenants.iter().map(row).collect();
     out.push('\n');
     out.push_str(&table(&["TENANT", ">STORED", ">QUOTA", ">REPOSITORIES", ">TAGS", "COUNTED"], &rows));
     out
+}
+
+const FACTS: [&str; 8] = ["stored", "hits", "not sent", "served", "builds", "memory", "now", "collected"];
+
+/// A text for each of [`FACTS`].
+fn facts(whole: &Whole) -> [String; FACTS.len()] {
+    let sum = |of: fn(&Tenant) -> u64| bytes(whole.tenants.iter().map(of).sum());
+    let (so_far, hot) = (&whole.so_far, &whole.hot);
+    let hits = match so_far.hits + so_far.misses {
+        0 => "nothing asked for yet".to_string(),
+        all => format!("{} % of {all} lookups", percent(so_far.hits, all)),
+    };
+    [
+        format!("{}, {} without sharing", sum(|tenant| tenant.bytes), sum(|tenant| tenant.named_bytes)),
+        hits,
+        format!("{} that clients need not send", bytes(so_far.saved)),
+        format!("{}, {} of it from memory", bytes(so_far.served.iter().sum()), bytes(so_far.served[0])),
+        format!("{} imports, {} exports", so_far.imports, so_far.exports),
+        format!("{} of {} in the hot layer", bytes(hot.bytes), bytes(hot.limit)),
+        format!("{} requests, {} arriving", whole.requests_in_flight, sum(|tenant| tenant.arriving)),
+        collector(&whole.collector),
+    ]
+}
+
+fn collector(collector: &Collector) -> String {
+    match (&collector.skipped, collector.running, collector.last) {
+        (Some(why), ..) => format!("never: {why}"),
+        (None, true, _) => "just now".to_string(),
+        (None, false, Some(_)) => format!(
+            "{}: {} deleted, {} condemned",
+            ago(collector.last),
+            bytes(collector.deleted_bytes),
+            bytes(collector.condemned_bytes)
+        ),
+        (None, false, None) => "not yet".to_string(),
+    }
 }
 
 /// The background jobs; nothing where none is told.
@@ -111,7 +179,7 @@ fn jobs_table(jobs: &[Job]) -> String {
     };
     let result = |last: &Run| {
         let text = if last.text.is_empty() { String::new() } else { format!(": {}", last.text) };
-        format!("{}, {}{text}", last.result.as_str(), since(last.ended))
+        format!("{}, {}{text}", last.result.as_str(), ago(Some(last.ended)))
     };
     let row = |job: &Job| {
         let last = job.last.as_ref().map_or("none yet".to_string(), result);
@@ -121,41 +189,26 @@ fn jobs_table(jobs: &[Job]) -> String {
     format!("\n{}", table(&["JOB", "STATE", ">RUNS", ">FAILED", "LAST RESULT"], &rows))
 }
 
-fn collector(collector: &Value) -> String {
-    match (collector["skipped"].as_str(), collector["running"] == true, collector["last"].is_string()) {
-        (Some(why), ..) => format!("never: {why}"),
-        (None, true, _) => "just now".to_string(),
-        (None, false, true) => format!(
-            "{}: {} deleted, {} condemned",
-            ago(&collector["last"]),
-            size(&collector["deleted_bytes"]),
-            size(&collector["condemned_bytes"])
-        ),
-        (None, false, false) => "not yet".to_string(),
-    }
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], |list| list)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
 
+    fn shown(told: Value) -> String {
+        render("ready", &serde_json::from_value(told).unwrap())
+    }
+
     #[test]
     fn people_see_what_it_has_and_what_it_saves() {
-        let shown = render(
-            "ready",
-            &json!({
-                "version": "1.2.3", "began": "2026-01-01T00:00:00Z",
-                "tenants": [{ "tenant": "default", "bytes": 1024, "named_bytes": 4096, "arriving": 0, "repositories": 2,
-                    "tags": 3, "quota": { "max": 2048 }, "counted": null }],
-                "so_far": { "hits": 3, "misses": 1, "served": [512, 512, 0], "saved": 2048, "imports": 1, "exports": 2 },
-                "hot": { "bytes": 0, "limit": 1024 }, "requests_in_flight": 1, "collector": { "running": false },
-            }),
-        );
+        let shown = shown(json!({
+            "version": "1.2.3", "began": "2026-01-01T00:00:00Z",
+            "tenants": [{ "tenant": "default", "bytes": 1024, "named_bytes": 4096, "arriving": 0, "repositories": 2,
+                "tags": 3, "quota": { "max": 2048 }, "counted": null }],
+            "so_far": { "hits": 3, "misses": 1, "served": [512, 512, 0], "saved": 2048, "received": 0,
+                "imports": 1, "exports": 2 },
+            "hot": { "bytes": 0, "limit": 1024 }, "requests_in_flight": 1, "collector": { "running": false,
+                "last": null, "deleted_bytes": 0, "condemned_bytes": 0, "skipped": null },
+        }));
         for part in [
             "larder 1.2.3, ready",
             "1.0 KiB, 4.0 KiB without sharing",
@@ -171,30 +224,11 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_fails_shows_why() {
-        let job = |name: &str, failures: u64, last: Value| {
-            json!({ "name": name, "what": "", "every_seconds": 60.0, "notified_by": null, "running": false,
-                "since": "2026-01-01T00:00:00Z", "next": null, "last": last, "last_success": null, "runs": 7,
-                "failures": failures, "failures_in_a_row": failures })
-        };
-        let last = json!({ "ended": Timestamp::now(), "seconds": 0.5, "result": "failed", "text": "store is busy" });
-        let jobs = json!([job("sweep", 0, Value::Null), job("collection", 2, last)]);
-        let shown = jobs_table(&serde_json::from_value::<Vec<Job>>(jobs).unwrap());
-        let lines: Vec<&str> = shown.lines().skip(2).collect();
-        assert!(lines[0].starts_with("sweep") && lines[0].ends_with("none yet"), "{shown}");
-        assert!(lines[1].contains("2  failed, ") && lines[1].ends_with("s ago: store is busy"), "{shown}");
-        assert_eq!(jobs_table(&[]), "");
-    }
-
-    #[test]
     fn what_is_not_told_is_not_shown_as_nothing() {
-        let shown = render(
-            "ready",
-            &json!({
-                "version": "1.2.3", "began": "2026-01-01T00:00:00Z", "now": "2026-01-02T00:00:00Z",
-                "repositories": [], "repositories_in_all": 0, "tags": [], "tags_in_all": 0, "events": [], "evictions": [],
-            }),
-        );
+        let shown = shown(json!({
+            "version": "1.2.3", "began": "2026-01-01T00:00:00Z", "now": "2026-01-02T00:00:00Z",
+            "repositories": [], "repositories_in_all": 0, "tags": [], "tags_in_all": 0, "events": [], "evictions": [],
+        }));
         assert!(shown.starts_with("server     larder 1.2.3, ready"), "{shown}");
         let lines = ["stored", "hits", "not sent", "served", "builds", "memory", "now", "collected"];
         for name in lines {

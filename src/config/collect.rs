@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::bail;
 use serde::Deserialize;
 
-use super::{Pattern, Span};
+use super::{Ingredients, Pattern, Span};
 
 /// Shortest grace and lease outside of tests: builds must end within them.
 const SPAN_MIN: Duration = Duration::from_secs(3600);
@@ -87,7 +87,7 @@ impl CollectConfig {
     /// Time between the publication of what is condemned and its deletion. Whatever is served rests on a list that is as
     /// young as `snapshot_age`: so what it named stays for the lease after that. `pressed`, room is needed soon.
     pub fn wait(&self, pressed: bool) -> Duration {
-        let lease = if self.ingredients.lease { self.lease.get() + self.snapshot_age() } else { Duration::ZERO };
+        let lease = if self.ingredients.lease() { self.lease.get() + self.snapshot_age() } else { Duration::ZERO };
         let wait = self.grace.get().max(lease);
         if pressed { wait.min(SPAN_MIN) } else { wait }
     }
@@ -129,47 +129,4 @@ pub struct RetainConfig {
     pub pushed: Option<Span>,
     /// Of the tags that match, so many that were pushed last stay.
     pub newest: Option<usize>,
-}
-
-/// What the safety of a collection is made of: tests take one away and see that they notice. Always all of them.
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug)]
-pub struct Ingredients {
-    pub age_at_answer: bool,
-    pub spare: bool,
-    pub look_for_claim: bool,
-    pub head_after_list: bool,
-    pub drop_memory: bool,
-    pub grace_from_list: bool,
-    pub re_mark: bool,
-    pub exclusive_claim: bool,
-    pub list_after_claim: bool,
-    pub list_before_claim: bool,
-    pub keep_unanswered: bool,
-    pub lease: bool,
-    pub view_without_condemned: bool,
-    pub content_before_pointer: bool,
-    pub record_before_pointer: bool,
-}
-
-impl Default for Ingredients {
-    fn default() -> Self {
-        Ingredients {
-            age_at_answer: true,
-            spare: true,
-            look_for_claim: true,
-            head_after_list: true,
-            drop_memory: true,
-            grace_from_list: true,
-            re_mark: true,
-            exclusive_claim: true,
-            list_after_claim: true,
-            list_before_claim: true,
-            keep_unanswered: true,
-            lease: true,
-            view_without_condemned: true,
-            content_before_pointer: true,
-            record_before_pointer: true,
-        }
-    }
 }

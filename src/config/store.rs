@@ -7,7 +7,7 @@ use anyhow::bail;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
-use super::Span;
+use super::{Obsolete, Span};
 
 /// Where the bytes are kept.
 #[derive(Clone, Debug, Deserialize)]
@@ -101,10 +101,10 @@ pub struct S3Config {
     pub redirect_min: ByteSize,
     /// Id or ARN of the KMS key that new objects are encrypted with. Without it, what the bucket does by default.
     pub sse_kms_key: Option<String>,
-    /// Price of 1,000 requests that write or list, for the estimate of costs in metrics. Any currency.
-    pub price_of_writes: f64,
-    /// Price of 1,000 requests that read. Deletes cost nothing.
-    pub price_of_reads: f64,
+    #[doc(hidden)]
+    pub price_of_writes: Obsolete,
+    #[doc(hidden)]
+    pub price_of_reads: Obsolete,
 }
 
 impl Default for S3Config {
@@ -127,8 +127,8 @@ impl Default for S3Config {
             redirect: Redirect::Never,
             redirect_min: ByteSize::mib(64),
             sse_kms_key: None,
-            price_of_writes: 0.005,
-            price_of_reads: 0.0004,
+            price_of_writes: None,
+            price_of_reads: None,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::digest::{Digest, Hasher, hash};
 use crate::error::{Error, Result};
 use crate::hot::{Form, Pushing, Slot};
 use crate::metrics::tenant::{Asked, Saved};
-use crate::objects::{Distance, Key};
+use crate::objects::Key;
 use crate::stream::{BodyError, Incoming, Portion, Portions};
 
 impl Reader {
@@ -137,8 +137,8 @@ impl Writer {
     fn keep(&self, key: &Key, size: Option<u64>) -> Option<Pushing<Error>> {
         let content = self.reader().content();
         let form = if size? <= content.hot_blob_max() { Form::Whole } else { Form::Chunks };
-        let far = content.objects().distance() == Distance::Far;
-        far.then(|| content.hot().pushing(key, size?, form))?
+        let is_kept = !content.objects().traits().page_cached;
+        is_kept.then(|| content.hot().pushing(key, size?, form))?
     }
 
     /// Begins to read a body, with a place among the uploads: each takes memory. A builder opens a request long before it

@@ -323,11 +323,11 @@ impl Condemned {
         entries.sort_unstable_by_key(|entry| (entry.fingerprint, entry.batch, entry.number));
         let gap = self.current().is_none_or(|last| began.duration_since(last.began) > self.age_max);
         let ended = self.forget_others(&batches);
-        let drop = self.ingredients.drop_memory;
+        let drop = self.ingredients.drop_memory();
         let news = News { keys: &news, bytes: &bytes, gap: gap && drop, ended: ended && drop };
         self.listeners.lock().iter().for_each(|listener| listener(&news));
         self.looks.fetch_add(1, Ordering::AcqRel);
-        let checked = self.ingredients.age_at_answer;
+        let checked = self.ingredients.age_at_answer();
         let snapshot = Arc::new(Snapshot { began, entries, batches, age_max: self.age_max, checked });
         *self.current.write() = Some(snapshot.clone());
         Ok(snapshot)
@@ -390,12 +390,12 @@ impl Condemned {
             if look > 0 {
                 tokio::time::sleep(CLAIM_STEP).await;
             }
-            if self.ingredients.spare {
+            if self.ingredients.spare() {
                 let key = layout::batch_spared(batch, number);
                 // Written anew at each look: it is the clock that tells how old the claim is.
                 Calls::until(&*self.objects, deadline).put(&key, Bytes::new()).await?;
             }
-            if !self.ingredients.look_for_claim {
+            if !self.ingredients.look_for_claim() {
                 return Ok(());
             }
             let listed = deadline.retry(|| list_batches(&*self.objects, &prefix)).await?;

@@ -71,7 +71,7 @@ impl Pin {
     pub async fn vouch(&self, key: &Key) -> Result<Option<Vouched>> {
         let (content, deadline) = (&self.content, self.deadline);
         // Only a test that takes this step away asks before it spares.
-        let early = match content.config().collect.ingredients.head_after_list {
+        let early = match content.config().collect.ingredients.head_after_list() {
             true => None,
             false => Some(content.fetch_meta(key, deadline).await?),
         };

@@ -19,7 +19,7 @@ use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::hot::{Piece, Slot};
 use crate::metrics::tenant::{Asked, Source, TenantMetrics};
-use crate::objects::{self, ByteStream, Distance, Key, Meta};
+use crate::objects::{self, ByteStream, Key, Meta};
 
 /// Bytes hashed at once between what else a thread has to do: some tens of microseconds.
 const HASH_BYTES: usize = 64 << 10;
@@ -113,9 +113,9 @@ impl Reader {
                 self.counted().served(blob.source, range.end - range.start);
                 Ok(Body::Whole(bytes.slice(range.start as usize..range.end as usize)))
             }
-            Held::Cold(meta) => match self.content().objects().distance() {
-                Distance::Near => self.read_near(blob, meta, range).await,
-                Distance::Far => self.read_far(blob, meta.clone(), range).await,
+            Held::Cold(meta) => match self.content().objects().traits().page_cached {
+                true => self.read_near(blob, meta, range).await,
+                false => self.read_far(blob, meta.clone(), range).await,
             },
         }
     }
@@ -256,10 +256,7 @@ impl Content {
 
     /// Where bytes come from that are not in memory.
     fn beyond_memory(&self) -> Source {
-        match self.objects().distance() {
-            Distance::Near => Source::Warm,
-            Distance::Far => Source::Cold,
-        }
+        if self.objects().traits().page_cached { Source::Warm } else { Source::Cold }
     }
 
     /// A chunk from the backend; `known` are the sums of all, when whoever asks for it knows them.

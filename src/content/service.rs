@@ -18,17 +18,17 @@ use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::hot::flights::Flights;
-use crate::hot::{Hot, Slot};
+use crate::hot::{CHUNK_BYTES, Hot, Slot};
 use crate::meta::format::StoreFormat;
 use crate::metrics::Metrics;
-use crate::objects::{self, Distance, Key, Meta, Objects};
+use crate::objects::{self, Key, Meta, Objects};
 
 /// How long what is known of a bucket holds, where nothing is configured.
 const PRESENCE_MAX_AGE: Duration = Duration::from_secs(600);
 /// Objects looked at again in the background at once, because what is known of them gets old.
 const RENEWALS: usize = 8;
 /// A blob of a bucket is kept whole up to the size of so many chunks.
-const FAR_CHUNKS_WHOLE: u64 = 2;
+const CHUNKS_WHOLE: u64 = 2;
 
 /// The content of one store. Cheap to clone.
 #[derive(Clone)]
@@ -61,13 +61,13 @@ impl Content {
     /// `replica` names this process among those that share the store; batches are called after it.
     pub fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>, replica: u64) -> Content {
         // Files are asked every time: that costs less than to remember.
-        let is_far = objects.distance() == Distance::Far;
+        let is_remote = objects.traits().remote;
         let presence_max_age = config.store.s3.as_ref().map_or(PRESENCE_MAX_AGE, |s3| s3.presence_max_age.get());
-        let hot = Hot::new(config.hot.size.as_u64(), config.hot.chunk.as_u64(), metrics.clone());
+        let hot = Hot::new(config.hot.size.as_u64(), CHUNK_BYTES, metrics.clone());
         let shared = Shared {
             hot: Arc::new(hot),
             condemned: Condemned::new(objects.clone(), &config.collect, replica),
-            presence: Presence::new(is_far.then_some(presence_max_age)),
+            presence: Presence::new(is_remote.then_some(presence_max_age)),
             looks: Looks::default(),
             renewals: Arc::new(Semaphore::new(RENEWALS)),
             verdicts: Verdicts::default(),
@@ -177,9 +177,9 @@ impl Content {
         &self.shared.uploads
     }
 
-    /// Whether the store is so near that to look at all of it costs little.
-    pub fn is_near(&self) -> bool {
-        self.shared.objects.distance() == Distance::Near
+    /// Whether each call to the store crosses a network.
+    pub fn is_remote(&self) -> bool {
+        self.shared.objects.traits().remote
     }
 
     /// Size up to which a blob is kept whole in the hot layer, in bytes: an eighth of the layer at most, so that one blob
@@ -187,10 +187,10 @@ impl Content {
     pub(super) fn hot_blob_max(&self) -> u64 {
         let hot = &self.shared.config.hot;
         let max = hot.blob_max.as_u64().min(hot.size.as_u64() / 8).min(objects::READ_BYTES_MAX);
-        match self.shared.objects.distance() {
-            Distance::Near => max,
+        match self.shared.objects.traits().page_cached {
+            true => max,
             // A reader would wait for the whole of it, and for one call after another where there could be several.
-            Distance::Far => max.min(FAR_CHUNKS_WHOLE * hot.chunk.as_u64()),
+            false => max.min(CHUNKS_WHOLE * CHUNK_BYTES),
         }
     }
 

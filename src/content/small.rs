@@ -7,7 +7,7 @@ use crate::deadline::Deadline;
 use crate::digest::{Digest, hash};
 use crate::error::{Error, Result};
 use crate::hot::Slot;
-use crate::objects::{Distance, Key};
+use crate::objects::Key;
 
 /// Reads of one object of which no two agree and none is right, before the store counts as busy.
 const READS_MAX: usize = 4;
@@ -56,7 +56,6 @@ impl Content {
 
     /// Reads past the hot layer, and says of what is wrong that it is.
     pub async fn fetch_small(&self, key: &Key, digest: Digest, deadline: Deadline) -> Result<Bytes> {
-        let far = self.objects().distance() == Distance::Far;
         let mut before = None;
         for _ in 0..READS_MAX {
             let ticket = self.presence().ticket(key);
@@ -70,8 +69,8 @@ impl Content {
                 self.presence().insert(ticket, &meta);
                 return Ok(bytes);
             }
-            // A line may flip bits. What is wrong in the bucket is wrong in the same way again.
-            if !far || before == Some(actual) {
+            // What is wrong in the bucket is wrong in the same way again.
+            if !self.objects().traits().may_flip_bits || before == Some(actual) {
                 self.record(&meta, false).await;
                 return Err(Error::BlobUnknown(digest));
             }

@@ -22,7 +22,7 @@ use super::verdicts::{Checked, Hashed, Passing};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::hot::{self, Piece};
-use crate::objects::{Distance, Key, Meta, Version};
+use crate::objects::{Key, Meta, Version};
 
 /// What a read of a whole object came to.
 struct Reading {
@@ -129,7 +129,7 @@ impl Content {
     /// Reads an object past the hot layer, and records whether it fits its digest.
     async fn recheck(&self, meta: &Meta, digest: &Digest) -> Result<()> {
         let reading = self.read_past(&meta.key, digest.algorithm()).await?;
-        if reading.digest != *digest && self.objects().distance() == Distance::Far {
+        if reading.digest != *digest && self.objects().traits().may_flip_bits {
             return self.confirm(meta, digest, reading.digest).await;
         }
         self.conclude(meta, digest, reading).await;
@@ -142,7 +142,7 @@ impl Content {
         }
         let right = reading.digest == *digest;
         // For what is in memory, and comes again: it was not what has been read here.
-        if right && self.objects().distance() == Distance::Far {
+        if right && self.objects().traits().may_flip_bits {
             self.verdicts().note_sums(meta, reading.sums.into());
         }
         self.record(meta, right).await;

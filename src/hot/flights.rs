@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared, ready};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::trace;
@@ -66,7 +67,7 @@ where
     E: Clone + Send + Sync + From<JoinError> + 'static,
 {
     fn under_way(&self) -> MutexGuard<'_, UnderWay<K, V, E>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+        self.under_way.lock()
     }
 
     /// Joins the flight for `key`, or starts it with `work`, unless what it would bring is `here`. What it brings is handed

@@ -4,9 +4,10 @@
 //! all others, and with a queue that is longer than his patience he would never be served.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::task::JoinError;
 use tokio::time::{Instant, timeout_at};
 
@@ -22,13 +23,9 @@ const KEPT_MAX: usize = 256;
 pub(super) struct Kept(Mutex<HashMap<Slot, Instant>>);
 
 impl Kept {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Slot, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Until when the slot is kept now. Nothing when that is over: then it is not kept any more.
     fn until(&self, slot: &Slot) -> Option<Instant> {
-        let mut kept = self.lock();
+        let mut kept = self.0.lock();
         let until = kept.get(slot).copied().filter(|until| *until > Instant::now());
         if until.is_none() {
             kept.remove(slot);
@@ -41,7 +38,7 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
     /// Keeps the fetch under way, if there is one, for whoever asks again. To be called by one who still waits for it.
     pub fn keep_place(self: &Arc<Self>, slot: &Slot) {
         let Some(flight) = self.flights.under_way_for(slot) else { return };
-        let mut kept = self.kept.lock();
+        let mut kept = self.kept.0.lock();
         if kept.len() >= KEPT_MAX && !kept.contains_key(slot) {
             return;
         }
@@ -53,7 +50,7 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
         tokio::spawn(async move {
             while let Some(until) = hot.kept.until(&slot) {
                 if timeout_at(until, flight.clone()).await.is_ok() {
-                    hot.kept.lock().remove(&slot);
+                    hot.kept.0.lock().remove(&slot);
                     return;
                 }
             }

@@ -25,7 +25,7 @@ use crate::deadline::Deadline;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::layout::{self, Place, RepoItem};
-use crate::objects::{Distance, Key, Meta, Objects};
+use crate::objects::{Key, Meta, Objects};
 use crate::refs::manifests::Parsed;
 use crate::refs::stored_view::view_note;
 use crate::refs::tags::Pointers;
@@ -102,7 +102,7 @@ impl Deletion {
     fn is_shared(&self) -> bool {
         let objects = self.refs.objects();
         let is_collected = objects.fence().is_some() || self.refs.config().collect.without_fence;
-        objects.distance() == Distance::Far && is_collected
+        objects.traits().shared && is_collected
     }
 
     async fn children(&self, key: &Key, deadline: Deadline) -> Result<Arc<[Digest]>> {

@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use crate::error::{Error, Result};
-use crate::objects::{Distance, Objects};
+use crate::objects::Objects;
 
 /// How long an answer of a far store is given to all who ask: a balancer asks every second, and each look is a write.
 const GOOD_FOR: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ impl Ready {
 
     /// Proves that the backend answers and takes writes, or did a moment ago.
     pub async fn probe(&self) -> Result<()> {
-        if self.objects.distance() == Distance::Near {
+        if !self.objects.traits().remote {
             return Ok(self.objects.probe().await?);
         }
         let looking = async {

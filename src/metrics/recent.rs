@@ -3,11 +3,11 @@
 //! All of it is in memory, bounded, and of this server since its start.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use moka::sync::Cache;
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::tenant::{Reading, Tenants};
@@ -100,7 +100,7 @@ impl Default for Recent {
 }
 
 fn keep<T>(ring: &Mutex<VecDeque<T>>, new: T, max: usize) {
-    let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut ring = ring.lock();
     if ring.len() >= max {
         ring.pop_front();
     }
@@ -118,12 +118,12 @@ impl Recent {
 
     /// The newest first.
     pub fn events(&self) -> Vec<Event> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
+        self.events.lock().iter().rev().cloned().collect()
     }
 
     /// The newest first.
     pub fn evictions(&self) -> Vec<Eviction> {
-        self.evictions.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
+        self.evictions.lock().iter().rev().cloned().collect()
     }
 
     /// A request of a build that is on its way to `deed`: the first one counts.
@@ -142,7 +142,7 @@ impl Recent {
 
     /// Reads the counters of all tenants: every [`READ_EVERY`].
     pub fn read(&self, tenants: &Tenants, now: Timestamp) {
-        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut history = self.history.lock();
         for (tenant, numbers) in tenants.all() {
             let (reading, history) = (numbers.reading(), history.entry(tenant).or_default());
             if history.steps.len() >= READINGS_MAX {
@@ -155,7 +155,7 @@ impl Recent {
 
     /// What the counters of these tenants have done, oldest first; what has come since the last reading is the last step.
     pub fn history(&self, tenants: &Tenants, of: impl Fn(&Tenant) -> bool, now: Timestamp) -> Vec<Step> {
-        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let history = self.history.lock();
         let mut sum = BTreeMap::<Timestamp, Reading>::new();
         for (tenant, numbers) in tenants.all().into_iter().filter(|(tenant, _)| of(tenant)) {
             let known = history.get(&tenant);

@@ -1,10 +1,11 @@
 //! What is counted for each tenant.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use parking_lot::RwLock;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Maker;
 use crate::names::Tenant;
@@ -48,7 +49,7 @@ pub enum Saved {
 }
 
 /// Which kind of rule let something go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
     Unused,
@@ -120,7 +121,7 @@ impl TenantMetrics {
 }
 
 /// Where the counters of a tenant stand, or how far they have come in some time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reading {
     pub hits: u64,
     pub misses: u64,
@@ -241,13 +242,13 @@ impl Tenants {
 
     /// The numbers of a tenant, shared with others when there are too many. Scopes always share them.
     pub fn of(&self, tenant: &Tenant) -> Arc<TenantMetrics> {
-        if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(tenant) {
+        if let Some(known) = self.known.read().get(tenant) {
             return known.clone();
         }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         if tenant.is_scope() || known.len() >= TENANTS_MAX && !known.contains_key(tenant) {
             drop(known);
-            let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+            let mut others = self.others.write();
             return others.get_or_insert_with(|| Arc::new(self.families.of(OTHERS))).clone();
         }
         known.entry(tenant.clone()).or_insert_with(|| Arc::new(self.families.of(tenant))).clone()
@@ -255,7 +256,7 @@ impl Tenants {
 
     /// All tenants that have numbers of their own.
     pub fn all(&self) -> Vec<(Tenant, Arc<TenantMetrics>)> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read();
         known.iter().map(|(tenant, numbers)| (tenant.clone(), numbers.clone())).collect()
     }
 }

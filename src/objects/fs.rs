@@ -19,21 +19,25 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use parking_lot::Mutex;
 
 use super::{
-    ByteStream, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Unfinished, Version, When,
+    ByteStream, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Traits, Unfinished,
+    Version, When,
 };
 use crate::digest::Digest;
 use file::{Buffers, READ_BYTES, from_io, look, meta, open, read_all, write_all_vectored};
 use folders::{Folders, SyncFolder, sync_folder};
 
+/// What a disk is like: its one owner has the lock on it.
+pub const TRAITS: Traits = Traits { remote: false, shared: false, page_cached: true, may_flip_bits: false };
 /// Our own folder: outside the key space, since no key component begins with a dot at the top.
 const PRIVATE: &str = ".larder";
 /// Keys below this are for the server alone: there is one that signs tokens.
@@ -150,7 +154,7 @@ impl Inner {
         let found = file.metadata().map_err(from_io)?;
         let meta = meta(key.clone(), &found);
         drop(file);
-        self.unsynced().insert(path.clone());
+        self.unsynced.lock().insert(path.clone());
         let place = || match when {
             When::Always => fs::rename(&temporary.path, &path),
             // A link fails where the name is taken; a rename would replace it.
@@ -159,19 +163,15 @@ impl Inner {
         let placed = self.folders.place(&path, place).map_err(from_io);
         // After a failed sync it stays: whoever asks for it next has to sync it.
         if matches!(placed, Ok(()) | Err(Error::Exists)) {
-            self.unsynced().remove(&path);
+            self.unsynced.lock().remove(&path);
         }
         // A rename to another name of the same file does nothing.
         temporary.is_renamed = when == When::Always && placed.is_ok() && found.nlink() == 1;
         placed.map(|()| meta)
     }
 
-    fn unsynced(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
-        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn is_unsynced(&self, key: &Key) -> bool {
-        let unsynced = self.unsynced();
+        let unsynced = self.unsynced.lock();
         // Nearly always: to make and hash a path costs more than all the rest of a look.
         !unsynced.is_empty() && unsynced.contains(&self.path(key))
     }
@@ -179,7 +179,7 @@ impl Inner {
     /// Makes sure that an object which can be seen is there to stay, before somebody relies on it.
     fn settle(&self, path: &Path) -> Result<()> {
         self.folders.settle(path).map_err(from_io)?;
-        self.unsynced().remove(path);
+        self.unsynced.lock().remove(path);
         Ok(())
     }
 
@@ -359,6 +359,19 @@ impl Objects for FsObjects {
         })
         .await
     }
+
+    fn traits(&self) -> Traits {
+        TRAITS
+    }
+
+    /// Nothing to do: what a crash has left behind is removed when the store is opened, and only one server opens it.
+    async fn sweep_drafts(&self, _before: SystemTime) -> Result<usize> {
+        Ok(0)
+    }
+
+    async fn direct(&self, _meta: &Meta) -> Result<Option<String>> {
+        Ok(None)
+    }
 }
 
 impl Inner {
@@ -394,6 +407,10 @@ impl Draft for FsDraft {
         };
         self.temporary = Some(self.objects.blocking(work).await?);
         Ok(())
+    }
+
+    fn gathers(&self) -> bool {
+        false
     }
 
     async fn commit(mut self: Box<Self>) -> Result<Meta> {

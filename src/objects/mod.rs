@@ -91,13 +91,17 @@ pub enum When {
     Absent,
 }
 
-/// How far away the bytes are: whether they are worth keeping in this process.
+/// What a backend is like: the questions whose answers callers act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Distance {
-    /// On this machine: the system keeps what is read, and a look costs microseconds.
-    Near,
-    /// Behind a network: each call takes milliseconds, and may cost money.
-    Far,
+pub struct Traits {
+    /// Calls cross a network: each takes milliseconds and may cost money, so callers remember what they were told.
+    pub remote: bool,
+    /// Other servers may write and delete the same objects.
+    pub shared: bool,
+    /// The operating system keeps in memory what was read and written lately, so callers need not.
+    pub page_cached: bool,
+    /// Bytes pass a line that may flip bits: what reads wrong once may read right the next time.
+    pub may_flip_bits: bool,
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -136,7 +140,9 @@ pub struct Unfinished {
     pub since: SystemTime,
 }
 
-/// A store of objects. All methods are safe to call concurrently, from any task.
+/// A store of objects. No method has a default: a wrapper that forgot one would change what its backend is like.
+///
+/// All methods are safe to call concurrently, from any task.
 ///
 /// A write is durable and visible to every reader, `list` included, once its call has returned; before that, the key
 /// holds what it held. Dropping a call's future half-way leaves the key as it was or wholly written.
@@ -185,22 +191,16 @@ pub trait Objects: Send + Sync + 'static {
     /// Writes that are under way, and those that a crash left behind.
     async fn unfinished(&self) -> Result<Vec<Unfinished>>;
 
-    /// Whether callers should keep in memory what they have read and been told. The same for as long as the store is open.
-    fn distance(&self) -> Distance {
-        Distance::Near
-    }
+    /// What the backend is like. The same for as long as the store is open.
+    fn traits(&self) -> Traits;
 
     /// Removes what drafts of servers that died have left behind, where nothing has been added to it since `before`.
     /// Returns how many. For backends where such things stay, unseen.
-    async fn sweep_drafts(&self, _before: SystemTime) -> Result<usize> {
-        Ok(0)
-    }
+    async fn sweep_drafts(&self, before: SystemTime) -> Result<usize>;
 
     /// An address where a client may fetch the object by itself for a short while, when the operator wants that for an
     /// object of this size. It needs no call to the backend.
-    async fn direct(&self, _meta: &Meta) -> Result<Option<String>> {
-        Ok(None)
-    }
+    async fn direct(&self, meta: &Meta) -> Result<Option<String>>;
 }
 
 pub use crate::config::READ_BYTES_MAX;
@@ -222,9 +222,7 @@ pub trait Draft: Send {
 
     /// Whether `write` gathers in memory, and waits for that rather than for a disk: then nothing is won by reading on
     /// meanwhile.
-    fn gathers(&self) -> bool {
-        false
-    }
+    fn gathers(&self) -> bool;
 
     /// The key appears here, whole, or never.
     async fn commit(self: Box<Self>) -> Result<Meta>;

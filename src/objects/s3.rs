@@ -13,13 +13,13 @@
 //! Invariant: types of the SDK stop here.
 
 mod again;
-mod bill;
 mod client;
 mod concat;
 mod dated;
 mod draft;
 mod error;
 mod list;
+mod meter;
 mod multipart;
 mod pool;
 mod probe;
@@ -42,16 +42,21 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
 use super::{
-    ByteStream, Distance, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Unfinished,
-    Version, When,
+    ByteStream, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Space, Traits, Unfinished, Version, When,
 };
 use crate::config::{Checksum, Redirect, S3Config};
 use crate::digest::Digest;
 use crate::metrics::Metrics;
+use error::S3Error;
 use pool::Pool;
 
 pub use probe::OpenError;
 
+/// What a step of a call comes to: an [`S3Error`] where its code decides what is done next.
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a bucket is like.
+pub const TRAITS: Traits = Traits { remote: true, shared: true, page_cached: false, may_flip_bits: true };
 /// Our own corner of the bucket, outside the key space: no key component begins with a dot at the top.
 const PRIVATE: &str = ".larder/";
 /// Keys deleted at the same time.
@@ -91,7 +96,7 @@ struct Inner {
 
 impl S3Objects {
     /// Opens the store in a bucket, having proved that the bucket does what is needed of it.
-    pub async fn open(config: &S3Config) -> std::result::Result<S3Objects, OpenError> {
+    pub async fn open(config: &S3Config) -> Result<S3Objects, OpenError> {
         S3Objects::open_counted(config, config.upload_memory(ByteSize(u64::MAX)), Arc::default()).await
     }
 
@@ -100,7 +105,7 @@ impl S3Objects {
         config: &S3Config,
         upload_memory: u64,
         metrics: Arc<Metrics>,
-    ) -> std::result::Result<S3Objects, OpenError> {
+    ) -> Result<S3Objects, OpenError> {
         let client = client::connect(config, metrics).await?;
         let prefix = config.prefix.trim_end_matches('/');
         let mut inner = Inner {
@@ -184,13 +189,13 @@ impl Inner {
         })
     }
 
-    async fn put(&self, key: &Key, body: Bytes, when: When) -> Result<Meta> {
+    async fn put(&self, key: &Key, body: Bytes, when: When) -> Result<Meta, S3Error> {
         if when == When::Absent && !self.conditional_create {
             // As good as it gets there: two at once may both find nothing.
             match self.head(key).await {
-                Ok(_) => return Err(Error::Exists),
+                Ok(_) => return Err(Error::Exists.into()),
                 Err(Error::NotFound) => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
         let (mark, bytes) = (mark(), body.len() as u64);
@@ -204,12 +209,12 @@ impl Inner {
             request = request.disable_payload_signing();
         }
         match request.send().await.map_err(|error| error::from_sdk("PUT", key, error)) {
-            Ok(written) => self.written(key, bytes, written.e_tag, &mark),
+            Ok(written) => Ok(self.written(key, bytes, written.e_tag, &mark)?),
             // Of an earlier attempt of ours, perhaps, whose answer was lost.
-            Err(Error::Exists) => match self.settle(key, &mark, Error::Exists).await {
+            Err(S3Error { meaning: Error::Exists, .. }) => match self.settle(key, &mark, Error::Exists).await {
                 // Refused because of a delete at the same moment.
-                Err(Error::NotFound) => Err(Error::Busy("object came and went".into())),
-                settled => settled,
+                Err(Error::NotFound) => Err(Error::Busy("object came and went".into()).into()),
+                settled => Ok(settled?),
             },
             Err(error) => Err(error),
         }
@@ -217,7 +222,7 @@ impl Inner {
 
     async fn delete(&self, key: &Key) -> Result<()> {
         let sent = self.client.delete_object().bucket(&self.bucket).key(self.full(key)).send().await;
-        match sent.map_err(|error| error::from_sdk("DELETE", key, error)) {
+        match sent.map_err(|error| error::from_sdk("DELETE", key, error).meaning) {
             // S3 does not tell a missing key; others do.
             Ok(_) | Err(Error::NotFound) => Ok(()),
             Err(error) => Err(error),
@@ -290,7 +295,7 @@ impl Objects for S3Objects {
         let found = match request.send().await {
             Ok(found) => found,
             Err(error) if known.is_some() && status(&error) == Some(NOT_MODIFIED) => return Ok(Read::Same),
-            Err(error) => return Err(error::from_sdk("GET", key, error)),
+            Err(error) => return Err(error::from_sdk("GET", key, error).meaning),
         };
         let (meta, length) = inner.opened(key, &(0..u64::MAX), &found)?;
         // An endpoint without conditions on GET sends it all again.
@@ -328,7 +333,7 @@ impl Objects for S3Objects {
             Err(error) if status(&error) == Some(RANGE_NOT_SATISFIABLE) => {
                 Ok((inner.head(key).await?, stream::empty().boxed()))
             }
-            Err(error) => Err(error::from_sdk("GET", key, error)),
+            Err(error) => Err(error::from_sdk("GET", key, error).meaning),
         }
     }
 
@@ -339,7 +344,7 @@ impl Objects for S3Objects {
     }
 
     async fn put(&self, key: &Key, body: Bytes, when: When) -> Result<Meta> {
-        self.inner.put(key, body, when).await
+        Ok(self.inner.put(key, body, when).await?)
     }
 
     async fn begin(&self, key: &Key, size: Option<u64>) -> Result<Box<dyn Draft>> {
@@ -367,7 +372,8 @@ impl Objects for S3Objects {
     }
 
     async fn probe(&self) -> Result<()> {
-        self.inner.put(&probe::key(), "probe".into(), When::Always).await.map(drop)
+        self.inner.put(&probe::key(), "probe".into(), When::Always).await?;
+        Ok(())
     }
 
     fn space(&self) -> Option<Space> {
@@ -378,8 +384,8 @@ impl Objects for S3Objects {
         stray::unfinished(self).await
     }
 
-    fn distance(&self) -> Distance {
-        Distance::Far
+    fn traits(&self) -> Traits {
+        TRAITS
     }
 
     async fn sweep_drafts(&self, before: SystemTime) -> Result<usize> {

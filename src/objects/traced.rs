@@ -11,7 +11,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::{
-    ByteStream, Distance, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Unfinished, Version, When,
+    ByteStream, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Traits, Unfinished, Version, When,
 };
 use crate::digest::Digest;
 use crate::trace::{self, CallSpan, Failed};
@@ -27,7 +27,7 @@ struct Traced {
 
 impl Traced {
     fn call(&self, name: &'static str, key: &str) -> CallSpan {
-        CallSpan::begin(name, self.objects.distance() == Distance::Far, key)
+        CallSpan::begin(name, self.objects.traits().remote, key)
     }
 }
 
@@ -51,6 +51,7 @@ fn note<T>(span: &mut CallSpan, done: &Result<T>) {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl Objects for Traced {
     async fn head(&self, key: &Key) -> Result<Meta> {
         seen(self.call("objects head", key.as_str()), self.objects.head(key)).await
@@ -113,8 +114,8 @@ impl Objects for Traced {
         self.objects.unfinished().await
     }
 
-    fn distance(&self) -> Distance {
-        self.objects.distance()
+    fn traits(&self) -> Traits {
+        self.objects.traits()
     }
 
     async fn sweep_drafts(&self, before: SystemTime) -> Result<usize> {
@@ -138,6 +139,7 @@ struct TracedDraft {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl Draft for TracedDraft {
     async fn write(&mut self, pieces: Vec<Bytes>) -> Result<()> {
         let done = self.draft.write(pieces).await;

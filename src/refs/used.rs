@@ -57,9 +57,9 @@ impl Repo {
         refs.used().insert(key, Instant::now());
         for repo in self.each() {
             if let Some(tag) = refs.stock().tag_of(repo.tenant(), repo.name(), digest) {
-                match self.content().is_near() {
-                    true => repo.note_use(&tag).await,
-                    false => drop(tokio::spawn(async move { repo.note_use(&tag).await })),
+                match self.content().is_remote() {
+                    true => drop(tokio::spawn(async move { repo.note_use(&tag).await })),
+                    false => repo.note_use(&tag).await,
                 }
             }
         }

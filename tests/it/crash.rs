@@ -18,7 +18,7 @@ use larder::config::Config;
 use larder::digest::Digest;
 use larder::objects::fs::FsObjects;
 use larder::objects::{
-    ByteStream, Distance, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Unfinished, Version, When,
+    ByteStream, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Traits, Unfinished, Version, When,
 };
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -97,8 +97,8 @@ impl Objects for StopAfter {
         self.objects.unfinished().await
     }
 
-    fn distance(&self) -> Distance {
-        self.objects.distance()
+    fn traits(&self) -> Traits {
+        self.objects.traits()
     }
 
     async fn sweep_drafts(&self, before: SystemTime) -> Result<usize> {
@@ -116,9 +116,14 @@ struct StopDraft {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl Draft for StopDraft {
     async fn write(&mut self, pieces: Vec<Bytes>) -> Result<()> {
         self.draft.write(pieces).await
+    }
+
+    fn gathers(&self) -> bool {
+        self.draft.gathers()
     }
 
     async fn commit(self: Box<Self>) -> Result<Meta> {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::super::Doors;
 use super::sight::Sight;
 use super::{Page, Refusal, frame, show};
+use crate::human::span;
 use crate::jobs::{Ending, Run, Status};
 
 /// The background jobs of one server.
@@ -64,7 +65,7 @@ fn result(last: &Run, now: Timestamp) -> Markup {
 
 /// What wakes a job, in words.
 fn wakes(job: &Status) -> String {
-    let every = job.every_seconds.map(|every| format!("every {}", show::span(every.ceil() as u64)));
+    let every = job.every_seconds.map(|every| format!("every {}", span(every.ceil() as u64)));
     let notified = job.notified_by.as_ref().map(|by| format!("when {by}"));
     every.into_iter().chain(notified).collect::<Vec<_>>().join(", or ")
 }

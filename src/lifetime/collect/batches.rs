@@ -38,7 +38,7 @@ impl Batch {
 
     /// Positions of what stays.
     pub fn kept_by(&self, mark: &Mark, config: &CollectConfig) -> HashSet<u32> {
-        if !config.ingredients.re_mark {
+        if !config.ingredients.re_mark() {
             return HashSet::new();
         }
         let since = self.since(config);
@@ -82,7 +82,7 @@ impl Collector {
                 (Some(_), _) => report.batches_left += 1,
                 (None, Some(published)) => {
                     let mut at = published.modified;
-                    if !config.ingredients.grace_from_list
+                    if !config.ingredients.grace_from_list()
                         && let Some(list) = read_list(Calls::of(&**self.refs.objects()), &id).await?
                     {
                         at = list.marked.into();
@@ -125,7 +125,7 @@ impl Collector {
         let claim = [layout::batch_claim(id)];
         let mut keys = vec![layout::batch_list(id)];
         keys.extend(listed.spared.keys().map(|number| layout::batch_spared(id, *number)));
-        if self.refs.config().collect.ingredients.list_before_claim {
+        if self.refs.config().collect.ingredients.list_before_claim() {
             self.refs.content().delete(&keys, Deadline::of_each_call()).await?;
             self.refs.content().delete(&claim, Deadline::of_each_call()).await
         } else {
@@ -140,7 +140,7 @@ impl Collector {
         let (objects, id) = (&self.refs.objects(), &batch.id);
         self.refs.content().format().confirm().await?;
         let began = tokio::time::Instant::now();
-        let when = if ingredients.exclusive_claim { When::Absent } else { When::Always };
+        let when = if ingredients.exclusive_claim() { When::Absent } else { When::Always };
         let owner = Bytes::from(format!("{:016x}", self.refs.condemned().replica()));
         // Not asked again when it fails: an answer that was lost leaves a claim that nobody uses, and dies.
         match objects.put(&layout::batch_claim(id), owner, when).await {
@@ -157,11 +157,11 @@ impl Collector {
         let Some(claim) = &listed.claim else {
             return Err(Error::Internal("a claim has gone".into()));
         };
-        if listed.list.is_none() && ingredients.list_after_claim {
+        if listed.list.is_none() && ingredients.list_after_claim() {
             return self.refs.content().delete(&[layout::batch_claim(id)], Deadline::of_each_call()).await;
         }
         // A tag stays with all its records or goes with them.
-        let stays = |number: u32| ingredients.list_after_claim && listed.spared.contains_key(&number);
+        let stays = |number: u32| ingredients.list_after_claim() && listed.spared.contains_key(&number);
         let together = |number: usize| pointer_of(&batch.list.keys[number]);
         let spared_tags: HashSet<Key> =
             (0..batch.list.keys.len()).filter(|number| stays(*number as u32)).filter_map(together).collect();
@@ -204,7 +204,7 @@ impl Collector {
             if let Err(error) = done {
                 tracing::warn!(batch = %id, %error, "a batch stays until its claim has died");
                 report.batches_left += 1;
-                if ingredients.keep_unanswered {
+                if ingredients.keep_unanswered() {
                     return Ok(());
                 }
             }
@@ -226,7 +226,7 @@ impl Collector {
     /// Which pointers and records of a batch stay: those of tags that were pushed or used since it was published.
     pub(super) async fn pointers_in_use(&self, batch: &Batch) -> Result<HashSet<u32>> {
         let config = &self.refs.config().collect;
-        if !config.ingredients.re_mark {
+        if !config.ingredients.re_mark() {
             return Ok(HashSet::new());
         }
         let since = batch.since(config);

@@ -80,7 +80,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use moka::sync::Cache;
 use prometheus::IntGauge;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::content::condemned::{Kind, Listed, list_batches};
@@ -125,7 +125,8 @@ pub struct Wish {
 }
 
 /// What a collection found and did.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Report {
     pub dry: bool,
     /// The backend's time at the beginning.
@@ -157,7 +158,8 @@ pub struct Report {
 }
 
 /// One tenant, as a collection found it.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TenantReport {
     pub tags: u64,
     pub manifests: u64,
@@ -169,7 +171,7 @@ pub struct TenantReport {
 }
 
 /// Objects, and their bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sum {
     pub objects: u64,
     pub bytes: u64,

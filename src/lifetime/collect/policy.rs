@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::RetainConfig;
+use crate::human::span;
 use crate::metrics::tenant::Rule;
 use crate::names::{RepoName, Tag, Tenant};
 
@@ -37,7 +38,7 @@ pub struct Content {
 }
 
 /// Why a tag or a layer goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// Not used for longer than the rule allows. Seconds since its last use.
@@ -51,7 +52,7 @@ pub enum Reason {
 }
 
 /// Something that goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
     pub tenant: String,
     pub repo: String,
@@ -102,14 +103,6 @@ impl fmt::Display for Reason {
             Reason::NotNewest { newest } => write!(f, "not among the newest {newest}"),
             Reason::Room { seconds } => write!(f, "to make room; last used {} ago", span(*seconds)),
         }
-    }
-}
-
-fn span(seconds: u64) -> String {
-    match seconds {
-        0..3600 => format!("{} minutes", seconds / 60),
-        3600..172_800 => format!("{} hours", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
     }
 }
 

@@ -6,10 +6,11 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FileType, statat};
 use rustix::io::{Errno, ReadWriteFlags};
 
@@ -116,7 +117,7 @@ impl Buffers {
             let file = file.clone();
             let reading = tokio::task::spawn_blocking(move || {
                 fill(&file, offset + cached as u64, &mut buffer.bytes_mut()[cached..])?;
-                Ok(buffer)
+                Ok::<_, Error>(buffer)
             });
             buffer = reading.await.map_err(|error| Error::Backend(error.to_string().into()))??;
         }
@@ -126,11 +127,11 @@ impl Buffers {
     /// How many wait for a read, which then go.
     #[cfg(test)]
     pub fn drain(&self) -> usize {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).drain(..).count()
+        self.free.lock().drain(..).count()
     }
 
     fn take(&self, length: usize) -> Buffer {
-        let kept = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let kept = self.free.lock().pop();
         Buffer { memory: kept.unwrap_or_else(|| vec![0; READ_BYTES].into()), length, home: self.clone() }
     }
 }
@@ -162,7 +163,7 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut free = self.home.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.home.free.lock();
         if free.len() < KEPT_BUFFERS_MAX {
             free.push(std::mem::take(&mut self.memory));
         }

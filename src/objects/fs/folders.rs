@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 /// Folders whose entry is known to be durable. Forgetting one costs a sync.
 const DURABLE_MAX: u64 = 65_536;
@@ -68,7 +70,7 @@ impl Folders {
     pub fn settle_removal(&self, path: &Path) -> io::Result<()> {
         let mut folder = self.of(path);
         self.sync_nearest(folder)?;
-        let _alone = self.removing.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.removing.write();
         while folder != self.root {
             // Forgotten first: nobody may take a folder for durable because it was there before it went.
             self.durable.invalidate(folder);
@@ -88,7 +90,7 @@ impl Folders {
         }
         let parent = self.of(folder);
         self.make_durable(parent)?;
-        let _shared = self.removing.read().unwrap_or_else(PoisonError::into_inner);
+        let _shared = self.removing.read();
         match fs::create_dir(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -156,13 +158,13 @@ impl Syncs {
     /// Returns when a sync that began after this call has ended. Callers that wait for one share the next.
     fn sync(&self, folder: &Path, sync: impl Fn() -> io::Result<()>) -> io::Result<()> {
         let (turns, needed) = {
-            let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut folders = self.folders.lock();
             let turns = folders.entry(folder.to_path_buf()).or_default().clone();
             let needed = turns.enter();
             (turns, needed)
         };
         let done = turns.wait(needed, sync);
-        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut folders = self.folders.lock();
         let mut state = turns.state();
         state.callers -= 1;
         if state.callers == 0 {
@@ -174,7 +176,7 @@ impl Syncs {
 
 impl Turns {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Number of the sync that a new caller needs. The one that runs may have begun before his change.
@@ -195,7 +197,7 @@ impl Turns {
                 return Ok(());
             }
             if state.running {
-                state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+                self.ended.wait(&mut state);
                 continue;
             }
             state.running = true;
@@ -232,7 +234,7 @@ mod tests {
             let number = count.fetch_add(1, Ordering::SeqCst);
             if number == 0 {
                 begun.send(()).unwrap();
-                may_go.lock().unwrap().recv().unwrap();
+                may_go.lock().recv().unwrap();
             }
             outcome(number)
         };
@@ -246,14 +248,14 @@ mod tests {
                     scope.spawn(|| syncs.sync(folder, move || sync(begun.clone())))
                 })
                 .collect();
-            let turns = syncs.folders.lock().unwrap()[folder].clone();
+            let turns = syncs.folders.lock()[folder].clone();
             while turns.state().callers < 9 {
                 std::thread::yield_now();
             }
             go.send(()).unwrap();
             first.join().unwrap().unwrap();
             let told = callers.into_iter().map(|caller| caller.join().unwrap()).collect();
-            assert!(syncs.folders.lock().unwrap().is_empty());
+            assert!(syncs.folders.lock().is_empty());
             (told, count.load(Ordering::SeqCst) - 1)
         })
     }

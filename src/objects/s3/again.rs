@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Result, error};
+use super::error::Passing;
 
 /// How long after its beginning a call is begun once more: as long as a request waits for a store that is busy. What a
 /// client notices meanwhile is that the connection takes no more bytes.
@@ -41,14 +41,15 @@ impl Again {
 }
 
 /// Makes a call that may be made twice, until the bucket is not busy or patience has run out.
-pub(super) async fn again<T, F>(mut call: impl FnMut() -> F) -> Result<T>
+pub(super) async fn again<T, E, F>(mut call: impl FnMut() -> F) -> Result<T, E>
 where
-    F: Future<Output = Result<T>>,
+    E: Passing,
+    F: Future<Output = Result<T, E>>,
 {
     let mut again = Again::begin();
     loop {
         match call().await {
-            Err(error) if error::passes(&error) && again.wait().await => {}
+            Err(error) if error.passes() && again.wait().await => {}
             done => return done,
         }
     }

@@ -22,7 +22,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::OpenError;
-use super::bill::Bill;
+use super::meter::Meter;
 use crate::config::{Checksum, S3Config, Secret};
 use crate::metrics::Metrics;
 
@@ -90,7 +90,7 @@ pub(super) async fn connect(config: &S3Config, metrics: Arc<Metrics>) -> Result<
         return Err(OpenError::Region);
     }
     let built = aws_sdk_s3::config::Builder::from(&loaded).force_path_style(path_style).retry_classifier(Passing);
-    let built = built.interceptor(Bill::new(config, metrics));
+    let built = built.interceptor(Meter(metrics));
     Ok(Client::from_conf(built.build()))
 }
 

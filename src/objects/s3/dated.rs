@@ -12,7 +12,8 @@ use aws_smithy_async::time::StaticTimeSource;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::again::again;
-use super::{Error, Key, PRIVATE, Result, S3Objects, error, mark};
+use super::error::{self, S3Error};
+use super::{Error, Key, PRIVATE, Result, S3Objects, mark};
 
 /// Age at which S3 refuses a request.
 pub(super) const AGE_MAX: Duration = Duration::from_secs(15 * 60);
@@ -45,7 +46,7 @@ pub(super) enum RefusesLate {
 pub(super) async fn delete(objects: &S3Objects, keys: &[Key], at: SystemTime) -> Result<()> {
     let client = dated(objects, at);
     if objects.inner.refuses_late == Some(RefusesLate::Single) {
-        return singly(objects, &client, keys).await;
+        return Ok(singly(objects, &client, keys).await?);
     }
     for keys in keys.chunks(KEYS_MAX) {
         many(objects, &client, keys).await?;
@@ -53,7 +54,7 @@ pub(super) async fn delete(objects: &S3Objects, keys: &[Key], at: SystemTime) ->
     Ok(())
 }
 
-async fn many(objects: &S3Objects, client: &Client, keys: &[Key]) -> Result<()> {
+async fn many(objects: &S3Objects, client: &Client, keys: &[Key]) -> Result<(), S3Error> {
     let inner = &*objects.inner;
     let named = keys.iter().map(|key| ObjectIdentifier::builder().key(inner.full(key)).build());
     let delete = Delete::builder().set_objects(Some(named.collect::<std::result::Result<_, _>>().map_err(unbuilt)?));
@@ -64,26 +65,24 @@ async fn many(objects: &S3Objects, client: &Client, keys: &[Key]) -> Result<()> 
             None => Ok(()),
             Some(failed) => {
                 let (key, code) = (failed.key().unwrap_or_default(), failed.code().unwrap_or_default());
-                Err(Error::Busy(format!("DELETE {key}: {code}").into()))
+                Err(Error::Busy(format!("DELETE {key}: {code}").into()).into())
             }
         },
         // An endpoint that knows only single ones.
-        Err(Error::Backend(reason)) if reason.contains("NotImplemented") || reason.contains(": 501") => {
-            singly(objects, client, keys).await
-        }
+        Err(error) if error.is_unsupported() => singly(objects, client, keys).await,
         Err(error) => Err(error),
     }
 }
 
-async fn singly(objects: &S3Objects, client: &Client, keys: &[Key]) -> Result<()> {
+async fn singly(objects: &S3Objects, client: &Client, keys: &[Key]) -> Result<(), S3Error> {
     let singles = keys.iter().map(|key| one(objects, client, key)).collect::<Vec<_>>();
     stream::iter(singles).buffer_unordered(SINGLE).try_collect().await
 }
 
-async fn one(objects: &S3Objects, client: &Client, key: &Key) -> Result<()> {
+async fn one(objects: &S3Objects, client: &Client, key: &Key) -> Result<(), S3Error> {
     let sent = client.delete_object().bucket(&objects.inner.bucket).key(objects.inner.full(key)).send().await;
     match sent.map_err(|error| error::from_sdk("DELETE", key, error)) {
-        Ok(_) | Err(Error::NotFound) => Ok(()),
+        Ok(_) | Err(S3Error { meaning: Error::NotFound, .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -105,11 +104,11 @@ pub(super) async fn refuses_late(objects: &S3Objects) -> Option<RefusesLate> {
     Some(if all { RefusesLate::All } else { RefusesLate::Single })
 }
 
-fn is_too_old(answer: Result<()>) -> bool {
+fn is_too_old(answer: Result<(), S3Error>) -> bool {
     match answer {
         Ok(()) => false,
-        Err(Error::Backend(reason)) if TOO_OLD.iter().any(|code| reason.contains(code)) => true,
-        Err(error) => {
+        Err(error) if TOO_OLD.iter().any(|code| error.has_code(code)) => true,
+        Err(S3Error { meaning: error, .. }) => {
             tracing::warn!(%error, "whether the bucket refuses requests that come late cannot be told: taken for no");
             false
         }
@@ -122,9 +121,12 @@ mod tests {
 
     #[test]
     fn only_what_is_refused_for_its_age_is_too_old() {
-        assert!(is_too_old(Err(Error::Backend("DELETE x: 403 RequestTimeTooSkewed: too large".into()))));
-        assert!(!is_too_old(Err(Error::Backend("DELETE x: 403 AccessDenied".into()))));
-        assert!(!is_too_old(Err(Error::Busy("DELETE x: 503 SlowDown".into()))));
+        let refused = |code: &str| {
+            Err(S3Error { meaning: Error::Backend("DELETE x".into()), status: Some(403), code: Some(code.into()) })
+        };
+        assert!(is_too_old(refused("RequestTimeTooSkewed")));
+        assert!(!is_too_old(refused("AccessDenied")));
+        assert!(!is_too_old(Err(Error::Busy("DELETE x: 503 RequestTimeTooSkewed".into()).into())));
         assert!(!is_too_old(Ok(())));
     }
 }

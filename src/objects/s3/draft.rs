@@ -117,7 +117,7 @@ impl Draft for S3Draft {
             let part = last.map(Buffer::freeze).transpose()?;
             let bytes = part.as_ref().map(Part::bytes).cloned().unwrap_or_default();
             self.expect(bytes.len() as u64)?;
-            return again(|| self.objects.inner.put(&self.key, bytes.clone(), When::Always)).await;
+            return Ok(again(|| self.objects.inner.put(&self.key, bytes.clone(), When::Always)).await?);
         }
         if let Some(last) = last {
             self.send(last).await?;

@@ -14,12 +14,76 @@ use crate::objects::Error;
 /// How many causes of an error are written out.
 const CAUSES_MAX: usize = 8;
 
+/// A failed call to the bucket: what callers are told, and what the endpoint said, which decides what is done next.
+#[derive(Clone, Debug)]
+pub(super) struct S3Error {
+    pub meaning: Error,
+    pub status: Option<u16>,
+    pub code: Option<Box<str>>,
+}
+
+impl S3Error {
+    /// Whether the upload is not known to the endpoint: aborted, or completed already.
+    pub fn is_gone(&self) -> bool {
+        self.has_code("NoSuchUpload")
+    }
+
+    /// Whether the endpoint does not know such a call.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self.meaning, Error::Backend(_)) && (self.status == Some(501) || self.has_code("NotImplemented"))
+    }
+
+    /// Whether the endpoint said `code`.
+    pub fn has_code(&self, code: &str) -> bool {
+        self.code.as_deref() == Some(code)
+    }
+}
+
+impl From<Error> for S3Error {
+    fn from(meaning: Error) -> S3Error {
+        S3Error { meaning, status: None, code: None }
+    }
+}
+
+impl From<S3Error> for Error {
+    fn from(error: S3Error) -> Error {
+        error.meaning
+    }
+}
+
+/// Errors of which some pass.
+pub(super) trait Passing {
+    /// Whether the same call may succeed later.
+    fn passes(&self) -> bool;
+}
+
+impl Passing for Error {
+    fn passes(&self) -> bool {
+        matches!(self, Error::Busy(_))
+    }
+}
+
+impl Passing for S3Error {
+    /// A call of an upload which somebody has aborted never succeeds: the whole upload has to begin anew.
+    fn passes(&self) -> bool {
+        self.meaning.passes() && !self.is_gone()
+    }
+}
+
 /// The error of `call` on `key`.
-pub(super) fn from_sdk<E>(call: &str, key: impl Display, error: SdkError<E>) -> Error
+pub(super) fn from_sdk<E>(call: &str, key: impl Display, error: SdkError<E>) -> S3Error
 where
     E: ProvideErrorMetadata + StdError + 'static,
 {
     let (code, status) = (code_of(&error).or(error.code()), status(&error));
+    let meaning = meaning(call, key, &error, code, status);
+    S3Error { meaning, status, code: code.map(Box::from) }
+}
+
+fn meaning<E>(call: &str, key: impl Display, error: &SdkError<E>, code: Option<&str>, status: Option<u16>) -> Error
+where
+    E: ProvideErrorMetadata + StdError + 'static,
+{
     let text = || {
         let mut text = format!("{call} {key}: ");
         match (status, code.or(error.message())) {
@@ -28,14 +92,14 @@ where
                 text.push_str(&format!("{status} {said}"));
             }
             (Some(status), None) => text.push_str(&format!("{status}")),
-            (None, _) => text.push_str(&causes(&error)),
+            (None, _) => text.push_str(&causes(error)),
         }
         if let Some(hint) = hint(status, code) {
             text.push_str(&format!(" ({hint})"));
         }
         text.into()
     };
-    match &error {
+    match error {
         SdkError::ServiceError(_) | SdkError::ResponseError(_) => match (status, code) {
             // Gone, or out of reach behind what answers for it: nothing is known of the object, and it may come back.
             (_, Some("NoSuchBucket")) => Error::Busy(text()),
@@ -63,17 +127,6 @@ where
 /// told from an object that is, unless by another call.
 fn code_of<E>(error: &SdkError<E>) -> Option<&str> {
     error.raw_response()?.headers().get("x-minio-error-code")
-}
-
-/// Whether the same call may succeed later. That of an upload which somebody has aborted will not: the whole has to begin
-/// anew.
-pub(super) fn passes(error: &Error) -> bool {
-    matches!(error, Error::Busy(_)) && !is_gone(error)
-}
-
-/// Whether it is the upload that is not known: aborted, or completed already.
-pub(super) fn is_gone(error: &Error) -> bool {
-    matches!(error, Error::Busy(reason) if reason.contains("NoSuchUpload"))
 }
 
 /// What an operator can do about it.

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::again::{Again, again};
+use super::error::{self, Passing, S3Error};
 use super::pool::Part;
-use super::{Error, Key, MARK, Meta, Result, S3Objects, client, error, mark};
+use super::{Error, Key, MARK, Meta, Result, S3Objects, client, mark};
 
 /// Parts of one upload, by S3's rules.
 pub(super) const PARTS_MAX: u64 = 10_000;
@@ -23,7 +24,7 @@ pub(super) struct Upload {
     key: Key,
     id: String,
     mark: String,
-    going: JoinSet<Result<CompletedPart>>,
+    going: JoinSet<Result<CompletedPart, S3Error>>,
     done: Vec<CompletedPart>,
     parts: u64,
     bytes: u64,
@@ -128,27 +129,27 @@ impl Upload {
                 self.open = false;
                 return Ok(meta);
             }
-            if !error::passes(&error) || !again.wait().await {
+            if !error.passes() || !again.wait().await {
                 self.abort().await;
-                return Err(error);
+                return Err(error.meaning);
             }
         }
     }
 
-    async fn complete_with(&self, parts: CompletedMultipartUpload) -> Result<Meta> {
+    async fn complete_with(&self, parts: CompletedMultipartUpload) -> Result<Meta, S3Error> {
         let inner = &*self.objects.inner;
         let request = inner.client.complete_multipart_upload().bucket(&inner.bucket).key(inner.full(&self.key));
         let request = request.upload_id(&self.id).multipart_upload(parts).customize();
         let sent = request.config_override(client::patience(COMPLETING_BYTES)).send().await;
         let written = sent.map_err(|error| error::from_sdk("complete upload of", &self.key, error))?;
-        inner.written(&self.key, self.bytes, written.e_tag, &self.mark)
+        Ok(inner.written(&self.key, self.bytes, written.e_tag, &self.mark)?)
     }
 
     /// The answer to an attempt may have been lost, and the next one finds no upload.
-    async fn settle(&self, error: &Error) -> Result<Meta> {
-        let settle = || self.objects.inner.settle(&self.key, &self.mark, error.clone());
+    async fn settle(&self, error: &S3Error) -> Result<Meta> {
+        let settle = || self.objects.inner.settle(&self.key, &self.mark, error.meaning.clone());
         // Then nothing but the object tells.
-        if error::is_gone(error) { again(settle).await } else { settle().await }
+        if error.is_gone() { again(settle).await } else { settle().await }
     }
 
     /// As [`Upload::abort`], for who wants to know whether it can be done.
@@ -179,7 +180,7 @@ impl Drop for Upload {
 /// The upload of which a call is part: its key and id, and the number of the part.
 type Place<'a> = (&'a Key, &'a str, i32);
 
-async fn send(objects: &S3Objects, (key, id, number): Place<'_>, body: Bytes) -> Result<CompletedPart> {
+async fn send(objects: &S3Objects, (key, id, number): Place<'_>, body: Bytes) -> Result<CompletedPart, S3Error> {
     let (inner, bytes) = (&*objects.inner, body.len() as u64);
     let request = inner.client.upload_part().bucket(&inner.bucket).key(inner.full(key)).upload_id(id);
     let request = request.part_number(number).set_checksum_algorithm(inner.checksum.clone());
@@ -197,7 +198,7 @@ async fn copy(
     (key, id, number): Place<'_>,
     source: &str,
     range: &Range<u64>,
-) -> Result<CompletedPart> {
+) -> Result<CompletedPart, S3Error> {
     let inner = &*objects.inner;
     let request = inner.client.upload_part_copy().bucket(&inner.bucket).key(inner.full(key));
     let request = request.upload_id(id).part_number(number).copy_source(source);
@@ -209,7 +210,7 @@ async fn copy(
     Ok(part.set_checksum_crc32_c(copied.checksum_crc32_c).build())
 }
 
-async fn give_up(objects: S3Objects, key: Key, id: String, mut going: JoinSet<Result<CompletedPart>>) {
+async fn give_up(objects: S3Objects, key: Key, id: String, mut going: JoinSet<Result<CompletedPart, S3Error>>) {
     // A part that arrives behind the abort would stay.
     going.shutdown().await;
     if let Err(error) = abort(&objects, &key, &id).await {
@@ -223,5 +224,5 @@ async fn abort(objects: &S3Objects, key: &Key, id: &str) -> Result<()> {
         let request = inner.client.abort_multipart_upload().bucket(&inner.bucket).key(inner.full(key)).upload_id(id);
         request.send().await.map(drop).map_err(|error| error::from_sdk("abort upload of", key, error))
     };
-    again(call).await
+    Ok(again(call).await?)
 }

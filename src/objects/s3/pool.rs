@@ -1,9 +1,10 @@
 //! Memory for parts on their way to the bucket: one budget for all uploads.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
@@ -79,7 +80,7 @@ impl Pool {
         let fresh = usize::try_from(held_bytes).map_err(|_| failed())?;
         let bytes = self.idle_buffer(is_usual).unwrap_or_else(|| BytesMut::with_capacity(fresh));
         let filling = Arc::new(Mutex::new(Filling { memory: Some((bytes, held)), since: Instant::now() }));
-        let mut all = lock(&self.filling);
+        let mut all = self.filling.lock();
         all.retain(|other| other.strong_count() > 0);
         all.push(Arc::downgrade(&filling));
         Ok(Buffer { pool: self.clone(), filling, capacity })
@@ -88,7 +89,7 @@ impl Pool {
     /// A buffer that can be used again, if that is `wanted`. Those for which the budget has no room any more go.
     fn idle_buffer(&self, wanted: bool) -> Option<BytesMut> {
         let room = self.units.available_permits() as u64 * UNIT_BYTES;
-        let mut idle = lock(&self.idle);
+        let mut idle = self.idle.lock();
         let buffer = if wanted { idle.pop() } else { None };
         idle.truncate(usize::try_from(room / self.usual.max(1)).unwrap_or(usize::MAX));
         buffer
@@ -96,9 +97,9 @@ impl Pool {
 
     /// Frees the slowest buffers, until `units` are free.
     fn take_from_slow(&self, units: u32) {
-        let all: Vec<_> = lock(&self.filling).iter().filter_map(Weak::upgrade).collect();
+        let all: Vec<_> = self.filling.lock().iter().filter_map(Weak::upgrade).collect();
         let rated = all.into_iter().filter_map(|filling| {
-            let rate = lock(&filling).rate()?;
+            let rate = filling.lock().rate()?;
             Some((rate, filling))
         });
         let mut slow: Vec<_> = rated.filter(|(rate, _)| *rate < SLOWEST).collect();
@@ -108,16 +109,12 @@ impl Pool {
             if freed >= units as usize {
                 return;
             }
-            if let Some((_, held)) = lock(&filling).memory.take() {
+            if let Some((_, held)) = filling.lock().memory.take() {
                 freed += held.num_permits();
                 tracing::info!(rate, "an upload of few bytes a second gives its memory to others, and fails");
             }
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Memory out of the budget.
@@ -150,7 +147,7 @@ fn taken_away() -> Error {
 impl Buffer {
     /// Copies what fits of `piece`, and returns the rest.
     pub(super) fn fill(&mut self, mut piece: Bytes) -> Result<Bytes> {
-        let mut filling = lock(&self.filling);
+        let mut filling = self.filling.lock();
         let (bytes, _) = filling.memory.as_mut().ok_or_else(taken_away)?;
         let taken = piece.split_to(piece.len().min(self.capacity - bytes.len()));
         bytes.extend_from_slice(&taken);
@@ -158,12 +155,12 @@ impl Buffer {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        lock(&self.filling).memory.as_ref().is_some_and(|(bytes, _)| bytes.len() == self.capacity)
+        self.filling.lock().memory.as_ref().is_some_and(|(bytes, _)| bytes.len() == self.capacity)
     }
 
     /// What has been filled in.
     pub(super) fn freeze(self) -> Result<Part> {
-        let (bytes, held) = lock(&self.filling).memory.take().ok_or_else(taken_away)?;
+        let (bytes, held) = self.filling.lock().memory.take().ok_or_else(taken_away)?;
         Ok(Part { pool: self.pool, bytes: bytes.freeze(), _held: held })
     }
 }
@@ -188,7 +185,7 @@ impl Drop for Part {
             && buffer.capacity() as u64 == self.pool.usual
         {
             buffer.clear();
-            lock(&self.pool.idle).push(buffer);
+            self.pool.idle.lock().push(buffer);
         }
     }
 }
@@ -214,7 +211,7 @@ mod tests {
     #[tokio::test]
     async fn usual_buffers_are_used_again_and_count_when_they_are_not() {
         let pool = Pool::new(4 << 20, 1 << 20);
-        let idle = || lock(&pool.idle).len();
+        let idle = || pool.idle.lock().len();
         let part = |bytes: u64| {
             let mut buffer = pool.take(bytes).now_or_never().unwrap().unwrap();
             buffer.fill(vec![1; bytes as usize].into()).unwrap();

@@ -55,13 +55,11 @@ pub(super) async fn bucket(objects: &S3Objects, config: &S3Config) -> Result<boo
     let keys = ["B", "a"].map(|name| Key::new(format!("{prefix}-{name}")));
     let [second, key] = &keys;
     let body = Bytes::from(mark);
-    let written = match objects.put(key, body.clone(), When::Absent).await {
-        Err(Error::Backend(reason)) if reason.contains("NotImplemented") || reason.contains(": 501") => {
-            objects.put(key, body.clone(), When::Always).await
-        }
+    let written = match objects.inner.put(key, body.clone(), When::Absent).await {
+        Err(error) if error.is_unsupported() => objects.inner.put(key, body.clone(), When::Always).await,
         written => written,
     };
-    let written = written.map_err(refused("write an object"))?;
+    let written = written.map_err(|error| refused("write an object")(error.meaning))?;
     match objects.read(key, None).await.map_err(refused("read an object"))? {
         Read::Fresh(meta, bytes) if bytes == body && meta.version == written.version => {}
         Read::Fresh(_, bytes) if bytes == body => return Err(lacking("it does not keep the metadata of objects")),

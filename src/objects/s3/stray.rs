@@ -68,11 +68,11 @@ async fn page(objects: &S3Objects, next: Next, before: SystemTime) -> Result<Opt
     let sent = request.send().await.map_err(|error| error::from_sdk("list uploads below", &inner.prefix, error));
     let listed = match sent {
         Ok(listed) => listed,
-        Err(Error::Backend(reason)) if reason.contains("NotImplemented") => {
-            tracing::debug!(%reason, "uploads that were given up cannot be listed");
+        Err(error) if error.is_unsupported() => {
+            tracing::debug!(error = %error.meaning, "uploads that were given up cannot be listed");
             return Ok(None);
         }
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.meaning),
     };
     let next = match (listed.is_truncated, listed.next_key_marker) {
         (Some(true), Some(key)) => Next::Page(Some(key), listed.next_upload_id_marker),
@@ -92,7 +92,7 @@ async fn last_part(objects: &S3Objects, begun: &Begun) -> Result<Option<SystemTi
     loop {
         let request = inner.client.list_parts().bucket(&inner.bucket).key(&begun.key).upload_id(&begun.id);
         let sent = request.set_part_number_marker(marker).send().await;
-        let listed = match sent.map_err(|error| error::from_sdk("list parts of", &begun.key, error)) {
+        let listed = match sent.map_err(|error| error::from_sdk("list parts of", &begun.key, error).meaning) {
             Ok(listed) => listed,
             // Completed or aborted meanwhile.
             Err(Error::NotFound | Error::Busy(_)) => return Ok(None),
@@ -111,7 +111,7 @@ async fn last_part(objects: &S3Objects, begun: &Begun) -> Result<Option<SystemTi
 async fn abort(objects: &S3Objects, begun: &Begun) -> Result<()> {
     let inner = &*objects.inner;
     let request = inner.client.abort_multipart_upload().bucket(&inner.bucket).key(&begun.key).upload_id(&begun.id);
-    match request.send().await.map_err(|error| error::from_sdk("abort upload of", &begun.key, error)) {
+    match request.send().await.map_err(|error| error::from_sdk("abort upload of", &begun.key, error).meaning) {
         Ok(_) | Err(Error::NotFound | Error::Busy(_)) => Ok(()),
         Err(error) => Err(error),
     }

@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn done(told: &[Told]) -> Vec<(&'static str, Option<&'static str>)> {
-    told.iter().map(|told| (told.problem, told.repaired)).collect()
+fn done(told: &[Told]) -> Vec<(&str, Option<&str>)> {
+    told.iter().map(|told| (&*told.problem, told.repaired.as_deref())).collect()
 }
 
 #[tokio::test]
@@ -16,7 +16,11 @@ async fn wrong_bytes_count_as_missing_until_they_are_pushed_again() {
     s.world.restart().await;
     s.world.head(&uri).await.expect(200);
     let (told, _) = s.repair().await;
-    assert_eq!(told.iter().filter(|told| told.repaired == Some("put into quarantine")).count(), 2, "{told:?}");
+    assert_eq!(
+        told.iter().filter(|told| told.repaired.as_deref() == Some("put into quarantine")).count(),
+        2,
+        "{told:?}"
+    );
     for _ in 0..2 {
         s.world.head(&uri).await.expect(404);
         s.world.get(&uri).await.expect(404);

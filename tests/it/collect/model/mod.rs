@@ -77,7 +77,8 @@ fn a_seed_decides_everything() {
 
 /// Each ingredient by itself, in plays of the kind in which it counts, and within how many its absence is noticed.
 #[test]
-#[ignore = "takes minutes: cargo test --release --test it collect::model -- --ignored"]
+#[cfg(feature = "mutations")]
+#[ignore = "takes minutes: cargo test --release --features mutations --test it collect::model -- --ignored"]
 fn without_any_one_ingredient_a_promise_is_broken() {
     type Change = fn(&mut Setting);
     let missing: [(&str, Setting, Change); 15] = [
@@ -119,4 +120,11 @@ fn without_any_one_ingredient_a_promise_is_broken() {
         }
     }
     assert!(unnoticed.is_empty(), "not noticed: {unnoticed:?}");
+}
+
+#[test]
+#[cfg(not(feature = "mutations"))]
+#[ignore = "needs --features mutations: without it no ingredient can be removed"]
+fn without_any_one_ingredient_a_promise_is_broken() {
+    panic!("run this with --features mutations");
 }

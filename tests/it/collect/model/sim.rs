@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use larder::digest::Digest;
 use larder::objects::{
-    ByteStream, Distance, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Unfinished, Version, When,
+    ByteStream, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Traits, Unfinished, Version, When, fs, s3,
 };
 use tokio::time::Instant;
 
@@ -364,8 +364,16 @@ impl Objects for Sim {
         answered!(self.ask(Ask::DeleteDated(keys.to_vec(), at)), Done)
     }
 
-    fn distance(&self) -> Distance {
-        if self.state.lock().unwrap().far { Distance::Far } else { Distance::Near }
+    fn traits(&self) -> Traits {
+        if self.state.lock().unwrap().far { s3::TRAITS } else { fs::TRAITS }
+    }
+
+    async fn sweep_drafts(&self, _before: SystemTime) -> Result<usize> {
+        Ok(0)
+    }
+
+    async fn direct(&self, _meta: &Meta) -> Result<Option<String>> {
+        Ok(None)
     }
 
     fn fence(&self) -> Option<Fence> {
@@ -396,6 +404,10 @@ impl Draft for SimDraft {
     async fn write(&mut self, pieces: Vec<Bytes>) -> Result<()> {
         pieces.iter().for_each(|piece| self.bytes.extend_from_slice(piece));
         Ok(())
+    }
+
+    fn gathers(&self) -> bool {
+        true
     }
 
     async fn commit(self: Box<Self>) -> Result<Meta> {

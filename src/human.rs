@@ -1,0 +1,43 @@
+//! Numbers and times as people read them: the same words in errors, pages and commands.
+
+use bytesize::ByteSize;
+use jiff::Timestamp;
+
+/// An amount of bytes in binary units: `1.5 MiB`.
+pub fn bytes(bytes: u64) -> String {
+    ByteSize(bytes).display().iec().to_string()
+}
+
+/// A part of a whole in percent, rounded down; 0 of nothing.
+pub fn percent(part: u64, of: u64) -> u64 {
+    if of == 0 { 0 } else { (u128::from(part) * 100 / u128::from(of)) as u64 }
+}
+
+/// A span of seconds in one unit: `90 s`, `10 min`.
+pub fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// The time from `at` to `now` in one unit; 0 s where clocks differ.
+pub fn age(at: Timestamp, now: Timestamp) -> String {
+    span(u64::try_from(now.as_second() - at.as_second()).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_read_one_unit() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let ages: Vec<String> = [5, 600, 10_000, 1_000_000].map(|second| age(at(0), at(second))).into();
+        assert_eq!(ages, ["5 s", "10 min", "2 h", "11 days"]);
+        assert_eq!(age(at(10), at(0)), "0 s", "clocks differ");
+        assert_eq!((percent(1, 0), percent(u64::MAX, u64::MAX)), (0, 100));
+    }
+}
