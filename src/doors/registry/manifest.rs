@@ -4,9 +4,11 @@ use axum::response::Response;
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, IF_NONE_MATCH, LOCATION};
 
-use crate::doors::registry::builds::Exported;
+use crate::doors::kit::answer::{header, respond};
+use crate::doors::kit::builds::Exported;
+use crate::doors::kit::etag::EntityTag;
 use crate::doors::registry::error::OciError;
-use crate::doors::registry::{Call, DOCKER_CONTENT_DIGEST, EntityTag, header, respond};
+use crate::doors::registry::{Call, DOCKER_CONTENT_DIGEST};
 use crate::names::{Reference, Tag};
 use crate::store::Repo;
 use crate::stream::collect;
@@ -14,7 +16,7 @@ use crate::stream::collect;
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 
-/// `GET` and `HEAD`: the server leaves the body out of an answer to the latter.
+/// `GET` and `HEAD`: the front leaves the body out of an answer to the latter.
 pub async fn read(repo: &Repo, reference: &Reference, headers: &HeaderMap) -> Result<Response, OciError> {
     let manifest = repo.manifest(reference).await?;
     let etag = EntityTag::of(&manifest.digest);
