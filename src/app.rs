@@ -183,6 +183,7 @@ pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl F
         jobs.spawn(collect(app.collector.clone(), app.store.clone(), app.config.collect.interval.get()));
     }
     jobs.spawn(remember(app.metrics.clone()));
+    jobs.spawn(warn_of_reserved(app.store.clone()));
     if app.config.store.s3.is_some() {
         jobs.spawn(learn(app.store.clone()));
     }
@@ -246,6 +247,20 @@ async fn remember(metrics: Arc<Metrics>) {
     loop {
         timer.tick().await;
         metrics.recent.read(&metrics.tenants, jiff::Timestamp::now());
+    }
+}
+
+/// Says which repositories have a name that is reserved by now.
+async fn warn_of_reserved(store: Store) {
+    match store.reserved_repos().await {
+        Ok(found) => found.into_iter().for_each(|(tenant, repo)| {
+            tracing::warn!(
+                %tenant,
+                %repo,
+                "repository has a reserved name and is not served: move it (docs/operation.md, \"Reserved names\")"
+            );
+        }),
+        Err(error) => tracing::warn!(%error, "cannot look for repositories with reserved names"),
     }
 }
 

@@ -25,7 +25,7 @@ use aws_lc_rs::constant_time;
 
 use crate::access::{Access, Permit, Tags, Verb};
 use crate::config::{Challenge, Config, Secret};
-use crate::names::{RepoName, Tag, Tenant};
+use crate::names::{RepoName, Tag, Tenant, reserved_patterns};
 use crate::operator::Operator;
 use attempts::Attempts;
 use login::{Live, now};
@@ -79,6 +79,12 @@ pub enum AuthError {
     Insufficient,
     #[error("{0}")]
     Denied(String),
+    /// A push to a name that the server keeps for itself.
+    #[error("repository name {0} is reserved, as are all of {all}: any other name is free", all = reserved_patterns())]
+    Reserved(RepoName),
+    /// Nothing is served under a reserved name.
+    #[error("repository {0} is unknown")]
+    RepoUnknown(RepoName),
     #[error("too many wrong passwords from this address")]
     TooMany(Duration),
     #[error("issuer of the token cannot be reached")]
@@ -142,8 +148,15 @@ impl Gate {
         self.live.load_full().token(token).await?.ok_or(AuthError::Invalid("token is not valid"))
     }
 
+    /// Invariant: there is no permit for a reserved name, so no door serves what is there.
     pub fn admit(&self, caller: &Caller, access: Access) -> Result<Permit, AuthError> {
         caller.may(&access)?;
+        if access.repo.is_reserved() {
+            return Err(match access.verb {
+                Verb::Push => AuthError::Reserved(access.repo),
+                _ => AuthError::RepoUnknown(access.repo),
+            });
+        }
         let (tenant, parents) = self.place(caller, &access.repo);
         Ok(Permit::issue(tenant, parents, access))
     }

@@ -98,7 +98,8 @@ impl<'r> RequestOrigin<'r> {
             AuthError::Unidentified => None,
             AuthError::Invalid(_) | AuthError::Jwt(_) => Some("invalid_token"),
             AuthError::Insufficient => Some("insufficient_scope"),
-            AuthError::Denied(_) | AuthError::TooMany(_) | AuthError::Unavailable => return None,
+            AuthError::Denied(_) | AuthError::Reserved(_) | AuthError::RepoUnknown(_) => return None,
+            AuthError::TooMany(_) | AuthError::Unavailable => return None,
         };
         let text = match (way, self.base_url()) {
             (Challenge::Bearer, Some(base)) => {

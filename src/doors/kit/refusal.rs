@@ -98,7 +98,8 @@ impl From<&AuthError> for Refusal {
             AuthError::Unidentified | AuthError::Invalid(_) | AuthError::Jwt(_) | AuthError::Insufficient => {
                 Kind::Unauthenticated.into()
             }
-            AuthError::Denied(_) => Kind::Denied.into(),
+            AuthError::Denied(_) | AuthError::Reserved(_) => Kind::Denied.into(),
+            AuthError::RepoUnknown(_) => Kind::RepoUnknown.into(),
             AuthError::TooMany(wait) => Refusal::from(Kind::TooManyRequests).after(wait.as_secs()),
             AuthError::Unavailable => Refusal::from(Kind::Unavailable).after(5),
         }

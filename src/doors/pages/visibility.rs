@@ -57,7 +57,8 @@ impl Visibility<'_> {
 
     /// Whether a repository may be seen in a list.
     pub fn can_see_repo(&self, tenant: &Tenant, repo: &RepoName) -> bool {
-        self.whole || self.owns(tenant, Access::to(repo.clone(), Verb::Pull))
+        // A reserved name is owned by nobody.
+        (self.whole && !repo.is_reserved()) || self.owns(tenant, Access::to(repo.clone(), Verb::Pull))
     }
 
     /// Whether numbers of a whole repository may be seen: they tell of tags that the caller may not pull.
@@ -83,7 +84,10 @@ impl Visibility<'_> {
 
     fn admit(&self, access: Access) -> Result<Permit, PageError> {
         let admitted = self.doors.gate.admit(&self.caller, access);
-        admitted.map_err(|error| PageError::new(StatusCode::FORBIDDEN, error))
+        admitted.map_err(|error| match error {
+            AuthError::RepoUnknown(repo) => PageError::unknown(repo),
+            error => PageError::new(StatusCode::FORBIDDEN, error),
+        })
     }
 
     fn owns(&self, tenant: &Tenant, access: Access) -> bool {
