@@ -12,8 +12,8 @@ use crate::store::Store;
 const FOUND_MAX: usize = 32;
 
 impl Store {
-    /// Repositories with reserved names, of the tenants of the configuration. One list for each tenant and reserved name,
-    /// and one for each repository found.
+    /// Repositories with reserved names, of the tenants of the configuration. One list for each tenant and reserved
+    /// name, and one for each repository found.
     pub async fn reserved_repos(&self) -> Result<Vec<(Tenant, RepoName)>> {
         let mut found = Vec::new();
         for tenant in self.config.all_tenants() {

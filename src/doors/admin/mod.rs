@@ -64,11 +64,8 @@ pub async fn inspect(State(doors): State<Doors>, Query(asked): Query<Inspected>,
         Err(error) => return Refusal::from(&error).with_status(StatusCode::BAD_REQUEST).told(error),
     };
     let access = Access { repo, verb: Verb::Pull, tags: Tags::Named(vec![tag.clone()]) };
-    let admitted = match doors.gate.identify(&RequestOrigin::new(&doors, &request).credentials()).await {
-        Ok(caller) => doors.gate.admit(&caller, access),
-        Err(error) => Err(error),
-    };
-    let permit = match admitted {
+    let identified = doors.gate.identify(&RequestOrigin::new(&doors, &request).credentials()).await;
+    let permit = match identified.and_then(|caller| doors.gate.admit(&caller, access)) {
         Ok(permit) => permit,
         Err(error) => return refused(&doors, &request, &error),
     };

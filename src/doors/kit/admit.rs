@@ -24,10 +24,7 @@ pub async fn admit(
     if doors.gate.is_operator(credentials.bearer()) {
         return Ok(());
     }
-    let admitted = match doors.gate.identify(&credentials).await {
-        Ok(caller) => may(&caller),
-        Err(error) => Err(error),
-    };
+    let admitted = doors.gate.identify(&credentials).await.and_then(|caller| may(&caller));
     admitted.map_err(|error| refused(doors, request, &error))
 }
 

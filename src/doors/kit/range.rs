@@ -67,8 +67,8 @@ pub fn content_range(part: &Range<u64>, size: u64) -> String {
     format!("bytes {}-{}/{size}", part.start, part.end - 1)
 }
 
-/// An answer that has several ranges of `size` bytes (RFC 9110, section 14.6). Each is read when those before it have been
-/// sent.
+/// An answer that has several ranges of `size` bytes (RFC 9110, section 14.6). Each is read when those before it have
+/// been sent.
 pub fn multipart<F>(
     answer: Answer,
     size: u64,

@@ -4,8 +4,8 @@ use futures::FutureExt;
 
 use crate::trace;
 
-/// Starts a request that writes, and runs it to its end. A client that goes away takes the future of its request with it;
-/// what it had begun to write is finished or undone all the same. The answer is nothing when the task failed.
+/// Starts a request that writes, and runs it to its end. A client that goes away takes the future of its request with
+/// it; what it had begun to write is finished or undone all the same. The answer is nothing when the task failed.
 ///
 /// No `async fn`: the future of whoever waits would hold all of the request.
 pub fn carried_through<T: Send + 'static>(
