@@ -78,8 +78,9 @@ impl Front {
             let door = claims::door(request.uri(), request.headers(), &[]);
             let (label, response) = match door {
                 Door::Registry => registry::serve(doors, request).await,
-                Door::Reserved => ("admin", StatusCode::NOT_FOUND.into_response()),
-                _ => {
+                // A route that nobody has claimed is not reached.
+                Door::Reserved | Door::Nobody => ("admin", StatusCode::NOT_FOUND.into_response()),
+                Door::Pages | Door::Admin => {
                     let Ok(response) = Box::pin(others.oneshot(request)).await;
                     (if door == Door::Pages { "page" } else { "admin" }, response)
                 }
