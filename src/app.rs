@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::auth::Gate;
@@ -27,6 +28,7 @@ use crate::objects::fs::FsObjects;
 use crate::objects::s3::S3Objects;
 use crate::objects::traced::traced;
 use crate::operator::Operator;
+use crate::refs::Refs;
 use crate::store::Store;
 use crate::{error, trace};
 
@@ -169,6 +171,9 @@ pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl F
     let front = app.front();
     let listeners = listeners.into_iter().map(Into::into).collect();
     let mut jobs = jobs::start(&app);
+    // Aborted when it is dropped: what is found late is found by `larder check` as well.
+    let mut looking = JoinSet::new();
+    looking.spawn(warn_of_reserved(app.store.refs().clone()));
     let serving =
         doors::listen::serve(listeners, front, app.gate.clone(), &app.config.limits, app.metrics.clone(), stopped);
     let deadline = OnceLock::new();
@@ -186,4 +191,18 @@ pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl F
     jobs.shutdown().await;
     let left = deadline.get().map(|end| end.saturating_duration_since(Instant::now()));
     trace::finish(left.unwrap_or_default()).await;
+}
+
+/// Says which repositories have a name that is reserved by now.
+async fn warn_of_reserved(refs: Refs) {
+    match refs.reserved_repos().await {
+        Ok(found) => found.into_iter().for_each(|(tenant, repo)| {
+            tracing::warn!(
+                %tenant,
+                %repo,
+                "repository has a reserved name and is not served: move it (docs/operation.md, \"Reserved names\")"
+            );
+        }),
+        Err(error) => tracing::warn!(%error, "cannot look for repositories with reserved names"),
+    }
 }

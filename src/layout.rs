@@ -114,6 +114,11 @@ pub fn repos_prefix(tenant: &Tenant) -> String {
     format!("t/{tenant}/repos/")
 }
 
+/// The repository `name` and all repositories below it.
+pub fn repos_below(tenant: &Tenant, name: &str) -> String {
+    format!("t/{tenant}/repos/{name}/")
+}
+
 /// All of one repository.
 pub fn repo_prefix(tenant: &Tenant, repo: &RepoName) -> String {
     format!("t/{tenant}/repos/{repo}/!/")

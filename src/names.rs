@@ -20,6 +20,31 @@ pub const REPO_NAME_BYTES_MAX: usize = 255;
 /// Longest tag, in bytes.
 pub const TAG_BYTES_MAX: usize = 128;
 
+/// A reserved repository name: what the server itself serves under it, or will.
+pub struct ReservedName {
+    /// Every name below this one is reserved.
+    pub name: &'static str,
+    /// Whether the name itself is, too.
+    itself: bool,
+}
+
+/// All reserved repository names. Never all of `larder/`: people have repositories there.
+pub const RESERVED_NAMES: [ReservedName; 2] = [
+    // The frontend for BuildKit that the server hands out.
+    ReservedName { name: "larder/dockerfile", itself: true },
+    // Repositories that are named by a token in their path.
+    ReservedName { name: "larder/token", itself: false },
+];
+
+/// All reserved names as patterns, for people.
+pub fn reserved_patterns() -> String {
+    let patterns = RESERVED_NAMES.iter().map(|reserved| match reserved.itself {
+        true => format!("{name}, {name}/**", name = reserved.name),
+        false => format!("{}/**", reserved.name),
+    });
+    patterns.collect::<Vec<_>>().join(", ")
+}
+
 /// Why a text is not a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
@@ -110,6 +135,17 @@ name!(
     is_tenant,
     InvalidName::Tenant
 );
+
+impl RepoName {
+    /// Whether the name is one of [`RESERVED_NAMES`], or lies below one.
+    pub fn is_reserved(&self) -> bool {
+        RESERVED_NAMES.iter().any(|reserved| match self.strip_prefix(reserved.name) {
+            Some("") => reserved.itself,
+            Some(rest) => rest.starts_with('/'),
+            None => false,
+        })
+    }
+}
 
 impl Tenant {
     /// The tenant that everybody belongs to unless the configuration says otherwise.
@@ -263,6 +299,19 @@ mod tests {
             &"a".repeat(256),
         ] {
             assert!(bad.parse::<RepoName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn reserved_names_are_few_and_what_lies_beside_them_is_free() {
+        let is_reserved = |name: &str| name.parse::<RepoName>().unwrap().is_reserved();
+        for name in ["larder/dockerfile", "larder/dockerfile/1", "larder/token/x", "larder/token/x/y"] {
+            assert!(is_reserved(name), "{name}");
+        }
+        for name in
+            ["larder", "larder/cache", "larder/token", "larder/dockerfile-x", "larder/dockerfiles", "a/larder/token/x"]
+        {
+            assert!(!is_reserved(name), "{name}");
         }
     }
 

@@ -20,7 +20,7 @@ use super::oidc::{Issuers, Rejected, looks_like_jwt};
 use super::policy::Policy;
 use super::seal::{self, Kind, Payload, Sealer, TOKEN_BYTES_MAX, fingerprint};
 use super::users::{Checked, Users};
-use super::{Caller, Refusal, tls};
+use super::{AuthError, Caller, tls};
 use crate::config::{AuthConfig, Config, Secret};
 
 /// What static tokens begin with: people and scanners of secrets know one when they see it.
@@ -28,13 +28,20 @@ pub const TOKEN_PREFIX: &str = "larder_";
 /// Callers remembered by what they showed.
 const KNOWN_MAX: u64 = 10_000;
 
-/// What a request shows of its sender.
+/// Credentials as a request shows them; nothing of them is believed yet.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Knock<'r> {
+pub struct Credentials<'r> {
     /// The `Authorization` header.
     pub authorization: Option<&'r str>,
     pub certificate: Option<&'r Certificate>,
     pub address: Option<IpAddr>,
+}
+
+impl<'r> Credentials<'r> {
+    /// The token of `Authorization: Bearer`, as it was sent.
+    pub fn bearer(&self) -> Option<&'r str> {
+        self.authorization?.strip_prefix("Bearer ")
+    }
 }
 
 /// Everything that a reload replaces, as one.
@@ -91,11 +98,11 @@ impl Live {
         })
     }
 
-    pub async fn identify(&self, knock: &Knock<'_>, attempts: &Attempts) -> Result<Caller, Refusal> {
-        match (knock.authorization, knock.certificate) {
+    pub async fn identify(&self, credentials: &Credentials<'_>, attempts: &Attempts) -> Result<Caller, AuthError> {
+        match (credentials.authorization, credentials.certificate) {
             _ if self.policy.is_open() => Ok(self.anonymous.clone()),
             // In a box, like all that is large and not for every request: it would be copied with each of them.
-            (Some(shown), _) => Box::pin(self.remembered(shown, knock.address, attempts)).await,
+            (Some(shown), _) => Box::pin(self.remembered(shown, credentials.address, attempts)).await,
             (None, Some(certificate)) => Ok(self.certified(certificate)),
             (None, None) => Ok(self.anonymous.clone()),
         }
@@ -110,12 +117,12 @@ impl Live {
         })
     }
 
-    async fn remembered(&self, shown: &str, address: Option<IpAddr>, attempts: &Attempts) -> Result<Caller, Refusal> {
+    async fn remembered(&self, shown: &str, address: Option<IpAddr>, attempts: &Attempts) -> Result<Caller, AuthError> {
         let key = self.key(shown.as_bytes());
         if let Some(caller) = self.recall(&key) {
             return Ok(caller);
         }
-        let caller = match Credential::parse(shown).ok_or(Refusal::Invalid("Authorization cannot be read"))? {
+        let caller = match Credential::parse(shown).ok_or(AuthError::Invalid("Authorization cannot be read"))? {
             Credential::Bearer(token) => self.bearer(&token).await?,
             Credential::Basic(name, password) => {
                 self.password(&name, &password, address, attempts, || self.recall(&key)).await?
@@ -135,10 +142,10 @@ impl Live {
         key
     }
 
-    async fn bearer(&self, token: &str) -> Result<Caller, Refusal> {
+    async fn bearer(&self, token: &str) -> Result<Caller, AuthError> {
         match self.sealer.open(Kind::Access, token) {
             Some(payload) => self.sealed(payload),
-            None => self.token(token).await?.ok_or(Refusal::Invalid("token is not valid")),
+            None => self.token(token).await?.ok_or(AuthError::Invalid("token is not valid")),
         }
     }
 
@@ -150,13 +157,13 @@ impl Live {
         address: Option<IpAddr>,
         attempts: &Attempts,
         anew: impl Fn() -> Option<Caller>,
-    ) -> Result<Caller, Refusal> {
+    ) -> Result<Caller, AuthError> {
         if let Some(caller) = self.token(password).await? {
             return Ok(caller);
         }
         let barred = address.and_then(|address| attempts.barred(address, self.settings.failed_logins));
         if let Some(wait) = barred {
-            return Err(Refusal::TooMany(wait));
+            return Err(AuthError::TooMany(wait));
         }
         match self.users.check(name, password, anew).await {
             Checked::Already(caller) => Ok(caller),
@@ -173,21 +180,21 @@ impl Live {
                 if let Some(address) = address {
                     attempts.failed(address);
                 }
-                Err(Refusal::Invalid("user name or password is wrong"))
+                Err(AuthError::Invalid("user name or password is wrong"))
             }
         }
     }
 
     /// A static token, a session or a JWT; nothing when it looks like none of them.
-    pub async fn token(&self, token: &str) -> Result<Option<Caller>, Refusal> {
+    pub async fn token(&self, token: &str) -> Result<Option<Caller>, AuthError> {
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(Refusal::Invalid("token is too long"));
+            return Err(AuthError::Invalid("token is too long"));
         }
         if token.starts_with(TOKEN_PREFIX) {
             return self.static_token(token).map(Some);
         }
         if seal::is_ours(token) {
-            let payload = self.sealer.open(Kind::Session, token).ok_or(Refusal::Invalid("token is not valid"))?;
+            let payload = self.sealer.open(Kind::Session, token).ok_or(AuthError::Invalid("token is not valid"))?;
             return self.sealed(payload).map(Some);
         }
         if looks_like_jwt(token) {
@@ -196,34 +203,34 @@ impl Live {
         Ok(None)
     }
 
-    fn static_token(&self, token: &str) -> Result<Caller, Refusal> {
+    fn static_token(&self, token: &str) -> Result<Caller, AuthError> {
         let mut hash = [0; 32];
         hash.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
         // What the time of this lookup tells is of the hash, from which no token follows.
-        let found = self.tokens.get(&hash).ok_or(Refusal::Invalid("token is not valid"))?;
+        let found = self.tokens.get(&hash).ok_or(AuthError::Invalid("token is not valid"))?;
         let expires = found.expires.unwrap_or(u64::MAX);
         if expires <= now() {
-            return Err(Refusal::Invalid("token has expired"));
+            return Err(AuthError::Invalid("token has expired"));
         }
         let who = Identity::new(Source::Token, &*found.name);
         Ok(Caller::of(&self.policy, Payload { who, proof: Some(fingerprint(&hash)), scope: None, expires }))
     }
 
-    pub async fn jwt(&self, jwt: &str) -> Result<Caller, Refusal> {
+    pub async fn jwt(&self, jwt: &str) -> Result<Caller, AuthError> {
         match self.issuers.verify(jwt).await {
             Ok(verified) => Ok(Caller::of(
                 &self.policy,
                 Payload { who: verified.identity, proof: None, scope: None, expires: verified.expires },
             )),
-            Err(Rejected::Unreachable) => Err(Refusal::Unavailable),
-            Err(rejected) => Err(Refusal::Jwt(rejected)),
+            Err(Rejected::Unreachable) => Err(AuthError::Unavailable),
+            Err(rejected) => Err(AuthError::Jwt(rejected)),
         }
     }
 
     /// A token of ours is as good as what it was issued for: when that is withdrawn, so is the token.
-    fn sealed(&self, payload: Payload) -> Result<Caller, Refusal> {
+    fn sealed(&self, payload: Payload) -> Result<Caller, AuthError> {
         if payload.expires <= now() {
-            return Err(Refusal::Invalid("token has expired"));
+            return Err(AuthError::Invalid("token has expired"));
         }
         let stands = match payload.who.source {
             Source::Anonymous | Source::Cert => true,
@@ -234,7 +241,7 @@ impl Live {
                 .iter()
                 .any(|(hash, token)| token.name == payload.who.name && Some(fingerprint(hash)) == payload.proof),
         };
-        if stands { Ok(Caller::of(&self.policy, payload)) } else { Err(Refusal::Invalid("token was withdrawn")) }
+        if stands { Ok(Caller::of(&self.policy, payload)) } else { Err(AuthError::Invalid("token was withdrawn")) }
     }
 
     pub fn seal(&self, kind: Kind, payload: &Payload) -> Option<String> {

@@ -1,6 +1,6 @@
 //! Who asks, and may they.
 //!
-//! A request [`Knock`]s with what it shows; [`Gate::identify`] says who that is; [`Gate::admit`] decides by the rules and
+//! A request shows [`Credentials`]; [`Gate::identify`] says whose they are; [`Gate::admit`] decides by the rules and
 //! issues the permit without which the store hands out nothing.
 //!
 //! Invariant: what a decision rests on (rules, users, tokens, keys, certificates) is one snapshot, replaced as one. A
@@ -25,7 +25,7 @@ use aws_lc_rs::constant_time;
 
 use crate::access::{Access, Permit, Right, Tags, Verb};
 use crate::config::{Challenge, Config, Secret};
-use crate::names::{RepoName, Tag, Tenant};
+use crate::names::{RepoName, Tag, Tenant, reserved_patterns};
 use crate::operator::Operator;
 use attempts::Attempts;
 use login::{Live, now};
@@ -34,7 +34,7 @@ use seal::{Kind, Payload};
 
 pub use certificate::Certificate;
 pub use identity::{Claims, Identity, Source, parse_label};
-pub use login::{Knock, TOKEN_PREFIX};
+pub use login::{Credentials, TOKEN_PREFIX};
 pub use oidc::Rejected;
 pub use policy::Mismatch;
 pub use seal::Scope;
@@ -66,7 +66,7 @@ struct Who {
 
 /// Why a caller is not let in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum AuthError {
     /// No credentials, where some may help.
     #[error("authentication required")]
     Unidentified,
@@ -79,6 +79,12 @@ pub enum Refusal {
     Insufficient,
     #[error("{0}")]
     Denied(String),
+    /// A push to a name that the server keeps for itself.
+    #[error("repository name {0} is reserved, as are all of {all}: any other name is free", all = reserved_patterns())]
+    Reserved(RepoName),
+    /// Nothing is served under a reserved name.
+    #[error("repository {0} is unknown")]
+    RepoUnknown(RepoName),
     #[error("too many wrong passwords from this address")]
     TooMany(Duration),
     #[error("issuer of the token cannot be reached")]
@@ -122,8 +128,8 @@ impl Gate {
     }
 
     /// Who it is. Wrong credentials are an error also where none are needed: whoever sends them should know.
-    pub async fn identify(&self, knock: &Knock<'_>) -> Result<Caller, Refusal> {
-        self.live.load_full().identify(knock, &self.attempts).await
+    pub async fn identify(&self, credentials: &Credentials<'_>) -> Result<Caller, AuthError> {
+        self.live.load_full().identify(credentials, &self.attempts).await
     }
 
     /// Somebody who has shown nothing.
@@ -132,19 +138,28 @@ impl Gate {
     }
 
     /// A name and a password that came in a form.
-    pub async fn login(&self, name: &str, password: &str, knock: &Knock<'_>) -> Result<Caller, Refusal> {
+    pub async fn login(&self, name: &str, password: &str, credentials: &Credentials<'_>) -> Result<Caller, AuthError> {
         let live = self.live.load_full();
-        live.password(name, password, knock.address, &self.attempts, || None).await
+        live.password(name, password, credentials.address, &self.attempts, || None).await
     }
 
     /// A password that can only be a token.
-    pub async fn refresh(&self, token: &str) -> Result<Caller, Refusal> {
-        self.live.load_full().token(token).await?.ok_or(Refusal::Invalid("token is not valid"))
+    pub async fn refresh(&self, token: &str) -> Result<Caller, AuthError> {
+        self.live.load_full().token(token).await?.ok_or(AuthError::Invalid("token is not valid"))
     }
 
-    pub fn admit<R: Right>(&self, caller: &Caller, repo: RepoName, tags: Tags) -> Result<Permit<R>, Refusal> {
+    /// Admits a caller to a repository.
+    ///
+    /// Invariant: there is no permit for a reserved name, so no door serves what is there.
+    pub fn admit<R: Right>(&self, caller: &Caller, repo: RepoName, tags: Tags) -> Result<Permit<R>, AuthError> {
         let access = Access { repo, verb: R::VERB, tags };
         caller.may(&access)?;
+        if access.repo.is_reserved() {
+            return Err(match access.verb {
+                Verb::Push => AuthError::Reserved(access.repo),
+                _ => AuthError::RepoUnknown(access.repo),
+            });
+        }
         let (tenant, parents) = self.place(caller, &access.repo);
         Ok(Permit::issue(tenant, parents, access.repo))
     }
@@ -163,13 +178,13 @@ impl Gate {
     }
 
     /// For what concerns the whole installation.
-    pub fn admit_admin(&self, caller: &Caller) -> Result<(), Refusal> {
+    pub fn admit_admin(&self, caller: &Caller) -> Result<(), AuthError> {
         if !policy::allows_admin(&caller.who.grants) {
             return Err(caller.denied("may not administer".into()));
         }
         let covers = |scope: &Scope| scope.may.contains(&Verb::Admin);
         if caller.who.scope.as_ref().is_some_and(|scopes| !scopes.iter().any(covers)) {
-            return Err(Refusal::Insufficient);
+            return Err(AuthError::Insufficient);
         }
         Ok(())
     }
@@ -180,7 +195,7 @@ impl Gate {
     }
 
     /// For metrics.
-    pub fn admit_metrics(&self, caller: &Caller) -> Result<(), Refusal> {
+    pub fn admit_metrics(&self, caller: &Caller) -> Result<(), AuthError> {
         let live = self.live.load();
         let readers = live.settings.metrics.as_deref();
         // A token for some repositories is for nothing else.
@@ -189,12 +204,12 @@ impl Gate {
     }
 
     /// For who wants to know only whether his credentials are good.
-    pub fn admit_identified(&self, caller: &Caller) -> Result<(), Refusal> {
-        if caller.is_unidentified() && !self.is_open() { Err(Refusal::Unidentified) } else { Ok(()) }
+    pub fn admit_identified(&self, caller: &Caller) -> Result<(), AuthError> {
+        if caller.is_unidentified() && !self.is_open() { Err(AuthError::Unidentified) } else { Ok(()) }
     }
 
     /// The tenants whose repositories the caller may list.
-    pub fn visible_tenants(&self, caller: &Caller) -> Result<Vec<Tenant>, Refusal> {
+    pub fn visible_tenants(&self, caller: &Caller) -> Result<Vec<Tenant>, AuthError> {
         self.admit_admin(caller).map(|()| self.config.all_tenants())
     }
 
@@ -210,10 +225,10 @@ impl Gate {
     }
 
     /// A token for what the caller may of all that was asked.
-    pub fn issue(&self, caller: &Caller, asked: Vec<Scope>) -> Result<Issued, Refusal> {
+    pub fn issue(&self, caller: &Caller, asked: Vec<Scope>) -> Result<Issued, AuthError> {
         let live = self.live.load_full();
         if caller.who.scope.is_some() {
-            return Err(Refusal::Invalid("a token of larder's is not exchanged for another"));
+            return Err(AuthError::Invalid("a token of larder's is not exchanged for another"));
         }
         let allowed = asked.into_iter().map(|scope| caller.narrowed(scope)).collect();
         let mut who = caller.who.identity.clone();
@@ -228,7 +243,7 @@ impl Gate {
 
     /// A token that lives as long as a build, for a JWT that does not. Only a JWT is exchanged, and only while it is
     /// good: so nothing is made to live for ever.
-    pub async fn exchange(&self, jwt: &str) -> Result<Issued, Refusal> {
+    pub async fn exchange(&self, jwt: &str) -> Result<Issued, AuthError> {
         let live = self.live.load_full();
         let caller = live.jwt(jwt).await?;
         let expires = now() + live.settings.session_max.get().as_secs();
@@ -251,8 +266,8 @@ impl Gate {
 /// In the place of a proof: the caller has exchanged a JWT, and does not hold one.
 const SESSION: &str = "session";
 
-fn sealed(live: &Live, kind: Kind, payload: &Payload) -> Result<Issued, Refusal> {
-    let token = live.seal(kind, payload).ok_or(Refusal::Invalid("no credentials are needed here"))?;
+fn sealed(live: &Live, kind: Kind, payload: &Payload) -> Result<Issued, AuthError> {
+    let token = live.seal(kind, payload).ok_or(AuthError::Invalid("no credentials are needed here"))?;
     Ok(Issued { token, life: payload.expires.saturating_sub(now()) })
 }
 
@@ -288,7 +303,7 @@ impl Caller {
         self.who.identity.source == Source::Oidc && self.who.proof.is_none()
     }
 
-    fn may(&self, access: &Access) -> Result<(), Refusal> {
+    fn may(&self, access: &Access) -> Result<(), AuthError> {
         if !policy::allows(&self.who.grants, access) {
             let tag = match &access.tags {
                 Tags::Named(tags) => tags.iter().map(|tag| format!(":{tag}")).collect::<Vec<_>>().join(", "),
@@ -304,17 +319,17 @@ impl Caller {
         }
         let covers = |scope: &Scope| scope.name == *access.repo && scope.may.contains(&access.verb);
         match &self.who.scope {
-            Some(scopes) if !scopes.iter().any(covers) => Err(Refusal::Insufficient),
+            Some(scopes) if !scopes.iter().any(covers) => Err(AuthError::Insufficient),
             _ => Ok(()),
         }
     }
 
-    fn denied(&self, what: String) -> Refusal {
+    fn denied(&self, what: String) -> AuthError {
         match &self.who.identity {
             // With a token for nobody in particular, asking for one again would lead nowhere.
-            who if who.is_anonymous() && self.who.scope.is_some() => Refusal::Insufficient,
-            who if who.is_anonymous() => Refusal::Unidentified,
-            who => Refusal::Denied(format!("{who} {what}")),
+            who if who.is_anonymous() && self.who.scope.is_some() => AuthError::Insufficient,
+            who if who.is_anonymous() => AuthError::Unidentified,
+            who => AuthError::Denied(format!("{who} {what}")),
         }
     }
 

@@ -56,6 +56,8 @@ pub enum Problem {
     StaleQuarantine,
     #[error("is of a repository that is not tenant {0}'s by the configuration: nobody can read it")]
     Unreachable(Tenant),
+    #[error("is of a repository whose name is reserved: it is not served, and can be moved to another name")]
+    Reserved,
 }
 
 impl Problem {
@@ -79,6 +81,7 @@ impl Problem {
             Problem::HalfWritten => "half_written",
             Problem::StaleQuarantine => "stale_quarantine",
             Problem::Unreachable(_) => "unreachable",
+            Problem::Reserved => "reserved",
         }
     }
 
@@ -102,7 +105,8 @@ impl Problem {
             | Problem::Leftover
             | Problem::HalfWritten
             | Problem::StaleQuarantine
-            | Problem::Unreachable(_) => true,
+            | Problem::Unreachable(_)
+            | Problem::Reserved => true,
         }
     }
 
@@ -115,6 +119,7 @@ impl Problem {
                 | Problem::Leftover
                 | Problem::HalfWritten
                 | Problem::Unreachable(_)
+                | Problem::Reserved
                 | Problem::Quarantined
         )
     }

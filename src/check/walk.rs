@@ -130,6 +130,9 @@ impl<'a> Walk<'a> {
         if !self.look.config.may_be_of(repo, tenant) {
             jobs.push(found(vec![Finding::new(key, Problem::Unreachable(tenant.clone()))]));
         }
+        if repo.is_reserved() {
+            jobs.push(found(vec![Finding::new(key, Problem::Reserved)]));
+        }
     }
 
     fn enter_upload(&mut self, id: &UploadId, jobs: &mut Vec<Job<'a>>) {

@@ -44,7 +44,7 @@ enum Held {
 }
 
 /// The bytes of a blob, or of a part of it, on their way out.
-pub enum Body {
+pub enum Outgoing {
     Whole(Bytes),
     Stream(ByteStream),
 }
@@ -107,11 +107,11 @@ impl Reader {
     /// A whole blob that this process has not verified yet is hashed on its way out, and its last piece is held back
     /// until the digest fits: wrong bytes reach the client as a cut connection, never as a complete answer. Part of such a
     /// blob is served, and the whole checked in the background.
-    pub async fn read_blob(&self, blob: &Blob, range: Range<u64>) -> Result<Body> {
+    pub async fn read_blob(&self, blob: &Blob, range: Range<u64>) -> Result<Outgoing> {
         match &blob.held {
             Held::Hot(bytes) => {
                 self.counted().served(blob.source, range.end - range.start);
-                Ok(Body::Whole(bytes.slice(range.start as usize..range.end as usize)))
+                Ok(Outgoing::Whole(bytes.slice(range.start as usize..range.end as usize)))
             }
             Held::Cold(meta) => match self.content().objects().traits().page_cached {
                 true => self.read_near(blob, meta, range).await,
@@ -120,7 +120,7 @@ impl Reader {
         }
     }
 
-    async fn read_near(&self, blob: &Blob, meta: &Meta, range: Range<u64>) -> Result<Body> {
+    async fn read_near(&self, blob: &Blob, meta: &Meta, range: Range<u64>) -> Result<Outgoing> {
         let whole = range == (0..blob.size);
         let (found, bytes) = match self.content().objects().get(&meta.key, range).await {
             Ok(opened) => opened,
@@ -131,16 +131,16 @@ impl Reader {
         let counting = move |piece: &Bytes| counted.served(Source::Warm, piece.len() as u64);
         let bytes = bytes.inspect_ok(counting).boxed();
         if self.content().verdicts().verdict(&found) == Some(Checked::Right) {
-            return Ok(Body::Stream(bytes));
+            return Ok(Outgoing::Stream(bytes));
         }
         if whole {
-            return Ok(Body::Stream(self.content().verifying(bytes, found, blob.digest)));
+            return Ok(Outgoing::Stream(self.content().verifying(bytes, found, blob.digest)));
         }
         self.content().check_in_background(&found, &blob.digest);
-        Ok(Body::Stream(bytes))
+        Ok(Outgoing::Stream(bytes))
     }
 
-    async fn read_far(&self, blob: &Blob, mut meta: Meta, range: Range<u64>) -> Result<Body> {
+    async fn read_far(&self, blob: &Blob, mut meta: Meta, range: Range<u64>) -> Result<Outgoing> {
         // What is known of the blob may be old. The first chunk tells, before anything has been answered.
         let content = self.content();
         for _ in 0..2 {
@@ -151,7 +151,7 @@ impl Reader {
                 Ok(first) => {
                     let bytes = stream::iter(first).map(Ok).chain(bytes);
                     let bytes = bytes.map_err(|error| objects::Error::Backend(error.to_string().into()));
-                    return Ok(Body::Stream(bytes.boxed()));
+                    return Ok(Outgoing::Stream(bytes.boxed()));
                 }
                 Err(Error::BlobUnknown(_)) => {}
                 Err(error) => return Err(error),

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::Front;
-use super::who::Peer;
+use super::kit::origin::Peer;
 use crate::auth::Certificate;
 
 /// Silence after which a peer is asked whether it is still there.

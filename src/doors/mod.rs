@@ -1,16 +1,16 @@
 //! The protocol fronts, and all that knows HTTP.
 //!
-//! Invariant: axum and http types stay in this folder. Doors do not know each other.
+//! Invariant: axum and http types stay in this folder. Doors do not know each other: what they share is the [`kit`].
 
 pub mod admin;
+pub mod claims;
 mod connection;
+pub mod kit;
 pub mod listen;
 pub mod observe;
-pub mod orders;
 pub mod pages;
 pub mod registry;
 pub mod token;
-pub mod who;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -20,14 +20,17 @@ use std::task::{Context, Poll};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use http::{Method, StatusCode};
 use tower::{Service, ServiceExt};
 
 use crate::auth::Gate;
 use crate::config::Config;
+use crate::doors::claims::Door;
+use crate::doors::kit::answer::without_body;
 use crate::jobs::Jobs;
 use crate::lifetime::collect::Collector;
 use crate::metrics::Metrics;
@@ -44,8 +47,8 @@ pub struct Doors {
     pub jobs: Arc<Jobs>,
 }
 
-/// All that the server answers. The registry has its own routes, and is asked so often that another router in front of it
-/// would show: all else goes through one.
+/// All that the server answers, by the table of [`claims`]. The registry has its own routes, and is asked so often that
+/// another router in front of it would show: all else goes through one.
 #[derive(Clone)]
 pub struct Front {
     doors: Doors,
@@ -62,9 +65,9 @@ impl Front {
             .route("/token/exchange", post(token::exchange))
             .route("/api/inspect", get(admin::inspect))
             .route("/api/usage", get(admin::usage))
-            .route("/api/jobs", get(admin::jobs))
-            .route("/api/check", post(orders::check))
-            .route("/api/gc", get(admin::last_collection).post(orders::collect))
+            .route("/api/jobs", get(admin::background_jobs))
+            .route("/api/check", post(admin::jobs::check))
+            .route("/api/gc", get(admin::last_collection).post(admin::jobs::collect))
             .merge(pages::routes())
             .with_state(doors.clone());
         Front { doors, others }
@@ -74,18 +77,20 @@ impl Front {
     pub fn answer(&self, request: Request) -> impl Future<Output = Response> + Send + use<> {
         let (doors, others) = (self.doors.clone(), self.others.clone());
         observe::observe(self.doors.metrics.clone(), request, move |request| async move {
-            if is_registry(request.uri().path()) {
-                return registry::serve(doors, request).await;
-            }
-            let label = if pages::is_page(request.uri().path()) { "page" } else { "admin" };
-            let Ok(response) = Box::pin(others.oneshot(request)).await;
-            (label, response)
+            let is_head = request.method() == Method::HEAD;
+            let door = claims::door(request.uri(), request.headers(), &[]);
+            let (label, response) = match door {
+                Door::Registry => registry::serve(doors, request).await,
+                // A route that nobody has claimed is not reached.
+                Door::Reserved | Door::Nobody => ("admin", StatusCode::NOT_FOUND.into_response()),
+                Door::Pages | Door::Admin => {
+                    let Ok(response) = Box::pin(others.oneshot(request)).await;
+                    (if door == Door::Pages { "page" } else { "admin" }, response)
+                }
+            };
+            (label, if is_head { without_body(response) } else { response })
         })
     }
-}
-
-fn is_registry(path: &str) -> bool {
-    path.strip_prefix("/v2").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl Service<Request<Body>> for Front {

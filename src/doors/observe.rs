@@ -11,22 +11,13 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::{Method, Uri};
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use super::who::Peer;
+use crate::doors::kit::origin::{LOGGED_PATH_MAX, Peer, trace_id};
 use crate::metrics::Metrics;
 use crate::trace::{Answered, RequestSpan};
-
-/// Longest path in a log line, in bytes: names are bounded, but what is no name is not.
-const LOGGED_PATH_MAX: usize = 512;
-
-/// As much of a path as goes into a line.
-pub fn logged_path(uri: &Uri) -> String {
-    uri.path().chars().take(LOGGED_PATH_MAX).collect()
-}
 
 /// Has a request answered by `answer`, which also names its route.
 pub async fn observe<F>(metrics: Arc<Metrics>, request: Request, answer: impl FnOnce(Request) -> F) -> Response
@@ -59,30 +50,11 @@ where
     let answering = line.span.within(answer(request));
     let (label, response) = answering.await;
     let answered = line.began.elapsed();
-    let response = if line.method == Method::HEAD { without_body(response) } else { response };
     (line.status, line.label) = (response.status().as_u16(), label);
     line.metrics.answer_seconds.with_label_values(&[label, line.known_method()]).observe(answered.as_secs_f64());
     // Nothing is polled of an answer without a body; it is complete as it stands.
     line.complete = response.body().is_end_stream();
     response.map(|body| Body::new(Observed { body, line }))
-}
-
-/// The answer to a `HEAD`: that to a `GET`, without what it would send.
-fn without_body(mut response: Response) -> Response {
-    let length = response.body().size_hint().exact();
-    if let Some(length) = length.filter(|length| *length > 0)
-        && !response.headers().contains_key(CONTENT_LENGTH)
-    {
-        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    response.map(|_| Body::empty())
-}
-
-/// The trace that a request belongs to (W3C Trace Context, `traceparent`): one for all requests of a build.
-pub fn trace_id(headers: &HeaderMap) -> Option<String> {
-    let mut fields = headers.get("traceparent")?.to_str().ok()?.split('-');
-    let id = fields.nth(1)?;
-    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_string())
 }
 
 /// The span of a request.

@@ -9,13 +9,17 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, Method, StatusCode};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, WWW_AUTHENTICATE};
+use http::{Method, StatusCode};
 use serde_json::json;
 
-use super::Doors;
-use super::who::Sender;
-use crate::auth::{Issued, Refusal, Scope};
+use crate::auth::{AuthError, Issued, Scope};
+use crate::doors::Doors;
+use crate::doors::kit::answer::respond;
+use crate::doors::kit::body::collected;
+use crate::doors::kit::origin::RequestOrigin;
+use crate::doors::kit::refusal::{Kind, Refusal};
+use crate::stream::BodyError;
 
 /// Largest form, in bytes: the longest token, encoded, has room.
 const FORM_BYTES_MAX: usize = 64 << 10;
@@ -40,7 +44,7 @@ pub async fn exchange(State(doors): State<Doors>, request: Request) -> Response 
 }
 
 async fn by_query(doors: &Doors, request: http::Request<()>) -> Result<Response, Failure> {
-    let caller = doors.gate.identify(&Sender::new(doors, &request).knock()).await?;
+    let caller = doors.gate.identify(&RequestOrigin::new(doors, &request).credentials()).await?;
     let query = Form::parse(request.uri().query().unwrap_or_default().as_bytes());
     Ok(issued(&doors.gate.issue(&caller, query.scopes())?))
 }
@@ -48,13 +52,13 @@ async fn by_query(doors: &Doors, request: http::Request<()>) -> Result<Response,
 async fn by_form(doors: &Doors, request: Request) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
     let form = Form::read(body).await?;
-    let sender = Sender::of(doors, &parts.headers, &parts.extensions, &parts.uri);
-    let knock = sender.knock();
+    let origin = RequestOrigin::of(doors, &parts.headers, &parts.extensions, &parts.uri);
+    let credentials = origin.credentials();
     let caller = match form.get("grant_type") {
         Some("password") => {
             let (name, password) = (form.get("username").unwrap_or_default(), form.get("password"));
             let password = password.ok_or(Failure::Form("password is missing"))?;
-            doors.gate.login(name, password, &knock).await?
+            doors.gate.login(name, password, &credentials).await?
         }
         Some("refresh_token") => {
             let token = form.get("refresh_token").ok_or(Failure::Form("refresh_token is missing"))?;
@@ -89,58 +93,46 @@ fn issued(issued: &Issued) -> Response {
         "expires_in": issued.life,
         "issued_at": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
     });
-    respond(StatusCode::OK, &body)
-}
-
-fn respond(status: StatusCode, body: &serde_json::Value) -> Response {
-    let mut response = Response::new(Body::from(body.to_string()));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    respond(StatusCode::OK).set_const(CACHE_CONTROL, "no-store").json(&body)
 }
 
 /// Why no token is issued.
 enum Failure {
-    Refused(Refusal),
+    Refused(AuthError),
     Form(&'static str),
 }
 
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Failure {
-        Failure::Refused(refusal)
+impl From<AuthError> for Failure {
+    fn from(error: AuthError) -> Failure {
+        Failure::Refused(error)
     }
 }
 
 impl Failure {
     /// `errors` is what clients of registries show, `error` what those of OAuth 2 do.
     fn into_response(self) -> Response {
-        let (status, code, error, message) = match &self {
-            Failure::Form(what) => (StatusCode::BAD_REQUEST, "UNSUPPORTED", "invalid_request", (*what).to_string()),
-            Failure::Refused(refusal) => match refusal {
-                Refusal::TooMany(_) => {
-                    (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "slow_down", refusal.to_string())
-                }
-                Refusal::Unavailable => {
-                    (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "temporarily_unavailable", refusal.to_string())
-                }
-                _ => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "invalid_grant", refusal.to_string()),
-            },
+        let (refusal, message) = match &self {
+            Failure::Form(what) => {
+                (Refusal::from(Kind::Unsupported).with_status(StatusCode::BAD_REQUEST), what.to_string())
+            }
+            Failure::Refused(error) => (Refusal::from(error), error.to_string()),
         };
-        let body = json!({
+        let (code, error) = match refusal.kind {
+            Kind::Unsupported => ("UNSUPPORTED", "invalid_request"),
+            Kind::TooManyRequests => ("TOOMANYREQUESTS", "slow_down"),
+            Kind::Unavailable => ("UNAVAILABLE", "temporarily_unavailable"),
+            _ => ("UNAUTHORIZED", "invalid_grant"),
+        };
+        let answer = refusal.respond().set_const(CACHE_CONTROL, "no-store");
+        let answer = match refusal.status {
+            StatusCode::UNAUTHORIZED => answer.set_const(WWW_AUTHENTICATE, "Basic realm=\"larder\""),
+            _ => answer,
+        };
+        answer.json(&json!({
             "errors": [{ "code": code, "message": message }],
             "error": error,
             "error_description": message,
-        });
-        let mut response = respond(status, &body);
-        if let Failure::Refused(Refusal::TooMany(wait)) = self {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs()));
-        }
-        if status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"larder\""));
-        }
-        response
+        }))
     }
 }
 
@@ -155,11 +147,10 @@ impl Form {
     }
 
     async fn read(body: Body) -> Result<Form, Failure> {
-        let reading = axum::body::to_bytes(body, FORM_BYTES_MAX);
-        match tokio::time::timeout(FORM_TIMEOUT, reading).await {
-            Ok(Ok(bytes)) => Ok(Form::parse(&bytes)),
-            Ok(Err(_)) => Err(Failure::Form("form was cut, or is too long")),
-            Err(_) => Err(Failure::Form("form comes too slowly")),
+        match collected(body, FORM_BYTES_MAX, FORM_TIMEOUT).await {
+            Ok(bytes) => Ok(Form::parse(&bytes)),
+            Err(BodyError::Idle) => Err(Failure::Form("form comes too slowly")),
+            Err(_) => Err(Failure::Form("form was cut, or is too long")),
         }
     }
 

@@ -28,7 +28,7 @@ const BUILD_MAX: Duration = Duration::from_secs(3600);
 /// What a build did with a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Deed {
+pub enum BuildAction {
     Import,
     Export,
 }
@@ -42,7 +42,8 @@ pub struct Event {
     /// An import reads a config by its digest: which tag named it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tag: Option<Tag>,
-    pub deed: Deed,
+    #[serde(rename = "deed")]
+    pub action: BuildAction,
     /// From its first request to its last, where the builder says which requests are one build's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
@@ -77,7 +78,7 @@ pub struct Recent {
     evictions: Mutex<VecDeque<Eviction>>,
     history: Mutex<BTreeMap<Tenant, History>>,
     /// When a build, by its trace and the hash of its repository, made its first request.
-    builds: Cache<(u128, u64, Deed), Instant>,
+    builds: Cache<(u128, u64, BuildAction), Instant>,
     pub began: Timestamp,
 }
 
@@ -126,18 +127,18 @@ impl Recent {
         self.evictions.lock().iter().rev().cloned().collect()
     }
 
-    /// A request of a build that is on its way to `deed`: the first one counts.
-    pub fn begin(&self, trace: u128, repo: u64, deed: Deed) {
-        let key = (trace, repo, deed);
+    /// A request of a build that is on its way to `action`: the first one counts.
+    pub fn begin(&self, trace: u128, repo: u64, action: BuildAction) {
+        let key = (trace, repo, action);
         // A look costs less than the lock of an insert, and a build has many requests.
         if !self.builds.contains_key(&key) {
             self.builds.entry(key).or_insert_with(Instant::now);
         }
     }
 
-    /// The deed is done: since its first request. What comes then is of the next one.
-    pub fn end(&self, trace: u128, repo: u64, deed: Deed) -> Option<Duration> {
-        Some(self.builds.remove(&(trace, repo, deed))?.elapsed())
+    /// The action is done: since its first request. What comes then is of the next one.
+    pub fn end(&self, trace: u128, repo: u64, action: BuildAction) -> Option<Duration> {
+        Some(self.builds.remove(&(trace, repo, action))?.elapsed())
     }
 
     /// Reads the counters of all tenants: every [`READ_EVERY`].
@@ -203,7 +204,7 @@ mod tests {
             tenant: Tenant::default_tenant(),
             repo: "a".parse().unwrap(),
             tag: None,
-            deed: Deed::Import,
+            action: BuildAction::Import,
             seconds: None,
         };
         (0..EVENTS_MAX * 2).for_each(|_| metrics.recent.event(event.clone()));
@@ -217,12 +218,12 @@ mod tests {
     }
 
     #[test]
-    fn a_deed_lasts_from_its_first_request() {
+    fn an_action_lasts_from_its_first_request() {
         let recent = Recent::default();
-        assert!(recent.end(1, 2, Deed::Export).is_none());
-        recent.begin(1, 2, Deed::Export);
-        assert!(recent.end(1, 2, Deed::Import).is_none());
-        assert!(recent.end(1, 2, Deed::Export).is_some());
-        assert!(recent.end(1, 2, Deed::Export).is_none());
+        assert!(recent.end(1, 2, BuildAction::Export).is_none());
+        recent.begin(1, 2, BuildAction::Export);
+        assert!(recent.end(1, 2, BuildAction::Import).is_none());
+        assert!(recent.end(1, 2, BuildAction::Export).is_some());
+        assert!(recent.end(1, 2, BuildAction::Export).is_none());
     }
 }

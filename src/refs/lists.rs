@@ -116,11 +116,12 @@ impl Refs {
 
     /// One more than the page has, where there are as many.
     async fn catalog_of(&self, tenant: &Tenant, page: &Page) -> Result<Vec<RepoName>> {
+        let is_shown = |repo: &RepoName| self.config().tenant_of(repo) == *tenant && !repo.is_reserved();
         let (mut found, mut next) = (Vec::new(), Page { limit: page.limit + 1, after: page.after.clone() });
         loop {
             let listed = self.repos(tenant, &next).await?;
             next.after = listed.entries.last().map(ToString::to_string);
-            found.extend(listed.entries.into_iter().filter(|repo| self.config().tenant_of(repo) == *tenant));
+            found.extend(listed.entries.into_iter().filter(is_shown));
             if !listed.more || found.len() > page.limit {
                 found.truncate(page.limit + 1);
                 return Ok(found);

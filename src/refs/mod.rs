@@ -10,6 +10,7 @@ pub mod lists;
 pub mod manifests;
 pub mod pushes;
 pub mod referrers;
+mod reserved;
 pub mod repo;
 pub mod service;
 pub mod stored_view;

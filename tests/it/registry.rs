@@ -7,6 +7,7 @@ mod lists;
 mod manifests;
 mod ranges;
 mod referrers;
+mod reserved;
 mod rot;
 mod same_head;
 mod slow;

@@ -197,6 +197,22 @@ async fn what_answers_a_request_is_small_enough_to_be_handed_on() {
 }
 
 #[tokio::test]
+async fn paths_of_doors_to_come_and_of_nobody_are_not_found() {
+    let world = World::new().await;
+    let cache = "/_apis/artifactcache/cache?keys=k&version=v";
+    for path in ["/twirp/github.actions.results.api.v1.CacheService/CreateCacheEntry", cache, &format!("/t0ken{cache}")]
+    {
+        world.post(path).body("{}").await.expect(404);
+    }
+    for path in ["/larder/x?sig=y", "/_internal/caches", "/hub/v2/", "/nothing", "/?X-Amz-Signature=x", "/healthz/x"] {
+        assert!(world.get(path).await.expect(404).body.is_empty(), "{path}");
+    }
+    let signed = "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=y";
+    world.get("/").header("authorization", signed).await.expect(404);
+    world.get("/healthz").await.expect(200);
+}
+
+#[tokio::test]
 async fn a_taken_port_is_named_with_the_way_to_choose_another() {
     let taken = listen::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
     let address = taken.local_addr().unwrap();

@@ -7,6 +7,9 @@ use std::path::Path;
 const LEAVES: &[&str] =
     &["digest", "names", "human", "access", "stream", "sync", "config", "metrics", "operator", "systemd", "trace"];
 
+/// The doors. The kit may be used by each of them, and uses none; all else below `doors/` puts them together.
+const DOORS: &[&str] = &["admin", "pages", "registry", "token"];
+
 /// What a module may import besides the leaves and itself.
 fn allowed(module: &str) -> &'static [&'static str] {
     const STORE: &[&str] = &[
@@ -59,12 +62,26 @@ fn faults(path: &str, text: &str) -> Vec<String> {
         {
             fault("AWS types stay in src/objects/s3");
         }
-        if code.contains("crate::doors::registry") && path.starts_with("doors/") && !path.starts_with("doors/registry/")
-        {
-            fault("doors do not know each other");
+        if let Some(part) = path.strip_prefix("doors/").and_then(|rest| rest.split(['/', '.']).next()) {
+            let others = doors_named(code, path).into_iter().filter(|door| door != part);
+            others.filter(|_| part == "kit" || DOORS.contains(&part)).for_each(|other| {
+                fault(&format!("{part} must not import the door {other}: what doors share is in the kit"));
+            });
         }
     }
     faults
+}
+
+/// The doors that a line of a file below `doors/` names: by a path from the root of the crate, or by one of `super`.
+fn doors_named(code: &str, path: &str) -> BTreeSet<String> {
+    let depth = path.matches('/').count() - usize::from(path.ends_with("/mod.rs"));
+    let above = "super::".repeat(depth);
+    let mut named = imports(code, "crate::doors::");
+    if !above.is_empty() && !code.contains(&format!("super::{above}")) {
+        named.extend(imports(code, &above));
+    }
+    named.retain(|name| DOORS.contains(&&**name));
+    named
 }
 
 /// The modules of this crate that a line names: `crate::store::Repo`, `crate::{app, config::Config}`.
@@ -133,8 +150,14 @@ fn a_forbidden_line_is_found() {
         ("content/blobs.rs", "use crate::{digest::Digest, doors::listen};"),
         ("content/blobs.rs", "fn f() -> crate::auth::Gate {"),
         ("doors/registry/blob.rs", "use crate::objects::ByteStream;"),
-        ("doors/admin.rs", "use crate::app::App;"),
-        ("doors/admin.rs", "use crate::doors::registry::route::Route;"),
+        ("doors/admin/mod.rs", "use crate::app::App;"),
+        ("doors/admin/mod.rs", "use crate::doors::registry::route::Route;"),
+        ("doors/registry/mod.rs", "use crate::doors::admin::jobs;"),
+        ("doors/registry/blob.rs", "use crate::doors::{kit::etag::EntityTag, pages};"),
+        ("doors/registry/blob.rs", "    let page = super::super::pages::page();"),
+        ("doors/pages/mod.rs", "    true => super::admin::refuse(status),"),
+        ("doors/token.rs", "use super::registry::error::OciError;"),
+        ("doors/kit/body.rs", "use crate::doors::registry::error::OciError;"),
         ("auth/mod.rs", "use crate::store::Store;"),
         ("app.rs", "use crate::hot::Hot;"),
         ("main.rs", "use larder::{app::App, store::Store};"),
@@ -163,6 +186,10 @@ fn allowed_lines_are_not_found() {
         ("access.rs", "    pub fn issue(tenant: Tenant, parents: Vec<Tenant>, access: Access) -> Permit {"),
         ("objects/s3.rs", "use aws_sdk_s3::Client;"),
         ("doors/registry/blob.rs", "use super::error::OciError;"),
+        ("doors/registry/error.rs", "use crate::doors::kit::refusal::{Kind, Refusal};"),
+        ("doors/registry/mod.rs", "use crate::doors::registry::route::Route;"),
+        ("doors/pages/tag.rs", "use super::registry;"),
+        ("doors/mod.rs", "use crate::doors::{admin, registry};"),
     ] {
         assert_eq!(faults(path, line), [""; 0], "{path}: {line}");
     }

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use serde::Serialize;
 
 use super::super::Doors;
-use super::sight::Sight;
+use super::visibility::Visibility;
 use super::{Page, frame, show};
 use crate::metrics::recent::Eviction;
 use crate::names::{RepoName, Tag};
@@ -22,15 +22,15 @@ pub struct Evictions {
     evictions: Vec<Eviction>,
 }
 
-pub fn gather(doors: &Doors, sight: &Sight<'_>) -> Evictions {
+pub fn gather(doors: &Doors, visible: &Visibility<'_>) -> Evictions {
     let began = doors.metrics.recent.began;
-    Evictions { now: Timestamp::now(), began, evictions: seen(doors, sight, ROWS) }
+    Evictions { now: Timestamp::now(), began, evictions: seen(doors, visible, ROWS) }
 }
 
 /// The last evictions that the caller may see.
-pub fn seen(doors: &Doors, sight: &Sight<'_>, most: usize) -> Vec<Eviction> {
+pub fn seen(doors: &Doors, visible: &Visibility<'_>, most: usize) -> Vec<Eviction> {
     let seen = |eviction: &Eviction| match (eviction.repo.parse::<RepoName>(), eviction.tag.parse::<Tag>()) {
-        (Ok(repo), Ok(tag)) => sight.sees_tag(&eviction.tenant, &repo, &tag),
+        (Ok(repo), Ok(tag)) => visible.can_see_tag(&eviction.tenant, &repo, &tag),
         _ => false,
     };
     doors.metrics.recent.evictions().into_iter().filter(seen).take(most).collect()

@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 use serde::Serialize;
 
-use super::super::Doors;
-use super::sight::Sight;
-use super::{Page, Refusal, frame, show};
+use super::visibility::Visibility;
+use super::{Page, PageError, frame, show};
+use crate::doors::Doors;
 use crate::human::span;
 use crate::jobs::{Ending, Run, Status};
 
@@ -19,9 +19,9 @@ pub struct Jobs {
 }
 
 /// For who may administer: results name tenants and content.
-pub fn gather(doors: &Doors, sight: &Sight<'_>) -> Result<Jobs, Refusal> {
-    if !sight.is_whole() {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "jobs are shown to who may administer"));
+pub fn gather(doors: &Doors, visible: &Visibility<'_>) -> Result<Jobs, PageError> {
+    if !visible.is_whole() {
+        return Err(PageError::new(StatusCode::FORBIDDEN, "jobs are shown to who may administer"));
     }
     Ok(Jobs { now: Timestamp::now(), jobs: doors.jobs.all() })
 }

@@ -4,7 +4,7 @@
 //!
 //! Invariant: no page lists the store. They show what memory has, with its age; but for the page of a tag, which reads
 //! what an import of it would read.
-//! Invariant: what a caller may see is decided by `Sight` and nowhere else.
+//! Invariant: what a caller may see is decided by `Visibility` and nowhere else.
 
 mod evictions;
 mod frame;
@@ -14,8 +14,8 @@ mod jobs;
 mod overview;
 mod repos;
 mod show;
-mod sight;
 mod tag;
+mod visibility;
 
 use axum::Json;
 use axum::Router;
@@ -29,9 +29,10 @@ use http::header::{
 };
 use maud::Markup;
 use serde::Serialize;
+use serde_json::json;
 
 use super::Doors;
-use sight::Sight;
+use visibility::Visibility;
 
 /// Nothing is loaded but our own style sheet, nothing runs, and no other site shows a page in a frame of its own.
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; \
@@ -53,21 +54,16 @@ pub fn routes() -> Router<Doors> {
         .route("/api/evictions", get(evicted))
 }
 
-/// Whether a path is that of a page, for metrics.
-pub fn is_page(path: &str) -> bool {
-    matches!(path, "/" | "/repositories" | "/evictions" | "/jobs" | "/style.css") || path.starts_with("/repo/")
-}
-
 async fn overview(State(doors): State<Doors>, request: Request) -> Response {
     let request = request.map(drop);
-    let page = Asked::of(&request);
-    page.reply(Sight::of(&doors, &request).await.map(|sight| overview::gather(&doors, &sight)))
+    let page = ContentNegotiation::of(&request);
+    page.reply(Visibility::of(&doors, &request).await.map(|visible| overview::gather(&doors, &visible)))
 }
 
 async fn repositories(State(doors): State<Doors>, Query(wanted): Query<repos::Wanted>, request: Request) -> Response {
     let request = request.map(drop);
-    let page = Asked::of(&request);
-    page.reply(Sight::of(&doors, &request).await.map(|sight| repos::list(&doors, &sight, wanted)))
+    let page = ContentNegotiation::of(&request);
+    page.reply(Visibility::of(&doors, &request).await.map(|visible| repos::list(&doors, &visible, wanted)))
 }
 
 /// A repository, or a tag of it: `app`, `app:cache`.
@@ -78,27 +74,27 @@ async fn repository(
     request: Request,
 ) -> Response {
     let request = request.map(drop);
-    let page = Asked::of(&request);
-    let sight = match Sight::of(&doors, &request).await {
-        Ok(sight) => sight,
-        Err(refusal) => return page.refuse(refusal),
+    let page = ContentNegotiation::of(&request);
+    let visible = match Visibility::of(&doors, &request).await {
+        Ok(visible) => visible,
+        Err(error) => return page.refuse(error),
     };
     match name.split_once(':') {
-        Some((repo, tag)) => page.reply(tag::gather(&doors, &sight, repo, tag).await),
-        None => page.reply(repos::one(&doors, &sight, &name, wanted)),
+        Some((repo, tag)) => page.reply(tag::gather(&doors, &visible, repo, tag).await),
+        None => page.reply(repos::one(&doors, &visible, &name, wanted)),
     }
 }
 
 async fn evicted(State(doors): State<Doors>, request: Request) -> Response {
     let request = request.map(drop);
-    let page = Asked::of(&request);
-    page.reply(Sight::of(&doors, &request).await.map(|sight| evictions::gather(&doors, &sight)))
+    let page = ContentNegotiation::of(&request);
+    page.reply(Visibility::of(&doors, &request).await.map(|visible| evictions::gather(&doors, &visible)))
 }
 
 async fn jobs_page(State(doors): State<Doors>, request: Request) -> Response {
     let request = request.map(drop);
-    let page = Asked::of(&request);
-    page.reply(Sight::of(&doors, &request).await.and_then(|sight| jobs::gather(&doors, &sight)))
+    let page = ContentNegotiation::of(&request);
+    page.reply(Visibility::of(&doors, &request).await.and_then(|visible| jobs::gather(&doors, &visible)))
 }
 
 async fn style() -> Response {
@@ -111,20 +107,20 @@ async fn style() -> Response {
 }
 
 /// Why there is no page.
-pub struct Refusal {
+pub struct PageError {
     status: StatusCode,
     why: String,
     /// How to come again with credentials.
     challenge: Option<HeaderValue>,
 }
 
-impl Refusal {
-    fn new(status: StatusCode, why: impl ToString) -> Refusal {
-        Refusal { status, why: why.to_string(), challenge: None }
+impl PageError {
+    fn new(status: StatusCode, why: impl ToString) -> PageError {
+        PageError { status, why: why.to_string(), challenge: None }
     }
 
-    fn unknown(what: impl std::fmt::Display) -> Refusal {
-        Refusal::new(StatusCode::NOT_FOUND, format!("{what} is unknown"))
+    fn unknown(what: impl std::fmt::Display) -> PageError {
+        PageError::new(StatusCode::NOT_FOUND, format!("{what} is unknown"))
     }
 }
 
@@ -135,35 +131,35 @@ trait Page: Serialize {
 }
 
 /// How an answer is wanted.
-struct Asked {
+struct ContentNegotiation {
     json: bool,
 }
 
-impl Asked {
-    fn of(request: &http::Request<()>) -> Asked {
+impl ContentNegotiation {
+    fn of(request: &http::Request<()>) -> ContentNegotiation {
         let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
         let json = accept.find("application/json");
         let html = accept.find("text/html");
         // Whatever is named first: nobody who wants JSON names HTML, too.
         let preferred = json.is_some_and(|json| html.is_none_or(|html| json < html));
-        Asked { json: preferred || request.uri().path().starts_with("/api/") }
+        ContentNegotiation { json: preferred || request.uri().path().starts_with("/api/") }
     }
 
-    fn reply(&self, page: Result<impl Page, Refusal>) -> Response {
+    fn reply(&self, page: Result<impl Page, PageError>) -> Response {
         match page {
             Ok(page) if self.json => guarded(Json(page).into_response()),
             Ok(page) => guarded(html(frame::page(&page.title(), &page.body()))),
-            Err(refusal) => self.refuse(refusal),
+            Err(error) => self.refuse(error),
         }
     }
 
-    fn refuse(&self, refusal: Refusal) -> Response {
+    fn refuse(&self, error: PageError) -> Response {
         let mut response = match self.json {
-            true => super::admin::refuse(refusal.status, &refusal.why),
-            false => html(frame::page("No page", &frame::refused(&refusal.why))),
+            true => Json(json!({ "errors": [{ "message": error.why }] })).into_response(),
+            false => html(frame::page("No page", &frame::refused(&error.why))),
         };
-        *response.status_mut() = refusal.status;
-        if let Some(challenge) = refusal.challenge {
+        *response.status_mut() = error.status;
+        if let Some(challenge) = error.challenge {
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
         guarded(response)
@@ -196,7 +192,7 @@ mod tests {
     #[test]
     fn programs_get_json_and_browsers_get_pages() {
         let json = |path: &str, accept: &str| {
-            Asked::of(&http::Request::get(path).header(ACCEPT, accept).body(()).unwrap()).json
+            ContentNegotiation::of(&http::Request::get(path).header(ACCEPT, accept).body(()).unwrap()).json
         };
         assert!(!json("/", "text/html,application/xhtml+xml,*/*;q=0.8"));
         assert!(!json("/", "*/*"));

@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::super::Doors;
 use super::repos::{self, RepoRow, TagRow};
-use super::sight::Sight;
+use super::visibility::Visibility;
 use super::{Page, frame, history, show};
-use crate::metrics::recent::{Deed, Event, Eviction, Step};
+use crate::metrics::recent::{BuildAction, Event, Eviction, Step};
 use crate::metrics::tenant::Reading;
 use crate::names::Tenant;
 
@@ -84,31 +84,31 @@ struct Collector {
     skipped: Option<String>,
 }
 
-pub fn gather(doors: &Doors, sight: &Sight<'_>) -> Overview {
+pub fn gather(doors: &Doors, visible: &Visibility<'_>) -> Overview {
     let now = Timestamp::now();
-    let found = repos::gather(doors, sight, &|_, _| true, ROWS);
+    let found = repos::gather(doors, visible, &|_, _| true, ROWS);
     Overview {
         version: env!("CARGO_PKG_VERSION"),
         began: doors.metrics.recent.began,
         now,
-        whole: sight.is_whole().then(|| Whole::gather(doors, sight, now)),
+        whole: visible.is_whole().then(|| Whole::gather(doors, visible, now)),
         repositories: found.repositories,
         repositories_in_all: found.repositories_in_all,
         tags: found.tags,
         tags_in_all: found.tags_in_all,
-        events: seen_events(doors, sight),
-        evictions: super::evictions::seen(doors, sight, ROWS),
+        events: seen_events(doors, visible),
+        evictions: super::evictions::seen(doors, visible, ROWS),
     }
 }
 
 impl Whole {
-    fn gather(doors: &Doors, sight: &Sight<'_>, now: Timestamp) -> Whole {
+    fn gather(doors: &Doors, visible: &Visibility<'_>, now: Timestamp) -> Whole {
         let metrics = &doors.metrics;
-        let so_far = sight.tenants().iter().map(|tenant| metrics.tenants.of(tenant).reading());
+        let so_far = visible.tenants().iter().map(|tenant| metrics.tenants.of(tenant).reading());
         let last = doors.collector.last();
         Whole {
-            tenants: sight.tenants().iter().map(|tenant| tenant_row(doors, tenant)).collect(),
-            history: metrics.recent.history(&metrics.tenants, |tenant| sight.tenants().contains(tenant), now),
+            tenants: visible.tenants().iter().map(|tenant| tenant_row(doors, tenant)).collect(),
+            history: metrics.recent.history(&metrics.tenants, |tenant| visible.tenants().contains(tenant), now),
             so_far: so_far.fold(Reading::default(), |sum, reading| sum.plus(&reading)),
             hot: Hot { bytes: metrics.hot_bytes.get(), limit: metrics.hot_limit_bytes.get() },
             requests_in_flight: metrics.requests_in_flight.get(),
@@ -123,11 +123,11 @@ impl Whole {
     }
 }
 
-fn seen_events(doors: &Doors, sight: &Sight<'_>) -> Vec<Event> {
+fn seen_events(doors: &Doors, visible: &Visibility<'_>) -> Vec<Event> {
     let seen = |event: &Event| match &event.tag {
-        Some(tag) => sight.sees_tag(&event.tenant, &event.repo, tag),
+        Some(tag) => visible.can_see_tag(&event.tenant, &event.repo, tag),
         // It may be of any.
-        None => sight.sees_all_of(&event.tenant, &event.repo),
+        None => visible.can_see_all_of(&event.tenant, &event.repo),
     };
     doors.metrics.recent.events().into_iter().filter(seen).take(ROWS).collect()
 }
@@ -197,7 +197,7 @@ impl Overview {
     fn events(&self) -> Vec<Markup> {
         let row = |event: &Event| {
             html! {
-                td { @match event.deed { Deed::Import => "import", Deed::Export => "export" } }
+                td { @match event.action { BuildAction::Import => "import", BuildAction::Export => "export" } }
                 td { (show::ago(event.at, self.now)) }
                 td.number { @if let Some(seconds) = event.seconds { (format!("{seconds:.1} s")) } @else { "–" } }
                 th scope="row" { (repos::link(&event.repo, event.tag.as_ref())) }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::account::inventory::TagEntry;
 use crate::cache::outline::IMPORT_LIMIT_BYTES;
 use crate::doors::Doors;
-use crate::doors::pages::sight::Sight;
-use crate::doors::pages::{Page, Refusal, frame, show};
+use crate::doors::pages::visibility::Visibility;
+use crate::doors::pages::{Page, PageError, frame, show};
 use crate::names::{RepoName, Tag, Tenant};
 
 /// Rows on one page of a list.
@@ -61,14 +61,19 @@ pub struct Found {
 }
 
 /// The largest repositories and the last used tags of those that the caller sees and `fits` takes, of each so many.
-pub fn gather(doors: &Doors, sight: &Sight<'_>, fits: &dyn Fn(&RepoName, Option<&Tag>) -> bool, most: usize) -> Found {
+pub fn gather(
+    doors: &Doors,
+    visible: &Visibility<'_>,
+    fits: &dyn Fn(&RepoName, Option<&Tag>) -> bool,
+    most: usize,
+) -> Found {
     let mut found = Found::default();
     // What is shown is copied, nothing else: there may be tens of thousands.
-    for tenant in sight.tenants() {
+    for tenant in visible.tenants() {
         doors.store.stock().look(tenant, |repos| {
-            for (repo, tags) in repos.iter().filter(|(repo, _)| sight.sees(tenant, repo)) {
+            for (repo, tags) in repos.iter().filter(|(repo, _)| visible.can_see_repo(tenant, repo)) {
                 let seen: Vec<(&Tag, &TagEntry)> =
-                    tags.iter().filter(|(tag, _)| sight.sees_tag(tenant, repo, tag)).collect();
+                    tags.iter().filter(|(tag, _)| visible.can_see_tag(tenant, repo, tag)).collect();
                 if fits(repo, None) && !seen.is_empty() {
                     found.repositories.push(row(tenant, repo, &seen));
                 }
@@ -82,7 +87,7 @@ pub fn gather(doors: &Doors, sight: &Sight<'_>, fits: &dyn Fn(&RepoName, Option<
     found.repositories_in_all = found.repositories.len();
     found.repositories.sort_by_key(|row| Reverse(row.named_bytes));
     found.repositories.truncate(most);
-    for row in found.repositories.iter_mut().filter(|row| sight.sees_all_of(&row.tenant, &row.repo)) {
+    for row in found.repositories.iter_mut().filter(|row| visible.can_see_all_of(&row.tenant, &row.repo)) {
         row.bytes = doors.store.usage().account(&row.tenant).counted_repo(&row.repo).map(|counted| counted.bytes);
     }
     found.tags.sort_by_key(|row| Reverse(row.known.last()));
@@ -127,9 +132,9 @@ pub struct List {
     tags_in_all: usize,
 }
 
-pub fn list(doors: &Doors, sight: &Sight<'_>, wanted: Wanted) -> List {
+pub fn list(doors: &Doors, visible: &Visibility<'_>, wanted: Wanted) -> List {
     let query = wanted.q.trim().to_string();
-    let tenant: Option<Tenant> = wanted.tenant.parse().ok().filter(|tenant| sight.tenants().contains(tenant));
+    let tenant: Option<Tenant> = wanted.tenant.parse().ok().filter(|tenant| visible.tenants().contains(tenant));
     let only = tenant.as_ref();
     let from = wanted.from.min(crate::account::inventory::TAGS_MAX);
     let fits = |repo: &RepoName, tag: Option<&Tag>| match tag {
@@ -137,7 +142,7 @@ pub fn list(doors: &Doors, sight: &Sight<'_>, wanted: Wanted) -> List {
         // Without a search tags are found in their repositories.
         Some(tag) => !query.is_empty() && (tag.contains(&*query) || format!("{repo}:{tag}").contains(&*query)),
     };
-    let mut found = gather(doors, &sight.narrowed(only), &fits, from + PAGE);
+    let mut found = gather(doors, &visible.narrowed(only), &fits, from + PAGE);
     found.tags.truncate(PAGE);
     List {
         now: Timestamp::now(),
@@ -215,20 +220,20 @@ pub struct Repository {
     tags: Vec<TagRow>,
 }
 
-pub fn one(doors: &Doors, sight: &Sight<'_>, name: &str, wanted: Wanted) -> Result<Repository, Refusal> {
-    let repo: RepoName = name.parse().map_err(|_| Refusal::unknown(name))?;
-    let tenant = sight.tenant_of(&repo)?;
+pub fn one(doors: &Doors, visible: &Visibility<'_>, name: &str, wanted: Wanted) -> Result<Repository, PageError> {
+    let repo: RepoName = name.parse().map_err(|_| PageError::unknown(name))?;
+    let tenant = visible.tenant_of(&repo)?;
     let tags = doors.store.stock().look(&tenant, |repos| repos.get(&repo).cloned());
-    let tags = tags.ok_or_else(|| Refusal::unknown(&repo))?;
+    let tags = tags.ok_or_else(|| PageError::unknown(&repo))?;
     let mut tags: Vec<TagRow> = tags
         .into_iter()
-        .filter(|(tag, _)| sight.sees_tag(&tenant, &repo, tag))
+        .filter(|(tag, _)| visible.can_see_tag(&tenant, &repo, tag))
         .map(|(tag, known)| TagRow { tenant: tenant.clone(), repo: repo.clone(), tag, known })
         .collect();
     tags.sort_by_key(|row| Reverse(row.known.last()));
     let (tags_in_all, from) = (tags.len(), wanted.from.min(tags.len()));
     let account = doors.store.usage().account(&tenant);
-    let usage = account.counted_repo(&repo).filter(|_| sight.sees_all_of(&tenant, &repo));
+    let usage = account.counted_repo(&repo).filter(|_| visible.can_see_all_of(&tenant, &repo));
     Ok(Repository {
         now: Timestamp::now(),
         bytes: usage.map(|usage| usage.bytes),

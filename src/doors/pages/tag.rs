@@ -10,10 +10,11 @@ use crate::cache::inspect::{InspectedPush, Inspection};
 use crate::cache::outline::{CreatedAt, IMPORT_LIMIT_BYTES, Outline, OutlinedLayer, OutlinedRecord};
 use crate::deadline::Deadline;
 use crate::doors::Doors;
+use crate::doors::kit::refusal::Refusal;
 use crate::doors::pages::graph;
 use crate::doors::pages::graph::Node;
-use crate::doors::pages::sight::Sight;
-use crate::doors::pages::{Page, Refusal, frame, repos, show};
+use crate::doors::pages::visibility::Visibility;
+use crate::doors::pages::{Page, PageError, frame, repos, show};
 use crate::error::Error;
 use crate::names::{RepoName, Tag, Tenant};
 
@@ -33,17 +34,16 @@ pub struct Shown {
     outline: Option<Outline>,
 }
 
-pub async fn gather(doors: &Doors, sight: &Sight<'_>, repo: &str, tag: &str) -> Result<Shown, Refusal> {
+pub async fn gather(doors: &Doors, visible: &Visibility<'_>, repo: &str, tag: &str) -> Result<Shown, PageError> {
     let name = format!("{repo}:{tag}");
-    let repo: RepoName = repo.parse().map_err(|_| Refusal::unknown(&name))?;
-    let tag: Tag = tag.parse().map_err(|_| Refusal::unknown(&name))?;
-    let permit = sight.permit(&repo, &tag)?;
+    let repo: RepoName = repo.parse().map_err(|_| PageError::unknown(&name))?;
+    let tag: Tag = tag.parse().map_err(|_| PageError::unknown(&name))?;
+    let permit = visible.permit(&repo, &tag)?;
     let tenant = permit.tenant().clone();
     let repo = doors.store.repo(permit, Deadline::of_each_call());
-    let failed = |error: Error| match error {
-        Error::ManifestUnknown(_) | Error::RepoUnknown(_) => Refusal::unknown(&name),
-        Error::Busy => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error),
-        _ => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error),
+    let failed = |error: Error| match Refusal::from(&error).status {
+        StatusCode::NOT_FOUND => PageError::unknown(&name),
+        status => PageError::new(status, error),
     };
     let inspection = doors.store.caches().inspect(&repo, &tag).await.map_err(failed)?;
     let outline = doors.store.caches().outline(&repo, &tag).await.map_err(failed)?;

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use crate::auth::Caller;
 use crate::digest::Digest;
+use crate::doors::kit::answer::{Answer, respond};
 use crate::doors::registry::error::OciError;
-use crate::doors::registry::{Answer, respond};
 use crate::names::{Tag, Tenant};
 use crate::refs::lists::{Listed, Page};
 use crate::refs::manifests::OCI_INDEX;

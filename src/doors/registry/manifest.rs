@@ -5,9 +5,11 @@ use http::StatusCode;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, IF_NONE_MATCH, LOCATION};
 
 use crate::cache::{Caches, ManifestPush};
-use crate::doors::registry::builds::Exported;
+use crate::doors::kit::answer::{header, respond};
+use crate::doors::kit::builds::Exported;
+use crate::doors::kit::etag::EntityTag;
 use crate::doors::registry::error::OciError;
-use crate::doors::registry::{Call, DOCKER_CONTENT_DIGEST, EntityTag, header, respond};
+use crate::doors::registry::{Call, DOCKER_CONTENT_DIGEST};
 use crate::lifetime::delete::Deletion;
 use crate::names::{Reference, Tag};
 use crate::refs::{Repo, RepoEraser, RepoWriter};
@@ -16,7 +18,7 @@ use crate::stream::collect;
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 
-/// `GET` and `HEAD`: the server leaves the body out of an answer to the latter.
+/// `GET` and `HEAD`: the front leaves the body out of an answer to the latter.
 pub async fn read(
     caches: &Caches,
     repo: &Repo,

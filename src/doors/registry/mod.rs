@@ -3,41 +3,38 @@
 //! A request: [`route`] says what is asked and which right it needs; the gate admits; the store hands out the repository;
 //! one handler makes one call and answers.
 
-mod audit;
 mod blob;
-mod builds;
 pub mod error;
 mod list;
 mod manifest;
-mod range;
 pub mod route;
 mod upload;
 
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use bytes::Bytes;
-use futures::{StreamExt, stream};
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, WWW_AUTHENTICATE};
-use http::{HeaderValue, Method, StatusCode};
-use http_body_util::BodyExt;
-use hyper::body::Body as HttpBody;
+use http::Method;
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderName, WWW_AUTHENTICATE};
 
 use crate::access::{Access, Delete, Permit, Pull, Push, Tags, Verb};
-use crate::auth::{Caller, Refusal};
+use crate::auth::{AuthError, Caller};
 use crate::deadline::{self, Deadline};
-use crate::digest::Digest;
 use crate::doors::Doors;
-use crate::doors::who::Sender;
+use crate::doors::kit::answer::{Answer, header};
+use crate::doors::kit::body::incoming;
+use crate::doors::kit::etag::EntityTag;
+use crate::doors::kit::origin::RequestOrigin;
+use crate::doors::kit::refusal::Kind;
+use crate::doors::kit::{audit, builds, range, task};
+use crate::metrics::recent::BuildAction;
 use crate::names::Tenant;
 use crate::refs::manifests::CACHE_CONFIG;
 use crate::refs::{Repo, RepoEraser, RepoWriter};
 use crate::store::Store;
-use crate::stream::{BodyError, Incoming};
+use crate::stream::Incoming;
 use crate::trace;
-use error::{Code, OciError};
+use error::OciError;
 use route::{Begin, Route};
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -50,10 +47,10 @@ pub async fn serve(doors: Doors, request: Request) -> (&'static str, Response) {
         Err(error) => return ("none", error.into_response()),
     };
     let label = route.label();
-    let sender = Sender::new(&doors, &request);
-    let admitted = match admit(&doors, &route, &sender).await {
+    let origin = RequestOrigin::new(&doors, &request);
+    let admitted = match admit(&doors, &route, &origin).await {
         Ok(admitted) => admitted,
-        Err(refusal) => return (label, refuse(&doors, &route, &sender, refusal)),
+        Err(error) => return (label, refuse(&doors, &route, &origin, error)),
     };
     let answer = match (admitted, route) {
         // In a box: whoever holds this future copies it, from here up to the connection.
@@ -107,9 +104,9 @@ impl Handle {
     }
 }
 
-async fn admit(doors: &Doors, route: &Route, sender: &Sender<'_>) -> Result<Admitted, Refusal> {
+async fn admit(doors: &Doors, route: &Route, origin: &RequestOrigin<'_>) -> Result<Admitted, AuthError> {
     let gate = &doors.gate;
-    let caller = gate.identify(&sender.knock()).await?;
+    let caller = gate.identify(&origin.credentials()).await?;
     let Some(Access { repo, verb, tags }) = route.access() else {
         return match route {
             Route::Catalog { .. } => Ok(Admitted::Catalog(gate.visible_tenants(&caller)?)),
@@ -123,18 +120,18 @@ async fn admit(doors: &Doors, route: &Route, sender: &Sender<'_>) -> Result<Admi
     };
     // Another token would let them mount: it is worth asking for one.
     if let Route::BeginUpload { begin: Begin::Mount { from: Some(from), .. }, .. } = route
-        && let Err(refusal @ Refusal::Insufficient) = gate.admit::<Pull>(&caller, from.clone(), Tags::None)
+        && let Err(error @ AuthError::Insufficient) = gate.admit::<Pull>(&caller, from.clone(), Tags::None)
     {
-        return Err(refusal);
+        return Err(error);
     }
     Ok(Admitted::Repo(caller, granted))
 }
 
 /// A refusal that tells clients what to ask for, and the operator who was turned away.
-fn refuse(doors: &Doors, route: &Route, sender: &Sender<'_>, refusal: Refusal) -> Response {
-    audit::refused(sender, route.label(), &refusal);
-    let challenge = sender.challenge(doors.gate.challenge(), &refusal, route.scope().as_deref());
-    let error = OciError::from(refusal);
+fn refuse(doors: &Doors, route: &Route, origin: &RequestOrigin<'_>, error: AuthError) -> Response {
+    audit::refused(origin, route.label(), &error);
+    let challenge = origin.challenge(doors.gate.challenge(), &error, route.scope().as_deref());
+    let error = OciError::from(error);
     match challenge {
         Some(challenge) => error.with(WWW_AUTHENTICATE, challenge),
         None => error,
@@ -149,33 +146,40 @@ async fn handle(
     route: Route,
     request: Request,
 ) -> Result<Response, OciError> {
-    let handle = granted.handle(&doors.store, Deadline::within(patience_of(&route, request.headers())))?;
+    let deadline = Deadline::within(waiting_time(&route, request.headers()));
+    let handle = granted.handle(&doors.store, deadline)?;
     let repo = handle.repo();
     trace::place(repo.tenant(), repo.name());
-    let ending = builds::watch(&doors.metrics, repo, &route, request.method(), request.headers());
-    if !route.writes() {
-        let answer = read(&doors, &caller, handle, route, request).await;
-        ending.into_iter().for_each(|ending| ending.see(&answer));
-        return answer;
-    }
-    // A client that goes away takes its request's future with it. What it had begun to write is finished or undone all
-    // the same, by a task of its own.
-    let note = audit::Note::new(&doors, &caller, &request);
-    let writing = tokio::spawn(trace::carried(async move {
-        let call = Call::new(&doors, request);
-        let answer = write(&doors, &caller, handle, route, call).await;
-        note.write(&answer);
-        answer
-    }));
-    match writing.await {
-        Ok(answer) => {
-            ending.into_iter().for_each(|ending| ending.see(&answer));
+    let pending = classify(&route, request.method(), request.headers())
+        .and_then(|action| builds::watch(&doors.metrics, repo, action, request.headers()));
+    let answer = if route.writes() {
+        let note = audit::Note::new(&doors, &caller, &request);
+        let writing = task::carried_through(async move {
+            let call = Call::new(&doors, request);
+            let answer = write(&doors, &caller, handle, route, call).await;
+            note.write(answer.as_ref().map_or_else(OciError::status, Response::status));
             answer
+        });
+        writing.await.unwrap_or_else(|| Err(OciError::new(Kind::Failed)))
+    } else {
+        read(&doors, &caller, handle, route, request).await
+    };
+    pending.into_iter().for_each(|pending| pending.on_response(&answer));
+    answer
+}
+
+/// The action of a build that a request is a part of, and whether it is the last part.
+fn classify(route: &Route, method: &Method, headers: &HeaderMap) -> Option<(BuildAction, bool)> {
+    match route {
+        Route::ReadManifest { .. } => Some((BuildAction::Import, false)),
+        Route::ReadBlob { .. } if method == Method::HEAD => Some((BuildAction::Export, false)),
+        Route::ReadBlob { .. } => {
+            let imports = header(headers, ACCEPT).is_some_and(|accept| accept.contains(CACHE_CONFIG));
+            imports.then_some((BuildAction::Import, true))
         }
-        Err(error) => {
-            tracing::error!(%error, "request failed");
-            Err(OciError::new(Code::Unknown))
-        }
+        Route::BeginUpload { .. } | Route::SealUpload { .. } => Some((BuildAction::Export, false)),
+        Route::PutManifest { .. } => Some((BuildAction::Export, true)),
+        _ => None,
     }
 }
 
@@ -184,7 +188,7 @@ const CONFIGS: [&str; 3] = [CACHE_CONFIG, ".image.config.", ".container.image.v1
 
 /// How long a busy store is waited for. Builders ask for layers again by themselves, and for nothing else; what they say
 /// they accept tells a config from a layer.
-fn patience_of(route: &Route, headers: &HeaderMap) -> Duration {
+fn waiting_time(route: &Route, headers: &HeaderMap) -> Duration {
     let is_config = |accept: &str| CONFIGS.iter().any(|config| accept.contains(config));
     match route {
         Route::ReadBlob { .. } if !header(headers, ACCEPT).is_some_and(is_config) => deadline::SHORT,
@@ -217,7 +221,7 @@ async fn read(
             Box::pin(list::referrers(&repo, subject, kind, page)).await
         }
         (Handle::Push(writer), Route::UploadStatus { session, .. }) => Box::pin(upload::status(&writer, session)).await,
-        _ => Err(OciError::new(Code::Unknown)),
+        _ => Err(OciError::new(Kind::Failed)),
     }
 }
 
@@ -229,10 +233,10 @@ async fn write(doors: &Doors, caller: &Caller, handle: Handle, route: Route, cal
             return match route {
                 Route::DeleteBlob { digest, .. } => blob::delete(deletion, &eraser, &digest).await,
                 Route::DeleteManifest { reference, .. } => manifest::delete(deletion, &eraser, &reference).await,
-                _ => Err(OciError::new(Code::Unknown)),
+                _ => Err(OciError::new(Kind::Failed)),
             };
         }
-        Handle::Pull(_) => return Err(OciError::new(Code::Unknown)),
+        Handle::Pull(_) => return Err(OciError::new(Kind::Failed)),
     };
     match route {
         Route::BeginUpload { begin: Begin::Session(algorithm), .. } => upload::begin(&writer, algorithm).await,
@@ -253,7 +257,7 @@ async fn write(doors: &Doors, caller: &Caller, handle: Handle, route: Route, cal
             let limit = doors.config.limits.manifest.as_u64() as usize;
             manifest::put(doors.store.caches(), &writer, reference, tags, call, limit).await
         }
-        _ => Err(OciError::new(Code::Unknown)),
+        _ => Err(OciError::new(Kind::Failed)),
     }
 }
 
@@ -276,141 +280,38 @@ impl Call {
 
     /// Where a chunk begins, when the client says so. It must say as many bytes as it sends.
     fn chunk_start(&self) -> Result<Option<u64>, OciError> {
-        let Some(text) = self.headers.get(http::header::CONTENT_RANGE) else { return Ok(None) };
+        let Some(text) = self.headers.get(CONTENT_RANGE) else { return Ok(None) };
         let range = text.to_str().ok().and_then(range::chunk);
-        let range = range
-            .ok_or_else(|| OciError::new(Code::BlobUploadInvalid).because("Content-Range must be <first>-<last>"))?;
+        let range =
+            range.ok_or_else(|| OciError::new(Kind::UploadInvalid).because("Content-Range must be <first>-<last>"))?;
         match self.size() {
             Some(size) if size != range.end - range.start => {
-                Err(OciError::new(Code::SizeInvalid).because("Content-Range and Content-Length differ"))
+                Err(OciError::new(Kind::SizeInvalid).because("Content-Range and Content-Length differ"))
             }
             _ => Ok(Some(range.start)),
         }
     }
 }
 
-/// The body as the house takes it. A pause longer than `idle` ends it.
-fn incoming(body: Body, idle: Duration) -> Incoming {
-    stream::unfold(Unread(Some(body)), move |mut unread| async move {
-        let body = unread.0.as_mut()?;
-        let end = match tokio::time::timeout(idle, body.into_data_stream().next()).await {
-            Ok(Some(Ok(piece))) => return Some((Ok(piece), unread)),
-            Ok(Some(Err(_))) => Some(BodyError::Cut),
-            Ok(None) => None,
-            Err(_) => Some(BodyError::Idle),
-        };
-        unread.0 = None;
-        Some((Err(end?), unread))
-    })
-    .boxed()
-}
-
-/// What nobody has read yet of a body. Dropped, it is read on for a little while: a connection that is closed with
-/// unread bytes is reset, and a client that is still sending would see that instead of why it was refused. Clients stop
-/// when they see it.
-struct Unread(Option<Body>);
-
-/// How much is read for nobody, and how long.
-const LINGER_BYTES: usize = 16 << 20;
-const LINGER: Duration = Duration::from_secs(5);
-
-impl Drop for Unread {
-    fn drop(&mut self) {
-        let Some(mut body) = self.0.take().filter(|body| !body.is_end_stream()) else { return };
-        let linger = async move {
-            let mut read = 0;
-            while let Some(Ok(frame)) = body.frame().await
-                && read < LINGER_BYTES
-            {
-                read += frame.data_ref().map_or(0, bytes::Bytes::len);
-            }
-        };
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(tokio::time::timeout(LINGER, linger));
-        }
-    }
-}
-
-/// The entity tag of content: its digest in quotes.
-struct EntityTag(Bytes);
-
-impl EntityTag {
-    fn of(digest: &Digest) -> EntityTag {
-        EntityTag(["\"", digest.algorithm().as_str(), ":", &digest.hex(), "\""].concat().into())
-    }
-
-    /// Whether a client names this tag in `If-None-Match` or `If-Range`.
-    fn is(&self, said: Option<&str>) -> bool {
-        said.is_some_and(|said| said.as_bytes() == self.0)
-    }
-}
-
-fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    headers.get(name)?.to_str().ok()
-}
-
-fn respond(status: StatusCode) -> Answer {
-    Answer { response: Response::new(Body::empty()), status }
-}
-
-/// A response under construction. All values come from parsed names and numbers, so none of them can fail to be a header.
-///
-/// Digests are most of what is said: their text is made once, and constants are not copied.
-struct Answer {
-    response: Response,
-    status: StatusCode,
-}
-
 impl Answer {
-    fn set<V>(mut self, name: HeaderName, value: V) -> Answer
-    where
-        HeaderValue: TryFrom<V>,
-    {
-        match HeaderValue::try_from(value) {
-            Ok(value) => drop(self.response.headers_mut().append(name, value)),
-            Err(_) => tracing::error!(%name, "header was left out"),
-        }
-        self
-    }
-
-    fn set_const(mut self, name: HeaderName, value: &'static str) -> Answer {
-        self.response.headers_mut().append(name, HeaderValue::from_static(value));
-        self
-    }
-
     /// The digest of the content, which is its entity tag as well.
     fn content(self, tag: &EntityTag) -> Answer {
-        let digest = tag.0.slice(1..tag.0.len() - 1);
-        match (HeaderValue::from_maybe_shared(tag.0.clone()), HeaderValue::from_maybe_shared(digest)) {
-            (Ok(tag), Ok(digest)) => self.set(ETAG, tag).set(DOCKER_CONTENT_DIGEST, digest),
-            _ => self,
-        }
-    }
-
-    fn body(mut self, body: impl Into<Body>) -> Response {
-        *self.response.body_mut() = body.into();
-        self.done()
-    }
-
-    fn json(self, value: &serde_json::Value) -> Response {
-        self.set_const(CONTENT_TYPE, "application/json").body(value.to_string())
-    }
-
-    fn done(mut self) -> Response {
-        *self.response.status_mut() = self.status;
-        self.response
+        self.entity(tag, DOCKER_CONTENT_DIGEST)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
+    use crate::digest::Digest;
 
     #[test]
     fn a_config_is_waited_for_and_a_layer_is_asked_for_again() {
         let path = format!("/v2/c/blobs/{}", Digest::sha256(b""));
         let Ok(route) = Route::parse(&Method::GET, &path, None) else { panic!("no route") };
-        for (accept, patience) in [
+        for (accept, span) in [
             ("application/vnd.buildkit.cacheconfig.v0, */*", deadline::LONG),
             ("application/vnd.oci.image.config.v1+json, */*", deadline::LONG),
             ("application/vnd.docker.container.image.v1+json, */*", deadline::LONG),
@@ -419,7 +320,7 @@ mod tests {
             ("*/*", deadline::SHORT),
         ] {
             let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
-            assert_eq!(patience_of(&route, &headers), patience, "{accept}");
+            assert_eq!(waiting_time(&route, &headers), span, "{accept}");
         }
     }
 }

@@ -6,8 +6,9 @@ use http::{HeaderValue, StatusCode};
 
 use crate::content::staging::{Chunk, Session};
 use crate::digest::{Algorithm, Digest};
+use crate::doors::kit::answer::{Answer, respond};
 use crate::doors::registry::error::OciError;
-use crate::doors::registry::{Answer, Call, DOCKER_CONTENT_DIGEST, respond};
+use crate::doors::registry::{Call, DOCKER_CONTENT_DIGEST};
 use crate::error;
 use crate::refs::RepoWriter;
 

@@ -1,6 +1,6 @@
 //! Pages show to each what he may pull, and numbers of all to who may administer.
 
-use larder::metrics::recent::{Deed, Event};
+use larder::metrics::recent::{BuildAction, Event};
 use larder::names::Tenant;
 use serde_json::Value;
 
@@ -93,7 +93,7 @@ async fn numbers_of_a_whole_repository_are_for_who_may_pull_all_of_it() {
         tenant,
         repo,
         tag: None,
-        deed: Deed::Import,
+        action: BuildAction::Import,
         seconds: None,
     });
     for (who, all) in [("tagger", false), ("reader", true), ("owner", true)] {

@@ -197,6 +197,18 @@ async fn what_is_in_quarantine_and_what_is_not_any_more() {
 }
 
 #[tokio::test]
+async fn a_repository_whose_name_is_reserved_by_now() {
+    let s = stocked().await;
+    let repos = s.path("t/default/repos");
+    std::fs::create_dir_all(repos.join("larder/token")).unwrap();
+    std::fs::rename(repos.join("a"), repos.join("larder/token/a")).unwrap();
+    let found = check::all(s.world.objects(), s.world.config(), Depth::Names).await.unwrap();
+    let named: Vec<_> = found.iter().map(|found| (found.problem.name(), found.problem.is_harmless())).collect();
+    assert_eq!(named, [("reserved", true)]);
+    assert!(found[0].key.as_str().starts_with("t/default/repos/larder/token/a/!/"), "{}", found[0]);
+}
+
+#[tokio::test]
 async fn what_nobody_can_read_since_the_configuration_has_changed() {
     let s = stocked().await;
     let config = toml::from_str("[[tenants]]\nname = \"team\"\nrepositories = [\"a\"]\n").unwrap();

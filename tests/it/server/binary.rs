@@ -104,6 +104,23 @@ async fn it_serves_without_any_configuration_and_ends_when_told_to() {
 }
 
 #[tokio::test]
+async fn a_start_names_repositories_whose_names_are_reserved() {
+    let folder = tempdir().unwrap();
+    let serve = ["serve", "--listen", "127.0.0.1:0"];
+    assert!(Process::start(folder.path(), &serve).terminate().success());
+    let tags = folder.path().join("larder-data/t/default/repos/larder/dockerfile/!/tags");
+    std::fs::create_dir_all(&tags).unwrap();
+    std::fs::write(tags.join("1"), "{}").unwrap();
+    let mut larder = Process::start(folder.path(), &serve);
+    let mut lines = BufReader::new(larder.child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let warning = lines.find(|line| line.contains("reserved")).unwrap();
+    for part in ["WARN", "larder/dockerfile", "default", "not served", "docs/operation.md"] {
+        assert!(warning.contains(part), "{part} is not in {warning}");
+    }
+    assert!(larder.terminate().success());
+}
+
+#[tokio::test]
 async fn a_second_server_on_the_same_store_says_why_it_cannot() {
     let folder = tempdir().unwrap();
     let mut first = Process::start(folder.path(), &["serve", "--listen", "127.0.0.1:0"]);

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use http::header::{AUTHORIZATION, HOST};
 use http::{Extensions, HeaderMap, HeaderValue, Uri};
 
-use super::Doors;
-use crate::auth::{Certificate, Knock, Refusal};
+use crate::auth::{AuthError, Certificate, Credentials};
 use crate::config::{Challenge, Config};
+use crate::doors::Doors;
 
 /// The connection that a request came on. `listen` leaves it on each request.
 #[derive(Debug, Default)]
@@ -19,29 +19,29 @@ pub struct Peer {
     pub certificate: Option<Certificate>,
 }
 
-/// All that is known of a sender before anything of it is believed.
-pub struct Sender<'r> {
+/// The origin of a request: all that is known of its sender before anything of it is believed.
+pub struct RequestOrigin<'r> {
     config: &'r Config,
     headers: &'r HeaderMap,
     peer: Option<&'r Peer>,
     pub uri: &'r Uri,
 }
 
-impl<'r> Sender<'r> {
-    pub fn new<B>(doors: &'r Doors, request: &'r http::Request<B>) -> Sender<'r> {
-        Sender::of(doors, request.headers(), request.extensions(), request.uri())
+impl<'r> RequestOrigin<'r> {
+    pub fn new<B>(doors: &'r Doors, request: &'r http::Request<B>) -> RequestOrigin<'r> {
+        RequestOrigin::of(doors, request.headers(), request.extensions(), request.uri())
     }
 
-    pub fn of(doors: &'r Doors, headers: &'r HeaderMap, extensions: &'r Extensions, uri: &'r Uri) -> Sender<'r> {
+    pub fn of(doors: &'r Doors, headers: &'r HeaderMap, extensions: &'r Extensions, uri: &'r Uri) -> RequestOrigin<'r> {
         let peer = extensions.get::<Arc<Peer>>().map(Arc::as_ref);
-        Sender { config: &doors.config, headers, peer, uri }
+        RequestOrigin { config: &doors.config, headers, peer, uri }
     }
 
-    pub fn knock(&self) -> Knock<'r> {
+    pub fn credentials(&self) -> Credentials<'r> {
         // A header that is no text is still one: it must not pass for none.
         let authorization = self.headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
         let certificate = self.peer.and_then(|peer| peer.certificate.as_ref());
-        Knock { authorization, certificate, address: self.address() }
+        Credentials { authorization, certificate, address: self.address() }
     }
 
     /// Where the request began, as far as trusted proxies tell: the last address that is not one of theirs.
@@ -93,22 +93,38 @@ impl<'r> Sender<'r> {
 
     /// `WWW-Authenticate` for a sender who may try again with other credentials (distribution spec, "Token
     /// Authentication"; RFC 6750, section 3).
-    pub fn challenge(&self, way: Challenge, refusal: &Refusal, scope: Option<&str>) -> Option<HeaderValue> {
-        let error = match refusal {
-            Refusal::Unidentified => None,
-            Refusal::Invalid(_) | Refusal::Jwt(_) => Some("invalid_token"),
-            Refusal::Insufficient => Some("insufficient_scope"),
-            Refusal::Denied(_) | Refusal::TooMany(_) | Refusal::Unavailable => return None,
+    pub fn challenge(&self, way: Challenge, error: &AuthError, scope: Option<&str>) -> Option<HeaderValue> {
+        let code = match error {
+            AuthError::Unidentified => None,
+            AuthError::Invalid(_) | AuthError::Jwt(_) => Some("invalid_token"),
+            AuthError::Insufficient => Some("insufficient_scope"),
+            AuthError::Denied(_) | AuthError::Reserved(_) | AuthError::RepoUnknown(_) => return None,
+            AuthError::TooMany(_) | AuthError::Unavailable => return None,
         };
         let text = match (way, self.base_url()) {
             (Challenge::Bearer, Some(base)) => {
                 let service = base.split_once("://").map_or(&*base, |(_, host)| host);
                 let scope = scope.map(|scope| format!(",scope=\"{scope}\"")).unwrap_or_default();
-                let error = error.map(|error| format!(",error=\"{error}\"")).unwrap_or_default();
-                format!("Bearer realm=\"{base}/token\",service=\"{service}\"{scope}{error}")
+                let code = code.map(|code| format!(",error=\"{code}\"")).unwrap_or_default();
+                format!("Bearer realm=\"{base}/token\",service=\"{service}\"{scope}{code}")
             }
             _ => "Basic realm=\"larder\"".to_string(),
         };
         HeaderValue::try_from(text).ok()
     }
+}
+
+/// Longest path in a log line, in bytes: names are bounded, but what is no name is not.
+pub const LOGGED_PATH_MAX: usize = 512;
+
+/// As much of a path as goes into a line.
+pub fn logged_path(uri: &Uri) -> String {
+    uri.path().chars().take(LOGGED_PATH_MAX).collect()
+}
+
+/// The trace that a request belongs to (W3C Trace Context, `traceparent`): one for all requests of a build.
+pub fn trace_id(headers: &HeaderMap) -> Option<String> {
+    let mut fields = headers.get("traceparent")?.to_str().ok()?.split('-');
+    let id = fields.nth(1)?;
+    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_string())
 }

@@ -1,7 +1,17 @@
-//! `Range` and `Content-Range`, as registries use them (RFC 9110, section 14; distribution spec, "Pushing a blob in
-//! chunks").
+//! `Range` and `Content-Range` (RFC 9110, section 14; distribution spec, "Pushing a blob in chunks"), and answers that
+//! have several ranges.
 
 use std::ops::Range;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+
+use crate::content::read::Outgoing;
+use crate::doors::kit::answer::{Answer, OCTETS};
+use crate::error;
 
 /// Ranges of one request. Clients that read lazily ask for a few; more is answered with the whole.
 const RANGES_MAX: usize = 64;
@@ -50,6 +60,51 @@ pub fn chunk(header: &str) -> Option<Range<u64>> {
     let (first, last) = header.trim().split_once('-')?;
     let (first, last) = (number(first)?, number(last)?);
     (first <= last).then(|| Some(first..last.checked_add(1)?))?
+}
+
+/// The `Content-Range` of a part of `size` bytes.
+pub fn content_range(part: &Range<u64>, size: u64) -> String {
+    format!("bytes {}-{}/{size}", part.start, part.end - 1)
+}
+
+/// An answer that has several ranges of `size` bytes (RFC 9110, section 14.6). Each is read when those before it have
+/// been sent.
+pub fn multipart<F>(
+    answer: Answer,
+    size: u64,
+    parts: Vec<Range<u64>>,
+    read: impl Fn(Range<u64>) -> F + Send + 'static,
+) -> Response
+where
+    F: Future<Output = error::Result<Outgoing>> + Send + 'static,
+{
+    let boundary = format!("larder{:032x}", rand::random::<u128>());
+    let heads = parts.into_iter().map(|part| {
+        let range = content_range(&part, size);
+        let head = format!("\r\n--{boundary}\r\nContent-Type: {OCTETS}\r\nContent-Range: {range}\r\n\r\n");
+        (Bytes::from(head), part)
+    });
+    let heads: Vec<(Bytes, Range<u64>)> = heads.collect();
+    let tail: Bytes = format!("\r\n--{boundary}--\r\n").into();
+    let length = heads.iter().map(|(head, part)| head.len() as u64 + part.end - part.start).sum::<u64>();
+    let answer = answer
+        .set(CONTENT_TYPE, format!("multipart/byteranges; boundary={boundary}"))
+        .set(CONTENT_LENGTH, length + tail.len() as u64);
+    let bytes = stream::iter(heads)
+        .then(move |(head, part)| {
+            let reading = read(part);
+            async move {
+                let content = match reading.await {
+                    Ok(Outgoing::Whole(bytes)) => stream::once(async { Ok(bytes) }).boxed(),
+                    Ok(Outgoing::Stream(bytes)) => bytes,
+                    Err(error) => return Err(std::io::Error::other(error)),
+                };
+                Ok(stream::once(async { Ok(head) }).chain(content.map_err(std::io::Error::other)))
+            }
+        })
+        .try_flatten()
+        .chain(stream::once(async { Ok(tail) }));
+    answer.body(Body::from_stream(bytes))
 }
 
 #[cfg(test)]

@@ -3,14 +3,11 @@
 use std::net::IpAddr;
 
 use axum::extract::Request;
-use axum::response::Response;
-use http::Method;
+use http::{Method, StatusCode};
 
-use super::error::OciError;
-use crate::auth::{Caller, Refusal};
+use crate::auth::{AuthError, Caller};
 use crate::doors::Doors;
-use crate::doors::observe::logged_path;
-use crate::doors::who::Sender;
+use crate::doors::kit::origin::{RequestOrigin, logged_path};
 
 /// What is known of a write before it is done.
 pub struct Note {
@@ -34,20 +31,20 @@ impl Note {
             caller: caller.clone(),
             method: request.method().clone(),
             path: logged_path(request.uri()),
-            address: Sender::new(doors, request).address(),
+            address: RequestOrigin::new(doors, request).address(),
         };
         Note { facts: Some(facts) }
     }
 
-    pub fn write(self, answer: &Result<Response, OciError>) {
+    /// Writes the line of a request that was answered so.
+    pub fn write(self, status: StatusCode) {
         let Some(Facts { caller, method, path, address }) = self.facts else { return };
-        let status = answer.as_ref().map_or_else(|error| error.status_code(), |answer| answer.status().as_u16());
         tracing::info!(
             target: "larder::audit",
             who = %caller.identity(),
             method = method.as_str(),
             path,
-            status,
+            status = status.as_u16(),
             address = address.map(tracing::field::display),
             "write"
         );
@@ -55,17 +52,17 @@ impl Note {
 }
 
 /// A refusal names who it was, as far as that is known. What was shown is in no line.
-pub fn refused(sender: &Sender<'_>, route: &'static str, refusal: &Refusal) {
+pub fn refused(origin: &RequestOrigin<'_>, route: &'static str, error: &AuthError) {
     // The first request of any client that has credentials is one without.
-    if *refusal == Refusal::Unidentified {
+    if *error == AuthError::Unidentified {
         return;
     }
     tracing::info!(
         target: "larder::audit",
-        reason = %refusal,
+        reason = %error,
         route,
-        path = logged_path(sender.uri),
-        address = sender.address().map(tracing::field::display),
+        path = logged_path(origin.uri),
+        address = origin.address().map(tracing::field::display),
         "refused"
     );
 }

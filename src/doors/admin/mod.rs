@@ -1,5 +1,7 @@
 //! Health, metrics, and what operators ask of a running server.
 
+pub mod jobs;
+
 use axum::Json;
 use axum::extract::{Query, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -8,11 +10,11 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::access::{Pull, Tags};
-use crate::auth::{Caller, Refusal};
-use crate::config::Challenge;
 use crate::deadline::Deadline;
 use crate::doors::Doors;
-use crate::doors::who::Sender;
+use crate::doors::kit::admit::{admit, admit_operator, refused};
+use crate::doors::kit::origin::RequestOrigin;
+use crate::doors::kit::refusal::Refusal;
 use crate::error::Error;
 use crate::names::{InvalidName, RepoName, Tag};
 
@@ -33,7 +35,7 @@ pub async fn readyz(State(doors): State<Doors>) -> Response {
 /// What is counted: for everybody, or for whom the configuration names and who may administer.
 pub async fn metrics(State(doors): State<Doors>, request: Request) -> Response {
     if !doors.gate.has_open_metrics()
-        && let Err(refusal) = admit(&doors, request.map(drop), |caller| doors.gate.admit_metrics(caller)).await
+        && let Err(refusal) = admit(&doors, &request.map(drop), |caller| doors.gate.admit_metrics(caller)).await
     {
         return refusal;
     }
@@ -60,68 +62,24 @@ pub async fn inspect(State(doors): State<Doors>, Query(asked): Query<Inspected>,
     let request = request.map(drop);
     let (repo, tag) = match asked.parse() {
         Ok(parsed) => parsed,
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+        Err(error) => return Refusal::from(&error).with_status(StatusCode::BAD_REQUEST).told(error),
     };
-    let admitted = match doors.gate.identify(&Sender::new(&doors, &request).knock()).await {
-        Ok(caller) => doors.gate.admit::<Pull>(&caller, repo, Tags::Named(vec![tag.clone()])),
-        Err(refusal) => Err(refusal),
-    };
-    let permit = match admitted {
+    let tags = Tags::Named(vec![tag.clone()]);
+    let identified = doors.gate.identify(&RequestOrigin::new(&doors, &request).credentials()).await;
+    let permit = match identified.and_then(|caller| doors.gate.admit::<Pull>(&caller, repo, tags)) {
         Ok(permit) => permit,
-        Err(refusal) => return refused(&doors, &request, &refusal),
+        Err(error) => return refused(&doors, &request, &error),
     };
     let repo = doors.store.repo(permit, Deadline::of_each_call());
     match doors.store.caches().inspect(&repo, &tag).await {
         Ok(inspection) => Json(inspection).into_response(),
-        Err(error @ (Error::ManifestUnknown(_) | Error::RepoUnknown(_))) => {
-            refuse(StatusCode::NOT_FOUND, &error.to_string())
-        }
-        Err(error @ Error::Busy) => refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
-        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        Err(error) => Refusal::from(&error).told(error),
     }
-}
-
-/// Lets in who may administer, and who can read the files of the store.
-pub(super) async fn admit_operator(doors: &Doors, request: http::Request<()>) -> Result<(), Response> {
-    admit(doors, request, |caller| doors.gate.admit_admin(caller)).await
-}
-
-async fn admit(
-    doors: &Doors,
-    request: http::Request<()>,
-    may: impl FnOnce(&Caller) -> Result<(), Refusal>,
-) -> Result<(), Response> {
-    let sender = Sender::new(doors, &request);
-    let knock = sender.knock();
-    let bearer = knock.authorization.and_then(|shown| shown.strip_prefix("Bearer "));
-    if doors.gate.is_operator(bearer) {
-        return Ok(());
-    }
-    let admitted = match doors.gate.identify(&knock).await {
-        Ok(caller) => may(&caller),
-        Err(refusal) => Err(refusal),
-    };
-    admitted.map_err(|refusal| refused(doors, &request, &refusal))
-}
-
-/// A refusal for want of a right.
-pub(super) fn refused(doors: &Doors, request: &http::Request<()>, refusal: &Refusal) -> Response {
-    let status = match refusal {
-        Refusal::Denied(_) => StatusCode::FORBIDDEN,
-        Refusal::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
-        Refusal::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        _ => StatusCode::UNAUTHORIZED,
-    };
-    let mut response = refuse(status, &refusal.to_string());
-    if let Some(challenge) = Sender::new(doors, request).challenge(Challenge::Basic, refusal, None) {
-        response.headers_mut().insert(http::header::WWW_AUTHENTICATE, challenge);
-    }
-    response
 }
 
 /// What each tenant stores and may store, in bytes, and what was counted of its repositories last.
 pub async fn usage(State(doors): State<Doors>, request: Request) -> Response {
-    if let Err(refusal) = admit_operator(&doors, request.map(drop)).await {
+    if let Err(refusal) = admit_operator(&doors, &request.map(drop)).await {
         return refusal;
     }
     let tenants = doors.store.usage().accounts().into_iter().map(|(tenant, account)| {
@@ -139,21 +97,17 @@ pub async fn usage(State(doors): State<Doors>, request: Request) -> Response {
 }
 
 /// The background jobs of this server, and how they went.
-pub async fn jobs(State(doors): State<Doors>, request: Request) -> Response {
-    if let Err(refusal) = admit_operator(&doors, request.map(drop)).await {
-        return refusal;
+pub async fn background_jobs(State(doors): State<Doors>, request: Request) -> Response {
+    if let Err(refused) = admit_operator(&doors, &request.map(drop)).await {
+        return refused;
     }
     Json(json!({ "jobs": doors.jobs.all() })).into_response()
 }
 
 /// What the last collection of this server found and did; `null` before the first.
 pub async fn last_collection(State(doors): State<Doors>, request: Request) -> Response {
-    if let Err(refusal) = admit_operator(&doors, request.map(drop)).await {
+    if let Err(refusal) = admit_operator(&doors, &request.map(drop)).await {
         return refusal;
     }
     Json(doors.collector.last().as_deref()).into_response()
-}
-
-pub(super) fn refuse(status: StatusCode, message: &str) -> Response {
-    (status, Json(json!({ "errors": [{ "message": message }] }))).into_response()
 }

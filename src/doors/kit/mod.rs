@@ -1,0 +1,15 @@
+//! What every door needs and no protocol owns: bodies, answers, ranges, entity tags, refusals, deadlines, tasks, the
+//! audit log, builds.
+//!
+//! Invariant: the kit knows no door, and doors know the kit and not each other; `tests/it/shape.rs` holds it.
+
+pub mod admit;
+pub mod answer;
+pub mod audit;
+pub mod body;
+pub mod builds;
+pub mod etag;
+pub mod origin;
+pub mod range;
+pub mod refusal;
+pub mod task;

@@ -1,0 +1,102 @@
+//! Who may see what on the pages.
+
+use http::StatusCode;
+
+use super::PageError;
+use crate::access::{Permit, Pull, Tags};
+use crate::auth::{AuthError, Caller};
+use crate::config::Challenge;
+use crate::doors::Doors;
+use crate::doors::kit::origin::RequestOrigin;
+use crate::doors::kit::refusal::Refusal;
+use crate::names::{RepoName, Tag, Tenant};
+
+/// What a caller may see. All pages ask here: what it does not grant is not gathered, so it cannot be shown.
+///
+/// Who may administer sees all that is listed. Everybody else sees the tags that they may pull, and of the numbers of
+/// tenants and of the server nothing: they tell what others do.
+pub struct Visibility<'a> {
+    doors: &'a Doors,
+    caller: Caller,
+    whole: bool,
+    tenants: Vec<Tenant>,
+}
+
+impl Visibility<'_> {
+    /// Who asks, and what they may see: the one place where the pages decide.
+    pub async fn of<'a>(doors: &'a Doors, request: &http::Request<()>) -> Result<Visibility<'a>, PageError> {
+        let turned_away = |error: AuthError| turned_away(doors, request, &error);
+        let caller =
+            doors.gate.identify(&RequestOrigin::new(doors, request).credentials()).await.map_err(turned_away)?;
+        match doors.gate.visible_tenants(&caller) {
+            Ok(tenants) => Ok(Visibility { doors, caller, whole: true, tenants }),
+            Err(_) => {
+                doors.gate.admit_identified(&caller).map_err(turned_away)?;
+                Ok(Visibility { doors, caller, whole: false, tenants: doors.config.all_tenants() })
+            }
+        }
+    }
+
+    /// Whether numbers of whole tenants and of the server may be seen.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// The tenants to look through. Their names are no secret to the caller only where [`Visibility::is_whole`], or where they
+    /// see something of them.
+    pub fn tenants(&self) -> &[Tenant] {
+        &self.tenants
+    }
+
+    /// The same, of one tenant alone where one is given.
+    pub fn narrowed(&self, only: Option<&Tenant>) -> Visibility<'_> {
+        let of = |tenant: &&Tenant| only.is_none_or(|only| only == *tenant);
+        let tenants = self.tenants.iter().filter(of).cloned().collect();
+        Visibility { doors: self.doors, caller: self.caller.clone(), whole: self.whole, tenants }
+    }
+
+    /// Whether a repository may be seen in a list.
+    pub fn can_see_repo(&self, tenant: &Tenant, repo: &RepoName) -> bool {
+        // A reserved name is owned by nobody.
+        (self.whole && !repo.is_reserved()) || self.owns(tenant, repo, Tags::None)
+    }
+
+    /// Whether numbers of a whole repository may be seen: they tell of tags that the caller may not pull.
+    pub fn can_see_all_of(&self, tenant: &Tenant, repo: &RepoName) -> bool {
+        self.whole || self.owns(tenant, repo, Tags::All)
+    }
+
+    /// Whether a tag may be seen in a list.
+    pub fn can_see_tag(&self, tenant: &Tenant, repo: &RepoName, tag: &Tag) -> bool {
+        self.whole || self.owns(tenant, repo, Tags::Named(vec![tag.clone()]))
+    }
+
+    /// The repository of a tag, to look into.
+    pub fn permit(&self, repo: &RepoName, tag: &Tag) -> Result<Permit<Pull>, PageError> {
+        self.admit(repo, Tags::Named(vec![tag.clone()]))
+    }
+
+    /// The tenant whose repository it is for the caller.
+    pub fn tenant_of(&self, repo: &RepoName) -> Result<Tenant, PageError> {
+        Ok(self.admit(repo, Tags::None)?.tenant().clone())
+    }
+
+    fn admit(&self, repo: &RepoName, tags: Tags) -> Result<Permit<Pull>, PageError> {
+        let admitted = self.doors.gate.admit(&self.caller, repo.clone(), tags);
+        admitted.map_err(|error| match error {
+            AuthError::RepoUnknown(repo) => PageError::unknown(repo),
+            error => PageError::new(StatusCode::FORBIDDEN, error),
+        })
+    }
+
+    fn owns(&self, tenant: &Tenant, repo: &RepoName, tags: Tags) -> bool {
+        let admitted = self.doors.gate.admit::<Pull>(&self.caller, repo.clone(), tags);
+        admitted.is_ok_and(|permit| permit.tenant() == tenant)
+    }
+}
+
+/// A caller who is nobody, or not who they say: told as everywhere else, so that a browser asks for a password.
+fn turned_away(doors: &Doors, request: &http::Request<()>, error: &AuthError) -> PageError {
+    let challenge = RequestOrigin::new(doors, request).challenge(Challenge::Basic, error, None);
+    PageError { challenge, ..PageError::new(Refusal::from(error).status, error) }
+}
