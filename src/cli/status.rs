@@ -119,8 +119,10 @@ fn render(said: &str, overview: &Overview) -> String {
     out
 }
 
-/// What a person sees of the whole, by name.
-const FACTS: [(&str, fn(&Whole) -> String); 8] = [
+/// A name, and what a person sees beside it.
+type Fact = (&'static str, fn(&Whole) -> String);
+
+const FACTS: [Fact; 8] = [
     ("stored", |whole| format!("{}, {} without sharing", whole.sum(|one| one.bytes), whole.sum(|one| one.named_bytes))),
     ("hits", |Whole { so_far, .. }| match so_far.hits + so_far.misses {
         0 => "nothing asked for yet".to_string(),
