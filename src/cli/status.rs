@@ -105,9 +105,8 @@ struct Collector {
 fn render(said: &str, overview: &Overview) -> String {
     let server = format!("larder {}, {said}, since {}", overview.version, ago(Some(overview.began)));
     let mut out = format!("{:10} {server}\n", "server");
-    let facts = overview.whole.as_ref().map(facts);
-    for (at, name) in FACTS.iter().enumerate() {
-        let fact = facts.as_ref().map_or("not shown", |facts| &facts[at]);
+    for (name, fact) in FACTS {
+        let fact = overview.whole.as_ref().map_or("not shown".to_string(), fact);
         out.push_str(&format!("{name:10} {fact}\n"));
     }
     let Some(whole) = &overview.whole else {
@@ -130,26 +129,30 @@ fn render(said: &str, overview: &Overview) -> String {
     out
 }
 
-const FACTS: [&str; 8] = ["stored", "hits", "not sent", "served", "builds", "memory", "now", "collected"];
+/// A name, and what a person sees beside it.
+type Fact = (&'static str, fn(&Whole) -> String);
 
-/// A text for each of [`FACTS`].
-fn facts(whole: &Whole) -> [String; FACTS.len()] {
-    let sum = |of: fn(&Tenant) -> u64| bytes(whole.tenants.iter().map(of).sum());
-    let (so_far, hot) = (&whole.so_far, &whole.hot);
-    let hits = match so_far.hits + so_far.misses {
+const FACTS: [Fact; 8] = [
+    ("stored", |whole| format!("{}, {} without sharing", whole.sum(|one| one.bytes), whole.sum(|one| one.named_bytes))),
+    ("hits", |Whole { so_far, .. }| match so_far.hits + so_far.misses {
         0 => "nothing asked for yet".to_string(),
         all => format!("{} % of {all} lookups", percent(so_far.hits, all)),
-    };
-    [
-        format!("{}, {} without sharing", sum(|tenant| tenant.bytes), sum(|tenant| tenant.named_bytes)),
-        hits,
-        format!("{} that clients need not send", bytes(so_far.saved)),
-        format!("{}, {} of it from memory", bytes(so_far.served.iter().sum()), bytes(so_far.served[0])),
-        format!("{} imports, {} exports", so_far.imports, so_far.exports),
-        format!("{} of {} in the hot layer", bytes(hot.bytes), bytes(hot.limit)),
-        format!("{} requests, {} arriving", whole.requests_in_flight, sum(|tenant| tenant.arriving)),
-        collector(&whole.collector),
-    ]
+    }),
+    ("not sent", |whole| format!("{} that clients need not send", bytes(whole.so_far.saved))),
+    ("served", |Whole { so_far: Reading { served, .. }, .. }| {
+        format!("{}, {} of it from memory", bytes(served.iter().sum()), bytes(served[0]))
+    }),
+    ("builds", |whole| format!("{} imports, {} exports", whole.so_far.imports, whole.so_far.exports)),
+    ("memory", |Whole { hot, .. }| format!("{} of {} in the hot layer", bytes(hot.bytes), bytes(hot.limit))),
+    ("now", |whole| format!("{} requests, {} arriving", whole.requests_in_flight, whole.sum(|one| one.arriving))),
+    ("collected", |whole| collector(&whole.collector)),
+];
+
+impl Whole {
+    /// Bytes of all tenants together, for people.
+    fn sum(&self, of: fn(&Tenant) -> u64) -> String {
+        bytes(self.tenants.iter().map(of).sum())
+    }
 }
 
 fn collector(collector: &Collector) -> String {

@@ -12,17 +12,12 @@ macro_rules! ingredients {
         }
 
         impl Ingredients {
-            $(
+            $(pub const fn $name(self) -> bool {
                 #[cfg(feature = "mutations")]
-                pub const fn $name(self) -> bool {
-                    self.$name
-                }
-
+                return self.$name;
                 #[cfg(not(feature = "mutations"))]
-                pub const fn $name(self) -> bool {
-                    true
-                }
-            )*
+                true
+            })*
         }
 
         impl Default for Ingredients {
@@ -33,19 +28,7 @@ macro_rules! ingredients {
     };
 }
 
-ingredients!(
-    age_at_answer,
-    spare,
-    look_for_claim,
-    head_after_list,
-    drop_memory,
-    grace_from_list,
-    re_mark,
-    exclusive_claim,
-    list_after_claim,
-    list_before_claim,
-    keep_unanswered,
-    lease,
-    content_before_pointer,
-    record_before_pointer
-);
+ingredients! {
+    age_at_answer, spare, look_for_claim, head_after_list, drop_memory, grace_from_list, re_mark, exclusive_claim,
+    list_after_claim, list_before_claim, keep_unanswered, lease, content_before_pointer, record_before_pointer
+}
