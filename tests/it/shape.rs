@@ -19,7 +19,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
     match module {
         "main" => &["app", "doors", "cli"],
         "app" => {
-            &["jobs", "capacity", "doors", "auth", "store", "objects", "error", "deadline", "meta", "check", "lifetime"]
+            &["jobs", "capacity", "refs", "doors", "auth", "store", "objects", "error", "deadline", "meta", "check", "lifetime"]
         }
         "doors" => {
             &["jobs", "auth", "store", "error", "deadline", "content", "refs", "cache", "account", "lifetime", "check"]
