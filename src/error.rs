@@ -51,6 +51,12 @@ pub enum Error {
     Internal(Arc<str>),
 }
 
+impl From<crate::oci::Invalid> for Error {
+    fn from(invalid: crate::oci::Invalid) -> Error {
+        Error::ManifestInvalid(invalid.0)
+    }
+}
+
 /// Bytes for people.
 fn shown(bytes: u64) -> String {
     bytesize::ByteSize(bytes).display().iec().to_string()

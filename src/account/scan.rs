@@ -18,7 +18,7 @@ use crate::layout::{Place, RepoItem};
 use crate::names::{RepoName, Tag, Tenant};
 use crate::objects;
 use crate::objects::{Key, Meta, Read};
-use crate::refs::manifests::Parsed;
+use crate::oci::ManifestContent;
 use crate::refs::tags::Pointer;
 use crate::store::Store;
 
@@ -38,7 +38,7 @@ enum Counted {
 
 /// In the order in which a repository's keys are listed.
 enum Item {
-    Manifest(Digest, Option<Box<Parsed>>, u64),
+    Manifest(Digest, Option<Box<ManifestContent>>, u64),
     Push(Tag, Digest),
     Tag(Tag, SystemTime, Option<std::sync::Arc<Pointer>>),
     Used(Tag, SystemTime),
@@ -75,7 +75,7 @@ async fn look(store: &Store, meta: Meta) -> Result<Counted> {
     let item = match item {
         RepoItem::Manifest(digest) => match patiently(|| store.objects.read(&meta.key, None)).await {
             Ok(Read::Fresh(_, bytes)) => {
-                Item::Manifest(digest, Parsed::parse(&bytes, None).ok().map(Box::new), bytes.len() as u64)
+                Item::Manifest(digest, ManifestContent::parse(&bytes, None).ok().map(Box::new), bytes.len() as u64)
             }
             Ok(Read::Same) | Err(objects::Error::NotFound) => return Ok(Counted::Nothing),
             Err(error) => return Err(error.into()),
@@ -152,7 +152,7 @@ impl OfTenant {
         }
     }
 
-    fn weigh(&mut self, parsed: Option<&Parsed>, bytes: u64) -> Weighed {
+    fn weigh(&mut self, parsed: Option<&ManifestContent>, bytes: u64) -> Weighed {
         let Some(parsed) = parsed else {
             return Weighed { blobs: Vec::new(), children: Vec::new(), bytes, config_bytes: 0, cache: false };
         };

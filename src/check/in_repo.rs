@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::layout;
 use crate::names::{RepoName, Tenant};
 use crate::objects::Key;
-use crate::refs::manifests::Parsed;
+use crate::oci::ManifestContent;
 use crate::refs::referrers::Referrer;
 use crate::refs::tags::Pointer;
 
@@ -50,7 +50,7 @@ impl At<'_> {
         if crate::digest::hash(digest.algorithm(), bytes.clone()).await? != *digest {
             return Ok(vec![Finding { version: Some(version), ..Finding::new(self.key, Problem::WrongBytes) }]);
         }
-        let parsed = match Parsed::parse(&bytes, None) {
+        let parsed = match ManifestContent::parse(&bytes, None) {
             Ok(parsed) => parsed,
             Err(error) => return Ok(self.found(text(error))),
         };
@@ -76,7 +76,7 @@ impl At<'_> {
     }
 
     /// What a scope names may be its parents', which may let it go: the key does not say who they are.
-    async fn blobs_of(&self, parsed: &Parsed, views: bool) -> Result<Vec<Finding>> {
+    async fn blobs_of(&self, parsed: &ManifestContent, views: bool) -> Result<Vec<Finding>> {
         let (mut found, mut gone) = (Vec::new(), 0);
         for (digest, said) in parsed.blobs.iter().zip(&parsed.sizes) {
             let key = layout::blob(self.tenant, digest);
@@ -129,8 +129,9 @@ impl At<'_> {
             return Ok(known);
         }
         let Some(bytes) = self.look.read(&self.manifest_key(digest)).await? else { return Ok(None) };
-        let parsed =
-            (Digest::of(digest.algorithm(), &bytes) == *digest).then(|| Parsed::parse(&bytes, None).ok()).flatten();
+        let parsed = (Digest::of(digest.algorithm(), &bytes) == *digest)
+            .then(|| ManifestContent::parse(&bytes, None).ok())
+            .flatten();
         Ok(parsed.map(|parsed| Fact { media_type: parsed.media_type, subject: parsed.subject }))
     }
 

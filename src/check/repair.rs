@@ -18,7 +18,7 @@ use crate::layout;
 use crate::layout::{Place, RepoItem};
 use crate::objects;
 use crate::objects::{Key, Meta, Read};
-use crate::refs::manifests::Parsed;
+use crate::oci::ManifestContent;
 use crate::refs::referrers::Referrer;
 use crate::refs::tags::Pointer;
 use crate::store::Store;
@@ -48,14 +48,14 @@ pub(super) async fn repair(store: &Store, look: &Look<'_>, finding: &Finding) ->
             let manifest = repair.read(&layout::manifest(&tenant, &repo, &pointer.digest)).await?;
             let fits = |bytes: &Bytes| Digest::of(pointer.digest.algorithm(), bytes) == pointer.digest;
             let Some((_, manifest)) = manifest.filter(|(_, bytes)| fits(bytes)) else { return Ok(None) };
-            pointer.media_type = Parsed::parse(&manifest, None)?.media_type.to_string();
+            pointer.media_type = ManifestContent::parse(&manifest, None)?.media_type.to_string();
             pointer.size = manifest.len() as u64;
             repair.write(key, &pointer).await
         }
         (Problem::ReferrerMissing(entry), Some(Place::Repo { item: RepoItem::Manifest(digest), .. })) => {
             let _alone = store.references.write().await;
             let Some((_, bytes)) = repair.read(key).await? else { return Ok(None) };
-            let parsed = Parsed::parse(&bytes, None)?;
+            let parsed = ManifestContent::parse(&bytes, None)?;
             repair.write(entry, &Referrer::of(&digest, bytes.len() as u64, &parsed)).await
         }
         (Problem::Orphan, Some(Place::Repo { item: RepoItem::Push(tag, _), tenant, repo })) => {

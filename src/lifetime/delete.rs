@@ -27,7 +27,8 @@ use crate::layout;
 use crate::layout::{Place, RepoItem};
 use crate::objects;
 use crate::objects::{Distance, Key, Meta, Read};
-use crate::refs::manifests::{Parsed, known};
+use crate::oci::ManifestContent;
+use crate::refs::manifests::known;
 use crate::store::{Repo, Store};
 
 /// Whether a manifest names what is to be deleted.
@@ -111,9 +112,9 @@ impl Store {
     }
 
     /// A manifest, past the hot layer, which reading all of them would flush.
-    async fn parsed(&self, key: &Key) -> Result<Option<Parsed>> {
+    async fn parsed(&self, key: &Key) -> Result<Option<ManifestContent>> {
         match patiently(|| self.objects.read(key, None)).await {
-            Ok(Read::Fresh(_, bytes)) => Ok(Parsed::parse(&bytes, None).ok()),
+            Ok(Read::Fresh(_, bytes)) => Ok(ManifestContent::parse(&bytes, None).ok()),
             Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -179,7 +180,7 @@ impl Repo {
         let (_alone, mut seen) = self.alone(digest, &prefix, &names).await?;
         let bytes = known(self.store.small(&key, *digest).await)?;
         self.withdraw(digest).await?;
-        if let Some(subject) = bytes.and_then(|bytes| Parsed::parse(&bytes, None).ok()?.subject) {
+        if let Some(subject) = bytes.and_then(|bytes| ManifestContent::parse(&bytes, None).ok()?.subject) {
             let referrer = layout::referrer(self.tenant(), self.name(), &subject, digest);
             self.store.delete(&[referrer]).await?;
         }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 const LEAVES: &[&str] =
-    &["digest", "names", "access", "stream", "sync", "config", "metrics", "operator", "systemd", "trace"];
+    &["digest", "names", "access", "stream", "sync", "config", "metrics", "operator", "systemd", "trace", "oci"];
 
 /// What a module may import besides the leaves and itself.
 fn allowed(module: &str) -> &'static [&'static str] {

@@ -20,7 +20,7 @@ use crate::lifetime::collect::{Collector, Report};
 use crate::names::{RepoName, Tag, Tenant};
 use crate::objects;
 use crate::objects::{Key, Meta, Read, Version};
-use crate::refs::manifests::Parsed;
+use crate::oci::ManifestContent;
 use crate::refs::tags::Pointer;
 
 /// What a manifest names, in few bytes.
@@ -138,7 +138,7 @@ impl Collector {
             Found::Wrong(bytes) => (bytes, false),
             Found::Nothing => (Bytes::new(), false),
         };
-        let Ok(parsed) = Parsed::parse(&bytes, None) else {
+        let Ok(parsed) = ManifestContent::parse(&bytes, None) else {
             let nothing = Names { blobs: [].into(), children: [].into(), subject: None, config: None, cache: false };
             return Ok((Arc::new(nothing), true));
         };
