@@ -16,9 +16,9 @@ use crate::layout;
 use crate::layout::PushId;
 use crate::names::Tag;
 use crate::objects;
-use crate::objects::{Key, Read, Version};
+use crate::objects::{Key, Read};
 use crate::refs::pushes::LivePush;
-use crate::store::{Repo, Store};
+use crate::store::Repo;
 
 /// Which rules a view was made by. A hint of other rules does not count: to be raised with every change of what
 /// `buildkit` makes of the same pushes.
@@ -100,26 +100,5 @@ impl Repo {
             }
         }
         Ok(true)
-    }
-}
-
-/// A hint, as far as the manifest of its view.
-pub(crate) struct Hinted {
-    pub version: Version,
-    /// When it was noted.
-    pub at: SystemTime,
-    pub view: Option<Digest>,
-}
-
-/// What is hinted at under a key.
-pub(crate) async fn hinted(store: &Store, key: &Key) -> Result<Option<Hinted>> {
-    match patiently(|| store.objects.read(key, None)).await {
-        Ok(Read::Fresh(meta, bytes)) => {
-            let hint: Option<Hint> = serde_json::from_slice(&bytes).ok();
-            let view = hint.and_then(|hint| hint.view).map(|view| view.digest);
-            Ok(Some(Hinted { version: meta.version, at: meta.modified, view }))
-        }
-        Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
-        Err(error) => Err(error.into()),
     }
 }

@@ -11,12 +11,12 @@ use futures::TryStreamExt;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::calls::Calls;
 use crate::check::Depth;
 use crate::check::in_repo::At;
 use crate::check::problem::{Finding, Problem};
 use crate::config::Config;
 use crate::content::{condemned, uploads};
-use crate::deadline::patiently;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::layout;
@@ -24,7 +24,7 @@ use crate::layout::{BatchItem, Place, RepoItem, UploadItem};
 use crate::meta::format;
 use crate::names::{RepoName, Tenant, UploadId};
 use crate::objects;
-use crate::objects::{Key, Meta, Objects, Read, Unfinished, Version};
+use crate::objects::{Key, Meta, Objects, Unfinished, Version};
 
 /// What was begun so long ago is not under way any more.
 const BEGUN_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -139,17 +139,16 @@ impl Look<'_> {
         }
     }
 
+    fn calls(&self) -> Calls<'_> {
+        Calls::of(self.objects)
+    }
+
     pub(super) async fn read(&self, key: &Key) -> Result<Option<Bytes>> {
         Ok(self.read_with_version(key).await?.map(|(_, bytes)| bytes))
     }
 
     pub(super) async fn read_with_version(&self, key: &Key) -> Result<Option<(Version, Bytes)>> {
-        match patiently(|| self.objects.read(key, None)).await {
-            Ok(Read::Fresh(meta, bytes)) => Ok(Some((meta.version, bytes))),
-            // Gone since it was listed.
-            Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.calls().read(key).await?.map(|(meta, bytes)| (meta.version, bytes)))
     }
 
     /// Reads an object and reports what cannot be made of it.
@@ -165,11 +164,7 @@ impl Look<'_> {
     /// What is known of an object that is there. When it is in quarantine, that is said of it, and not again of all that
     /// names it.
     pub(super) async fn head(&self, key: &Key) -> Result<Option<Meta>> {
-        match patiently(|| self.objects.head(key)).await {
-            Ok(meta) => Ok(Some(meta)),
-            Err(objects::Error::NotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        self.calls().head(key).await
     }
 
     /// Bytes of a blob; nothing when it is not there.
@@ -206,10 +201,9 @@ impl Look<'_> {
     }
 
     async fn note(&self, key: &Key, of: &Key) -> Result<Vec<Finding>> {
-        match (patiently(|| self.objects.head(of)).await, self.wrong.get(of)) {
-            (Ok(meta), Some(version)) if meta.version == *version => Ok(vec![Finding::new(of, Problem::Quarantined)]),
-            (Ok(_), _) | (Err(objects::Error::NotFound), _) => Ok(vec![Finding::new(key, Problem::StaleQuarantine)]),
-            (Err(error), _) => Err(error.into()),
+        match (self.head(of).await?, self.wrong.get(of)) {
+            (Some(meta), Some(version)) if meta.version == *version => Ok(vec![Finding::new(of, Problem::Quarantined)]),
+            _ => Ok(vec![Finding::new(key, Problem::StaleQuarantine)]),
         }
     }
 

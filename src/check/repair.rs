@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::calls::{Calls, json};
 use crate::check::look::{IN_FLIGHT, Known, Look};
 use crate::check::problem::{Finding, Problem};
 use crate::digest::Digest;
@@ -16,8 +17,7 @@ use crate::error::Result;
 use crate::hot::Slot;
 use crate::layout;
 use crate::layout::{Place, RepoItem};
-use crate::objects;
-use crate::objects::{Key, Meta, Read};
+use crate::objects::{Key, Meta};
 use crate::oci::ManifestContent;
 use crate::refs::referrers::Referrer;
 use crate::refs::tags::Pointer;
@@ -63,7 +63,7 @@ pub(super) async fn repair(store: &Store, look: &Look<'_>, finding: &Finding) ->
             let is_orphan = store.head(&layout::tag(&tenant, &repo, &tag)).await?.is_none();
             if is_orphan { repair.delete_old(IN_FLIGHT).await } else { Ok(None) }
         }
-        (Problem::Leftover, _) => repair.delete_old(store.config.limits.upload_idle.get()).await,
+        (Problem::Leftover, _) => repair.delete_old(store.config().limits.upload_idle.get()).await,
         (Problem::StaleQuarantine, _) => repair.delete().await,
         // To be pushed again, or deleted by somebody who knows what it is.
         _ => Ok(None),
@@ -78,19 +78,11 @@ struct Repair<'a> {
 
 impl Repair<'_> {
     async fn read(&self, key: &Key) -> Result<Option<(Meta, Bytes)>> {
-        match self.store.objects.read(key, None).await {
-            Ok(Read::Fresh(meta, bytes)) => Ok(Some((meta, bytes))),
-            Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Calls::of(&**self.store.objects()).read(key).await
     }
 
     async fn head(&self) -> Result<Option<Meta>> {
-        match self.store.objects.head(&self.finding.key).await {
-            Ok(meta) => Ok(Some(meta)),
-            Err(objects::Error::NotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Calls::of(&**self.store.objects()).head(&self.finding.key).await
     }
 
     async fn quarantine(&self) -> Result<Option<&'static str>> {
@@ -132,9 +124,7 @@ impl Repair<'_> {
     }
 
     async fn write(&self, key: &Key, content: &impl serde::Serialize) -> Result<Option<&'static str>> {
-        let body =
-            serde_json::to_vec(content).map_err(|error| crate::error::Error::Internal(error.to_string().into()))?;
-        self.store.put(key, body).await?;
+        self.store.put(key, json(content)?).await?;
         self.store.tags.invalidate(key);
         Ok(Some("written anew"))
     }

@@ -56,9 +56,8 @@ impl<'a> Walk<'a> {
     }
 
     /// What is to be looked at for the next object.
-    pub(super) fn next(&mut self, meta: Meta) -> Vec<Job<'a>> {
+    pub(super) fn next(&mut self, place: Option<Place>, meta: Meta) -> Vec<Job<'a>> {
         let mut jobs = Vec::new();
-        let place = layout::parse(meta.key.as_str());
         match &place {
             Some(Place::Repo { tenant, repo, .. }) => {
                 self.enter(tenant, &mut jobs);

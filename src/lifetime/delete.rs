@@ -16,8 +16,7 @@ use futures::future::{BoxFuture, ready};
 use futures::{FutureExt, TryStreamExt};
 use tokio::sync::RwLockWriteGuard;
 
-use crate::cache::hint::hinted;
-use crate::calls::FAN_OUT;
+use crate::calls::{Calls, FAN_OUT};
 use crate::content::condemned::{Kind, List, fingerprint};
 use crate::content::tombstones::{Gone, New};
 use crate::deadline::patiently;
@@ -28,6 +27,9 @@ use crate::layout::{Place, RepoItem};
 use crate::objects;
 use crate::objects::{Distance, Key, Meta, Read};
 use crate::oci::ManifestContent;
+use crate::refs::graph;
+use crate::refs::graph::ViewNote;
+use crate::refs::listing::walk;
 use crate::refs::manifests::known;
 use crate::store::{Repo, Store};
 
@@ -90,24 +92,27 @@ impl Store {
     async fn reaches(&self, written: &Meta) -> Result<HashSet<u64>> {
         let mut reached = HashSet::new();
         let Some(Place::Repo { tenant, repo, item }) = layout::parse(written.key.as_str()) else { return Ok(reached) };
-        let mut left = match item {
+        let from = match item {
             RepoItem::Manifest(manifest) | RepoItem::Referrer { manifest, .. } => vec![manifest],
             RepoItem::Push(_, id) => vec![id.manifest],
             RepoItem::Tag(_) => {
                 self.pointer(&written.key).await?.map_or(Vec::new(), |(_, pointer)| pointer.manifests())
             }
-            RepoItem::View(_) => hinted(self, &written.key).await?.and_then(|hinted| hinted.view).into_iter().collect(),
+            RepoItem::View(_) => {
+                let note = ViewNote::read(Calls::of(&**self.objects()), &written.key).await?;
+                note.and_then(|note| note.view).into_iter().collect()
+            }
             RepoItem::Used(_) => Vec::new(),
         };
-        while let Some(digest) = left.pop() {
-            let key = layout::manifest(&tenant, &repo, &digest);
-            if reached.insert(fingerprint(key.as_str()))
-                && let Some(parsed) = self.parsed(&key).await?
-            {
-                reached.extend(parsed.blobs.iter().map(|blob| fingerprint(layout::blob(&tenant, blob).as_str())));
-                left.extend(parsed.children);
-            }
-        }
+        let (tenant, repo) = (&tenant, &repo);
+        let load = |digest| async move { self.parsed(&layout::manifest(tenant, repo, &digest)).await };
+        graph::closure(from, load, |digest, content: Option<ManifestContent>| {
+            reached.insert(fingerprint(layout::manifest(tenant, repo, &digest).as_str()));
+            let Some(content) = content else { return Vec::new() };
+            reached.extend(content.blobs.iter().map(|blob| fingerprint(layout::blob(tenant, blob).as_str())));
+            content.children
+        })
+        .await?;
         Ok(reached)
     }
 
@@ -222,12 +227,11 @@ impl Repo {
             let found = names(self.store.clone(), key);
             async move { Ok::<_, Error>(found.await?.then_some(name)) }
         };
-        let listed = self.store.objects.list(prefix, None).err_into::<Error>();
-        let unseen = listed.try_filter_map(|meta| {
+        let unseen = walk(&**self.store.objects(), prefix).try_filter_map(|(place, meta)| {
             if !deleted.is_empty() {
                 new.add(self.store.deleted.number(&meta), &meta);
             }
-            ready(Ok(match layout::parse(meta.key.as_str()) {
+            ready(Ok(match place {
                 Some(Place::Repo { repo, item: RepoItem::Manifest(manifest), .. }) => {
                     let name = format!("{repo}@{manifest}");
                     match deleted.get(&meta.key) {

@@ -1,8 +1,13 @@
 //! What names content.
 
 pub mod chain;
+pub mod graph;
+pub mod listing;
 pub mod manifests;
 pub mod pushes;
 pub mod referrers;
+pub mod root;
+pub mod roots;
+pub mod tag_root;
 pub mod tags;
 pub mod tenants;

@@ -78,12 +78,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use moka::sync::Cache;
 use prometheus::IntGauge;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::cache::hint::Hinted;
 use crate::content::condemned::{Kind, Listed, list_batches};
 use crate::deadline::patiently;
 use crate::error::{Error, Result};
@@ -92,15 +90,10 @@ use crate::metrics::recent::Eviction;
 use crate::metrics::tenant::Rule;
 use crate::names::{BatchId, Tenant};
 use crate::objects::{Key, When};
+use crate::refs::graph::Graph;
 use crate::store::Store;
 use batches::{Batch, Publisher};
-use mark::{Mark, Names};
-
-/// Memory for what manifests name, from one collection to the next.
-const NAMES_BYTES_MAX: u64 = 64 << 20;
-
-/// Notes of views that are remembered from one collection to the next.
-const HINTS_MAX: u64 = 100_000;
+use mark::Mark;
 
 /// Decisions that a report has one by one. A store that is short of room may let a million layers go.
 pub const DECISIONS_MAX: usize = 10_000;
@@ -108,10 +101,8 @@ pub const DECISIONS_MAX: usize = 10_000;
 /// Collects one store. Any number of them may run, in any number of processes.
 pub struct Collector {
     store: Store,
-    /// By the fingerprint of the manifest's key: manifests are write-once.
-    names: Cache<u64, Arc<Names>>,
-    /// What views are noted, by the note's key.
-    hints: Cache<Key, Arc<Hinted>>,
+    /// What manifests name, remembered from one collection to the next.
+    graph: Graph,
     /// One collection at a time in this process.
     running: tokio::sync::Mutex<()>,
     last: Mutex<Option<Arc<Report>>>,
@@ -197,9 +188,8 @@ impl Report {
 
 impl Collector {
     pub fn new(store: Store) -> Collector {
-        let names = Cache::builder().max_capacity(NAMES_BYTES_MAX).weigher(|_, names: &Arc<Names>| names.weight());
-        let (names, hints) = (names.build(), Cache::new(HINTS_MAX));
-        Collector { store, names, hints, running: tokio::sync::Mutex::new(()), last: Mutex::default() }
+        let graph = Graph::new(store.clone());
+        Collector { store, graph, running: tokio::sync::Mutex::new(()), last: Mutex::default() }
     }
 
     /// The last collection of this process.
@@ -255,14 +245,15 @@ impl Collector {
         let low = self.store.room().is_low();
         let now = if wish.dry { SystemTime::now() } else { self.now().await? };
         report.began = jiff::Timestamp::try_from(now).ok();
+        self.graph.take_reads();
         let mut due = Vec::new();
         if !wish.dry {
             due = self.due(now, low, report).await?;
         }
-        // Pointers first, then the mark, then what they named.
-        let (pointers, content): (Vec<Batch>, Vec<Batch>) = due.into_iter().partition(Batch::is_of_pointers);
-        for batch in pointers {
-            let keep = self.pointers_in_use(&batch).await?;
+        // Roots first, then the mark, then what they named.
+        let (of_roots, content): (Vec<Batch>, Vec<Batch>) = due.into_iter().partition(Batch::is_of_roots);
+        for batch in of_roots {
+            let keep = self.roots_in_use(&batch).await?;
             self.settle(batch, keep, report).await?;
         }
         let pin = self.store.condemned.refresh().await?;
@@ -279,8 +270,8 @@ impl Collector {
         for candidate in mark.take_garbage() {
             publisher.add(Kind::Garbage, candidate, report).await?;
         }
-        for tag in mark.take_evicted() {
-            publisher.add_tag(tag, report).await?;
+        for keys in mark.take_evicted() {
+            publisher.add_root(keys, report).await?;
         }
         publisher.flush().await?;
         for tenant in &tenants {
