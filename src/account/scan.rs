@@ -58,9 +58,6 @@ pub(crate) async fn scan(store: &Store, tenant: &Tenant) -> Result<(Scanned, Rep
         scan.repo(all, &mut tags).await?;
     }
     let tags = tags.end(&scan.blobs);
-    // What manifests say of sizes is the word of whoever pushed them.
-    let named = tags.values().flat_map(BTreeMap::values).map(|entry| entry.bytes);
-    scan.found.named_bytes = named.fold(0, u64::saturating_add);
     scan.found.at = Timestamp::now();
     Ok((scan.found, tags))
 }
@@ -136,8 +133,13 @@ impl Scan {
     async fn repo(&mut self, repo: RepoListing, found: &mut OfTags) -> Result<()> {
         let manifests = self.manifests(&repo).await?;
         let roots = roots(&self.graph, &repo).await?;
-        let all: HashSet<u32> = manifests.values().flat_map(|manifest| &manifest.blobs).copied().collect();
-        if !manifests.is_empty() || !repo.tags.is_empty() {
+        let own = roots.iter().filter_map(|root| root.own.as_deref());
+        let own: Vec<u32> = own
+            .flat_map(|node| node.blobs.iter().zip(&node.sizes))
+            .map(|(id, size)| self.blobs.number(*id, *size))
+            .collect();
+        let all: HashSet<u32> = manifests.values().flat_map(|manifest| &manifest.blobs).chain(&own).copied().collect();
+        if !manifests.is_empty() || !repo.tags.is_empty() || !roots.is_empty() {
             let usage = self.found.repositories.entry(repo.name.to_string()).or_default();
             usage.manifests = manifests.len() as u64;
             usage.tags = repo.tags.len() as u64;
@@ -145,10 +147,13 @@ impl Scan {
         }
         let mut tags = Tags::new();
         for root in &roots {
-            let blobs = blobs_of(root, &manifests).await?;
+            let blobs = self.blobs_of(root, &manifests).await?;
+            let bytes = self.blobs.bytes(&blobs);
+            // What manifests say of sizes is the word of whoever pushed them.
+            self.found.named_bytes = self.found.named_bytes.saturating_add(bytes);
             found.named += blobs.len();
             blobs.iter().for_each(|blob| self.blobs.name(*blob));
-            let Some((tag, entry)) = entry(root, &manifests, self.blobs.bytes(&blobs)) else { continue };
+            let Some((tag, entry)) = entry(root, &manifests, bytes) else { continue };
             if found.named <= NAMED_MAX {
                 found.blobs.insert((repo.name.clone(), tag.clone()), blobs);
             }
@@ -158,6 +163,21 @@ impl Scan {
             found.tags.insert(repo.name, tags);
         }
         Ok(())
+    }
+
+    /// The blobs that a root names, each once.
+    async fn blobs_of(&mut self, root: &Root, manifests: &HashMap<Digest, Weighed>) -> Result<Vec<u32>> {
+        let own = root.own.iter().flat_map(|node| node.blobs.iter().zip(&node.sizes));
+        let mut blobs: Vec<u32> = own.map(|(id, size)| self.blobs.number(*id, *size)).collect();
+        let load = |digest: Digest| ready(Ok(manifests.get(&digest)));
+        closure(root.manifests.iter().copied(), load, |_, manifest: Option<&Weighed>| {
+            blobs.extend(manifest.into_iter().flat_map(|manifest| &manifest.blobs));
+            manifest.map_or(Vec::new(), |manifest| manifest.children.clone())
+        })
+        .await?;
+        blobs.sort_unstable();
+        blobs.dedup();
+        Ok(blobs)
     }
 
     /// Reads every manifest of a repository.
@@ -193,20 +213,6 @@ fn weigh(known: &mut Blobs, tenant: &Tenant, content: Option<ManifestContent>, b
     let config = content.config.and_then(|config| content.blobs.iter().position(|blob| *blob == config));
     let config_bytes = config.map_or(0, |at| content.sizes[at]);
     Weighed { blobs, children: content.children, bytes, config_bytes, cache: content.cache }
-}
-
-/// The blobs that a root names, each once.
-async fn blobs_of(root: &Root, manifests: &HashMap<Digest, Weighed>) -> Result<Vec<u32>> {
-    let mut blobs = Vec::new();
-    let load = |digest: Digest| ready(Ok(manifests.get(&digest)));
-    closure(root.manifests.iter().copied(), load, |_, manifest: Option<&Weighed>| {
-        blobs.extend(manifest.into_iter().flat_map(|manifest| &manifest.blobs));
-        manifest.map_or(Vec::new(), |manifest| manifest.children.clone())
-    })
-    .await?;
-    blobs.sort_unstable();
-    blobs.dedup();
-    Ok(blobs)
 }
 
 /// A root as people see it, where it is a tag. Its blobs have so many bytes.

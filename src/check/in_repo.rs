@@ -10,9 +10,11 @@ use crate::check::problem::{Finding, Problem};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::layout;
+use crate::layout::EntryName;
 use crate::names::{RepoName, Tenant};
 use crate::objects::Key;
 use crate::oci::ManifestContent;
+use crate::refs::entries::{EntryBlob, EntryRecord};
 use crate::refs::referrers::Referrer;
 use crate::refs::tags::Pointer;
 
@@ -169,6 +171,30 @@ impl At<'_> {
         let fact = self.fact(digest).await?;
         let fits = referrer.digest == *digest && fact.is_none_or(|fact| fact.subject == Some(*subject));
         Ok(if fits { Vec::new() } else { self.found(Problem::ReferrerDiffers) })
+    }
+
+    /// The record of an entry.
+    pub(super) async fn entry(&self, name: &EntryName) -> Result<Vec<Finding>> {
+        let Some(bytes) = self.look.read(self.key).await? else { return Ok(Vec::new()) };
+        let record: EntryRecord = match json(&bytes) {
+            Ok(record) => record,
+            Err(problem) => return Ok(self.found(problem)),
+        };
+        if !name.is_of(&record.key) {
+            return Ok(self.found(text("it is the record of another key")));
+        }
+        let mut found = Vec::new();
+        for EntryBlob { digest, size: said } in &record.blobs {
+            let key = layout::blob(self.tenant, digest);
+            match self.look.size_of(&key, digest, self.known).await? {
+                None => found.extend(self.found(Problem::Missing(key))),
+                Some(size) if size != *said && !self.look.reads_blobs() => {
+                    found.extend(self.look.blob(&key, digest).await?);
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(found)
     }
 
     pub(super) async fn hint(&self) -> Result<Vec<Finding>> {

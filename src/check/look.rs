@@ -20,7 +20,7 @@ use crate::content::{condemned, uploads};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::layout::{BatchItem, Place, RepoItem, UploadItem};
+use crate::layout::{BatchItem, EntryItem, Place, RepoItem, UploadItem};
 use crate::meta::format;
 use crate::names::{RepoName, Tenant, UploadId};
 use crate::objects;
@@ -132,7 +132,8 @@ impl Look<'_> {
                 Ok(found)
             }
             RepoItem::View(_) => at.hint().await,
-            RepoItem::Used(_) => {
+            RepoItem::Entry(name, EntryItem::Record) => at.entry(&name).await,
+            RepoItem::Used(_) | RepoItem::Entry(_, EntryItem::Used) => {
                 let found = self.content(key, |bytes| json::<IgnoredAny>(bytes).map(drop)).await?;
                 Ok(found.into_iter().map(|finding| Finding { problem: Problem::UnreadableHint, ..finding }).collect())
             }

@@ -39,7 +39,7 @@ pub(super) async fn repair(store: &Store, look: &Look<'_>, finding: &Finding) ->
         }
         (
             Problem::Missing(_) | Problem::Unreadable(_) | Problem::ReferrerDiffers,
-            Some(Place::Repo { item: RepoItem::Push(..) | RepoItem::Referrer { .. }, .. }),
+            Some(Place::Repo { item: RepoItem::Push(..) | RepoItem::Referrer { .. } | RepoItem::Entry(..), .. }),
         ) => repair.withdraw().await,
         (Problem::TagDiffers { .. }, Some(Place::Repo { tenant, repo, .. })) => {
             let _alone = store.references.write().await;

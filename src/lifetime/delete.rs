@@ -23,10 +23,11 @@ use crate::deadline::patiently;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::layout::{Place, RepoItem};
+use crate::layout::{EntryItem, Place, RepoItem};
 use crate::objects;
 use crate::objects::{Distance, Key, Meta, Read};
 use crate::oci::ManifestContent;
+use crate::refs::entries::EntryRecord;
 use crate::refs::graph;
 use crate::refs::graph::ViewNote;
 use crate::refs::listing::walk;
@@ -35,6 +36,13 @@ use crate::store::{Repo, Store};
 
 /// Whether a manifest names what is to be deleted.
 type Names = dyn Fn(Store, Key) -> BoxFuture<'static, Result<bool>> + Send + Sync;
+
+/// What a manifest or an entry names.
+#[derive(Default)]
+struct Named {
+    blobs: Vec<Digest>,
+    children: Vec<Digest>,
+}
 
 impl Store {
     /// Whether others may rely on what is there without this server knowing.
@@ -102,27 +110,43 @@ impl Store {
                 let note = ViewNote::read(Calls::of(&**self.objects()), &written.key).await?;
                 note.and_then(|note| note.view).into_iter().collect()
             }
+            RepoItem::Entry(..) => {
+                let named = self.parsed(&written.key).await?.unwrap_or_default();
+                reached.extend(named.blobs.iter().map(|blob| fingerprint(layout::blob(&tenant, blob).as_str())));
+                Vec::new()
+            }
             RepoItem::Used(_) => Vec::new(),
         };
         let (tenant, repo) = (&tenant, &repo);
         let load = |digest| async move { self.parsed(&layout::manifest(tenant, repo, &digest)).await };
-        graph::closure(from, load, |digest, content: Option<ManifestContent>| {
+        graph::closure(from, load, |digest, named: Option<Named>| {
             reached.insert(fingerprint(layout::manifest(tenant, repo, &digest).as_str()));
-            let Some(content) = content else { return Vec::new() };
-            reached.extend(content.blobs.iter().map(|blob| fingerprint(layout::blob(tenant, blob).as_str())));
-            content.children
+            let named = named.unwrap_or_default();
+            reached.extend(named.blobs.iter().map(|blob| fingerprint(layout::blob(tenant, blob).as_str())));
+            named.children
         })
         .await?;
         Ok(reached)
     }
 
-    /// A manifest, past the hot layer, which reading all of them would flush.
-    async fn parsed(&self, key: &Key) -> Result<Option<ManifestContent>> {
-        match patiently(|| self.objects.read(key, None)).await {
-            Ok(Read::Fresh(_, bytes)) => Ok(ManifestContent::parse(&bytes, None).ok()),
-            Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+    /// What a manifest or an entry names, past the hot layer, which reading all of them would flush.
+    async fn parsed(&self, key: &Key) -> Result<Option<Named>> {
+        let bytes = match patiently(|| self.objects.read(key, None)).await {
+            Ok(Read::Fresh(_, bytes)) => bytes,
+            Ok(Read::Same) | Err(objects::Error::NotFound) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let is_entry = matches!(layout::parse(key.as_str()), Some(Place::Repo { item: RepoItem::Entry(..), .. }));
+        Ok(match is_entry {
+            true => serde_json::from_slice(&bytes).ok().map(|record: EntryRecord| Named {
+                blobs: record.blobs.iter().map(|blob| blob.digest).collect(),
+                children: Vec::new(),
+            }),
+            false => {
+                let content = ManifestContent::parse(&bytes, None).ok();
+                content.map(|ManifestContent { blobs, children, .. }| Named { blobs, children })
+            }
+        })
     }
 
     async fn children(&self, key: &Key) -> Result<Arc<[Digest]>> {
@@ -217,7 +241,7 @@ impl Repo {
         }
     }
 
-    /// A manifest that is none of those `seen` and of which `names` is true. What was deleted may still lie there, and names
+    /// A manifest or an entry that is none of those `seen` and of which `names` is true. What was deleted may still lie there, and names
     /// nothing any more.
     async fn named_by(&self, prefix: &str, names: &Names, seen: &mut HashSet<Key>) -> Result<Option<String>> {
         let deleted = self.store.deleted.below(prefix);
@@ -231,19 +255,22 @@ impl Repo {
             if !deleted.is_empty() {
                 new.add(self.store.deleted.number(&meta), &meta);
             }
-            ready(Ok(match place {
+            let name = match place {
                 Some(Place::Repo { repo, item: RepoItem::Manifest(manifest), .. }) => {
-                    let name = format!("{repo}@{manifest}");
-                    match deleted.get(&meta.key) {
-                        Some(gone) => {
-                            lying.push((meta.key, gone.clone(), name));
-                            None
-                        }
-                        None => seen.insert(meta.key.clone()).then_some((meta.key, name)),
-                    }
+                    Some(format!("{repo}@{manifest}"))
+                }
+                Some(Place::Repo { repo, item: RepoItem::Entry(name, EntryItem::Record), .. }) => {
+                    Some(format!("{repo} entry {}", name.label()))
                 }
                 _ => None,
-            }))
+            };
+            ready(Ok(name.and_then(|name| match deleted.get(&meta.key) {
+                Some(gone) => {
+                    lying.push((meta.key, gone.clone(), name));
+                    None
+                }
+                None => seen.insert(meta.key.clone()).then_some((meta.key, name)),
+            })))
         });
         {
             let mut looks = pin!(unseen.map_ok(look).try_buffer_unordered(FAN_OUT));

@@ -73,7 +73,8 @@ impl Node {
     }
 
     fn weight(&self) -> u32 {
-        u32::try_from(256 + size_of_val(&*self.blobs) + size_of_val(&*self.children)).unwrap_or(u32::MAX)
+        let lists = size_of_val(&*self.blobs) + size_of_val(&*self.sizes) + size_of_val(&*self.children);
+        u32::try_from(256 + lists).unwrap_or(u32::MAX)
     }
 }
 
@@ -156,7 +157,7 @@ impl Graph {
     /// What a manifest names: nothing when it is missing.
     pub async fn manifest(&self, repo: &RepoListing, digest: Digest) -> Result<Arc<Node>> {
         let key = repo.manifest_key(&digest);
-        if let Some(node) = self.node(&key) {
+        if let Some(node) = self.node(key.as_str()) {
             return Ok(node);
         }
         let (bytes, right) = match self.read(&key, &digest).await? {
@@ -168,18 +169,18 @@ impl Graph {
         let node = Arc::new(Node::of_manifest(&repo.tenant, content));
         // Of wrong bytes nothing is believed but what makes something stay, and only as long as they are there.
         if right {
-            self.remember(&key, node.clone());
+            self.remember(key.as_str(), node.clone());
         }
         Ok(node)
     }
 
-    /// What is remembered of something that is written once.
-    pub fn node(&self, key: &Key) -> Option<Arc<Node>> {
-        self.nodes.get(&fingerprint(key.as_str()))
+    /// What is remembered under the name of something that never changes.
+    pub fn node(&self, name: &str) -> Option<Arc<Node>> {
+        self.nodes.get(&fingerprint(name))
     }
 
-    pub fn remember(&self, key: &Key, node: Arc<Node>) {
-        self.nodes.insert(fingerprint(key.as_str()), node);
+    pub fn remember(&self, name: &str, node: Arc<Node>) {
+        self.nodes.insert(fingerprint(name), node);
     }
 
     /// Counts an object that is read past this graph's own readers.

@@ -42,7 +42,7 @@ pub struct Other {
     pub key: Key,
     pub item: RepoItem,
     pub at: SystemTime,
-    pub bytes: u64,
+    pub version: Version,
 }
 
 /// One repository, as its keys show it.
@@ -79,7 +79,7 @@ impl RepoListing {
 
     /// Takes note of an object of the repository.
     pub fn add(&mut self, item: RepoItem, meta: Meta) {
-        let Meta { size: bytes, modified: at, version, .. } = meta;
+        let Meta { key, size: bytes, modified: at, version, .. } = meta;
         let written = Written { at, bytes };
         match item {
             RepoItem::Manifest(digest) => drop(self.manifests.insert(digest, written)),
@@ -90,6 +90,7 @@ impl RepoListing {
             RepoItem::Referrer { subject, manifest } => {
                 self.referrers.entry(subject).or_default().push((manifest, written));
             }
+            item => self.others.push(Other { key, item, at, version }),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What names content.
 
 pub mod chain;
+pub mod entries;
 pub mod graph;
 pub mod listing;
 pub mod manifests;

@@ -1,5 +1,6 @@
 //! All kinds of roots. Each is a file of its own, a variant of [`RepoItem`], and a line in [`id_of`] and in [`roots`].
 
+use std::collections::HashSet;
 use std::time::SystemTime;
 
 use crate::error::Result;
@@ -7,6 +8,7 @@ use crate::layout;
 use crate::layout::{Place, RepoItem};
 use crate::names::{RepoName, Tenant};
 use crate::objects::Key;
+use crate::refs::entries;
 use crate::refs::graph::Graph;
 use crate::refs::listing::{RepoListing, Written};
 use crate::refs::root::{Root, RootId};
@@ -16,6 +18,7 @@ use crate::refs::tag_root;
 pub fn id_of(tenant: &Tenant, repo: &RepoName, item: &RepoItem) -> Option<RootId> {
     match item {
         RepoItem::Tag(tag) | RepoItem::Push(tag, _) => Some(tag_root::id(tenant, repo, tag)),
+        RepoItem::Entry(name, _) => Some(entries::id(tenant, repo, name)),
         RepoItem::Manifest(_) | RepoItem::View(_) | RepoItem::Used(_) | RepoItem::Referrer { .. } => None,
     }
 }
@@ -30,7 +33,9 @@ pub fn id_of_key(key: &str) -> Option<RootId> {
 
 /// The roots of a repository.
 pub async fn roots(graph: &Graph, repo: &RepoListing) -> Result<Vec<Root>> {
-    tag_root::roots(graph, repo).await
+    let mut roots = tag_root::roots(graph, repo).await?;
+    roots.extend(entries::roots(graph, repo).await?);
+    Ok(roots)
 }
 
 /// What of a repository is garbage unless something names it: manifests, records without their root, referrers.
@@ -52,5 +57,10 @@ pub fn stray_notes(repo: &RepoListing) -> Vec<(Key, Option<SystemTime>)> {
     let views = repo.views.keys().filter(|tag| !repo.tags.contains_key(*tag));
     let used = repo.used.iter().filter(|(tag, _)| !repo.tags.contains_key(*tag));
     let used = used.map(|(tag, at)| (layout::used(tenant, name, tag), Some(*at)));
-    views.map(|tag| (layout::view(tenant, name, tag), None)).chain(used).collect()
+    let views = views.map(|tag| (layout::view(tenant, name, tag), None));
+    let known: HashSet<&Key> = repo.others.iter().map(|other| &other.key).collect();
+    let others = repo.others.iter().filter(|other| {
+        id_of(tenant, name, &other.item).is_some_and(|id| id.key != other.key && !known.contains(&id.key))
+    });
+    views.chain(used).chain(others.map(|other| (other.key.clone(), Some(other.at)))).collect()
 }
