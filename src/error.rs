@@ -51,8 +51,8 @@ pub enum Error {
     Internal(Arc<str>),
 }
 
-impl From<crate::oci::Invalid> for Error {
-    fn from(invalid: crate::oci::Invalid) -> Error {
+impl From<crate::oci::InvalidManifest> for Error {
+    fn from(invalid: crate::oci::InvalidManifest) -> Error {
         Error::ManifestInvalid(invalid.0)
     }
 }

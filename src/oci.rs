@@ -10,10 +10,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use crate::digest::Digest;
+use object::{NameIn, Said, object};
 
+mod object;
 #[cfg(test)]
 mod tests;
 
@@ -27,12 +29,18 @@ pub const CACHE_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
 /// Why bytes are not a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Invalid(pub String);
+pub struct InvalidManifest(pub String);
 
-type Result<T> = std::result::Result<T, Invalid>;
+type Result<T> = std::result::Result<T, InvalidManifest>;
 
-fn invalid(reason: impl ToString) -> Invalid {
-    Invalid(reason.to_string())
+impl From<String> for InvalidManifest {
+    fn from(reason: String) -> InvalidManifest {
+        InvalidManifest(reason)
+    }
+}
+
+fn invalid(reason: impl ToString) -> InvalidManifest {
+    InvalidManifest(reason.to_string())
 }
 
 /// A manifest, as far as it names something or says what it is. Everything else in it is the clients' own.
@@ -121,131 +129,25 @@ fn is_manifest(media_type: &str) -> bool {
     [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST].contains(&media_type)
 }
 
-/// What an object says under one name. `null` is nothing, and said all the same.
-#[derive(Debug)]
-struct Said<T> {
-    exact: Option<T>,
-    /// Under the name in another case.
-    other: Option<T>,
-    /// How often, in its own spelling and in another case.
-    times: (u32, u32),
-}
-
-impl<T> Default for Said<T> {
-    fn default() -> Said<T> {
-        Said { exact: None, other: None, times: (0, 0) }
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Said<T> {
-    fn read<A: MapAccess<'de>>(&mut self, name: &'static str, exact: bool, map: &mut A) -> Reading<A::Error> {
-        let (times, field) = match exact {
-            true => (&mut self.times.0, &mut self.exact),
-            false => (&mut self.times.1, &mut self.other),
-        };
-        *times += 1;
-        match (*times, exact) {
-            (1, _) => *field = map.next_value()?,
-            (_, true) => return Err(A::Error::duplicate_field(name)),
-            (_, false) => drop(map.next_value::<IgnoredAny>()?),
-        }
-        Ok(())
-    }
-}
-
-impl<T> Said<T> {
-    /// The value as Go reads it.
-    fn in_any_case(&self, name: &str) -> Result<Option<&T>> {
-        match self.times.0 + self.times.1 {
-            0 | 1 => Ok(self.exact.as_ref().or(self.other.as_ref())),
-            _ => Err(invalid(format!("duplicate field `{name}`"))),
-        }
-    }
-}
-
-type Reading<E> = std::result::Result<(), E>;
-
-/// Finds which of these names a key is, in any case.
-struct OneOf(&'static [&'static str]);
-
-impl<'de> DeserializeSeed<'de> for OneOf {
-    type Value = Option<(&'static str, bool)>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for OneOf {
-    type Value = Option<(&'static str, bool)>;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a name")
-    }
-
-    fn visit_str<E>(self, key: &str) -> std::result::Result<Self::Value, E> {
-        let found = self.0.iter().find(|name| name.eq_ignore_ascii_case(key));
-        Ok(found.map(|name| (*name, *name == key)))
-    }
-}
-
-/// Declares a struct that reads itself from a JSON object and keeps apart what is said in another case.
-macro_rules! object {
-    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($key:literal => $field:ident: $kind:ty,)* }) => {
-        $(#[$meta])*
-        #[derive(Debug, Default)]
-        $vis struct $name {
-            $($field: Said<$kind>,)*
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<$name, D::Error> {
-                struct Fields;
-
-                impl<'de> Visitor<'de> for Fields {
-                    type Value = $name;
-
-                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                        f.write_str("an object")
-                    }
-
-                    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<$name, A::Error> {
-                        let mut read = $name::default();
-                        while let Some(found) = map.next_key_seed(OneOf(&[$($key),*]))? {
-                            match found {
-                                $(Some(($key, exact)) => read.$field.read($key, exact, &mut map)?,)*
-                                _ => drop(map.next_value::<IgnoredAny>()?),
-                            }
-                        }
-                        Ok(read)
-                    }
-                }
-
-                deserializer.deserialize_map(Fields)
-            }
-        }
-    };
-}
-
 object! {
     /// A parsed manifest or index.
     pub struct Document {
         "schemaVersion" => schema_version: u32,
         "mediaType" => media_type: String,
         "artifactType" => artifact_type: String,
-        "config" => config: Descriptor,
-        "layers" => layers: Vec<Descriptor>,
-        "manifests" => manifests: Vec<Descriptor>,
-        "subject" => subject: Descriptor,
+        "config" => config: RawDescriptor,
+        "layers" => layers: Vec<RawDescriptor>,
+        "manifests" => manifests: Vec<RawDescriptor>,
+        "subject" => subject: RawDescriptor,
         "annotations" => annotations: Annotations,
     }
 }
 
 object! {
     /// What a manifest says of a blob or of another manifest.
-    pub struct Descriptor {
+    pub struct RawDescriptor {
         "mediaType" => media_type: String,
-        "digest" => digest: String,
+        "digest" => digest: Digest,
         "size" => size: u64,
         "urls" => urls: Vec<String>,
         "annotations" => annotations: Annotations,
@@ -253,6 +155,8 @@ object! {
         "artifactType" => artifact_type: String,
         "data" => data: String,
     }
+    // A list of empty objects is short, and takes much memory.
+    requires "digest" => digest
 }
 
 #[derive(Debug, Deserialize)]
@@ -264,17 +168,17 @@ struct Platform {
 type Annotations = BTreeMap<String, Option<String>>;
 
 /// A document as BuildKit reads it.
-pub struct Fields<'a> {
+pub struct GoFields<'a> {
     pub media_type: Option<&'a str>,
-    pub config: Option<&'a Descriptor>,
-    pub layers: Option<&'a [Descriptor]>,
-    pub manifests: Option<&'a [Descriptor]>,
+    pub config: Option<&'a RawDescriptor>,
+    pub layers: Option<&'a [RawDescriptor]>,
+    pub manifests: Option<&'a [RawDescriptor]>,
 }
 
 /// A descriptor as BuildKit reads it: what is missing is empty.
-pub struct DescriptorFields<'a> {
+pub struct GoDescriptor<'a> {
     pub media_type: &'a str,
-    pub digest: &'a str,
+    pub digest: Digest,
     pub size: u64,
     pub urls: &'a [String],
     pub annotations: Option<&'a BTreeMap<String, Option<String>>>,
@@ -292,8 +196,8 @@ impl Document {
         let is_image = config.is_some() || layers.is_some();
         let said = self.media_type.exact.as_deref();
         let media_type = media_type(self.schema_version.exact, said, is_image, manifests.is_some())?;
-        let config = config.as_ref().map(Descriptor::complete).transpose()?;
-        let subject = self.subject.exact.as_ref().map(Descriptor::complete).transpose()?;
+        let config = config.as_ref().map(RawDescriptor::complete).transpose()?;
+        let subject = self.subject.exact.as_ref().map(RawDescriptor::complete).transpose()?;
         let config_type = config.as_ref().map(|config| config.media_type.to_string());
         let mut content = ManifestContent {
             media_type,
@@ -329,8 +233,8 @@ impl Document {
     }
 
     /// The fields that BuildKit looks at, with names in any case.
-    pub fn fields(&self) -> Result<Fields<'_>> {
-        Ok(Fields {
+    pub fn fields(&self) -> Result<GoFields<'_>> {
+        Ok(GoFields {
             media_type: self.media_type.in_any_case("mediaType")?.map(String::as_str),
             config: self.config.in_any_case("config")?,
             layers: self.layers.in_any_case("layers")?.map(Vec::as_slice),
@@ -361,11 +265,11 @@ struct Complete<'a> {
     is_foreign: bool,
 }
 
-impl Descriptor {
+impl RawDescriptor {
     fn complete(&self) -> Result<Complete<'_>> {
         let missing = |name: &str| invalid(format!("descriptor without {name}"));
         let media_type = self.media_type.exact.as_deref().ok_or_else(|| missing("mediaType"))?;
-        let digest = self.digest.exact.as_deref().ok_or_else(|| missing("digest"))?;
+        let digest = self.digest.exact.ok_or_else(|| missing("digest"))?;
         let size = self.size.exact.ok_or_else(|| missing("size"))?;
         self.annotations.exact.as_ref().map(texts).transpose()?;
         if self.platform.exact.as_ref().is_some_and(|platform| platform.architecture.is_none() || platform.os.is_none())
@@ -374,7 +278,7 @@ impl Descriptor {
         }
         Ok(Complete {
             media_type,
-            digest: digest.parse().map_err(|error| invalid(format!("{digest}: {error}")))?,
+            digest,
             size,
             is_foreign: self.urls.exact.as_ref().is_some_and(|urls| !urls.is_empty())
                 || media_type.contains(".nondistributable.")
@@ -383,10 +287,10 @@ impl Descriptor {
     }
 
     /// The fields that BuildKit looks at, with names in any case.
-    pub fn fields(&self) -> Result<DescriptorFields<'_>> {
-        Ok(DescriptorFields {
+    pub fn fields(&self) -> Result<GoDescriptor<'_>> {
+        Ok(GoDescriptor {
             media_type: self.media_type.in_any_case("mediaType")?.map_or("", String::as_str),
-            digest: self.digest.in_any_case("digest")?.map_or("", String::as_str),
+            digest: *self.digest.in_any_case("digest")?.ok_or_else(|| invalid("descriptor without digest"))?,
             size: self.size.in_any_case("size")?.copied().unwrap_or(0),
             urls: self.urls.in_any_case("urls")?.map_or(&[][..], Vec::as_slice),
             annotations: self.annotations.in_any_case("annotations")?,

@@ -16,7 +16,7 @@ use crate::layout;
 use crate::layout::{Place, UploadItem};
 use crate::names::{RepoName, Tag, Tenant};
 use crate::oci::ManifestContent;
-use crate::refs::graph::{Graph, closure};
+use crate::refs::graph::{ManifestGraph, closure};
 use crate::refs::listing::{RepoListing, walk};
 use crate::refs::root::Root;
 use crate::refs::roots::roots;
@@ -28,9 +28,30 @@ const READS: usize = 4;
 /// it is not told.
 const NAMED_MAX: usize = 8 << 20;
 
+impl Store {
+    /// Counts what all tenants store, and corrects their accounts: lists everything, and reads every manifest.
+    pub async fn scan_usage(&self) -> Result<()> {
+        let (at, known) = (Instant::now(), self.usage().begin_scan());
+        let tenants = self.tenants().await?;
+        self.stock().keep(&tenants, at);
+        self.usage().keep(&tenants, known);
+        for tenant in tenants {
+            let account = self.usage().account(&tenant);
+            let began = account.begin_scan();
+            let at = Instant::now();
+            let (found, tags) = scan(self, &tenant).await?;
+            tracing::debug!(%tenant, bytes = found.bytes, blobs = found.blobs, "usage counted");
+            self.stock().replace(&tenant, tags, at);
+            account.set_scanned(began, found);
+        }
+        Ok(())
+    }
+}
+
 /// Counts a tenant: sums, and its tags.
-pub(crate) async fn scan(store: &Store, tenant: &Tenant) -> Result<(Scanned, Repos)> {
-    let mut scan = Scan { graph: Graph::new(store.clone()), found: Scanned::default(), blobs: Blobs::default() };
+async fn scan(store: &Store, tenant: &Tenant) -> Result<(Scanned, Repos)> {
+    let mut scan =
+        Scan { graph: ManifestGraph::new(store.clone()), found: Scanned::default(), blobs: BlobNumbers::default() };
     let mut tags = OfTags::default();
     let mut repo: Option<RepoListing> = None;
     let mut listed = walk(&**store.objects(), &layout::tenant_prefix(tenant));
@@ -64,19 +85,19 @@ pub(crate) async fn scan(store: &Store, tenant: &Tenant) -> Result<(Scanned, Rep
 
 /// A scan under way.
 struct Scan {
-    graph: Graph,
+    graph: ManifestGraph,
     found: Scanned,
-    blobs: Blobs,
+    blobs: BlobNumbers,
 }
 
 /// The blobs that are named, each by a number, with its size and how many tags name it.
 #[derive(Default)]
-struct Blobs {
+struct BlobNumbers {
     numbers: HashMap<u64, u32>,
     sizes: Vec<(u64, u32)>,
 }
 
-impl Blobs {
+impl BlobNumbers {
     fn number(&mut self, id: u64, size: u64) -> u32 {
         let next = u32::try_from(self.sizes.len()).unwrap_or(u32::MAX);
         let number = *self.numbers.entry(id).or_insert(next);
@@ -109,7 +130,7 @@ struct OfTags {
 
 impl OfTags {
     /// All tags of the tenant with what each shares with others.
-    fn end(mut self, blobs: &Blobs) -> Repos {
+    fn end(mut self, blobs: &BlobNumbers) -> Repos {
         for ((repo, tag), named) in &self.blobs {
             let Some(entry) = self.tags.get_mut(repo).and_then(|tags| tags.get_mut(tag)) else { continue };
             let is_shared = |blob: &&u32| blobs.sizes.get(**blob as usize).is_some_and(|(_, tags)| *tags > 1);
@@ -201,7 +222,7 @@ impl Scan {
     }
 }
 
-fn weigh(known: &mut Blobs, tenant: &Tenant, content: Option<ManifestContent>, bytes: u64) -> Weighed {
+fn weigh(known: &mut BlobNumbers, tenant: &Tenant, content: Option<ManifestContent>, bytes: u64) -> Weighed {
     let Some(content) = content else {
         return Weighed { blobs: Vec::new(), children: Vec::new(), bytes, config_bytes: 0, cache: false };
     };

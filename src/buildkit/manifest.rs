@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::CONFIG_MEDIA_TYPE;
 use super::error::FormatError;
 use crate::digest::Digest;
-use crate::oci::{self, DescriptorFields, Document, Fields, Invalid};
+use crate::oci::{self, Document, GoDescriptor, GoFields, InvalidManifest};
 
 /// The largest manifest that is read as a cache manifest, in bytes.
 pub const MANIFEST_BYTES_MAX: usize = 16 << 20;
@@ -72,10 +72,10 @@ impl CacheManifest {
         let Some(form) = Form::of(&fields)? else { return Ok(None) };
         let (mut config, mut layers) = (None, Vec::new());
         if form == Form::Image {
-            config = fields.config.map(oci::Descriptor::fields).transpose()?.filter(is_config);
-            layers.extend(fields.layers.unwrap_or_default().iter().map(oci::Descriptor::fields));
+            config = fields.config.map(oci::RawDescriptor::fields).transpose()?.filter(is_config);
+            layers.extend(fields.layers.unwrap_or_default().iter().map(oci::RawDescriptor::fields));
         } else {
-            for blob in fields.manifests.unwrap_or_default().iter().map(oci::Descriptor::fields) {
+            for blob in fields.manifests.unwrap_or_default().iter().map(oci::RawDescriptor::fields) {
                 match blob {
                     // The importer, too, takes the last of several.
                     Ok(blob) if is_config(&blob) => config = Some(blob),
@@ -84,17 +84,17 @@ impl CacheManifest {
             }
         }
         let Some(config) = config else { return Ok(None) };
-        let layers = layers.into_iter().map(|layer| layer?.try_into()).collect::<Result<_, FormatError>>()?;
-        Ok(Some(CacheManifest { form, config: config.try_into()?, layers, bytes }))
+        let layers = layers.into_iter().map(|layer| Ok(layer?.into())).collect::<Result<_, FormatError>>()?;
+        Ok(Some(CacheManifest { form, config: config.into(), layers, bytes }))
     }
 }
 
-fn is_config(descriptor: &DescriptorFields<'_>) -> bool {
+fn is_config(descriptor: &GoDescriptor<'_>) -> bool {
     descriptor.media_type == CONFIG_MEDIA_TYPE
 }
 
 impl Form {
-    fn of(fields: &Fields<'_>) -> Result<Option<Form>, FormatError> {
+    fn of(fields: &GoFields<'_>) -> Result<Option<Form>, FormatError> {
         if fields.manifests.is_some() && (fields.layers.is_some() || fields.config.is_some()) {
             return Err(FormatError::Ambiguous);
         }
@@ -109,25 +109,21 @@ impl Form {
     }
 }
 
-impl From<Invalid> for FormatError {
-    fn from(Invalid(error): Invalid) -> FormatError {
+impl From<InvalidManifest> for FormatError {
+    fn from(InvalidManifest(error): InvalidManifest) -> FormatError {
         FormatError::Json { what: "manifest", error }
     }
 }
 
-impl TryFrom<DescriptorFields<'_>> for Descriptor {
-    type Error = FormatError;
-
-    fn try_from(read: DescriptorFields<'_>) -> Result<Descriptor, FormatError> {
-        let Ok(digest) = read.digest.parse() else { return Err(FormatError::Digest(read.digest.to_string())) };
+impl From<GoDescriptor<'_>> for Descriptor {
+    fn from(read: GoDescriptor<'_>) -> Descriptor {
         let annotations = read.annotations.into_iter().flatten();
-        let annotations = annotations.map(|(key, value)| (key.clone(), value.clone().unwrap_or_default())).collect();
-        Ok(Descriptor {
+        Descriptor {
             media_type: read.media_type.to_string(),
-            digest,
+            digest: read.digest,
             size: read.size,
             urls: read.urls.to_vec(),
-            annotations,
-        })
+            annotations: annotations.map(|(key, value)| (key.clone(), value.clone().unwrap_or_default())).collect(),
+        }
     }
 }

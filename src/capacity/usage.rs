@@ -9,12 +9,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::account::scan::scan;
-use crate::error::Result;
 use crate::metrics::Metrics;
 use crate::metrics::tenant::TenantMetrics;
 use crate::names::Tenant;
@@ -99,13 +96,13 @@ impl Usage {
     }
 
     /// To be called before the tenants of the store are listed, for [`Usage::keep`] behind it.
-    fn begin_scan(&self) -> Vec<(Tenant, Began)> {
+    pub(crate) fn begin_scan(&self) -> Vec<(Tenant, Began)> {
         self.accounts().into_iter().map(|(tenant, account)| (tenant, account.begin_scan())).collect()
     }
 
     /// Empties the accounts of tenants that the store does not have any more, but for what has changed since. Those of scopes
     /// go when nobody uses them: there is one for each pull request.
-    fn keep(&self, found: &[Tenant], known: Vec<(Tenant, Began)>) {
+    pub(crate) fn keep(&self, found: &[Tenant], known: Vec<(Tenant, Began)>) {
         for (tenant, began) in known.into_iter().filter(|(tenant, _)| !found.contains(tenant)) {
             let empty = Scanned { at: jiff::Timestamp::now(), ..Scanned::default() };
             self.account(&tenant).set_scanned(began, empty);
@@ -254,24 +251,6 @@ impl Store {
     /// What each tenant stores.
     pub fn usage(&self) -> &Usage {
         &self.room.usage
-    }
-
-    /// Counts what all tenants store, and corrects their accounts: lists everything, and reads every manifest.
-    pub async fn scan_usage(&self) -> Result<()> {
-        let (at, known) = (Instant::now(), self.usage().begin_scan());
-        let tenants = self.tenants().await?;
-        self.stock().keep(&tenants, at);
-        self.usage().keep(&tenants, known);
-        for tenant in tenants {
-            let account = self.usage().account(&tenant);
-            let began = account.begin_scan();
-            let at = Instant::now();
-            let (found, tags) = scan(self, &tenant).await?;
-            tracing::debug!(%tenant, bytes = found.bytes, blobs = found.blobs, "usage counted");
-            self.stock().replace(&tenant, tags, at);
-            account.set_scanned(began, found);
-        }
-        Ok(())
     }
 }
 

@@ -33,12 +33,12 @@ pub(super) const IN_FLIGHT: Duration = Duration::from_secs(3600);
 
 /// The blobs of a tenant: 40 bytes for each, in the order of the listing.
 #[derive(Default)]
-pub(super) struct Blobs {
+pub(super) struct BlobSizes {
     short: Vec<([u8; 32], u64)>,
     long: HashMap<Digest, u64>,
 }
 
-impl Blobs {
+impl BlobSizes {
     pub(super) fn add(&mut self, digest: Digest, size: u64) {
         match digest {
             Digest::Sha256(bytes) => self.short.push((bytes, size)),
@@ -68,7 +68,7 @@ pub(super) struct Fact {
 /// What the walk has seen, where there is one. What is not known is asked of the backend.
 #[derive(Clone, Default)]
 pub(super) struct Known {
-    pub blobs: Option<Arc<Blobs>>,
+    pub blobs: Option<Arc<BlobSizes>>,
     /// Manifests of the repository, and their bytes.
     pub manifests: Option<Arc<HashMap<Digest, u64>>>,
     pub facts: Arc<Mutex<HashMap<Digest, Fact>>>,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::check::look::{Blobs, IN_FLIGHT, Known, Look};
+use crate::check::look::{BlobSizes, IN_FLIGHT, Known, Look};
 use crate::check::problem::{Finding, Problem};
 use crate::digest::Digest;
 use crate::error::Result;
@@ -50,7 +50,7 @@ impl<'a> Walk<'a> {
         Walk { look, tenant: None, known: Known::new(), repo: None, upload: None, has_format: false, blobs: 0 }
     }
 
-    /// Blobs met so far.
+    /// BlobSizes met so far.
     pub(super) fn blobs(&self) -> u64 {
         self.blobs
     }
@@ -185,7 +185,7 @@ impl Known {
     /// While somebody looks at what is known already, nothing is added: what is not known is asked for.
     fn add_blob(&mut self, digest: Digest, size: u64) {
         if let Some(blobs) = self.blobs.as_mut().and_then(Arc::get_mut) {
-            Blobs::add(blobs, digest, size);
+            BlobSizes::add(blobs, digest, size);
         }
     }
 

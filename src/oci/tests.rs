@@ -34,7 +34,7 @@ fn what_could_be_two_things_is_refused() {
         "[]",
         "",
     ] {
-        assert!(matches!(parse(bad, None), Err(Invalid(_))), "{bad}");
+        assert!(matches!(parse(bad, None), Err(InvalidManifest(_))), "{bad}");
     }
 }
 
@@ -88,4 +88,10 @@ fn descriptors_are_complete() {
     ] {
         assert!(parse(&descriptor(&rest), None).is_err(), "{rest}");
     }
+}
+
+#[test]
+fn a_list_of_nothing_is_refused_before_it_takes_memory() {
+    let text = format!(r#"{{"schemaVersion":2,"manifests":[{}{{}}]}}"#, "{},".repeat(1_000_000));
+    assert!(Document::parse(text.as_bytes()).is_err_and(|error| error.0.contains("digest")));
 }

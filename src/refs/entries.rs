@@ -20,8 +20,8 @@ use crate::error::{Error, Result};
 use crate::layout;
 use crate::layout::{EntryItem, EntryName, RepoItem};
 use crate::names::{RepoName, Tenant};
-use crate::refs::graph::{Graph, Node};
-use crate::refs::listing::{Other, RepoListing};
+use crate::refs::graph::{ContentNames, ManifestGraph};
+use crate::refs::listing::{OtherObject, RepoListing};
 use crate::refs::root::{Root, RootId};
 
 /// Content of the record of an entry.
@@ -56,7 +56,7 @@ pub fn id(tenant: &Tenant, repo: &RepoName, name: &EntryName) -> RootId {
 }
 
 /// The entries of a repository. One whose record cannot be read is none.
-pub async fn roots(graph: &Graph, repo: &RepoListing) -> Result<Vec<Root>> {
+pub async fn roots(graph: &ManifestGraph, repo: &RepoListing) -> Result<Vec<Root>> {
     let (mut records, mut used) = (Vec::new(), HashMap::<&EntryName, SystemTime>::new());
     for other in &repo.others {
         match &other.item {
@@ -67,7 +67,7 @@ pub async fn roots(graph: &Graph, repo: &RepoListing) -> Result<Vec<Root>> {
     }
     let read = |(name, other)| async move { Ok::<_, Error>((name, other, node(graph, &repo.tenant, other).await?)) };
     let reads: Vec<_> = records.into_iter().map(read).collect();
-    let found: Vec<(&EntryName, &Other, _)> = stream::iter(reads).buffered(FAN_OUT).try_collect().await?;
+    let found: Vec<(&EntryName, &OtherObject, _)> = stream::iter(reads).buffered(FAN_OUT).try_collect().await?;
     let readable = found.into_iter().filter_map(|(name, other, node)| {
         let mut root = Root::new(id(&repo.tenant, &repo.name, name), other.at, used.get(name).copied());
         root.own = Some(node?);
@@ -77,7 +77,7 @@ pub async fn roots(graph: &Graph, repo: &RepoListing) -> Result<Vec<Root>> {
 }
 
 /// What a record names; nothing when it is gone, or cannot be read.
-async fn node(graph: &Graph, tenant: &Tenant, listed: &Other) -> Result<Option<Arc<Node>>> {
+async fn node(graph: &ManifestGraph, tenant: &Tenant, listed: &OtherObject) -> Result<Option<Arc<ContentNames>>> {
     // Under one key there may be another entry later on.
     let writing = format!("{} {}", listed.key, listed.version.0);
     if let Some(node) = graph.node(&writing) {
@@ -86,7 +86,7 @@ async fn node(graph: &Graph, tenant: &Tenant, listed: &Other) -> Result<Option<A
     graph.count_read();
     let Some((meta, record)) = graph.calls().read_json::<EntryRecord>(&listed.key).await? else { return Ok(None) };
     let sizes = record.blobs.iter().map(|blob| blob.size).collect();
-    let node = Node { sizes, ..Node::of_blobs(tenant, record.blobs.iter().map(|blob| &blob.digest)) };
+    let node = ContentNames { sizes, ..ContentNames::of_blobs(tenant, record.blobs.iter().map(|blob| &blob.digest)) };
     let node = Arc::new(node);
     if meta.version.is_listed_as(&listed.version) {
         graph.remember(&writing, node.clone());

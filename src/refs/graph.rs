@@ -48,7 +48,7 @@ pub async fn closure<N, F: Future<Output = Result<N>>>(
 
 /// What something names, in few bytes.
 #[derive(Debug, Default)]
-pub struct Node {
+pub struct ContentNames {
     /// Fingerprints of the blobs' keys. Their sizes are not for a manifest to say.
     pub blobs: Box<[u64]>,
     /// Bytes of each, where it was the server that wrote them down.
@@ -61,15 +61,21 @@ pub struct Node {
     pub cache: bool,
 }
 
-impl Node {
-    pub fn of_manifest(tenant: &Tenant, content: ManifestContent) -> Node {
+impl ContentNames {
+    pub fn of_manifest(tenant: &Tenant, content: ManifestContent) -> ContentNames {
         let ManifestContent { config, subject, cache, .. } = content;
-        Node { children: content.children.into(), config, subject, cache, ..Node::of_blobs(tenant, &content.blobs) }
+        ContentNames {
+            children: content.children.into(),
+            config,
+            subject,
+            cache,
+            ..ContentNames::of_blobs(tenant, &content.blobs)
+        }
     }
 
-    pub fn of_blobs<'a>(tenant: &Tenant, blobs: impl IntoIterator<Item = &'a Digest>) -> Node {
+    pub fn of_blobs<'a>(tenant: &Tenant, blobs: impl IntoIterator<Item = &'a Digest>) -> ContentNames {
         let blobs = blobs.into_iter().map(|blob| fingerprint(layout::blob(tenant, blob).as_str())).collect();
-        Node { blobs, ..Node::default() }
+        ContentNames { blobs, ..ContentNames::default() }
     }
 
     fn weight(&self) -> u32 {
@@ -79,7 +85,7 @@ impl Node {
 }
 
 /// What a verified read of small content came to.
-pub enum Found {
+pub enum VerifiedRead {
     Right(Bytes),
     /// They do not fit the digest, also when they are read again.
     Wrong(Bytes),
@@ -115,19 +121,19 @@ impl ViewNote {
 }
 
 /// What the manifests of a store name, remembered from one look to the next. For work that no client waits for.
-pub struct Graph {
+pub struct ManifestGraph {
     store: Store,
     /// By the fingerprint of the key: what is in it is written once.
-    nodes: Cache<u64, Arc<Node>>,
+    nodes: Cache<u64, Arc<ContentNames>>,
     /// By the key of the note.
     views: Cache<Key, Arc<ViewNote>>,
     reads: AtomicU64,
 }
 
-impl Graph {
-    pub fn new(store: Store) -> Graph {
-        let nodes = Cache::builder().max_capacity(NODES_BYTES_MAX).weigher(|_, node: &Arc<Node>| node.weight());
-        Graph { store, nodes: nodes.build(), views: Cache::new(VIEWS_MAX), reads: AtomicU64::new(0) }
+impl ManifestGraph {
+    pub fn new(store: Store) -> ManifestGraph {
+        let nodes = Cache::builder().max_capacity(NODES_BYTES_MAX).weigher(|_, node: &Arc<ContentNames>| node.weight());
+        ManifestGraph { store, nodes: nodes.build(), views: Cache::new(VIEWS_MAX), reads: AtomicU64::new(0) }
     }
 
     pub fn calls(&self) -> Calls<'_> {
@@ -144,10 +150,10 @@ impl Graph {
         &self,
         repo: &RepoListing,
         from: &[Digest],
-        mut visit: impl FnMut(&Digest, &Arc<Node>),
+        mut visit: impl FnMut(&Digest, &Arc<ContentNames>),
     ) -> Result<()> {
         let load = |digest| self.manifest(repo, digest);
-        closure(from.iter().copied(), load, |digest, node: Arc<Node>| {
+        closure(from.iter().copied(), load, |digest, node: Arc<ContentNames>| {
             visit(&digest, &node);
             node.children.iter().copied().chain(repo.referrers_of(&digest)).collect()
         })
@@ -155,18 +161,18 @@ impl Graph {
     }
 
     /// What a manifest names: nothing when it is missing.
-    pub async fn manifest(&self, repo: &RepoListing, digest: Digest) -> Result<Arc<Node>> {
+    pub async fn manifest(&self, repo: &RepoListing, digest: Digest) -> Result<Arc<ContentNames>> {
         let key = repo.manifest_key(&digest);
         if let Some(node) = self.node(key.as_str()) {
             return Ok(node);
         }
         let (bytes, right) = match self.read(&key, &digest).await? {
-            Found::Right(bytes) => (bytes, true),
-            Found::Wrong(bytes) => (bytes, false),
-            Found::Nothing => (Bytes::new(), false),
+            VerifiedRead::Right(bytes) => (bytes, true),
+            VerifiedRead::Wrong(bytes) => (bytes, false),
+            VerifiedRead::Nothing => (Bytes::new(), false),
         };
         let Ok(content) = ManifestContent::parse(&bytes, None) else { return Ok(Arc::default()) };
-        let node = Arc::new(Node::of_manifest(&repo.tenant, content));
+        let node = Arc::new(ContentNames::of_manifest(&repo.tenant, content));
         // Of wrong bytes nothing is believed but what makes something stay, and only as long as they are there.
         if right {
             self.remember(key.as_str(), node.clone());
@@ -175,11 +181,11 @@ impl Graph {
     }
 
     /// What is remembered under the name of something that never changes.
-    pub fn node(&self, name: &str) -> Option<Arc<Node>> {
+    pub fn node(&self, name: &str) -> Option<Arc<ContentNames>> {
         self.nodes.get(&fingerprint(name))
     }
 
-    pub fn remember(&self, name: &str, node: Arc<Node>) {
+    pub fn remember(&self, name: &str, node: Arc<ContentNames>) {
         self.nodes.insert(fingerprint(name), node);
     }
 
@@ -210,19 +216,19 @@ impl Graph {
     }
 
     /// Small content, past the hot layer, which a walk through the store would flush.
-    pub async fn read(&self, key: &Key, digest: &Digest) -> Result<Found> {
+    pub async fn read(&self, key: &Key, digest: &Digest) -> Result<VerifiedRead> {
         self.count_read();
-        let Some((meta, bytes)) = self.calls().read(key).await? else { return Ok(Found::Nothing) };
+        let Some((meta, bytes)) = self.calls().read(key).await? else { return Ok(VerifiedRead::Nothing) };
         if hash(digest.algorithm(), bytes.clone()).await? == *digest {
-            return Ok(Found::Right(bytes));
+            return Ok(VerifiedRead::Right(bytes));
         }
         if self.store.checks.is_wrong(&meta) {
-            return Ok(Found::Wrong(bytes));
+            return Ok(VerifiedRead::Wrong(bytes));
         }
         // On the line, or in the store: the reader knows how to find out, and who has to be told.
         match self.store.fetch_small(key, *digest).await {
-            Ok(bytes) => Ok(Found::Right(bytes)),
-            Err(Error::BlobUnknown(_)) => Ok(Found::Wrong(bytes)),
+            Ok(bytes) => Ok(VerifiedRead::Right(bytes)),
+            Err(Error::BlobUnknown(_)) => Ok(VerifiedRead::Wrong(bytes)),
             Err(error) => Err(error),
         }
     }

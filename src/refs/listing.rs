@@ -24,7 +24,7 @@ pub fn walk<'a>(objects: &'a dyn Objects, prefix: &str) -> BoxStream<'a, Result<
 
 /// The time and the bytes of an object that is written once.
 #[derive(Clone, Copy, Debug)]
-pub struct Written {
+pub struct WrittenOnce {
     pub at: SystemTime,
     pub bytes: u64,
 }
@@ -38,7 +38,7 @@ pub struct Writing {
 
 /// An object of a kind of root other than tags.
 #[derive(Clone, Debug)]
-pub struct Other {
+pub struct OtherObject {
     pub key: Key,
     pub item: RepoItem,
     pub at: SystemTime,
@@ -50,16 +50,16 @@ pub struct Other {
 pub struct RepoListing {
     pub tenant: Tenant,
     pub name: RepoName,
-    pub manifests: BTreeMap<Digest, Written>,
+    pub manifests: BTreeMap<Digest, WrittenOnce>,
     pub tags: BTreeMap<Tag, Writing>,
-    pub pushes: BTreeMap<Tag, Vec<(PushId, Written)>>,
+    pub pushes: BTreeMap<Tag, Vec<(PushId, WrittenOnce)>>,
     /// By subject.
-    pub referrers: BTreeMap<Digest, Vec<(Digest, Written)>>,
+    pub referrers: BTreeMap<Digest, Vec<(Digest, WrittenOnce)>>,
     /// When the last use of a tag was noted.
     pub used: BTreeMap<Tag, SystemTime>,
     pub views: BTreeMap<Tag, Writing>,
     /// In key order.
-    pub others: Vec<Other>,
+    pub others: Vec<OtherObject>,
 }
 
 impl RepoListing {
@@ -80,7 +80,7 @@ impl RepoListing {
     /// Takes note of an object of the repository.
     pub fn add(&mut self, item: RepoItem, meta: Meta) {
         let Meta { key, size: bytes, modified: at, version, .. } = meta;
-        let written = Written { at, bytes };
+        let written = WrittenOnce { at, bytes };
         match item {
             RepoItem::Manifest(digest) => drop(self.manifests.insert(digest, written)),
             RepoItem::Tag(tag) => drop(self.tags.insert(tag, Writing { at, version })),
@@ -90,7 +90,7 @@ impl RepoListing {
             RepoItem::Referrer { subject, manifest } => {
                 self.referrers.entry(subject).or_default().push((manifest, written));
             }
-            item => self.others.push(Other { key, item, at, version }),
+            item => self.others.push(OtherObject { key, item, at, version }),
         }
     }
 
@@ -104,7 +104,7 @@ impl RepoListing {
     }
 
     /// The push records of a tag.
-    pub fn pushes_of(&self, tag: &Tag) -> &[(PushId, Written)] {
+    pub fn pushes_of(&self, tag: &Tag) -> &[(PushId, WrittenOnce)] {
         self.pushes.get(tag).map_or(&[], Vec::as_slice)
     }
 

@@ -8,7 +8,7 @@ use crate::digest::Digest;
 use crate::error::Result;
 use crate::names::{RepoName, Tag};
 use crate::objects::Key;
-use crate::refs::graph::{Graph, Node};
+use crate::refs::graph::{ContentNames, ManifestGraph};
 use crate::refs::listing::RepoListing;
 
 /// What a root is known by.
@@ -49,7 +49,7 @@ pub struct NamedBlob {
 
 /// What is known of the pushes of a root that is made of several.
 #[derive(Clone, Debug, Default)]
-pub struct History {
+pub struct PushHistory {
     /// The newest push of each manifest that push records name.
     pub pushes: HashMap<Digest, SystemTime>,
     /// How many push records there are, at least.
@@ -77,8 +77,8 @@ pub struct Root {
     /// The manifests that it names: they, and all that they lead to, are its content.
     pub manifests: Vec<Digest>,
     /// What it names by itself.
-    pub own: Option<Arc<Node>>,
-    pub history: History,
+    pub own: Option<Arc<ContentNames>>,
+    pub history: PushHistory,
     /// Its blobs, where somebody has asked for them: each once.
     pub content: Vec<NamedBlob>,
 }
@@ -94,7 +94,7 @@ impl Root {
             evictable: Evictable::Whole,
             manifests: Vec::new(),
             own: None,
-            history: History { served: used, ..History::default() },
+            history: PushHistory { served: used, ..PushHistory::default() },
             content: Vec::new(),
         }
     }
@@ -107,9 +107,9 @@ impl Root {
     /// Visits what it names by itself, then all manifests that it leads to.
     pub async fn visit(
         &self,
-        graph: &Graph,
+        graph: &ManifestGraph,
         repo: &RepoListing,
-        mut visit: impl FnMut(Option<&Digest>, &Arc<Node>),
+        mut visit: impl FnMut(Option<&Digest>, &Arc<ContentNames>),
     ) -> Result<()> {
         if let Some(own) = &self.own {
             visit(None, own);
@@ -122,7 +122,12 @@ impl Root {
     /// its pointer, though all that it leads to may have been there for long. Anything else counts as pushed `now` for as
     /// long as its root is there: it goes as a whole, and the batch with its root may have been left to a collector that
     /// stopped.
-    pub fn pushed_for_room(&self, manifest: Option<&Digest>, node: &Node, now: SystemTime) -> Option<SystemTime> {
+    pub fn pushed_for_room(
+        &self,
+        manifest: Option<&Digest>,
+        node: &ContentNames,
+        now: SystemTime,
+    ) -> Option<SystemTime> {
         match self.evictable {
             Evictable::ByLayer => manifest.and_then(|digest| self.history.pushes.get(digest).copied()),
             Evictable::Whole if node.cache => Some(self.pushed),

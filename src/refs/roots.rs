@@ -9,8 +9,8 @@ use crate::layout::{Place, RepoItem};
 use crate::names::{RepoName, Tenant};
 use crate::objects::Key;
 use crate::refs::entries;
-use crate::refs::graph::Graph;
-use crate::refs::listing::{RepoListing, Written};
+use crate::refs::graph::ManifestGraph;
+use crate::refs::listing::{RepoListing, WrittenOnce};
 use crate::refs::root::{Root, RootId};
 use crate::refs::tag_root;
 
@@ -32,14 +32,14 @@ pub fn id_of_key(key: &str) -> Option<RootId> {
 }
 
 /// The roots of a repository.
-pub async fn roots(graph: &Graph, repo: &RepoListing) -> Result<Vec<Root>> {
+pub async fn roots(graph: &ManifestGraph, repo: &RepoListing) -> Result<Vec<Root>> {
     let mut roots = tag_root::roots(graph, repo).await?;
     roots.extend(entries::roots(graph, repo).await?);
     Ok(roots)
 }
 
 /// What of a repository is garbage unless something names it: manifests, records without their root, referrers.
-pub fn nameable(repo: &RepoListing) -> Vec<(Key, Written)> {
+pub fn nameable(repo: &RepoListing) -> Vec<(Key, WrittenOnce)> {
     let (tenant, name) = (&repo.tenant, &repo.name);
     let manifests = repo.manifests.iter().map(|(digest, written)| (repo.manifest_key(digest), *written));
     let orphans = repo.pushes.iter().filter(|(tag, _)| !repo.tags.contains_key(*tag));

@@ -6,7 +6,7 @@ use crate::calls::FAN_OUT;
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::names::{RepoName, Tag, Tenant};
-use crate::refs::graph::Graph;
+use crate::refs::graph::ManifestGraph;
 use crate::refs::listing::{RepoListing, Writing};
 use crate::refs::root::{Evictable, Root, RootId};
 use crate::refs::tags::Pointer;
@@ -23,7 +23,7 @@ pub fn id(tenant: &Tenant, repo: &RepoName, tag: &Tag) -> RootId {
 }
 
 /// The tags of a repository with the manifests that they serve. A tag whose pointer cannot be read is none.
-pub async fn roots(graph: &Graph, repo: &RepoListing) -> Result<Vec<Root>> {
+pub async fn roots(graph: &ManifestGraph, repo: &RepoListing) -> Result<Vec<Root>> {
     let reads = repo.tags.iter().map(|(tag, listed)| async move {
         let pointer = graph.pointer(&layout::tag(&repo.tenant, &repo.name, tag), listed).await?;
         let view = match repo.views.get(tag) {

@@ -20,7 +20,7 @@ use crate::lifetime::collect::policy::{Decision, Reason};
 use crate::lifetime::collect::{Candidate, Collector, Report, passed};
 use crate::names::{RepoName, Tenant};
 use crate::objects::Key;
-use crate::refs::graph::Node;
+use crate::refs::graph::ContentNames;
 use crate::refs::listing::{RepoListing, walk};
 use crate::refs::root::{Root, RootId};
 use crate::refs::roots;
@@ -44,7 +44,13 @@ impl NamedBy<'_> {
     }
 
     /// When content was last pushed, as far as that counts against making room.
-    fn pushed(self, repo: &RepoListing, digest: Option<&Digest>, node: &Node, now: SystemTime) -> Option<SystemTime> {
+    fn pushed(
+        self,
+        repo: &RepoListing,
+        digest: Option<&Digest>,
+        node: &ContentNames,
+        now: SystemTime,
+    ) -> Option<SystemTime> {
         match self {
             NamedBy::Root(root, _) => root.pushed_for_room(digest, node, now),
             NamedBy::Young if node.cache => None,
@@ -194,7 +200,7 @@ impl<'a> Mark<'a> {
 
     async fn mark_closure(&mut self, repo: &RepoListing, from: &[Digest], by: NamedBy<'_>) -> Result<()> {
         let mut found = Vec::new();
-        let visit = |digest: &Digest, node: &Arc<Node>| found.push((*digest, node.clone()));
+        let visit = |digest: &Digest, node: &Arc<ContentNames>| found.push((*digest, node.clone()));
         self.collector.graph.closure(repo, from, visit).await?;
         let stays = by.stays();
         for (digest, node) in found {
@@ -210,7 +216,7 @@ impl<'a> Mark<'a> {
         Ok(())
     }
 
-    fn mark_blobs(&mut self, node: &Node, pushed: Option<SystemTime>, stays: bool) {
+    fn mark_blobs(&mut self, node: &ContentNames, pushed: Option<SystemTime>, stays: bool) {
         for id in &node.blobs {
             self.live.entry(*id).or_insert(Live { stays }).stays |= stays;
             if let (Some(at), Some(newest)) = (pushed, self.watched.get_mut(id)) {

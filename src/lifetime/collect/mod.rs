@@ -90,7 +90,7 @@ use crate::metrics::recent::Eviction;
 use crate::metrics::tenant::Rule;
 use crate::names::{BatchId, Tenant};
 use crate::objects::{Key, When};
-use crate::refs::graph::Graph;
+use crate::refs::graph::ManifestGraph;
 use crate::store::Store;
 use batches::{Batch, Publisher};
 use mark::Mark;
@@ -102,7 +102,7 @@ pub const DECISIONS_MAX: usize = 10_000;
 pub struct Collector {
     store: Store,
     /// What manifests name, remembered from one collection to the next.
-    graph: Graph,
+    graph: ManifestGraph,
     /// One collection at a time in this process.
     running: tokio::sync::Mutex<()>,
     last: Mutex<Option<Arc<Report>>>,
@@ -188,7 +188,7 @@ impl Report {
 
 impl Collector {
     pub fn new(store: Store) -> Collector {
-        let graph = Graph::new(store.clone());
+        let graph = ManifestGraph::new(store.clone());
         Collector { store, graph, running: tokio::sync::Mutex::new(()), last: Mutex::default() }
     }
 
@@ -213,7 +213,7 @@ impl Collector {
     /// Collects once.
     pub async fn run(&self, wish: Wish) -> Result<Arc<Report>> {
         let _turn = self.running.lock().await;
-        let _shown = Shown::new(&self.store.metrics.collecting);
+        let _shown = InProgress::new(&self.store.metrics.collecting);
         let began = Instant::now();
         let mut report = Report { dry: wish.dry, ..Report::default() };
         if let Some(reason) = self.reason_not_to_delete()
@@ -346,16 +346,16 @@ impl Collector {
 }
 
 /// Something is under way, and a metric shows it.
-struct Shown<'a>(&'a IntGauge);
+struct InProgress<'a>(&'a IntGauge);
 
-impl Shown<'_> {
-    fn new(gauge: &IntGauge) -> Shown<'_> {
+impl InProgress<'_> {
+    fn new(gauge: &IntGauge) -> InProgress<'_> {
         gauge.inc();
-        Shown(gauge)
+        InProgress(gauge)
     }
 }
 
-impl Drop for Shown<'_> {
+impl Drop for InProgress<'_> {
     fn drop(&mut self) {
         self.0.dec();
     }

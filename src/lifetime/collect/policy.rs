@@ -144,7 +144,7 @@ pub struct EvictionPlan {
 
 /// A layer that may go by itself.
 #[derive(Clone, Debug)]
-pub struct Layer {
+pub struct IdleLayer {
     pub id: u64,
     pub bytes: u64,
     used: SystemTime,
@@ -155,7 +155,7 @@ pub struct Layer {
     pub depth: u32,
 }
 
-impl Layer {
+impl IdleLayer {
     fn time(&self) -> (SystemTime, SystemTime) {
         (self.used, self.pushed)
     }
@@ -163,25 +163,30 @@ impl Layer {
 
 /// Layers that may go one by one and were not used within `floor`, the least recently used first and, among those, the
 /// least recently pushed. A layer that a root names which goes as a whole, or a protected one, stays.
-pub fn idle_layers(roots: &[Root], protected: &dyn Fn(&Root) -> bool, floor: Duration, now: SystemTime) -> Vec<Layer> {
-    let mut layers = HashMap::<u64, (Layer, bool)>::new();
+pub fn idle_layers(
+    roots: &[Root],
+    protected: &dyn Fn(&Root) -> bool,
+    floor: Duration,
+    now: SystemTime,
+) -> Vec<IdleLayer> {
+    let mut layers = HashMap::<u64, (IdleLayer, bool)>::new();
     for (at, root) in roots.iter().enumerate() {
         let stays = root.evictable == Evictable::Whole || protected(root);
         for NamedBlob { id, bytes, used, pushed, fixed } in root.content.iter().copied() {
-            let new = Layer { id, bytes, used, pushed, root: at, depth: u32::MAX };
+            let new = IdleLayer { id, bytes, used, pushed, root: at, depth: u32::MAX };
             let (layer, fixed_so_far) = layers.entry(id).or_insert((new, false));
             (layer.used, layer.pushed) = (layer.used.max(used), layer.pushed.max(pushed));
             *fixed_so_far |= fixed || stays;
         }
     }
     let idle = layers.into_values().filter(|(layer, fixed)| !fixed && age(layer.used, now) > floor);
-    let mut idle: Vec<Layer> = idle.map(|(layer, _)| layer).collect();
+    let mut idle: Vec<IdleLayer> = idle.map(|(layer, _)| layer).collect();
     idle.sort_unstable_by_key(|layer| (layer.time(), layer.id));
     idle
 }
 
 /// Layers of one time of which some have to go and others may stay: their depth is to tell which.
-pub fn undecided(layers: &[Layer], excess: u64) -> &[Layer] {
+pub fn undecided(layers: &[IdleLayer], excess: u64) -> &[IdleLayer] {
     let (mut freed, mut rest) = (0_u64, layers);
     while let Some(first) = rest.first().filter(|_| freed < excess) {
         let alike = rest.iter().take_while(|layer| layer.time() == first.time()).count();
@@ -202,7 +207,7 @@ pub fn undecided(layers: &[Layer], excess: u64) -> &[Layer] {
 /// first.
 pub fn make_room(
     roots: &[Root],
-    mut layers: Vec<Layer>,
+    mut layers: Vec<IdleLayer>,
     protected: &dyn Fn(&Root) -> bool,
     excess: u64,
     floor: Duration,

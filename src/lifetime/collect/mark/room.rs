@@ -21,7 +21,7 @@ use crate::lifetime::collect::policy::EvictionPlan;
 use crate::lifetime::collect::{Collector, Report, passed};
 use crate::names::{RepoName, Tenant};
 use crate::objects::READ_BYTES_MAX;
-use crate::refs::graph::{Found, Node};
+use crate::refs::graph::{ContentNames, VerifiedRead};
 use crate::refs::listing::{RepoListing, walk};
 use crate::refs::root::{Evictable, NamedBlob, Root};
 
@@ -30,7 +30,7 @@ const CONFIGS_MAX: usize = 64;
 
 /// How much a tenant may hold. Bytes.
 #[derive(Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct QuotaLimits {
     /// Over the first, it is brought below the second.
     high: u64,
     low: u64,
@@ -39,14 +39,14 @@ pub(super) struct Limits {
 }
 
 impl Collector {
-    pub(super) fn limits(&self, tenant: &Tenant) -> Option<Limits> {
+    pub(super) fn limits(&self, tenant: &Tenant) -> Option<QuotaLimits> {
         let quota = self.store.config().quota(tenant);
         let high = quota.high.unwrap_or(u64::MAX);
         let low = quota.low.unwrap_or(high);
         let part = self.store.room().part(tenant);
         // For what is being uploaded there must be room as well. What the disk is short of has that in it.
         let coming = self.store.usage().account(tenant).arriving();
-        let limits = Limits { high: high.saturating_sub(coming), low: low.saturating_sub(coming), part };
+        let limits = QuotaLimits { high: high.saturating_sub(coming), low: low.saturating_sub(coming), part };
         (high < u64::MAX || part > 0).then_some(limits)
     }
 }
@@ -101,7 +101,7 @@ impl Mark<'_> {
         roots: &mut [Root],
         gone: &HashSet<usize>,
         mut held: BlobInventory,
-        limits: Limits,
+        limits: QuotaLimits,
     ) -> Result<EvictionPlan> {
         let scene = Scene { tenant, repos, roots, gone };
         self.note_named(&scene, &mut held).await?;
@@ -152,7 +152,7 @@ impl Mark<'_> {
 
     /// Bytes that have to go beside what goes by itself: what is condemned, and what this collection condemns because
     /// nothing names it. What is too young for that counts as held.
-    fn excess(&self, held: &BlobInventory, limits: Limits) -> u64 {
+    fn excess(&self, held: &BlobInventory, limits: QuotaLimits) -> u64 {
         let (mut stays, mut goes) = (held.staged, 0_u64);
         for blob in held.iter().filter(|blob| !self.known.has_fingerprint(blob.id)) {
             let sum = if blob.is_old && !blob.is_named { &mut goes } else { &mut stays };
@@ -172,7 +172,7 @@ impl Mark<'_> {
     ) -> Result<HashMap<u64, u32>> {
         let mut configs = BTreeMap::<(Reverse<SystemTime>, Digest), Vec<u64>>::new();
         for (_, repo, root) in scene.staying().filter(|(_, _, root)| root.evictable == Evictable::ByLayer) {
-            let visit = |digest: Option<&Digest>, node: &Arc<Node>| {
+            let visit = |digest: Option<&Digest>, node: &Arc<ContentNames>| {
                 let named: Vec<u64> = node.blobs.iter().copied().filter(|id| undecided.contains(id)).collect();
                 let Some(config) = node.config.filter(|_| node.cache && !named.is_empty()) else { return };
                 let (_, pushed) = root.times_of(digest);
@@ -213,7 +213,8 @@ impl Mark<'_> {
             return Ok(HashMap::new());
         }
         // Past the hot layer, which is for what builds read.
-        let Found::Right(bytes) = self.collector.graph.read(&layout::blob(tenant, &config), &config).await? else {
+        let VerifiedRead::Right(bytes) = self.collector.graph.read(&layout::blob(tenant, &config), &config).await?
+        else {
             return Ok(HashMap::new());
         };
         let placed = move || CacheConfig::parse(&bytes).map(|config| config.depths()).unwrap_or_default();
@@ -240,7 +241,7 @@ impl Mark<'_> {
                 false => None,
             };
             let mut content = HashMap::<u64, NamedBlob>::new();
-            let visit = |digest: Option<&Digest>, node: &Arc<Node>| {
+            let visit = |digest: Option<&Digest>, node: &Arc<ContentNames>| {
                 let times = root.times_of(digest);
                 let config = node.config.map(|config| blob_id(scene.tenant, &config));
                 let there = node.blobs.iter().filter(|id| !self.known.has_fingerprint(**id));
@@ -266,7 +267,7 @@ fn blob_id(tenant: &Tenant, digest: &Digest) -> u64 {
     fingerprint(layout::blob(tenant, digest).as_str())
 }
 
-fn note(held: &mut BlobInventory, node: &Node, is_young: bool) {
+fn note(held: &mut BlobInventory, node: &ContentNames, is_young: bool) {
     for id in &node.blobs {
         if let Some(blob) = held.get_mut(*id) {
             blob.is_named = true;
