@@ -7,8 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use crate::config::{CollectConfig, GRAIN};
-use crate::content::condemned::{ENTRIES_MAX, Kind, List, Listed, Snapshot, list_batches, read_list};
-use crate::deadline::patiently;
+use crate::content::condemned::{ENTRIES_MAX, Kind, List, Listed, Snapshot, read_list};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::layout::{Place, RepoItem};
@@ -68,9 +67,9 @@ fn root_of(key: &str) -> Option<Key> {
 impl Collector {
     /// Batches that may be deleted now. Removes on the way what dead collectors left.
     pub(super) async fn due(&self, now: SystemTime, low: bool, report: &mut Report) -> Result<Vec<Batch>> {
-        let config = &self.store.config.collect;
+        let config = &self.store.config().collect;
         let (least, most) = (config.wait(true), config.wait(false));
-        let (life, mut due) = (self.store.condemned.claim_life(), Vec::new());
+        let (life, mut due) = (self.store.condemned().claim_life(), Vec::new());
         for (id, listed) in self.list().await? {
             match (&listed.claim, &listed.list) {
                 (Some(claim), _) if passed(claim.modified, now, life + GRAIN) => self.clear(&id, &listed).await?,
@@ -78,13 +77,13 @@ impl Collector {
                 (None, Some(published)) => {
                     let mut at = published.modified;
                     if !config.ingredients.grace_from_list
-                        && let Some(list) = read_list(&*self.store.objects, &id).await?
+                        && let Some(list) = read_list(&**self.store.objects(), &id).await?
                     {
                         at = list.marked.into();
                     }
                     if !passed(at, now, least) {
                         report.batches_left += 1;
-                    } else if let Some(list) = read_list(&*self.store.objects, &id).await? {
+                    } else if let Some(list) = read_list(&**self.store.objects(), &id).await? {
                         if passed(at, now, self.wait_of(&list, low)) {
                             due.push(Batch { id, at: published.modified, list });
                         } else {
@@ -106,7 +105,7 @@ impl Collector {
     fn wait_of(&self, list: &List, low: bool) -> Duration {
         let tenants: BTreeSet<&str> = list.keys.iter().filter_map(|key| layout::tenant_name(key)).collect();
         let tenants = tenants.into_iter().filter_map(|tenant| tenant.parse::<Tenant>().ok());
-        tenants.map(|tenant| self.wait(&tenant, low)).max().unwrap_or_else(|| self.store.config.collect.wait(false))
+        tenants.map(|tenant| self.wait(&tenant, low)).max().unwrap_or_else(|| self.store.config().collect.wait(false))
     }
 
     /// Removes what is left of a batch: the list, the spares, then the claim.
@@ -114,7 +113,7 @@ impl Collector {
         let claim = [layout::batch_claim(id)];
         let mut keys = vec![layout::batch_list(id)];
         keys.extend(listed.spared.keys().map(|number| layout::batch_spared(id, *number)));
-        if self.store.config.collect.ingredients.list_before_claim {
+        if self.store.config().collect.ingredients.list_before_claim {
             self.store.delete(&keys).await?;
             self.store.delete(&claim).await
         } else {
@@ -125,11 +124,11 @@ impl Collector {
 
     /// Claims a batch, deletes what is neither in `keep` nor spared, and clears it.
     pub(super) async fn settle(&self, batch: Batch, keep: HashSet<u32>, report: &mut Report) -> Result<()> {
-        let ingredients = self.store.config.collect.ingredients;
-        let (objects, id) = (&self.store.objects, &batch.id);
+        let ingredients = self.store.config().collect.ingredients;
+        let (objects, id) = (self.store.objects(), &batch.id);
         let began = tokio::time::Instant::now();
         let when = if ingredients.exclusive_claim { When::Absent } else { When::Always };
-        let owner = Bytes::from(format!("{:016x}", self.store.condemned.replica()));
+        let owner = Bytes::from(format!("{:016x}", self.store.condemned().replica()));
         // Not asked again when it fails: an answer that was lost leaves a claim that nobody uses, and dies.
         match objects.put(&layout::batch_claim(id), owner, when).await {
             Ok(_) => {}
@@ -140,7 +139,7 @@ impl Collector {
             Err(error) => return Err(error.into()),
         }
         let prefix = layout::batch_prefix(id);
-        let listed = patiently(|| list_batches(&**objects, &prefix)).await?;
+        let listed = self.list_below(&prefix).await?;
         let listed = listed.into_iter().next().map(|(_, listed)| listed).unwrap_or_default();
         let Some(claim) = &listed.claim else {
             return Err(Error::Internal("a claim has gone".into()));
@@ -306,6 +305,6 @@ impl<'a> Publisher<'a> {
         }
         let (keys, sizes) = filled.into_iter().map(|one| (one.key.to_string(), one.bytes)).unzip();
         let list = List { kind, marked: self.marked, keys, sizes };
-        self.collector.store.condemned.publish(&list).await
+        self.collector.store.condemned().publish(&list).await
     }
 }

@@ -82,14 +82,15 @@ use prometheus::IntGauge;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::calls::Calls;
 use crate::content::condemned::{Kind, Listed, list_batches};
-use crate::deadline::patiently;
+use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::metrics::recent::Eviction;
 use crate::metrics::tenant::Rule;
 use crate::names::{BatchId, Tenant};
-use crate::objects::{Key, When};
+use crate::objects::Key;
 use crate::refs::graph::ManifestGraph;
 use crate::store::Store;
 use batches::{Batch, Publisher};
@@ -200,7 +201,7 @@ impl Collector {
     /// Clears what a process left that died while it deleted, where no request of it can be under way. Before the first
     /// answer, so that nobody waits for its claims.
     pub async fn recover(&self) -> Result<()> {
-        if self.store.objects.fence().is_some_and(|fence| fence.dies_with_process) {
+        if self.store.objects().fence().is_some_and(|fence| fence.dies_with_process) {
             for (id, batch) in self.list().await? {
                 if batch.claim.is_some() {
                     self.clear(&id, &batch).await?;
@@ -213,7 +214,7 @@ impl Collector {
     /// Collects once.
     pub async fn run(&self, wish: Wish) -> Result<Arc<Report>> {
         let _turn = self.running.lock().await;
-        let _shown = InProgress::new(&self.store.metrics.collecting);
+        let _shown = InProgress::new(&self.store.metrics().collecting);
         let began = Instant::now();
         let mut report = Report { dry: wish.dry, ..Report::default() };
         if let Some(reason) = self.reason_not_to_delete()
@@ -221,7 +222,7 @@ impl Collector {
         {
             report.skipped = Some(reason);
         } else {
-            let failed = |_: &Error| self.store.metrics.collections_failed.inc_by(u64::from(!wish.dry));
+            let failed = |_: &Error| self.store.metrics().collections_failed.inc_by(u64::from(!wish.dry));
             self.collect(wish, &mut report).await.inspect_err(failed)?;
         }
         report.seconds = began.elapsed().as_secs_f64();
@@ -232,16 +233,16 @@ impl Collector {
     }
 
     fn reason_not_to_delete(&self) -> Option<String> {
-        let allowed = self.store.objects.fence().is_some() || self.store.config.collect.without_fence;
+        let allowed = self.store.objects().fence().is_some() || self.store.config().collect.without_fence;
         let reason = "the bucket does not refuse late requests or conditional creates; where one server only collects, \
                       [collect] without_fence = true allows it";
         (!allowed).then(|| reason.to_string())
     }
 
     async fn collect(&self, wish: Wish, report: &mut Report) -> Result<()> {
-        let config = &self.store.config.collect;
+        let config = &self.store.config().collect;
         // Before anybody is found to hold too much: what is condemned does not count.
-        self.store.condemned.pin().await?;
+        self.store.condemned().pin().await?;
         let low = self.store.room().is_low();
         let now = if wish.dry { SystemTime::now() } else { self.now().await? };
         report.began = jiff::Timestamp::try_from(now).ok();
@@ -256,7 +257,7 @@ impl Collector {
             let keep = self.roots_in_use(&batch).await?;
             self.settle(batch, keep, report).await?;
         }
-        let pin = self.store.condemned.refresh().await?;
+        let pin = self.store.condemned().refresh().await?;
         let mut mark = Mark::new(self, now, low, &content, pin.clone());
         let tenants = self.store.tenants().await?;
         for tenant in &tenants {
@@ -280,7 +281,7 @@ impl Collector {
         publisher.flush().await?;
         if !wish.dry {
             self.store.delete(&mark.take_hints()).await?;
-            self.store.condemned.refresh().await?;
+            self.store.condemned().refresh().await?;
         }
         Ok(())
     }
@@ -288,26 +289,29 @@ impl Collector {
     /// How long what a tenant has must have been of no use before it is condemned, and must have been condemned before it
     /// is deleted: the shortest time that is allowed while the tenant holds too much, or the disk is short of room.
     fn wait(&self, tenant: &Tenant, disk_is_low: bool) -> Duration {
-        self.store.config.collect.wait(disk_is_low || self.store.room().is_over(tenant))
+        self.store.config().collect.wait(disk_is_low || self.store.room().is_over(tenant))
     }
 
     /// The backend's time.
     async fn now(&self) -> Result<SystemTime> {
-        let key = layout::clock();
-        let objects = &self.store.objects;
-        patiently(|| objects.put(&key, Bytes::new(), When::Always)).await?;
-        let now = patiently(|| objects.head(&key)).await?.modified;
-        self.store.clock.set(now);
-        Ok(now)
+        let (key, calls) = (layout::clock(), Calls::of(&**self.store.objects()));
+        calls.put(&key, Bytes::new()).await?;
+        let written = calls.head(&key).await?.ok_or_else(|| Error::Internal("the clock is gone".into()))?;
+        self.store.clock.set(written.modified);
+        Ok(written.modified)
     }
 
     async fn list(&self) -> Result<BTreeMap<BatchId, Listed>> {
-        let objects = &self.store.objects;
-        Ok(patiently(|| list_batches(&**objects, layout::CONDEMNED)).await?)
+        self.list_below(layout::CONDEMNED).await
+    }
+
+    async fn list_below(&self, prefix: &str) -> Result<BTreeMap<BatchId, Listed>> {
+        let objects = self.store.objects();
+        Ok(Deadline::of_each_call().retry(|| list_batches(&**objects, prefix)).await?)
     }
 
     fn count(&self, report: &Report) {
-        let metrics = &self.store.metrics;
+        let metrics = self.store.metrics();
         if report.dry {
             return;
         }
@@ -333,7 +337,7 @@ impl Collector {
 
     fn remember(&self, report: &Report, decision: &policy::Decision) {
         let Ok(tenant) = decision.tenant.parse::<Tenant>() else { return };
-        self.store.metrics.recent.eviction(Eviction {
+        self.store.metrics().recent.eviction(Eviction {
             at: report.began.unwrap_or_default(),
             tenant,
             repo: decision.repo.clone(),
