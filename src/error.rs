@@ -68,6 +68,12 @@ fn more(bytes: u64) -> String {
     if bytes > 0 { format!(", and was sent {}", shown(bytes)) } else { String::new() }
 }
 
+impl From<crate::oci::InvalidManifest> for Error {
+    fn from(invalid: crate::oci::InvalidManifest) -> Error {
+        Error::ManifestInvalid(invalid.0)
+    }
+}
+
 impl From<objects::Error> for Error {
     fn from(error: objects::Error) -> Error {
         match error {

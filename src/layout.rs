@@ -15,6 +15,8 @@
 //!   repos/<name>/!/views/<tag>                         hint: the last view and what it was made of
 //!   repos/<name>/!/referrers/<algorithm>/<hex of subject>/<algorithm>-<hex>   descriptor of one referrer
 //!   repos/<name>/!/used/<tag>                          when the tag was last served
+//!   repos/<name>/!/entries/<space>/<version>/<escaped key>.entry   a named list of blobs, write-once; see `layout/entry.rs`
+//!   repos/<name>/!/entries/<space>/<version>/<escaped key>.used    when it was last served
 //!   uploads/<id>/state                                 a chunked upload: what has arrived, and the hash state
 //!   uploads/<id>/parts/<offset>-<nonce>                its bytes so far, one object a request
 //! quarantine/<key>                                     note: this version of the object under the key is wrong
@@ -30,6 +32,12 @@ use std::fmt::Write;
 use crate::digest::{Algorithm, Digest};
 use crate::names::{BatchId, RepoName, Tag, Tenant, UploadId};
 use crate::objects::Key;
+
+mod entry;
+#[cfg(test)]
+mod tests;
+
+pub use entry::{EntryItem, EntryName};
 
 /// The format of the store as a whole.
 pub fn format() -> Key {
@@ -165,11 +173,6 @@ pub fn push(tenant: &Tenant, repo: &RepoName, tag: &Tag, id: &PushId) -> Key {
     Key::new(format!("t/{tenant}/repos/{repo}/!/pushes/{tag}/{}-{}", id.identity.hex(), flat(&id.manifest)))
 }
 
-/// All push records of a repository.
-pub fn all_pushes_prefix(tenant: &Tenant, repo: &RepoName) -> String {
-    format!("t/{tenant}/repos/{repo}/!/pushes/")
-}
-
 pub fn view(tenant: &Tenant, repo: &RepoName, tag: &Tag) -> Key {
     Key::new(format!("t/{tenant}/repos/{repo}/!/views/{tag}"))
 }
@@ -186,6 +189,16 @@ pub fn referrer(tenant: &Tenant, repo: &RepoName, subject: &Digest, manifest: &D
     let mut text = referrers_prefix(tenant, repo, subject);
     text.push_str(&flat(manifest));
     Key::new(text)
+}
+
+/// An object of an entry.
+pub fn entry(tenant: &Tenant, repo: &RepoName, name: &EntryName, item: EntryItem) -> Key {
+    Key::new(format!("t/{tenant}/repos/{repo}/!/entries/{}", name.path(item)))
+}
+
+/// All entries whose key begins with `start`, and some others when that is long.
+pub fn entries_prefix(tenant: &Tenant, repo: &RepoName, space: &str, version: &str, start: &str) -> String {
+    format!("t/{tenant}/repos/{repo}/!/entries/{}", EntryName::prefix(space, version, start))
 }
 
 /// All uploads of a tenant.
@@ -268,6 +281,7 @@ pub enum RepoItem {
     View(Tag),
     Used(Tag),
     Referrer { subject: Digest, manifest: Digest },
+    Entry(EntryName, EntryItem),
 }
 
 /// What of an upload.
@@ -335,6 +349,10 @@ fn parse_repo_item(text: &str) -> Option<RepoItem> {
             let [algorithm, hex, manifest] = split(rest)?;
             RepoItem::Referrer { subject: digest(algorithm, hex)?, manifest: unflat(manifest)? }
         }
+        "entries" => {
+            let (name, item) = EntryName::parse(rest)?;
+            RepoItem::Entry(name, item)
+        }
         _ => return None,
     })
 }
@@ -362,73 +380,4 @@ fn parse_upload_item(text: &str) -> Option<UploadItem> {
 
 fn split<const N: usize>(text: &str) -> Option<[&str; N]> {
     text.split('/').collect::<Vec<_>>().try_into().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn any_digest() -> impl Strategy<Value = Digest> {
-        (any::<bool>(), any::<[u8; 8]>())
-            .prop_map(|(wide, seed)| Digest::of(if wide { Algorithm::Sha512 } else { Algorithm::Sha256 }, &seed))
-    }
-
-    fn id_of(manifest: Digest) -> PushId {
-        PushId { identity: Digest::sha256(b"identity"), manifest }
-    }
-
-    prop_compose! {
-        fn names()(
-            tenant in "[a-z0-9]{1,8}",
-            repo in "[a-z0-9]{1,3}((-|_|\\.|/)[a-z0-9]{1,3}){0,3}",
-            tag in "[a-zA-Z0-9_][a-zA-Z0-9._-]{0,12}",
-        ) -> (Tenant, RepoName, Tag) {
-            (tenant.parse().unwrap(), repo.parse().unwrap(), tag.parse().unwrap())
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn parse_undoes_every_builder((t, r, g) in names(), a in any_digest(), b in any_digest(), offset: u64, nonce: u64) {
-            let (id, batch, entry) = (UploadId::random(), BatchId::new(offset, nonce), (offset % 10_000) as u32);
-            let condemned = |item| Place::Condemned { batch: batch.clone(), item };
-            let repo = |item| Place::Repo { tenant: t.clone(), repo: r.clone(), item };
-            let upload = |item| Place::Upload { tenant: t.clone(), id: id.clone(), item };
-            for (key, place) in [
-                (format(), Place::Format),
-                (clock(), Place::Clock),
-                (batch_list(&batch), condemned(BatchItem::List)),
-                (batch_claim(&batch), condemned(BatchItem::Claim)),
-                (batch_spared(&batch, entry), condemned(BatchItem::Spared(entry))),
-                (blob(&t, &a), Place::Blob { tenant: t.clone(), digest: a }),
-                (manifest(&t, &r, &a), repo(RepoItem::Manifest(a))),
-                (tag(&t, &r, &g), repo(RepoItem::Tag(g.clone()))),
-                (push(&t, &r, &g, &id_of(b)), repo(RepoItem::Push(g.clone(), id_of(b)))),
-                (view(&t, &r, &g), repo(RepoItem::View(g.clone()))),
-                (used(&t, &r, &g), repo(RepoItem::Used(g.clone()))),
-                (referrer(&t, &r, &a, &b), repo(RepoItem::Referrer { subject: a, manifest: b })),
-                (upload_state(&t, &id), upload(UploadItem::State)),
-                (upload_part(&t, &id, offset, nonce), upload(UploadItem::Part { offset, nonce })),
-                (quarantine(&blob(&t, &a)), Place::Quarantine(blob(&t, &a))),
-            ] {
-                prop_assert_eq!(parse(key.as_str()), Some(place));
-            }
-        }
-
-        #[test]
-        fn any_text_parses_or_not_without_a_panic(text in "(t/|meta/|blobs/|repos/|!/|tags/|[a-z0-9]{1,3}/?|é){0,9}") {
-            let _ = parse(&text);
-        }
-
-        #[test]
-        fn the_end_of_a_repository_lies_between_it_and_the_next((t, r, g) in names(), other in "[a-z0-9]{1,3}(/|-)[a-z0-9]{1,3}") {
-            let end = repo_end(&t, &r);
-            prop_assert!(tag(&t, &r, &g).as_str() < &*end);
-            let other: RepoName = other.parse().unwrap();
-            let other = tag(&t, &other, &g);
-            let inside = other.as_str().starts_with(&repo_prefix(&t, &r));
-            prop_assert!(inside || (other.as_str() < &*repo_prefix(&t, &r)) != (other.as_str() > &*end));
-        }
-    }
 }

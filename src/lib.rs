@@ -7,6 +7,7 @@
 //!
 //! - [`digest`], [`names`], [`human`], [`access`], [`stream`], [`config`], [`metrics`], [`operator`], [`systemd`], [`trace`]:
 //!   the leaves.
+//! - [`oci`]: manifests and indexes, parsed.
 //! - [`buildkit`]: BuildKit's cache format and the view, pure functions.
 //! - [`objects`]: bytes under keys, on a disk or in a bucket.
 //! - [`hot`]: immutable bytes in memory.
@@ -29,6 +30,7 @@ pub mod metrics;
 pub mod operator;
 pub mod systemd;
 pub mod trace;
+pub mod oci;
 pub mod buildkit;
 pub mod objects;
 pub mod error;

@@ -12,7 +12,7 @@ use larder::layout;
 use larder::layout::PushId;
 use larder::names::{RepoName, Tag, Tenant};
 use larder::objects::Key;
-use larder::refs::manifests::OCI_MANIFEST;
+use larder::oci::OCI_MANIFEST;
 use larder::refs::tags::Pointer;
 use serde_json::{Value, json};
 

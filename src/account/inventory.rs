@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::digest::Digest;
 use crate::names::{RepoName, Tag, Tenant};
-use crate::refs::manifests::Parsed;
+use crate::oci::ManifestContent;
 
 /// Tags that are remembered, of all tenants: about 300 bytes each. Beyond, what comes is left out.
 pub const TAGS_MAX: usize = 50_000;
@@ -75,7 +75,7 @@ pub struct Weight {
 }
 
 impl Weight {
-    pub(crate) fn of(parsed: &Parsed, manifest_bytes: u64) -> Weight {
+    pub(crate) fn of(parsed: &ManifestContent, manifest_bytes: u64) -> Weight {
         let named: BTreeMap<_, u64> = parsed.blobs.iter().zip(parsed.sizes.iter().copied()).collect();
         let config = parsed.config.as_ref().and_then(|config| named.get(config));
         let bytes = named.values().fold(0, |sum: u64, size| sum.saturating_add(*size));

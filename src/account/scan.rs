@@ -1,27 +1,26 @@
 //! Counting what a tenant has: one pass over its keys, which reads every manifest and every pointer.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::future::ready;
 use std::time::{Instant, SystemTime};
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 
 use crate::account::inventory::{Repos, TagEntry, Tags};
-use crate::calls::Calls;
 use crate::capacity::usage::Scanned;
 use crate::content::condemned::fingerprint;
-use crate::deadline::Deadline;
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::layout;
-use crate::layout::{Place, RepoItem};
+use crate::layout::{Place, UploadItem};
 use crate::names::{RepoName, Tag, Tenant};
-use crate::objects;
-use crate::objects::{Key, Meta, Read};
+use crate::oci::ManifestContent;
 use crate::refs::Refs;
-use crate::refs::manifests::Parsed;
-use crate::refs::stored_view::view_note;
-use crate::refs::tags::Pointer;
+use crate::refs::graph::{ManifestGraph, closure};
+use crate::refs::listing::{RepoListing, walk};
+use crate::refs::root::Root;
+use crate::refs::roots::roots;
 
 /// Manifests read at once by a scan: it has time.
 const READS: usize = 4;
@@ -29,95 +28,95 @@ const READS: usize = 4;
 /// it is not told.
 const NAMED_MAX: usize = 8 << 20;
 
-/// What of a tenant's listing counts.
-enum Counted {
-    Bytes(u64),
-    Blob(u64),
-    Item(RepoName, Item),
-    Nothing,
-}
-
-/// In the order in which a repository's keys are listed.
-enum Item {
-    Manifest(Digest, Option<Box<Parsed>>, u64),
-    Push(Tag, Digest),
-    Tag(Tag, SystemTime, Option<std::sync::Arc<Pointer>>),
-    Used(Tag, SystemTime),
-    View(Tag, Option<Digest>),
-}
-
 /// Counts a tenant: sums, and its tags.
-pub(crate) async fn scan(refs: &Refs, tenant: &Tenant) -> Result<(Scanned, Repos)> {
-    let prefix = layout::tenant_prefix(tenant);
-    let listed = refs.objects().list(&prefix, None).map_err(crate::error::Error::from);
-    let looks = listed.map_ok(|meta| look(refs, meta));
-    let mut looks = looks.try_buffered(READS).boxed();
-    let (mut found, mut tenant) = (Scanned::default(), OfTenant::default());
-    while let Some(counted) = looks.try_next().await? {
-        match counted {
-            Counted::Bytes(bytes) => found.bytes += bytes,
-            Counted::Blob(bytes) => (found.bytes, found.blobs) = (found.bytes + bytes, found.blobs + 1),
-            Counted::Item(repo, item) => tenant.add(repo, item, &mut found),
-            Counted::Nothing => {}
+pub(super) async fn scan(refs: &Refs, tenant: &Tenant) -> Result<(Scanned, Repos)> {
+    let mut scan = Scan { graph: ManifestGraph::new(refs), found: Scanned::default(), blobs: BlobNumbers::default() };
+    let mut tags = OfTags::default();
+    let mut repo: Option<RepoListing> = None;
+    let mut listed = walk(&**refs.objects(), &layout::tenant_prefix(tenant));
+    while let Some((place, meta)) = listed.try_next().await? {
+        match place {
+            Some(Place::Blob { .. }) => {
+                scan.found.blobs += 1;
+                scan.found.bytes += meta.size;
+            }
+            Some(Place::Upload { item: UploadItem::Part { .. }, .. }) => scan.found.bytes += meta.size,
+            Some(Place::Repo { repo: name, item, .. }) => {
+                if repo.as_ref().is_none_or(|known| known.name != name)
+                    && let Some(all) = repo.replace(RepoListing::new(tenant, name))
+                {
+                    scan.repo(all, &mut tags).await?;
+                }
+                if let Some(repo) = &mut repo {
+                    repo.add(item, meta);
+                }
+            }
+            _ => {}
         }
     }
-    let tags = tenant.end(&mut found);
-    found.at = Timestamp::now();
-    Ok((found, tags))
+    if let Some(all) = repo {
+        scan.repo(all, &mut tags).await?;
+    }
+    let tags = tags.end(&scan.blobs);
+    scan.found.at = Timestamp::now();
+    Ok((scan.found, tags))
 }
 
-async fn look(refs: &Refs, meta: Meta) -> Result<Counted> {
-    let (repo, item) = match layout::parse(meta.key.as_str()) {
-        Some(Place::Blob { .. }) => return Ok(Counted::Blob(meta.size)),
-        Some(Place::Upload { item: layout::UploadItem::Part { .. }, .. }) => return Ok(Counted::Bytes(meta.size)),
-        Some(Place::Repo { repo, item, .. }) => (repo, item),
-        _ => return Ok(Counted::Nothing),
-    };
-    let item = match item {
-        RepoItem::Manifest(digest) => {
-            match Deadline::of_each_call().retry(|| refs.objects().read(&meta.key, None)).await {
-                Ok(Read::Fresh(_, bytes)) => {
-                    Item::Manifest(digest, Parsed::parse(&bytes, None).ok().map(Box::new), bytes.len() as u64)
-                }
-                Ok(Read::Same) | Err(objects::Error::NotFound) => return Ok(Counted::Nothing),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        RepoItem::Push(tag, id) => Item::Push(tag, id.manifest),
-        RepoItem::Tag(tag) => {
-            let pointer = refs.pointers().get(&meta.key, Deadline::of_each_call()).await?.map(|(_, pointer)| pointer);
-            Item::Tag(tag, meta.modified, pointer)
-        }
-        RepoItem::Used(tag) => Item::Used(tag, meta.modified),
-        RepoItem::View(tag) => Item::View(tag, hinted(refs, &meta.key).await?),
-        RepoItem::Referrer { .. } => return Ok(Counted::Nothing),
-    };
-    Ok(Counted::Item(repo, item))
+/// A scan under way.
+struct Scan {
+    graph: ManifestGraph,
+    found: Scanned,
+    blobs: BlobNumbers,
 }
 
-async fn hinted(refs: &Refs, key: &Key) -> Result<Option<Digest>> {
-    Ok(view_note(Calls::of(&**refs.objects()), key).await?.and_then(|hinted| hinted.view))
-}
-
-/// Blobs of a tenant, each by a number, with its size and how many tags name it.
+/// The blobs that are named, each by a number, with its size and how many tags name it.
 #[derive(Default)]
-struct OfTenant {
+struct BlobNumbers {
     numbers: HashMap<u64, u32>,
-    blobs: Vec<(u64, u32)>,
-    named: usize,
-    repo: Option<(RepoName, OfRepo)>,
-    tags: Repos,
-    /// The blobs of each tag, in the order of `tags`.
-    of_tags: BTreeMap<(RepoName, Tag), Vec<u32>>,
+    sizes: Vec<(u64, u32)>,
 }
 
+impl BlobNumbers {
+    fn number(&mut self, id: u64, size: u64) -> u32 {
+        let next = u32::try_from(self.sizes.len()).unwrap_or(u32::MAX);
+        let number = *self.numbers.entry(id).or_insert(next);
+        if number == next && next < u32::MAX {
+            self.sizes.push((size, 0));
+        }
+        number
+    }
+
+    fn name(&mut self, blob: u32) {
+        if let Some((_, tags)) = self.sizes.get_mut(blob as usize) {
+            *tags = tags.saturating_add(1);
+        }
+    }
+
+    fn bytes<'a>(&self, blobs: impl IntoIterator<Item = &'a u32>) -> u64 {
+        let sizes = blobs.into_iter().filter_map(|blob| self.sizes.get(*blob as usize));
+        sizes.fold(0, |sum: u64, (size, _)| sum.saturating_add(*size))
+    }
+}
+
+/// The tags found so far.
 #[derive(Default)]
-struct OfRepo {
-    manifests: HashMap<Digest, Weighed>,
-    pushes: BTreeMap<Tag, Vec<Digest>>,
-    tags: BTreeMap<Tag, (SystemTime, std::sync::Arc<Pointer>)>,
-    used: BTreeMap<Tag, SystemTime>,
-    views: BTreeMap<Tag, Digest>,
+struct OfTags {
+    tags: Repos,
+    named: usize,
+    /// The blobs of each tag, in the order of `tags`.
+    blobs: BTreeMap<(RepoName, Tag), Vec<u32>>,
+}
+
+impl OfTags {
+    /// All tags of the tenant with what each shares with others.
+    fn end(mut self, blobs: &BlobNumbers) -> Repos {
+        for ((repo, tag), named) in &self.blobs {
+            let Some(entry) = self.tags.get_mut(repo).and_then(|tags| tags.get_mut(tag)) else { continue };
+            let is_shared = |blob: &&u32| blobs.sizes.get(**blob as usize).is_some_and(|(_, tags)| *tags > 1);
+            entry.shared = Some(blobs.bytes(named.iter().filter(is_shared)));
+        }
+        self.tags
+    }
 }
 
 /// A manifest, in few bytes.
@@ -129,136 +128,111 @@ struct Weighed {
     cache: bool,
 }
 
-impl OfTenant {
-    fn add(&mut self, repo: RepoName, item: Item, found: &mut Scanned) {
-        if self.repo.as_ref().is_none_or(|(known, _)| *known != repo) {
-            self.end_repo(found);
-            self.repo = Some((repo.clone(), OfRepo::default()));
-        }
-        let weighed = match &item {
-            Item::Manifest(_, parsed, bytes) => Some(self.weigh(parsed.as_deref(), *bytes)),
-            _ => None,
-        };
-        let Some((_, of)) = &mut self.repo else { return };
-        match item {
-            Item::Manifest(digest, ..) => {
-                found.repositories.entry(repo.to_string()).or_default().manifests += 1;
-                of.manifests.extend(weighed.map(|weighed| (digest, weighed)));
-            }
-            Item::Push(tag, manifest) => of.pushes.entry(tag).or_default().push(manifest),
-            Item::Tag(tag, at, pointer) => {
-                found.repositories.entry(repo.to_string()).or_default().tags += 1;
-                of.tags.extend(pointer.map(|pointer| (tag, (at, pointer))));
-            }
-            Item::Used(tag, at) => drop(of.used.insert(tag, at)),
-            Item::View(tag, view) => of.views.extend(view.map(|view| (tag, view))),
-        }
-    }
-
-    fn weigh(&mut self, parsed: Option<&Parsed>, bytes: u64) -> Weighed {
-        let Some(parsed) = parsed else {
-            return Weighed { blobs: Vec::new(), children: Vec::new(), bytes, config_bytes: 0, cache: false };
-        };
-        let named = parsed.blobs.iter().zip(&parsed.sizes);
-        let mut blobs: Vec<u32> = named.map(|(digest, size)| self.number(digest, *size)).collect();
-        let config = parsed.config.and_then(|config| parsed.blobs.iter().position(|blob| *blob == config));
-        blobs.sort_unstable();
-        blobs.dedup();
-        Weighed {
-            blobs,
-            children: parsed.children.clone(),
-            bytes,
-            config_bytes: config.map_or(0, |at| parsed.sizes[at]),
-            cache: parsed.cache,
-        }
-    }
-
-    fn number(&mut self, digest: &Digest, size: u64) -> u32 {
-        let next = u32::try_from(self.blobs.len()).unwrap_or(u32::MAX);
-        let number = *self.numbers.entry(fingerprint(&digest.to_string())).or_insert(next);
-        if number == next && next < u32::MAX {
-            self.blobs.push((size, 0));
-        }
-        number
-    }
-
-    fn size(&self, blob: u32) -> u64 {
-        self.blobs.get(blob as usize).map_or(0, |(size, _)| *size)
-    }
-
-    /// All of a repository has been listed.
-    fn end_repo(&mut self, found: &mut Scanned) {
-        let Some((repo, of)) = self.repo.take() else { return };
-        let all: HashSet<u32> = of.manifests.values().flat_map(|manifest| &manifest.blobs).copied().collect();
-        let bytes = all.iter().fold(0, |sum: u64, blob| sum.saturating_add(self.size(*blob)));
-        if let Some(usage) = found.repositories.get_mut(&*repo) {
-            usage.bytes = bytes;
+impl Scan {
+    /// Counts a repository of which all has been listed.
+    async fn repo(&mut self, repo: RepoListing, found: &mut OfTags) -> Result<()> {
+        let manifests = self.manifests(&repo).await?;
+        let roots = roots(&self.graph, &repo).await?;
+        let own = roots.iter().filter_map(|root| root.own.as_deref());
+        let own: Vec<u32> = own
+            .flat_map(|node| node.blobs.iter().zip(&node.sizes))
+            .map(|(id, size)| self.blobs.number(*id, *size))
+            .collect();
+        let all: HashSet<u32> = manifests.values().flat_map(|manifest| &manifest.blobs).chain(&own).copied().collect();
+        if !manifests.is_empty() || !repo.tags.is_empty() || !roots.is_empty() {
+            let usage = self.found.repositories.entry(repo.name.to_string()).or_default();
+            usage.manifests = manifests.len() as u64;
+            usage.tags = repo.tags.len() as u64;
+            usage.bytes = self.blobs.bytes(&all);
         }
         let mut tags = Tags::new();
-        for (tag, (at, pointer)) in &of.tags {
-            let served = of.views.get(tag).unwrap_or(&pointer.digest);
-            let pushes = of.pushes.get(tag).map_or(&[][..], |pushes| pushes);
-            let blobs = of.closure([pointer.digest, *served].iter().chain(pushes));
-            let manifest = of.manifests.get(served);
-            let entry = TagEntry {
-                pushed: time(*at),
-                digest: pointer.digest,
-                used: of.used.get(tag).map(|at| time(*at)),
-                cache: manifest.is_some_and(|manifest| manifest.cache),
-                pushes: (pushes.len() as u64).max(u64::from(pointer.push.is_some())),
-                bytes: blobs.iter().fold(0, |sum: u64, blob| sum.saturating_add(self.size(*blob))),
-                shared: None,
-                manifest_bytes: manifest.map_or(0, |manifest| manifest.bytes),
-                config_bytes: manifest.map_or(0, |manifest| manifest.config_bytes),
-                learnt: Instant::now(),
-            };
-            self.named += blobs.len();
-            blobs.iter().for_each(|blob| self.name(*blob));
-            if self.named <= NAMED_MAX {
-                self.of_tags.insert((repo.clone(), tag.clone()), blobs);
+        for root in &roots {
+            let blobs = self.blobs_of(root, &manifests).await?;
+            let bytes = self.blobs.bytes(&blobs);
+            // What manifests say of sizes is the word of whoever pushed them.
+            self.found.named_bytes = self.found.named_bytes.saturating_add(bytes);
+            found.named += blobs.len();
+            blobs.iter().for_each(|blob| self.blobs.name(*blob));
+            let Some((tag, entry)) = entry(root, &manifests, bytes) else { continue };
+            if found.named <= NAMED_MAX {
+                found.blobs.insert((repo.name.clone(), tag.clone()), blobs);
             }
-            tags.insert(tag.clone(), entry);
+            tags.insert(tag, entry);
         }
         if !tags.is_empty() {
-            self.tags.insert(repo, tags);
+            found.tags.insert(repo.name, tags);
         }
+        Ok(())
     }
 
-    fn name(&mut self, blob: u32) {
-        if let Some((_, tags)) = self.blobs.get_mut(blob as usize) {
-            *tags = tags.saturating_add(1);
-        }
+    /// The blobs that a root names, each once.
+    async fn blobs_of(&mut self, root: &Root, manifests: &HashMap<Digest, Weighed>) -> Result<Vec<u32>> {
+        let own = root.own.iter().flat_map(|node| node.blobs.iter().zip(&node.sizes));
+        let mut blobs: Vec<u32> = own.map(|(id, size)| self.blobs.number(*id, *size)).collect();
+        let load = |digest: Digest| ready(Ok(manifests.get(&digest)));
+        closure(root.manifests.iter().copied(), load, |_, manifest: Option<&Weighed>| {
+            blobs.extend(manifest.into_iter().flat_map(|manifest| &manifest.blobs));
+            manifest.map_or(Vec::new(), |manifest| manifest.children.clone())
+        })
+        .await?;
+        blobs.sort_unstable();
+        blobs.dedup();
+        Ok(blobs)
     }
 
-    fn end(mut self, found: &mut Scanned) -> Repos {
-        self.end_repo(found);
-        let mut tags = std::mem::take(&mut self.tags);
-        for ((repo, tag), blobs) in &self.of_tags {
-            let Some(entry) = tags.get_mut(repo).and_then(|tags| tags.get_mut(tag)) else { continue };
-            let shared = blobs.iter().filter_map(|blob| self.blobs.get(*blob as usize)).filter(|(_, tags)| *tags > 1);
-            entry.shared = Some(shared.fold(0, |sum: u64, (size, _)| sum.saturating_add(*size)));
+    /// Reads every manifest of a repository.
+    async fn manifests(&mut self, repo: &RepoListing) -> Result<HashMap<Digest, Weighed>> {
+        let graph = &self.graph;
+        let read = |digest: Digest| {
+            let (key, calls) = (repo.manifest_key(&digest), graph.calls());
+            async move {
+                let bytes = calls.read(&key).await?.map(|(_, bytes)| bytes);
+                let parsed = bytes.map(|bytes| (ManifestContent::parse(&bytes, None).ok(), bytes.len() as u64));
+                Ok::<_, crate::error::Error>((digest, parsed))
+            }
+        };
+        let mut reads = stream::iter(repo.manifests.keys().copied()).map(read).buffered(READS);
+        let mut manifests = HashMap::new();
+        while let Some((digest, parsed)) = reads.try_next().await? {
+            let Some((content, bytes)) = parsed else { continue };
+            manifests.insert(digest, weigh(&mut self.blobs, &repo.tenant, content, bytes));
         }
-        // What manifests say of sizes is the word of whoever pushed them.
-        let named = tags.values().flat_map(BTreeMap::values).map(|entry| entry.bytes);
-        found.named_bytes = named.fold(0, u64::saturating_add);
-        tags
+        Ok(manifests)
     }
 }
 
-impl OfRepo {
-    /// The blobs that these manifests and their children name.
-    fn closure<'a>(&self, from: impl Iterator<Item = &'a Digest>) -> Vec<u32> {
-        let (mut wave, mut seen, mut blobs): (Vec<Digest>, _, _) =
-            (from.copied().collect(), HashSet::new(), Vec::new());
-        while let Some(digest) = wave.pop() {
-            let Some(manifest) = self.manifests.get(&digest).filter(|_| seen.insert(digest)) else { continue };
-            blobs.extend_from_slice(&manifest.blobs);
-            wave.extend_from_slice(&manifest.children);
-        }
-        blobs.sort_unstable();
-        blobs.dedup();
-        blobs
-    }
+fn weigh(known: &mut BlobNumbers, tenant: &Tenant, content: Option<ManifestContent>, bytes: u64) -> Weighed {
+    let Some(content) = content else {
+        return Weighed { blobs: Vec::new(), children: Vec::new(), bytes, config_bytes: 0, cache: false };
+    };
+    let id = |digest: &Digest| fingerprint(layout::blob(tenant, digest).as_str());
+    let named = content.blobs.iter().zip(&content.sizes);
+    let mut blobs: Vec<u32> = named.map(|(digest, size)| known.number(id(digest), *size)).collect();
+    blobs.sort_unstable();
+    blobs.dedup();
+    let config = content.config.and_then(|config| content.blobs.iter().position(|blob| *blob == config));
+    let config_bytes = config.map_or(0, |at| content.sizes[at]);
+    Weighed { blobs, children: content.children, bytes, config_bytes, cache: content.cache }
+}
+
+/// A root as people see it, where it is a tag. Its blobs have so many bytes.
+fn entry(root: &Root, manifests: &HashMap<Digest, Weighed>, bytes: u64) -> Option<(Tag, TagEntry)> {
+    let history = &root.history;
+    let (tag, digest) = (root.id.tag.clone()?, history.pointed?);
+    let manifest = manifests.get(&history.view.map_or(digest, |(view, _)| view));
+    let entry = TagEntry {
+        pushed: time(root.pushed),
+        digest,
+        used: history.served.map(time),
+        cache: manifest.is_some_and(|manifest| manifest.cache),
+        pushes: history.records as u64,
+        bytes,
+        shared: None,
+        manifest_bytes: manifest.map_or(0, |manifest| manifest.bytes),
+        config_bytes: manifest.map_or(0, |manifest| manifest.config_bytes),
+        learnt: Instant::now(),
+    };
+    Some((tag, entry))
 }
 
 fn time(at: SystemTime) -> Timestamp {

@@ -11,8 +11,6 @@ pub enum FormatError {
     TooMany { what: &'static str, max: usize },
     #[error("manifest has both layers and manifests")]
     Ambiguous,
-    #[error("descriptor {0:?} has no usable digest")]
-    Digest(String),
     #[error("cacheconfig has {found} bytes, its descriptor says {expected}")]
     ConfigSize { found: usize, expected: u64 },
     #[error("record {record}: input {input} is empty")]

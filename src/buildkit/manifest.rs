@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::CONFIG_MEDIA_TYPE;
 use super::error::FormatError;
-use super::json::go_object;
 use crate::digest::Digest;
+use crate::oci::{self, Document, GoDescriptor, GoFields, InvalidManifest};
 
 /// The largest manifest that is read as a cache manifest, in bytes.
 pub const MANIFEST_BYTES_MAX: usize = 16 << 20;
@@ -51,25 +51,6 @@ pub struct CacheManifest {
     pub bytes: u64,
 }
 
-go_object! {
-    struct RawManifest {
-        "mediaType" => media_type: Option<String>,
-        "config" => config: Option<RawDescriptor>,
-        "layers" => layers: Option<Vec<RawDescriptor>>,
-        "manifests" => manifests: Option<Vec<RawDescriptor>>,
-    }
-}
-
-go_object! {
-    struct RawDescriptor {
-        "mediaType" => media_type: String,
-        "digest" => digest: String,
-        "size" => size: u64,
-        "urls" => urls: Vec<String>,
-        "annotations" => annotations: BTreeMap<String, Option<String>>,
-    }
-}
-
 impl CacheManifest {
     /// Reads a manifest if it is a cache manifest, and is quick to say `None` if it is not.
     ///
@@ -82,46 +63,67 @@ impl CacheManifest {
         if manifest.len() > MANIFEST_BYTES_MAX {
             return Err(FormatError::TooLarge { what: "manifest", bytes: manifest.len(), max: MANIFEST_BYTES_MAX });
         }
-        let raw: RawManifest = serde_json::from_slice(manifest)
-            .map_err(|error| FormatError::Json { what: "manifest", error: error.to_string() })?;
-        let Some(form) = Form::of(&raw)? else { return Ok(None) };
+        CacheManifest::of(&Document::parse(manifest)?, manifest.len() as u64)
+    }
 
-        let is_config = |descriptor: &RawDescriptor| descriptor.media_type == CONFIG_MEDIA_TYPE;
-        let (configs, layers): (Vec<_>, Vec<_>) = match form {
-            Form::Image => (raw.config.into_iter().filter(is_config).collect(), raw.layers.unwrap_or_default()),
-            Form::Index | Form::DockerList => raw.manifests.unwrap_or_default().into_iter().partition(is_config),
-        };
-        // The importer, too, takes the last of several.
-        let Some(config) = configs.into_iter().next_back() else { return Ok(None) };
-        let layers = layers.into_iter().map(Descriptor::try_from).collect::<Result<_, _>>()?;
-        Ok(Some(CacheManifest { form, config: config.try_into()?, layers, bytes: manifest.len() as u64 }))
+    /// As [`CacheManifest::detect`], of a manifest that has been parsed and is so many bytes long.
+    pub fn of(document: &Document, bytes: u64) -> Result<Option<CacheManifest>, FormatError> {
+        let fields = document.fields()?;
+        let Some(form) = Form::of(&fields)? else { return Ok(None) };
+        let (mut config, mut layers) = (None, Vec::new());
+        if form == Form::Image {
+            config = fields.config.map(oci::RawDescriptor::fields).transpose()?.filter(is_config);
+            layers.extend(fields.layers.unwrap_or_default().iter().map(oci::RawDescriptor::fields));
+        } else {
+            for blob in fields.manifests.unwrap_or_default().iter().map(oci::RawDescriptor::fields) {
+                match blob {
+                    // The importer, too, takes the last of several.
+                    Ok(blob) if is_config(&blob) => config = Some(blob),
+                    blob => layers.push(blob),
+                }
+            }
+        }
+        let Some(config) = config else { return Ok(None) };
+        let layers = layers.into_iter().map(|layer| Ok(layer?.into())).collect::<Result<_, FormatError>>()?;
+        Ok(Some(CacheManifest { form, config: config.into(), layers, bytes }))
     }
 }
 
+fn is_config(descriptor: &GoDescriptor<'_>) -> bool {
+    descriptor.media_type == CONFIG_MEDIA_TYPE
+}
+
 impl Form {
-    fn of(raw: &RawManifest) -> Result<Option<Form>, FormatError> {
-        if raw.manifests.is_some() && (raw.layers.is_some() || raw.config.is_some()) {
+    fn of(fields: &GoFields<'_>) -> Result<Option<Form>, FormatError> {
+        if fields.manifests.is_some() && (fields.layers.is_some() || fields.config.is_some()) {
             return Err(FormatError::Ambiguous);
         }
-        Ok(match raw.media_type.as_deref().unwrap_or_default() {
-            "application/vnd.oci.image.manifest.v1+json" | "application/vnd.docker.distribution.manifest.v2+json" => {
-                Some(Form::Image)
-            }
-            "application/vnd.oci.image.index.v1+json" => Some(Form::Index),
-            "application/vnd.docker.distribution.manifest.list.v2+json" => Some(Form::DockerList),
-            "" if raw.manifests.is_some() => Some(Form::Index),
+        Ok(match fields.media_type.unwrap_or_default() {
+            oci::OCI_MANIFEST | oci::DOCKER_MANIFEST => Some(Form::Image),
+            oci::OCI_INDEX => Some(Form::Index),
+            oci::DOCKER_LIST => Some(Form::DockerList),
+            "" if fields.manifests.is_some() => Some(Form::Index),
             "" => Some(Form::Image),
             _ => None,
         })
     }
 }
 
-impl TryFrom<RawDescriptor> for Descriptor {
-    type Error = FormatError;
+impl From<InvalidManifest> for FormatError {
+    fn from(InvalidManifest(error): InvalidManifest) -> FormatError {
+        FormatError::Json { what: "manifest", error }
+    }
+}
 
-    fn try_from(raw: RawDescriptor) -> Result<Descriptor, FormatError> {
-        let Ok(digest) = raw.digest.parse() else { return Err(FormatError::Digest(raw.digest)) };
-        let annotations = raw.annotations.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect();
-        Ok(Descriptor { media_type: raw.media_type, digest, size: raw.size, urls: raw.urls, annotations })
+impl From<GoDescriptor<'_>> for Descriptor {
+    fn from(read: GoDescriptor<'_>) -> Descriptor {
+        let annotations = read.annotations.into_iter().flatten();
+        Descriptor {
+            media_type: read.media_type.to_string(),
+            digest: read.digest,
+            size: read.size,
+            urls: read.urls.to_vec(),
+            annotations: annotations.map(|(key, value)| (key.clone(), value.clone().unwrap_or_default())).collect(),
+        }
     }
 }

@@ -58,7 +58,7 @@ pub use trim::Limits;
 pub use view::{BOUNDS, Bounds, Merged, Outcome, View, view};
 
 /// The media type of a cacheconfig, which makes a manifest a cache manifest.
-pub const CONFIG_MEDIA_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";
+pub const CONFIG_MEDIA_TYPE: &str = crate::oci::CACHE_CONFIG;
 
 /// The largest manifest and the largest cacheconfig that BuildKit imports, in bytes (`cache/remotecache/import.go`,
 /// `readBlob`). Above it the whole cache is ignored, without failing the build.

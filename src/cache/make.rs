@@ -18,13 +18,13 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::layout::PushId;
 use crate::names::Tag;
+use crate::oci::{ManifestContent, OCI_MANIFEST, media_type_of};
 use crate::refs::Repo;
-use crate::refs::manifests::{OCI_MANIFEST, Parsed, media_type_of};
 use crate::refs::pushes::LivePush;
 use crate::refs::stored_view::{Served, StoredView, VIEW_ALGORITHM_VERSION};
 use crate::refs::tags::Pointer;
 
-/// Manifests and configs of the pushes that one view is made from, in bytes. Parsed they take several times as much. Of
+/// Manifests and configs of the pushes that one view is made from, in bytes. ManifestContent they take several times as much. Of
 /// pushes that come to more, the newest are united.
 const LOADED_BYTES_MAX: u64 = 64 << 20;
 /// Pushes loaded at once for one view.
@@ -53,7 +53,7 @@ impl Caches {
                     digest: Digest::sha256(&merged.manifest),
                     size: merged.manifest.len() as u64,
                 };
-                let parsed = Parsed::parse(&merged.manifest, None).ok();
+                let parsed = ManifestContent::parse(&merged.manifest, None).ok();
                 weight = parsed.as_ref().map(|parsed| Weight::of(parsed, served.size));
                 needed = parsed.map(|parsed| parsed.blobs).unwrap_or_default();
                 config = Some(merged.config_digest);

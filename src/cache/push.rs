@@ -19,8 +19,8 @@ use crate::digest::{Algorithm, Digest, hash};
 use crate::error::{Error, Result};
 use crate::layout::PushId;
 use crate::names::Tag;
+use crate::oci::ManifestContent;
 use crate::refs::chain::VersionedPointer;
-use crate::refs::manifests::Parsed;
 use crate::refs::pushes::LivePush;
 use crate::refs::tags::Pointer;
 use crate::refs::{Repo, RepoWriter};
@@ -65,7 +65,7 @@ impl Caches {
         if let Some(claimed) = push.digest.filter(|claimed| *claimed != digest) {
             return Err(Error::DigestMismatch { claimed: Box::new(claimed), actual: Box::new(digest) });
         }
-        let parsed = Parsed::parse(&push.bytes, push.content_type)?;
+        let parsed = ManifestContent::parse(&push.bytes, push.content_type)?;
         if to.repo().blobs().is_scope() {
             // The reserve is the tenants'.
             to.blobs().expect_room().await?;
@@ -84,7 +84,7 @@ impl Caches {
         to: &RepoWriter,
         digest: Digest,
         tags: &[Tag],
-        parsed: &Parsed,
+        parsed: &ManifestContent,
         bytes: &Bytes,
     ) -> Result<()> {
         let (repo, size) = (to.repo(), bytes.len() as u64);

@@ -24,9 +24,10 @@ use crate::error::{Error, Result};
 use crate::metrics::tenant::Asked;
 use crate::names::Tag;
 use crate::objects::Key;
+use crate::oci::ManifestContent;
 use crate::refs::Repo;
 use crate::refs::chain::{TagSources, VersionedPointer};
-use crate::refs::manifests::{Manifest, Parsed};
+use crate::refs::manifests::Manifest;
 use crate::refs::pushes::LivePush;
 use crate::refs::stored_view::{Served, StoredView};
 use crate::trace;
@@ -242,7 +243,7 @@ async fn is_whole(pin: &Pin, repo: &Repo, digest: &Digest) -> Result<bool> {
             return Ok(false);
         }
         let Some(bytes) = repo.manifest_bytes(&manifest).await? else { continue };
-        let Ok(parsed) = Parsed::parse(&bytes, None) else { continue };
+        let Ok(parsed) = ManifestContent::parse(&bytes, None) else { continue };
         for blob in &parsed.blobs {
             if pin.is_gone(repo.blobs().blob_keys(blob).collect(), looks_for_all).await? {
                 return Ok(false);

@@ -10,9 +10,11 @@ use crate::check::problem::{Finding, Problem};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::layout;
+use crate::layout::EntryName;
 use crate::names::{RepoName, Tenant};
 use crate::objects::Key;
-use crate::refs::manifests::Parsed;
+use crate::oci::ManifestContent;
+use crate::refs::entries::{EntryBlob, EntryRecord};
 use crate::refs::referrers::Referrer;
 use crate::refs::tags::Pointer;
 
@@ -50,7 +52,7 @@ impl At<'_> {
         if crate::digest::hash(digest.algorithm(), bytes.clone()).await? != *digest {
             return Ok(vec![Finding { version: Some(version), ..Finding::new(self.key, Problem::WrongBytes) }]);
         }
-        let parsed = match Parsed::parse(&bytes, None) {
+        let parsed = match ManifestContent::parse(&bytes, None) {
             Ok(parsed) => parsed,
             Err(error) => return Ok(self.found(text(error))),
         };
@@ -76,7 +78,7 @@ impl At<'_> {
     }
 
     /// What a scope names may be its parents', which may let it go: the key does not say who they are.
-    async fn blobs_of(&self, parsed: &Parsed, views: bool) -> Result<Vec<Finding>> {
+    async fn blobs_of(&self, parsed: &ManifestContent, views: bool) -> Result<Vec<Finding>> {
         let (mut found, mut gone) = (Vec::new(), 0);
         for (digest, said) in parsed.blobs.iter().zip(&parsed.sizes) {
             let key = layout::blob(self.tenant, digest);
@@ -129,8 +131,9 @@ impl At<'_> {
             return Ok(known);
         }
         let Some(bytes) = self.look.read(&self.manifest_key(digest)).await? else { return Ok(None) };
-        let parsed =
-            (Digest::of(digest.algorithm(), &bytes) == *digest).then(|| Parsed::parse(&bytes, None).ok()).flatten();
+        let parsed = (Digest::of(digest.algorithm(), &bytes) == *digest)
+            .then(|| ManifestContent::parse(&bytes, None).ok())
+            .flatten();
         Ok(parsed.map(|parsed| Fact { media_type: parsed.media_type, subject: parsed.subject }))
     }
 
@@ -168,6 +171,30 @@ impl At<'_> {
         let fact = self.fact(digest).await?;
         let fits = referrer.digest == *digest && fact.is_none_or(|fact| fact.subject == Some(*subject));
         Ok(if fits { Vec::new() } else { self.found(Problem::ReferrerDiffers) })
+    }
+
+    /// The record of an entry.
+    pub(super) async fn entry(&self, name: &EntryName) -> Result<Vec<Finding>> {
+        let Some(bytes) = self.look.read(self.key).await? else { return Ok(Vec::new()) };
+        let record: EntryRecord = match json(&bytes) {
+            Ok(record) => record,
+            Err(problem) => return Ok(self.found(problem)),
+        };
+        if !name.is_of(&record.key) {
+            return Ok(self.found(text("it is the record of another key")));
+        }
+        let mut found = Vec::new();
+        for EntryBlob { digest, size: said } in &record.blobs {
+            let key = layout::blob(self.tenant, digest);
+            match self.look.size_of(&key, digest, self.known).await? {
+                None => found.extend(self.found(Problem::Missing(key))),
+                Some(size) if size != *said && !self.look.reads_blobs() => {
+                    found.extend(self.look.blob(&key, digest).await?);
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(found)
     }
 
     pub(super) async fn hint(&self) -> Result<Vec<Finding>> {

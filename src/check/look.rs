@@ -17,15 +17,14 @@ use crate::check::in_repo::At;
 use crate::check::problem::{Finding, Problem};
 use crate::config::Config;
 use crate::content::{condemned, staging};
-use crate::deadline::Deadline;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::layout::{BatchItem, Place, RepoItem, UploadItem};
+use crate::layout::{BatchItem, EntryItem, Place, RepoItem, UploadItem};
 use crate::meta::format;
 use crate::names::{RepoName, Tenant, UploadId};
 use crate::objects;
-use crate::objects::{Key, Meta, Objects, Read, Unfinished, Version};
+use crate::objects::{Key, Meta, Objects, Unfinished, Version};
 
 /// What was begun so long ago is not under way any more.
 const BEGUN_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -34,12 +33,12 @@ pub(super) const IN_FLIGHT: Duration = Duration::from_secs(3600);
 
 /// The blobs of a tenant: 40 bytes for each, in the order of the listing.
 #[derive(Default)]
-pub(super) struct Blobs {
+pub(super) struct BlobSizes {
     short: Vec<([u8; 32], u64)>,
     long: HashMap<Digest, u64>,
 }
 
-impl Blobs {
+impl BlobSizes {
     pub(super) fn add(&mut self, digest: Digest, size: u64) {
         match digest {
             Digest::Sha256(bytes) => self.short.push((bytes, size)),
@@ -69,7 +68,7 @@ pub(super) struct Fact {
 /// What the walk has seen, where there is one. What is not known is asked of the backend.
 #[derive(Clone, Default)]
 pub(super) struct Known {
-    pub blobs: Option<Arc<Blobs>>,
+    pub blobs: Option<Arc<BlobSizes>>,
     /// Manifests of the repository, and their bytes.
     pub manifests: Option<Arc<HashMap<Digest, u64>>>,
     pub facts: Arc<Mutex<HashMap<Digest, Fact>>>,
@@ -133,11 +132,16 @@ impl Look<'_> {
                 Ok(found)
             }
             RepoItem::View(_) => at.hint().await,
-            RepoItem::Used(_) => {
+            RepoItem::Entry(name, EntryItem::Record) => at.entry(&name).await,
+            RepoItem::Used(_) | RepoItem::Entry(_, EntryItem::Used) => {
                 let found = self.content(key, |bytes| json::<IgnoredAny>(bytes).map(drop)).await?;
                 Ok(found.into_iter().map(|finding| Finding { problem: Problem::UnreadableHint, ..finding }).collect())
             }
         }
+    }
+
+    fn calls(&self) -> Calls<'_> {
+        Calls::of(self.objects)
     }
 
     pub(super) async fn read(&self, key: &Key) -> Result<Option<Bytes>> {
@@ -145,12 +149,7 @@ impl Look<'_> {
     }
 
     pub(super) async fn read_with_version(&self, key: &Key) -> Result<Option<(Version, Bytes)>> {
-        match Deadline::of_each_call().retry(|| self.objects.read(key, None)).await {
-            Ok(Read::Fresh(meta, bytes)) => Ok(Some((meta.version, bytes))),
-            // Gone since it was listed.
-            Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.calls().read(key).await?.map(|(meta, bytes)| (meta.version, bytes)))
     }
 
     /// Reads an object and reports what cannot be made of it.
@@ -166,11 +165,7 @@ impl Look<'_> {
     /// What is known of an object that is there. When it is in quarantine, that is said of it, and not again of all that
     /// names it.
     pub(super) async fn head(&self, key: &Key) -> Result<Option<Meta>> {
-        match Deadline::of_each_call().retry(|| self.objects.head(key)).await {
-            Ok(meta) => Ok(Some(meta)),
-            Err(objects::Error::NotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        self.calls().head(key).await
     }
 
     /// Bytes of a blob; nothing when it is not there.
@@ -207,10 +202,9 @@ impl Look<'_> {
     }
 
     async fn note(&self, key: &Key, of: &Key) -> Result<Vec<Finding>> {
-        match (Deadline::of_each_call().retry(|| self.objects.head(of)).await, self.wrong.get(of)) {
-            (Ok(meta), Some(version)) if meta.version == *version => Ok(vec![Finding::new(of, Problem::Quarantined)]),
-            (Ok(_), _) | (Err(objects::Error::NotFound), _) => Ok(vec![Finding::new(key, Problem::StaleQuarantine)]),
-            (Err(error), _) => Err(error.into()),
+        match (self.head(of).await?, self.wrong.get(of)) {
+            (Some(meta), Some(version)) if meta.version == *version => Ok(vec![Finding::new(of, Problem::Quarantined)]),
+            _ => Ok(vec![Finding::new(key, Problem::StaleQuarantine)]),
         }
     }
 

@@ -29,7 +29,7 @@ use crate::content::quarantine;
 use crate::error::Result;
 use crate::objects;
 use crate::objects::{Key, Objects, Version};
-use crate::refs::Refs;
+use crate::refs::{Refs, listing};
 use look::{Known, Look};
 pub use problem::{Finding, Problem};
 use walk::Walk;
@@ -186,17 +186,17 @@ impl<'a> Check<'a> {
     async fn run(&self, mut report: impl FnMut(Progress) + Send) -> Result<Vec<Finding>> {
         let (mut walk, mut jobs) = (Walk::new(self.look()), FuturesOrdered::new());
         let at_once = if self.depth == Depth::Bytes { READS } else { FAN_OUT };
-        let mut listed = self.objects.list("", None);
+        let mut listed = listing::walk(self.objects, "");
         let (mut found, mut ended, mut progress) = (Vec::new(), false, Progress::default());
         loop {
             while jobs.len() < at_once && !ended {
                 match listed.try_next().await? {
-                    Some(meta) => {
+                    Some((place, meta)) => {
                         progress.objects += 1;
                         if progress.objects.is_multiple_of(PROGRESS_EVERY) {
                             report(Progress { blobs: walk.blobs(), bytes: self.bytes.load(Relaxed), ..progress });
                         }
-                        jobs.extend(walk.next(meta));
+                        jobs.extend(walk.next(place, meta));
                     }
                     None => {
                         ended = true;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::calls::{Calls, json};
 use crate::check::look::{IN_FLIGHT, Known, Look};
 use crate::check::problem::{Finding, Problem};
 use crate::deadline::Deadline;
@@ -16,10 +17,9 @@ use crate::digest::Digest;
 use crate::error::Result;
 use crate::layout;
 use crate::layout::{Place, RepoItem};
-use crate::objects;
-use crate::objects::{Key, Meta, Read};
+use crate::objects::{Key, Meta};
+use crate::oci::ManifestContent;
 use crate::refs::Refs;
-use crate::refs::manifests::Parsed;
 use crate::refs::referrers::Referrer;
 use crate::refs::tags::Pointer;
 
@@ -43,7 +43,7 @@ pub(super) async fn repair(refs: &Refs, look: &Look<'_>, finding: &Finding) -> R
         }
         (
             Problem::Missing(_) | Problem::Unreadable(_) | Problem::ReferrerDiffers,
-            Some(Place::Repo { item: RepoItem::Push(..) | RepoItem::Referrer { .. }, .. }),
+            Some(Place::Repo { item: RepoItem::Push(..) | RepoItem::Referrer { .. } | RepoItem::Entry(..), .. }),
         ) => repair.withdraw().await,
         (Problem::TagDiffers { .. }, Some(Place::Repo { tenant, repo, .. })) => {
             let _alone = refs.alone().await;
@@ -52,14 +52,14 @@ pub(super) async fn repair(refs: &Refs, look: &Look<'_>, finding: &Finding) -> R
             let manifest = repair.read(&layout::manifest(&tenant, &repo, &pointer.digest)).await?;
             let fits = |bytes: &Bytes| Digest::of(pointer.digest.algorithm(), bytes) == pointer.digest;
             let Some((_, manifest)) = manifest.filter(|(_, bytes)| fits(bytes)) else { return Ok(None) };
-            pointer.media_type = Parsed::parse(&manifest, None)?.media_type.to_string();
+            pointer.media_type = ManifestContent::parse(&manifest, None)?.media_type.to_string();
             pointer.size = manifest.len() as u64;
             repair.write(key, &pointer).await
         }
         (Problem::ReferrerMissing(entry), Some(Place::Repo { item: RepoItem::Manifest(digest), .. })) => {
             let _alone = refs.alone().await;
             let Some((_, bytes)) = repair.read(key).await? else { return Ok(None) };
-            let parsed = Parsed::parse(&bytes, None)?;
+            let parsed = ManifestContent::parse(&bytes, None)?;
             repair.write(entry, &Referrer::of(&digest, bytes.len() as u64, &parsed)).await
         }
         (Problem::Orphan, Some(Place::Repo { item: RepoItem::Push(tag, _), tenant, repo })) => {
@@ -87,19 +87,11 @@ struct Repair<'a> {
 
 impl Repair<'_> {
     async fn read(&self, key: &Key) -> Result<Option<(Meta, Bytes)>> {
-        match self.refs.objects().read(key, None).await {
-            Ok(Read::Fresh(meta, bytes)) => Ok(Some((meta, bytes))),
-            Ok(Read::Same) | Err(objects::Error::NotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Calls::of(&**self.refs.objects()).read(key).await
     }
 
     async fn head(&self) -> Result<Option<Meta>> {
-        match self.refs.objects().head(&self.finding.key).await {
-            Ok(meta) => Ok(Some(meta)),
-            Err(objects::Error::NotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Calls::of(&**self.refs.objects()).head(&self.finding.key).await
     }
 
     async fn quarantine(&self) -> Result<Option<&'static str>> {
@@ -141,9 +133,7 @@ impl Repair<'_> {
     }
 
     async fn write(&self, key: &Key, content: &impl serde::Serialize) -> Result<Option<&'static str>> {
-        let body =
-            serde_json::to_vec(content).map_err(|error| crate::error::Error::Internal(error.to_string().into()))?;
-        self.refs.content().put(key, body, Deadline::of_each_call()).await?;
+        self.refs.content().put(key, json(content)?, Deadline::of_each_call()).await?;
         self.refs.pointers().forget(key);
         Ok(Some("written anew"))
     }

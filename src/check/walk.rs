@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::check::look::{Blobs, IN_FLIGHT, Known, Look};
+use crate::check::look::{BlobSizes, IN_FLIGHT, Known, Look};
 use crate::check::problem::{Finding, Problem};
 use crate::digest::Digest;
 use crate::error::Result;
@@ -50,15 +50,14 @@ impl<'a> Walk<'a> {
         Walk { look, tenant: None, known: Known::new(), repo: None, upload: None, has_format: false, blobs: 0 }
     }
 
-    /// Blobs met so far.
+    /// BlobSizes met so far.
     pub(super) fn blobs(&self) -> u64 {
         self.blobs
     }
 
     /// What is to be looked at for the next object.
-    pub(super) fn next(&mut self, meta: Meta) -> Vec<Job<'a>> {
+    pub(super) fn next(&mut self, place: Option<Place>, meta: Meta) -> Vec<Job<'a>> {
         let mut jobs = Vec::new();
-        let place = layout::parse(meta.key.as_str());
         match &place {
             Some(Place::Repo { tenant, repo, .. }) => {
                 self.enter(tenant, &mut jobs);
@@ -189,7 +188,7 @@ impl Known {
     /// While somebody looks at what is known already, nothing is added: what is not known is asked for.
     fn add_blob(&mut self, digest: Digest, size: u64) {
         if let Some(blobs) = self.blobs.as_mut().and_then(Arc::get_mut) {
-            Blobs::add(blobs, digest, size);
+            BlobSizes::add(blobs, digest, size);
         }
     }
 

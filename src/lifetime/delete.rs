@@ -24,9 +24,12 @@ use crate::content::tombstones::{LeadsTo, Tombstone};
 use crate::deadline::Deadline;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::layout::{self, Place, RepoItem};
+use crate::layout::{self, EntryItem, Place, RepoItem};
 use crate::objects::{Key, Meta, Objects};
-use crate::refs::manifests::Parsed;
+use crate::oci::ManifestContent;
+use crate::refs::entries::EntryRecord;
+use crate::refs::graph::closure;
+use crate::refs::listing::walk;
 use crate::refs::stored_view::view_note;
 use crate::refs::tags::Pointers;
 use crate::refs::{Refs, RepoEraser};
@@ -55,7 +58,7 @@ impl LeadsTo for References {
     async fn leads_to(&self, written: &Meta) -> Result<HashSet<u64>> {
         let (mut reached, calls) = (HashSet::new(), Calls::of(&*self.objects));
         let Some(Place::Repo { tenant, repo, item }) = layout::parse(written.key.as_str()) else { return Ok(reached) };
-        let mut left = match item {
+        let from = match item {
             RepoItem::Manifest(manifest) | RepoItem::Referrer { manifest, .. } => vec![manifest],
             RepoItem::Push(_, id) => vec![id.manifest],
             RepoItem::Tag(_) => {
@@ -63,24 +66,43 @@ impl LeadsTo for References {
                 pointer.map_or(Vec::new(), |(_, pointer)| pointer.manifests())
             }
             RepoItem::View(_) => view_note(calls, &written.key).await?.and_then(|note| note.view).into_iter().collect(),
+            RepoItem::Entry(..) => {
+                let named = named(calls, &written.key).await?.unwrap_or_default();
+                reached.extend(named.blobs.iter().map(|blob| fingerprint(layout::blob(&tenant, blob).as_str())));
+                Vec::new()
+            }
             RepoItem::Used(_) => Vec::new(),
         };
-        while let Some(digest) = left.pop() {
-            let key = layout::manifest(&tenant, &repo, &digest);
-            if reached.insert(fingerprint(key.as_str()))
-                && let Some(parsed) = parsed(calls, &key).await?
-            {
-                reached.extend(parsed.blobs.iter().map(|blob| fingerprint(layout::blob(&tenant, blob).as_str())));
-                left.extend(parsed.children);
-            }
-        }
+        let (tenant, repo) = (&tenant, &repo);
+        let load = |digest| async move { named(calls, &layout::manifest(tenant, repo, &digest)).await };
+        closure(from, load, |digest, named: Option<Named>| {
+            reached.insert(fingerprint(layout::manifest(tenant, repo, &digest).as_str()));
+            let named = named.unwrap_or_default();
+            reached.extend(named.blobs.iter().map(|blob| fingerprint(layout::blob(tenant, blob).as_str())));
+            named.children
+        })
+        .await?;
         Ok(reached)
     }
 }
 
-/// A manifest, past the hot layer.
-async fn parsed(calls: Calls<'_>, key: &Key) -> Result<Option<Parsed>> {
-    Ok(calls.read(key).await?.and_then(|(_, bytes)| Parsed::parse(&bytes, None).ok()))
+/// What a manifest or an entry names.
+#[derive(Default)]
+struct Named {
+    blobs: Vec<Digest>,
+    children: Vec<Digest>,
+}
+
+/// What a manifest or an entry names, past the hot layer.
+async fn named(calls: Calls<'_>, key: &Key) -> Result<Option<Named>> {
+    let Some((_, bytes)) = calls.read(key).await? else { return Ok(None) };
+    if matches!(layout::parse(key.as_str()), Some(Place::Repo { item: RepoItem::Entry(..), .. })) {
+        let record = serde_json::from_slice::<EntryRecord>(&bytes).ok();
+        let blobs = |record: EntryRecord| record.blobs.iter().map(|blob| blob.digest).collect();
+        return Ok(record.map(|record| Named { blobs: blobs(record), children: Vec::new() }));
+    }
+    let content = ManifestContent::parse(&bytes, None).ok();
+    Ok(content.map(|ManifestContent { blobs, children, .. }| Named { blobs, children }))
 }
 
 /// Deletes content by its digest.
@@ -110,8 +132,8 @@ impl Deletion {
         if let Some(children) = self.children.get(&id) {
             return Ok(children);
         }
-        let parsed = parsed(self.refs.content().calls(deadline), key).await?;
-        let children: Arc<[Digest]> = parsed.map_or(Vec::new(), |parsed| parsed.children).into();
+        let named = named(self.refs.content().calls(deadline), key).await?;
+        let children: Arc<[Digest]> = named.map_or(Vec::new(), |named| named.children).into();
         self.children.insert(id, children.clone());
         Ok(children)
     }
@@ -131,8 +153,8 @@ impl Deletion {
         // blobs are rare.
         let names = |key: Key| {
             async move {
-                let parsed = parsed(content.calls(deadline), &key).await?;
-                Ok(parsed.is_some_and(|parsed| parsed.blobs.contains(digest)))
+                let named = named(content.calls(deadline), &key).await?;
+                Ok(named.is_some_and(|named| named.blobs.contains(digest)))
             }
             .boxed()
         };
@@ -168,7 +190,7 @@ impl Deletion {
         let (_alone, mut seen) = self.alone(digest, &prefix, &names).await?;
         let bytes = content.small_in(std::iter::once(key), *digest, deadline).await?;
         from.withdraw(digest).await?;
-        if let Some(subject) = bytes.and_then(|bytes| Parsed::parse(&bytes, None).ok()?.subject) {
+        if let Some(subject) = bytes.and_then(|bytes| ManifestContent::parse(&bytes, None).ok()?.subject) {
             let referrer = layout::referrer(repo.tenant(), repo.name(), &subject, digest);
             content.delete(&[referrer], deadline).await?;
         }
@@ -200,7 +222,7 @@ impl Deletion {
         }
     }
 
-    /// A manifest that is none of those `seen` and of which `names` is true. What was deleted may still lie there, and names
+    /// A manifest or an entry that is none of those `seen` and of which `names` is true. What was deleted may still lie there, and names
     /// nothing any more.
     async fn named_by(&self, prefix: &str, names: &Names<'_>, seen: &mut HashSet<Key>) -> Result<Option<String>> {
         let tombstones = self.refs.content().tombstones();
@@ -211,24 +233,26 @@ impl Deletion {
             let found = names(key);
             async move { Ok::<_, Error>(found.await?.then_some(name)) }
         };
-        let listed = self.refs.objects().list(prefix, None).err_into::<Error>();
-        let unseen = listed.try_filter_map(|meta| {
+        let unseen = walk(&**self.refs.objects(), prefix).try_filter_map(|(place, meta)| {
             if !deleted.is_empty() {
                 new.add(tombstones.number(&meta), &meta);
             }
-            ready(Ok(match layout::parse(meta.key.as_str()) {
+            let name = match place {
                 Some(Place::Repo { repo, item: RepoItem::Manifest(manifest), .. }) => {
-                    let name = format!("{repo}@{manifest}");
-                    match deleted.get(&meta.key) {
-                        Some(gone) => {
-                            lying.push((meta.key, gone.clone(), name));
-                            None
-                        }
-                        None => seen.insert(meta.key.clone()).then_some((meta.key, name)),
-                    }
+                    Some(format!("{repo}@{manifest}"))
+                }
+                Some(Place::Repo { repo, item: RepoItem::Entry(name, EntryItem::Record), .. }) => {
+                    Some(format!("{repo} entry {}", name.label()))
                 }
                 _ => None,
-            }))
+            };
+            ready(Ok(name.and_then(|name| match deleted.get(&meta.key) {
+                Some(gone) => {
+                    lying.push((meta.key, gone.clone(), name));
+                    None
+                }
+                None => seen.insert(meta.key.clone()).then_some((meta.key, name)),
+            })))
         });
         {
             let mut looks = pin!(unseen.map_ok(look).try_buffer_unordered(FAN_OUT));

@@ -4,72 +4,19 @@
 //! place of its own: it is what the manifest says of itself or, where it says nothing, what its shape says, and a push
 //! whose `Content-Type` says otherwise is refused.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use oci_spec::image::{Descriptor, MediaType};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 use super::repo::{Repo, RepoWriter};
-use crate::buildkit;
 use crate::calls::FAN_OUT;
 use crate::content::Pin;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::metrics::tenant::Asked;
 use crate::objects::Key;
-
-/// The config that makes a manifest a cache manifest.
-pub const CACHE_CONFIG: &str = buildkit::CONFIG_MEDIA_TYPE;
-pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-
-/// What a manifest is. Read by itself, it costs little, however much the manifest lists.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Shape {
-    schema_version: Option<u32>,
-    media_type: Option<String>,
-    config: Option<IgnoredAny>,
-    layers: Option<IgnoredAny>,
-    manifests: Option<IgnoredAny>,
-}
-
-/// What a manifest names. Everything else in it is the clients' own.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Document {
-    artifact_type: Option<String>,
-    config: Option<Descriptor>,
-    layers: Option<Vec<Descriptor>>,
-    manifests: Option<Vec<Descriptor>>,
-    subject: Option<Descriptor>,
-    annotations: Option<HashMap<String, String>>,
-}
-
-/// A manifest, as far as it has been understood.
-#[derive(Clone, Debug)]
-pub struct Parsed {
-    pub media_type: &'static str,
-    /// What must be in the tenant's blobs.
-    pub blobs: Vec<Digest>,
-    /// Their sizes in bytes, as the manifest says.
-    pub sizes: Vec<u64>,
-    /// Which of them is the config.
-    pub config: Option<Digest>,
-    /// What must be among the repository's manifests.
-    pub children: Vec<Digest>,
-    pub subject: Option<Digest>,
-    /// It is a cache manifest.
-    pub cache: bool,
-    /// What a list of referrers says of it.
-    pub artifact_type: Option<String>,
-    pub annotations: Option<HashMap<String, String>>,
-}
+use crate::oci::{ManifestContent, media_type_of};
 
 /// A manifest that is here.
 #[derive(Clone, Debug)]
@@ -79,134 +26,16 @@ pub struct Manifest {
     pub bytes: Bytes,
 }
 
-fn invalid(reason: impl Into<String>) -> Error {
-    Error::ManifestInvalid(reason.into())
-}
-
-impl Parsed {
-    /// Parses a manifest that was sent with this `Content-Type`.
-    pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Parsed> {
-        let media_type = Shape::read(bytes)?.media_type()?;
-        if let Some(said) = content_type
-            && [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST].contains(&said)
-            && said != media_type
-        {
-            return Err(invalid(format!("Content-Type is {said}, but the manifest is {media_type}")));
-        }
-        let document: Document = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
-        document.understand(media_type)
-    }
-}
-
-impl Shape {
-    fn read(bytes: &[u8]) -> Result<Shape> {
-        // JSON is UTF-8 throughout, also where nobody here looks: clients make different things of what is not.
-        let text = std::str::from_utf8(bytes).map_err(|error| invalid(error.to_string()))?;
-        serde_json::from_str(text).map_err(|error| invalid(error.to_string()))
-    }
-
-    /// A document that could be read as a manifest and as an index is neither: two clients would see two contents
-    /// under one digest.
-    fn media_type(&self) -> Result<&'static str> {
-        match self.schema_version {
-            Some(2) => {}
-            Some(1) => {
-                return Err(invalid("schema 1 manifests are not supported: push an OCI or Docker schema 2 manifest"));
-            }
-            _ => return Err(invalid("schemaVersion must be 2")),
-        }
-        let image = self.config.is_some() || self.layers.is_some();
-        if image && self.manifests.is_some() {
-            return Err(invalid("a manifest has either config and layers, or manifests"));
-        }
-        match (self.media_type.as_deref(), image) {
-            (Some(OCI_MANIFEST), _) if self.manifests.is_none() => Ok(OCI_MANIFEST),
-            (Some(DOCKER_MANIFEST), _) if self.manifests.is_none() => Ok(DOCKER_MANIFEST),
-            (Some(OCI_INDEX), false) => Ok(OCI_INDEX),
-            (Some(DOCKER_LIST), false) => Ok(DOCKER_LIST),
-            (Some(OCI_MANIFEST | DOCKER_MANIFEST | OCI_INDEX | DOCKER_LIST), _) => {
-                Err(invalid("mediaType does not fit the content"))
-            }
-            (Some(other), _) => Err(invalid(format!("media type {other} is not supported"))),
-            (None, true) => Ok(OCI_MANIFEST),
-            (None, false) if self.manifests.is_some() => Ok(OCI_INDEX),
-            (None, false) => Err(invalid("neither an image manifest nor an index")),
-        }
-    }
-}
-
-impl Document {
-    fn understand(self, media_type: &'static str) -> Result<Parsed> {
-        let config_type = self.config.as_ref().map(|config| config.media_type().to_string());
-        let named = self.config.iter().chain(self.manifests.iter().flatten());
-        let cache = named.into_iter().any(|named| named.media_type().as_ref() == CACHE_CONFIG);
-        let (mut blobs, mut sizes, mut children) = (Vec::new(), Vec::new(), Vec::new());
-        let mut config_digest = None;
-        if matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST) {
-            let config = self.config.ok_or_else(|| invalid("config is missing"))?;
-            blobs.push(digest_of(&config)?);
-            config_digest = blobs.last().copied();
-            sizes.push(config.size());
-            for layer in self.layers.unwrap_or_default() {
-                let digest = digest_of(&layer)?;
-                if !is_foreign(&layer) {
-                    blobs.push(digest);
-                    sizes.push(layer.size());
-                }
-            }
-        } else {
-            // Builders push caches as indexes whose children are layers: what a child is, its media type says.
-            for child in self.manifests.unwrap_or_default() {
-                if is_manifest(child.media_type()) {
-                    children.push(digest_of(&child)?);
-                    continue;
-                }
-                blobs.push(digest_of(&child)?);
-                sizes.push(child.size());
-                if child.media_type().as_ref() == CACHE_CONFIG {
-                    config_digest = blobs.last().copied();
-                }
-            }
-        }
-        Ok(Parsed {
-            media_type,
-            blobs,
-            sizes,
-            config: config_digest,
-            children,
-            cache,
-            subject: self.subject.as_ref().map(digest_of).transpose()?,
-            artifact_type: self.artifact_type.filter(|text| !text.is_empty()).or(config_type),
-            annotations: self.annotations,
-        })
-    }
-}
-
-fn digest_of(descriptor: &Descriptor) -> Result<Digest> {
-    descriptor.digest().as_ref().parse().map_err(|error| invalid(format!("{}: {error}", descriptor.digest())))
-}
-
-fn is_manifest(media_type: &MediaType) -> bool {
-    [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST].contains(&media_type.as_ref())
-}
-
-/// Layers that registries are not expected to hold.
-fn is_foreign(layer: &Descriptor) -> bool {
-    let media_type = layer.media_type().as_ref();
-    layer.urls().as_ref().is_some_and(|urls| !urls.is_empty())
-        || media_type.contains(".nondistributable.")
-        || media_type.contains(".foreign.")
-}
-
-/// What a stored manifest is.
-pub fn media_type_of(manifest: &[u8]) -> Result<&'static str> {
-    Shape::read(manifest)?.media_type()
-}
-
 impl RepoWriter {
     /// Stores a manifest for an answer that rests on `pin`: refuses one that names what is not here, then writes the bytes
     /// and its entry among the referrers of its subject. Whoever calls it holds [`Refs::writing`] until tags point to it.
-    pub async fn store_manifest(&self, pin: &Pin, digest: &Digest, parsed: &Parsed, bytes: &Bytes) -> Result<()> {
+    pub async fn store_manifest(
+        &self,
+        pin: &Pin,
+        digest: &Digest,
+        parsed: &ManifestContent,
+        bytes: &Bytes,
+    ) -> Result<()> {
         let repo = self.repo();
         repo.require(pin, parsed).await?;
         let key = repo.manifest_key(digest);
@@ -221,7 +50,7 @@ impl RepoWriter {
 
 impl Repo {
     /// Refuses a manifest that names what is not here.
-    async fn require(&self, pin: &Pin, parsed: &Parsed) -> Result<()> {
+    async fn require(&self, pin: &Pin, parsed: &ManifestContent) -> Result<()> {
         // A cache that names what is not here fails the builds that import it: no policy allows that.
         if self.is_sparse() && !parsed.cache {
             return Ok(());
@@ -288,7 +117,7 @@ impl Repo {
         if quarantine.is_empty() {
             return Ok(false);
         }
-        let parsed = Parsed::parse(manifest, None)?;
+        let parsed = ManifestContent::parse(manifest, None)?;
         let is_noted = |digest: &&Digest| self.blobs().blob_keys(digest).any(|key| quarantine.has_key(&key));
         'blobs: for digest in parsed.blobs.iter().filter(is_noted) {
             for key in self.blobs().blob_keys(digest) {
@@ -300,67 +129,5 @@ impl Repo {
             return Ok(true);
         }
         Ok(false)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const D: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-
-    fn parse(text: &str, content_type: Option<&str>) -> Result<Parsed> {
-        Parsed::parse(text.replace("$D", D).as_bytes(), content_type)
-    }
-
-    #[test]
-    fn the_media_type_is_what_the_manifest_is() {
-        let image = r#"{"schemaVersion":2,"config":{"mediaType":"a/b","digest":"$D","size":0},"layers":[]}"#;
-        assert_eq!(parse(image, None).unwrap().media_type, OCI_MANIFEST);
-        assert_eq!(parse(image, Some("application/json")).unwrap().media_type, OCI_MANIFEST);
-        assert!(parse(image, Some(DOCKER_MANIFEST)).is_err());
-        let index = r#"{"schemaVersion":2,"manifests":[]}"#;
-        assert_eq!(parse(index, Some(OCI_INDEX)).unwrap().media_type, OCI_INDEX);
-        assert!(parse(index, Some(OCI_MANIFEST)).is_err());
-    }
-
-    #[test]
-    fn what_could_be_two_things_is_refused() {
-        for bad in [
-            r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#,
-            r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","layers":[]}"#,
-            r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","manifests":[]}"#,
-            r#"{"schemaVersion":2}"#,
-            r#"{"schemaVersion":3,"manifests":[]}"#,
-            r#"{"schemaVersion":1,"fsLayers":[]}"#,
-            r#"{"schemaVersion":2,"mediaType":"text/plain","manifests":[]}"#,
-            r#"{"schemaVersion":2,"layers":[{"mediaType":"a/b","digest":"md5:00","size":1}]}"#,
-            "[]",
-            "",
-        ] {
-            assert!(matches!(parse(bad, None), Err(Error::ManifestInvalid(_))), "{bad}");
-        }
-    }
-
-    #[test]
-    fn children_of_an_index_are_manifests_or_blobs_by_their_media_type() {
-        let text = format!(
-            r#"{{"schemaVersion":2,"manifests":[
-                {{"mediaType":"{OCI_MANIFEST}","digest":"$D","size":1}},
-                {{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"$D","size":1}},
-                {{"mediaType":"application/vnd.buildkit.cacheconfig.v0","digest":"$D","size":1}}]}}"#
-        );
-        let parsed = parse(&text, None).unwrap();
-        assert_eq!((parsed.children.len(), parsed.blobs.len()), (1, 2));
-    }
-
-    #[test]
-    fn foreign_layers_need_not_be_here() {
-        let text = r#"{"schemaVersion":2,"config":{"mediaType":"a/b","digest":"$D","size":0},"layers":[
-            {"mediaType":"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip","digest":"$D","size":1},
-            {"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"$D","size":1},
-            {"mediaType":"a/b","digest":"$D","size":1,"urls":["https://example.com"]},
-            {"mediaType":"a/b","digest":"$D","size":1}]}"#;
-        assert_eq!(parse(text, None).unwrap().blobs.len(), 2);
     }
 }

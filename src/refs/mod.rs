@@ -6,14 +6,20 @@
 //! of its own right.
 
 pub mod chain;
+pub mod entries;
+pub mod graph;
+pub mod listing;
 pub mod lists;
 pub mod manifests;
 pub mod pushes;
 pub mod referrers;
 mod reserved;
 pub mod repo;
+pub mod root;
+pub mod roots;
 pub mod service;
 pub mod stored_view;
+pub mod tag_root;
 pub mod tags;
 pub mod used;
 pub mod withdraw;

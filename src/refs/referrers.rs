@@ -9,13 +9,13 @@ use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::lists::{Listed, Page};
-use super::manifests::Parsed;
 use super::repo::{Repo, RepoWriter};
 use crate::calls::{FAN_OUT, json};
 use crate::content::Pin;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::layout;
+use crate::oci::ManifestContent;
 
 /// Bytes of one page of a list, whatever its number of entries: clients read it as a manifest.
 const PAGE_BYTES_MAX: usize = 4 << 20;
@@ -34,7 +34,7 @@ pub struct Referrer {
 }
 
 impl Referrer {
-    pub fn of(digest: &Digest, size: u64, parsed: &Parsed) -> Referrer {
+    pub fn of(digest: &Digest, size: u64, parsed: &ManifestContent) -> Referrer {
         Referrer {
             media_type: parsed.media_type.to_string(),
             digest: *digest,
@@ -53,7 +53,7 @@ impl RepoWriter {
         subject: &Digest,
         digest: &Digest,
         size: u64,
-        parsed: &Parsed,
+        parsed: &ManifestContent,
     ) -> Result<()> {
         let (repo, referrer) = (self.repo(), Referrer::of(digest, size, parsed));
         let key = layout::referrer(repo.tenant(), repo.name(), subject, digest);

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::layout::PushId;
 use crate::names::Tag;
 use crate::objects::{Key, When};
-use crate::refs::manifests::media_type_of;
+use crate::oci::media_type_of;
 
 impl RepoEraser {
     /// Deletes a tag and, of a cache tag, its pushes.

@@ -12,7 +12,7 @@ use larder::buildkit::CONFIG_MEDIA_TYPE;
 use larder::check;
 use larder::check::{Depth, Event, Summary, Told};
 use larder::digest::Digest;
-use larder::refs::manifests::{OCI_INDEX, OCI_MANIFEST};
+use larder::oci::{OCI_INDEX, OCI_MANIFEST};
 use serde_json::{Value, json};
 
 use crate::world::{Image, LAYER, World, descriptor, image};

@@ -1,4 +1,5 @@
 //! Collection: what goes, and that nothing else does.
 
+mod entries;
 mod model;
 mod room;

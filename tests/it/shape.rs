@@ -18,9 +18,10 @@ fn allowed(module: &str) -> &'static [&'static str] {
     ];
     match module {
         "main" => &["app", "doors", "cli"],
-        "app" => {
-            &["jobs", "capacity", "refs", "doors", "auth", "store", "objects", "error", "deadline", "meta", "check", "lifetime"]
-        }
+        "app" => &[
+            "jobs", "capacity", "refs", "doors", "auth", "store", "objects", "error", "deadline", "meta", "check",
+            "lifetime",
+        ],
         "doors" => {
             &["jobs", "auth", "store", "error", "deadline", "content", "refs", "cache", "account", "lifetime", "check"]
         }

@@ -7,7 +7,7 @@ use futures::future::join_all;
 use larder::buildkit::{CONFIG_MEDIA_TYPE, CacheConfig};
 use larder::digest::Digest;
 use larder::objects::Objects;
-use larder::refs::manifests::{DOCKER_LIST, OCI_INDEX};
+use larder::oci::{DOCKER_LIST, OCI_INDEX};
 use serde_json::{Value, json};
 
 use crate::world::{LAYER, World, descriptor, image};

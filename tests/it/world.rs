@@ -14,7 +14,7 @@ use larder::digest::Digest;
 use larder::doors::Front;
 use larder::doors::listen;
 use larder::objects::fs::FsObjects;
-use larder::refs::manifests::OCI_MANIFEST;
+use larder::oci::OCI_MANIFEST;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};

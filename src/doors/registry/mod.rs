@@ -29,7 +29,7 @@ use crate::doors::kit::refusal::Kind;
 use crate::doors::kit::{audit, builds, range, task};
 use crate::metrics::recent::BuildAction;
 use crate::names::Tenant;
-use crate::refs::manifests::CACHE_CONFIG;
+use crate::oci::CACHE_CONFIG;
 use crate::refs::{Repo, RepoEraser, RepoWriter};
 use crate::store::Store;
 use crate::stream::Incoming;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::calls::Calls;
 use crate::config::{CollectConfig, GRAIN};
-use crate::content::condemned::{ENTRIES_MAX, Kind, List, Listed, Snapshot, list_batches, read_list};
+use crate::content::condemned::{ENTRIES_MAX, Kind, List, Listed, Snapshot, read_list};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::layout;
@@ -18,6 +18,7 @@ use crate::lifetime::collect::{Candidate, Collector, Report, passed};
 use crate::names::{BatchId, Tenant};
 use crate::objects;
 use crate::objects::{Key, When};
+use crate::refs::roots;
 
 /// A claim that its owner has not used by then is left to die: somebody may already count its age.
 const CLAIM_USE: Duration = Duration::from_secs(60);
@@ -31,9 +32,9 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Of tags and push records, which are judged before the mark.
-    pub fn is_of_pointers(&self) -> bool {
-        self.list.kind == Kind::Evict && self.list.keys.iter().any(|key| pointer_of(key).is_some())
+    /// Of the keys of roots, which are judged before the mark.
+    pub fn is_of_roots(&self) -> bool {
+        self.list.kind == Kind::Evict && self.list.keys.iter().any(|key| root_of(key).is_some())
     }
 
     /// Positions of what stays.
@@ -60,14 +61,9 @@ impl Batch {
     }
 }
 
-/// The tag that a pointer or a push record belongs to, as its key.
-fn pointer_of(key: &str) -> Option<Key> {
-    match layout::parse(key)? {
-        Place::Repo { tenant, repo, item: RepoItem::Tag(tag) | RepoItem::Push(tag, _) } => {
-            Some(layout::tag(&tenant, &repo, &tag))
-        }
-        _ => None,
-    }
+/// The root that a key belongs to, as the root's own key.
+fn root_of(key: &str) -> Option<Key> {
+    Some(roots::id_of_key(key)?.key)
 }
 
 impl Collector {
@@ -137,7 +133,7 @@ impl Collector {
     /// Claims a batch, deletes what is neither in `keep` nor spared, and clears it.
     pub(super) async fn settle(&self, batch: Batch, keep: HashSet<u32>, report: &mut Report) -> Result<()> {
         let ingredients = self.refs.config().collect.ingredients;
-        let (objects, id) = (&self.refs.objects(), &batch.id);
+        let (objects, id) = (self.refs.objects(), &batch.id);
         self.refs.content().format().confirm().await?;
         let began = tokio::time::Instant::now();
         let when = if ingredients.exclusive_claim() { When::Absent } else { When::Always };
@@ -152,7 +148,7 @@ impl Collector {
             Err(error) => return Err(error.into()),
         }
         let prefix = layout::batch_prefix(id);
-        let listed = Deadline::of_each_call().retry(|| list_batches(&***objects, &prefix)).await?;
+        let listed = self.list_below(&prefix).await?;
         let listed = listed.into_iter().next().map(|(_, listed)| listed).unwrap_or_default();
         let Some(claim) = &listed.claim else {
             return Err(Error::Internal("a claim has gone".into()));
@@ -160,14 +156,13 @@ impl Collector {
         if listed.list.is_none() && ingredients.list_after_claim() {
             return self.refs.content().delete(&[layout::batch_claim(id)], Deadline::of_each_call()).await;
         }
-        // A tag stays with all its records or goes with them.
+        // A root stays with all its keys or goes with them.
         let stays = |number: u32| ingredients.list_after_claim() && listed.spared.contains_key(&number);
-        let together = |number: usize| pointer_of(&batch.list.keys[number]);
-        let spared_tags: HashSet<Key> =
+        let together = |number: usize| root_of(&batch.list.keys[number]);
+        let spared_roots: HashSet<Key> =
             (0..batch.list.keys.len()).filter(|number| stays(*number as u32)).filter_map(together).collect();
-        let spared = |number: u32| {
-            stays(number) || together(number as usize).is_some_and(|pointer| spared_tags.contains(&pointer))
-        };
+        let spared =
+            |number: u32| stays(number) || together(number as usize).is_some_and(|root| spared_roots.contains(&root));
         let (mut gone, mut freed, mut bytes) = (Vec::new(), Vec::new(), 0);
         for (number, key) in batch.list.keys.iter().enumerate() {
             let number = number as u32;
@@ -190,13 +185,10 @@ impl Collector {
                 return Ok(());
             }
             // Pointers before records: a crash leaves records that nothing points to.
-            gone.sort_by_key(|key| {
-                !matches!(layout::parse(key.as_str()), Some(Place::Repo { item: RepoItem::Tag(_), .. }))
-            });
-            let tags = gone.iter().take_while(|key| pointer_of(key.as_str()).as_ref() == Some(*key)).count();
-            let (tags, rest) = gone.split_at(tags);
+            let (first, rest): (Vec<Key>, Vec<Key>) =
+                gone.iter().cloned().partition(|key| root_of(key.as_str()).as_ref() == Some(key));
             let mut done = Ok(());
-            for keys in [tags, rest] {
+            for keys in [&first, &rest] {
                 if done.is_ok() && !keys.is_empty() {
                     done = objects.delete_dated(keys, claim.modified).await;
                 }
@@ -223,8 +215,8 @@ impl Collector {
         self.clear(id, &listed).await
     }
 
-    /// Which pointers and records of a batch stay: those of tags that were pushed or used since it was published.
-    pub(super) async fn pointers_in_use(&self, batch: &Batch) -> Result<HashSet<u32>> {
+    /// Which keys of a batch of roots stay: those of roots that were pushed or used since it was published.
+    pub(super) async fn roots_in_use(&self, batch: &Batch) -> Result<HashSet<u32>> {
         let config = &self.refs.config().collect;
         if !config.ingredients.re_mark() {
             return Ok(HashSet::new());
@@ -232,33 +224,24 @@ impl Collector {
         let since = batch.since(config);
         let (mut used, mut idle) = (HashSet::<Key>::new(), HashSet::<Key>::new());
         for key in &batch.list.keys {
-            let Some(Place::Repo { tenant, repo, item: RepoItem::Tag(tag) | RepoItem::Push(tag, _) }) =
-                layout::parse(key)
-            else {
-                continue;
-            };
-            let pointer = layout::tag(&tenant, &repo, &tag);
-            let mut newer = false;
-            if !used.contains(&pointer) && !idle.contains(&pointer) {
+            let Some(root) = roots::id_of_key(key) else { continue };
+            if !used.contains(&root.key) && !idle.contains(&root.key) {
                 // A push that changed nothing leaves no trace but the note of last use, and that not every time.
                 let since = since.checked_sub(config.used_every()).unwrap_or(SystemTime::UNIX_EPOCH);
-                for at in [pointer.clone(), layout::used(&tenant, &repo, &tag)] {
+                let mut newer = false;
+                for at in [&root.key, &root.used] {
                     newer |= self
                         .refs
                         .content()
                         .calls(Deadline::of_each_call())
-                        .head(&at)
+                        .head(at)
                         .await?
                         .is_some_and(|found| found.modified >= since);
                 }
-                if newer {
-                    used.insert(pointer.clone())
-                } else {
-                    idle.insert(pointer.clone())
-                };
+                if newer { &mut used } else { &mut idle }.insert(root.key.clone());
             }
             // Each record may have come back by itself.
-            if matches!(layout::parse(key), Some(Place::Repo { item: RepoItem::Push(..), .. }))
+            if root.key.as_str() != key
                 && self
                     .refs
                     .content()
@@ -267,10 +250,10 @@ impl Collector {
                     .await?
                     .is_some_and(|found| found.modified >= since)
             {
-                used.insert(pointer);
+                used.insert(root.key);
             }
         }
-        Ok(batch.positions(|key| pointer_of(key).is_some_and(|pointer| used.contains(&pointer))))
+        Ok(batch.positions(|key| root_of(key).is_some_and(|root| used.contains(&root))))
     }
 }
 
@@ -281,7 +264,7 @@ pub(super) struct Publisher<'a> {
     dry: bool,
     /// What is condemned already is not condemned again.
     known: Arc<Snapshot>,
-    /// Garbage, what is evicted, and of that by itself the pointers: those go before the next mark.
+    /// Garbage, what is evicted, and of that by itself the keys of roots: those go before the next mark.
     filling: [(Kind, Vec<Candidate>); 3],
 }
 
@@ -304,7 +287,7 @@ impl<'a> Publisher<'a> {
         report.condemned.add(candidate.bytes);
         let at = match kind {
             Kind::Garbage => 0,
-            Kind::Evict if pointer_of(candidate.key.as_str()).is_none() => 1,
+            Kind::Evict if root_of(candidate.key.as_str()).is_none() => 1,
             Kind::Evict => 2,
         };
         // One tenant's need for room shortens no promise to another's builds.
@@ -316,12 +299,12 @@ impl<'a> Publisher<'a> {
         if self.filling[at].1.len() >= ENTRIES_MAX { self.publish(at).await } else { Ok(()) }
     }
 
-    /// Condemns a tag: its pointer and its records, which go together.
-    pub async fn add_tag(&mut self, tag: Vec<Candidate>, report: &mut Report) -> Result<()> {
-        if self.filling[2].1.len() + tag.len() > ENTRIES_MAX {
+    /// Condemns a root: its keys go together.
+    pub async fn add_root(&mut self, keys: Vec<Candidate>, report: &mut Report) -> Result<()> {
+        if self.filling[2].1.len() + keys.len() > ENTRIES_MAX {
             self.publish(2).await?;
         }
-        for candidate in tag {
+        for candidate in keys {
             self.add(Kind::Evict, candidate, report).await?;
         }
         Ok(())

@@ -1,84 +1,69 @@
 //! What is named, and by whom: one pass over the lists of the store and over the manifests that are not known yet.
 
+mod blobs;
 mod decide;
-mod held;
-mod index;
 mod room;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::TryStreamExt;
 
-use crate::calls::FAN_OUT;
-use crate::config::GRAIN;
 use crate::content::condemned::{Kind, Snapshot, fingerprint};
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::layout;
 use crate::layout::Place;
 use crate::lifetime::collect::batches::{Batch, Publisher};
 use crate::lifetime::collect::policy::{Decision, Reason};
 use crate::lifetime::collect::{Candidate, Collector, Report, passed};
-use crate::names::{RepoName, Tag, Tenant};
+use crate::names::{RepoName, Tenant};
 use crate::objects::Key;
-use crate::refs::tags::Pointer;
-use held::Held;
-use index::Index;
-pub(super) use index::Names;
+use crate::refs::graph::ContentNames;
+use crate::refs::listing::{RepoListing, walk};
+use crate::refs::root::{Root, RootId};
+use crate::refs::roots;
+use blobs::BlobInventory;
 
 /// Objects listed between two looks at the clock that throttles.
 const THROTTLE_STEP: u64 = 1000;
 
-/// What leads to manifests.
+/// What leads to content.
 #[derive(Clone, Copy)]
-enum Namer<'a> {
-    /// A tag, and whether it stays.
-    Tag(&'a Tag, bool),
-    /// Nothing as yet: they were pushed by digest a while ago at most.
+enum NamedBy<'a> {
+    /// A root, and whether it stays.
+    Root(&'a Root, bool),
+    /// Nothing as yet: manifests that were pushed by digest a while ago at most.
     Young,
 }
 
-impl Namer<'_> {
+impl NamedBy<'_> {
     fn stays(self) -> bool {
-        !matches!(self, Namer::Tag(_, false))
+        !matches!(self, NamedBy::Root(_, false))
     }
 
-    /// When a manifest was last pushed, as far as that counts against making room. A cache is pushed by a record, which names
-    /// one manifest: views name what they find, and push nothing. Any other tag is pushed by its pointer, though all that it
-    /// leads to may have been there for long. An image counts as pushed `now` for as long as it has its tag: it goes as a
-    /// whole, and the batch with its tag may have been left to a collector that stopped.
-    fn pushed(&self, index: &Index, digest: &Digest, names: &Names, now: SystemTime) -> Option<SystemTime> {
+    /// When content was last pushed, as far as that counts against making room.
+    fn pushed(
+        self,
+        repo: &RepoListing,
+        digest: Option<&Digest>,
+        node: &ContentNames,
+        now: SystemTime,
+    ) -> Option<SystemTime> {
         match self {
-            Namer::Tag(tag, _) => match index.pushes.get(*tag) {
-                Some(pushes) => pushes.iter().filter(|(id, ..)| id.manifest == *digest).map(|(_, at, _)| *at).max(),
-                None if !names.cache => Some(now),
-                None => index.tags.get(*tag).map(|listed| listed.at),
-            },
-            Namer::Young if names.cache => None,
-            Namer::Young => index.manifests.get(digest).map(|(at, _)| *at),
+            NamedBy::Root(root, _) => root.pushed_for_room(digest, node, now),
+            NamedBy::Young if node.cache => None,
+            NamedBy::Young => repo.manifests.get(digest?).map(|written| written.at),
         }
     }
-}
-
-/// A tag with what it serves.
-struct Root {
-    tag: Tag,
-    manifests: Vec<Digest>,
-    /// What was pushed to it last.
-    pointed: Digest,
-    /// What it serves when that is not what was pushed.
-    view: Option<Digest>,
-    /// It was pushed to since its records were listed: it may name what none of these names.
-    is_newer: bool,
 }
 
 /// A layer that makes room: there may be a million of them.
 #[derive(Clone, Copy)]
 struct EvictedLayer {
-    /// The place of a tag that names it among the losers.
-    loser: u32,
+    /// The place of a root that names it in [`Mark::evicted_from`].
+    root: u32,
     /// Since it was used.
     seconds: u64,
 }
@@ -102,12 +87,12 @@ pub(super) struct Mark<'a> {
     /// When something was last pushed that names what is about to be evicted.
     watched: HashMap<u64, SystemTime>,
     evicted_layers: HashMap<u64, EvictedLayer>,
-    /// Tags that name them.
-    losers: Vec<(RepoName, Tag)>,
+    /// Roots that name them.
+    evicted_from: Vec<RootId>,
     /// What tenants with a limit hold: listed before the choice of what goes, and kept until that is condemned.
-    held: HashMap<Tenant, Held>,
+    held: HashMap<Tenant, BlobInventory>,
     garbage: Vec<Candidate>,
-    /// Tags that go: their pointers, each with its records.
+    /// Roots that go: the keys of each, its own first.
     evicted: Vec<Vec<Candidate>>,
     hints: Vec<Key>,
     throttle: Throttle,
@@ -125,7 +110,7 @@ impl<'a> Mark<'a> {
             live: HashMap::new(),
             watched,
             evicted_layers: HashMap::new(),
-            losers: Vec::new(),
+            evicted_from: Vec::new(),
             held: HashMap::new(),
             garbage: Vec::new(),
             evicted: Vec::new(),
@@ -152,147 +137,92 @@ impl<'a> Mark<'a> {
         std::mem::take(&mut self.evicted)
     }
 
-    /// Notes about tags that are gone.
+    /// Notes about roots that are gone.
     pub fn take_hints(&mut self) -> Vec<Key> {
         std::mem::take(&mut self.hints)
     }
 
     /// Marks what the repositories of a tenant name, and decides what of them goes.
     pub async fn tenant(&mut self, tenant: &Tenant, report: &mut Report) -> Result<()> {
-        let mut repos = BTreeMap::<RepoName, Index>::new();
-        let mut listed = self.collector.refs.objects().list(&layout::repos_prefix(tenant), None);
-        while let Some(meta) = listed.try_next().await? {
+        let collector = self.collector;
+        let mut repos = BTreeMap::<RepoName, RepoListing>::new();
+        let mut listed = walk(&**collector.refs.objects(), &layout::repos_prefix(tenant));
+        while let Some((place, meta)) = listed.try_next().await? {
             report.objects += 1;
             self.throttle.step().await;
-            if let Some(Place::Repo { repo, item, .. }) = layout::parse(meta.key.as_str()) {
-                repos.entry(repo).or_default().add(item, meta);
+            if let Some(Place::Repo { repo, item, .. }) = place {
+                let listing = repos.entry(repo.clone()).or_insert_with(|| RepoListing::new(tenant, repo));
+                listing.add(item, meta);
             }
         }
-        let mut facts = Vec::new();
-        for (repo, index) in &repos {
+        let mut roots = Vec::new();
+        for repo in repos.values() {
             let found = report.tenants.entry(tenant.to_string()).or_default();
-            found.tags += index.tags.len() as u64;
-            found.manifests += index.manifests.len() as u64;
-            let roots = self.roots(tenant, repo, index, report).await?;
-            for root in roots {
-                facts.push((repo.clone(), root));
-            }
+            found.tags += repo.tags.len() as u64;
+            found.manifests += repo.manifests.len() as u64;
+            roots.extend(roots::roots(&collector.graph, repo).await?);
         }
-        let gone = self.decide(tenant, &repos, &facts, report).await?;
+        let gone = self.decide(tenant, &repos, &mut roots, report).await?;
         // What stays first: what is named by both stays.
         for stays in [true, false] {
-            for (at, (repo, root)) in facts.iter().enumerate() {
+            for (at, root) in roots.iter().enumerate() {
                 if gone.contains(&at) != stays {
-                    self.mark_root(tenant, repo, &repos[repo], root, stays, report).await?;
+                    self.mark_root(&repos[&root.id.repo], root, stays).await?;
                 }
             }
             if stays {
-                for (repo, index) in &repos {
-                    self.mark_young(tenant, repo, index, report).await?;
+                for repo in repos.values() {
+                    self.mark_closure(repo, &self.young(repo), NamedBy::Young).await?;
                 }
             }
         }
-        for (repo, index) in &repos {
-            self.sweep(tenant, repo, index);
-        }
+        repos.values().for_each(|repo| self.sweep(repo));
+        report.reads += collector.graph.take_reads();
         Ok(())
     }
 
-    /// The tags of a repository with the manifests that they serve.
-    async fn roots(&self, tenant: &Tenant, repo: &RepoName, index: &Index, report: &mut Report) -> Result<Vec<Root>> {
-        let collector = self.collector;
-        let reads = index.tags.iter().map(|(tag, listed)| async move {
-            let (pointer, is_read) = collector.pointer(&layout::tag(tenant, repo, tag), listed).await?;
-            let (view, is_hint_read) = match index.views.get(tag) {
-                Some(listed) => collector.hinted(layout::view(tenant, repo, tag), listed).await?,
-                None => (None, false),
-            };
-            Ok::<_, Error>((tag, pointer, view, u64::from(is_read) + u64::from(is_hint_read)))
-        });
-        let mut reads = stream::iter(reads.collect::<Vec<_>>()).buffered(FAN_OUT);
-        let mut roots = Vec::new();
-        while let Some((tag, pointer, view, read)) = reads.try_next().await? {
-            report.reads += read;
-            let Some(pointer) = pointer else { continue };
-            let pointer: &Pointer = &pointer;
-            let mut manifests = pointer.manifests();
-            manifests.extend(index.pushes.get(tag).into_iter().flatten().map(|(id, ..)| id.manifest));
-            let (view, noted) = view.unzip();
-            manifests.extend(view);
-            manifests.sort_unstable();
-            manifests.dedup();
-            let listed = index.pushes.get(tag).map_or(&[][..], Vec::as_slice);
-            let is_newer = noted.is_some_and(|at| at + GRAIN >= self.now)
-                || pointer.push.is_some_and(|push| !listed.iter().any(|(id, ..)| *id == push));
-            roots.push(Root { tag: tag.clone(), manifests, pointed: pointer.digest, view, is_newer });
+    async fn mark_root(&mut self, repo: &RepoListing, root: &Root, stays: bool) -> Result<()> {
+        root.keys().for_each(|(key, _)| self.mark(key.as_str(), stays));
+        if let Some(own) = &root.own {
+            self.mark_blobs(own, NamedBy::Root(root, stays).pushed(repo, None, own, self.now), stays);
         }
-        Ok(roots)
-    }
-
-    async fn mark_root(
-        &mut self,
-        tenant: &Tenant,
-        repo: &RepoName,
-        index: &Index,
-        root: &Root,
-        stays: bool,
-        report: &mut Report,
-    ) -> Result<()> {
-        self.mark(layout::tag(tenant, repo, &root.tag).as_str(), stays);
-        for (id, ..) in index.pushes.get(&root.tag).into_iter().flatten() {
-            self.mark(layout::push(tenant, repo, &root.tag, id).as_str(), stays);
-        }
-        self.mark_closure(tenant, repo, index, &root.manifests, Namer::Tag(&root.tag, stays), report).await
+        self.mark_closure(repo, &root.manifests, NamedBy::Root(root, stays)).await
     }
 
     /// Manifests that were pushed by digest a while ago at most: what names them may still come.
-    async fn mark_young(&mut self, tenant: &Tenant, repo: &RepoName, index: &Index, report: &mut Report) -> Result<()> {
-        self.mark_closure(tenant, repo, index, &self.young(tenant, index), Namer::Young, report).await
-    }
-
-    fn young(&self, tenant: &Tenant, index: &Index) -> Vec<Digest> {
+    fn young(&self, repo: &RepoListing) -> Vec<Digest> {
         let config = &self.collector.refs.config().collect;
-        let wait = self.collector.wait(tenant, self.low);
+        let wait = self.collector.wait(&repo.tenant, self.low);
         let young = wait + config.lease.get().min(wait);
-        let manifests = index.manifests.iter().filter(|(_, (at, _))| !passed(*at, self.now, young));
+        let manifests = repo.manifests.iter().filter(|(_, written)| !passed(written.at, self.now, young));
         manifests.map(|(digest, _)| *digest).collect()
     }
 
-    async fn mark_closure(
-        &mut self,
-        tenant: &Tenant,
-        repo: &RepoName,
-        index: &Index,
-        from: &[Digest],
-        namer: Namer<'_>,
-        report: &mut Report,
-    ) -> Result<()> {
-        let stays = namer.stays();
+    async fn mark_closure(&mut self, repo: &RepoListing, from: &[Digest], by: NamedBy<'_>) -> Result<()> {
         let mut found = Vec::new();
-        let mut referrers = Vec::new();
-        self.collector
-            .closure(tenant, repo, index, from, report, |digest, names| {
-                found.push((*digest, names.clone()));
-                for (referrer, ..) in index.referrers.get(digest).into_iter().flatten() {
-                    referrers.push(layout::referrer(tenant, repo, digest, referrer));
-                }
-            })
-            .await?;
-        for (digest, names) in found {
-            let at = namer.pushed(index, &digest, &names, self.now);
-            self.mark(layout::manifest(tenant, repo, &digest).as_str(), stays);
-            if let Some(subject) = &names.subject {
-                self.mark(layout::referrer(tenant, repo, subject, &digest).as_str(), stays);
+        let visit = |digest: &Digest, node: &Arc<ContentNames>| found.push((*digest, node.clone()));
+        self.collector.graph.closure(repo, from, visit).await?;
+        let stays = by.stays();
+        for (digest, node) in found {
+            self.mark(repo.manifest_key(&digest).as_str(), stays);
+            if let Some(subject) = &node.subject {
+                self.mark(repo.referrer_key(subject, &digest).as_str(), stays);
             }
-            for id in &names.blobs {
-                self.live.entry(*id).or_insert(Live { stays }).stays |= stays;
-                if let (Some(at), Some(newest)) = (at, self.watched.get_mut(id)) {
-                    *newest = at.max(*newest);
-                }
+            for referrer in repo.referrers_of(&digest) {
+                self.mark(repo.referrer_key(&digest, &referrer).as_str(), stays);
+            }
+            self.mark_blobs(&node, by.pushed(repo, Some(&digest), &node, self.now), stays);
+        }
+        Ok(())
+    }
+
+    fn mark_blobs(&mut self, node: &ContentNames, pushed: Option<SystemTime>, stays: bool) {
+        for id in &node.blobs {
+            self.live.entry(*id).or_insert(Live { stays }).stays |= stays;
+            if let (Some(at), Some(newest)) = (pushed, self.watched.get_mut(id)) {
+                *newest = at.max(*newest);
             }
         }
-        referrers.into_iter().for_each(|key| self.mark(key.as_str(), stays));
-        Ok(())
     }
 
     fn mark(&mut self, key: &str, stays: bool) {
@@ -300,29 +230,18 @@ impl<'a> Mark<'a> {
     }
 
     /// What of a repository nothing names that stays.
-    fn sweep(&mut self, tenant: &Tenant, repo: &RepoName, index: &Index) {
-        let (mut candidates, wait) = (Vec::new(), self.collector.wait(tenant, self.low));
-        for (digest, (at, bytes)) in &index.manifests {
-            candidates.push((layout::manifest(tenant, repo, digest), *at, *bytes));
-        }
-        for (tag, pushes) in index.pushes.iter().filter(|(tag, _)| !index.tags.contains_key(*tag)) {
-            candidates.extend(pushes.iter().map(|(id, at, bytes)| (layout::push(tenant, repo, tag, id), *at, *bytes)));
-        }
-        for (subject, referrers) in &index.referrers {
-            let key = |manifest| layout::referrer(tenant, repo, subject, manifest);
-            candidates.extend(referrers.iter().map(|(manifest, at, bytes)| (key(manifest), *at, *bytes)));
-        }
-        for (key, at, bytes) in candidates {
+    fn sweep(&mut self, repo: &RepoListing) {
+        let wait = self.collector.wait(&repo.tenant, self.low);
+        for (key, written) in roots::nameable(repo) {
             let stays = self.live.get(&fingerprint(key.as_str())).is_some_and(|live| live.stays);
-            if !stays && passed(at, self.now, wait) {
-                self.garbage.push(Candidate { key, bytes });
+            if !stays && passed(written.at, self.now, wait) {
+                self.garbage.push(Candidate { key, bytes: written.bytes });
             }
         }
         // Notes: who misses one makes it again.
-        let gone = index.views.keys().filter(|tag| !index.tags.contains_key(*tag));
-        self.hints.extend(gone.map(|tag| layout::view(tenant, repo, tag)));
-        let gone = index.used.iter().filter(|(tag, at)| !index.tags.contains_key(*tag) && passed(**at, self.now, wait));
-        self.hints.extend(gone.map(|(tag, _)| layout::used(tenant, repo, tag)));
+        let stray = roots::stray_notes(repo).into_iter();
+        self.hints
+            .extend(stray.filter(|(_, used)| used.is_none_or(|at| passed(at, self.now, wait))).map(|(key, _)| key));
     }
 
     /// Condemns the blobs of a tenant that nothing names, and what was chosen of them.
@@ -335,11 +254,11 @@ impl<'a> Mark<'a> {
             return Ok(());
         }
         let wait = self.collector.wait(tenant, self.low);
-        let mut listed = self.collector.refs.objects().list(&layout::blobs_prefix(tenant), None);
-        while let Some(meta) = listed.try_next().await? {
+        let mut listed = walk(&**self.collector.refs.objects(), &layout::blobs_prefix(tenant));
+        while let Some((place, meta)) = listed.try_next().await? {
             report.objects += 1;
             self.throttle.step().await;
-            if matches!(layout::parse(meta.key.as_str()), Some(Place::Blob { .. })) {
+            if matches!(place, Some(Place::Blob { .. })) {
                 let blob = (fingerprint(meta.key.as_str()), passed(meta.modified, self.now, wait));
                 let candidate = Candidate { key: meta.key, bytes: meta.size };
                 self.judge(tenant, blob, candidate, publisher, report).await?;
@@ -362,9 +281,9 @@ impl<'a> Mark<'a> {
             let known = self.known.has_fingerprint(id);
             let reason = Reason::Room { seconds: layer.seconds };
             report.decide(tenant, reason.rule(), blob.bytes, known, || {
-                let (repo, tag) = &self.losers[layer.loser as usize];
+                let root = &self.evicted_from[layer.root as usize];
                 let digest = blob.key.as_str().rsplit('/').next().map(str::to_string);
-                Decision { layer: digest, bytes: blob.bytes, ..Decision::of_tag(tenant, repo, tag, reason, known) }
+                Decision { layer: digest, bytes: blob.bytes, ..Decision::of(tenant, root, reason, known) }
             });
             publisher.add(Kind::Evict, blob, report).await
         } else if self.live.get(&id).is_some_and(|live| live.stays) {

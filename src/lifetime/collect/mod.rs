@@ -78,11 +78,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use moka::sync::Cache;
 use prometheus::IntGauge;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::calls::Calls;
 use crate::content::condemned::{Kind, Listed, list_batches};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
@@ -90,17 +90,11 @@ use crate::layout;
 use crate::metrics::recent::Eviction;
 use crate::metrics::tenant::Rule;
 use crate::names::{BatchId, Tenant};
-use crate::objects::{Key, When};
+use crate::objects::Key;
 use crate::refs::Refs;
-use crate::refs::stored_view::ViewNote;
+use crate::refs::graph::ManifestGraph;
 use batches::{Batch, Publisher};
-use mark::{Mark, Names};
-
-/// Memory for what manifests name, from one collection to the next.
-const NAMES_BYTES_MAX: u64 = 64 << 20;
-
-/// Notes of views that are remembered from one collection to the next.
-const HINTS_MAX: u64 = 100_000;
+use mark::Mark;
 
 /// Decisions that a report has one by one. A store that is short of room may let a million layers go.
 pub const DECISIONS_MAX: usize = 10_000;
@@ -108,10 +102,8 @@ pub const DECISIONS_MAX: usize = 10_000;
 /// Collects one store. Any number of them may run, in any number of processes.
 pub struct Collector {
     refs: Refs,
-    /// By the fingerprint of the manifest's key: manifests are write-once.
-    names: Cache<u64, Arc<Names>>,
-    /// What views are noted, by the note's key.
-    hints: Cache<Key, Arc<ViewNote>>,
+    /// What manifests name, remembered from one collection to the next.
+    graph: ManifestGraph,
     /// One collection at a time in this process.
     running: tokio::sync::Mutex<()>,
     last: Mutex<Option<Arc<Report>>>,
@@ -199,9 +191,8 @@ impl Report {
 
 impl Collector {
     pub fn new(refs: Refs) -> Collector {
-        let names = Cache::builder().max_capacity(NAMES_BYTES_MAX).weigher(|_, names: &Arc<Names>| names.weight());
-        let (names, hints) = (names.build(), Cache::new(HINTS_MAX));
-        Collector { refs, names, hints, running: tokio::sync::Mutex::new(()), last: Mutex::default() }
+        let graph = ManifestGraph::new(&refs);
+        Collector { refs, graph, running: tokio::sync::Mutex::new(()), last: Mutex::default() }
     }
 
     /// The last collection of this process.
@@ -225,7 +216,7 @@ impl Collector {
     /// Collects once.
     pub async fn run(&self, wish: Wish) -> Result<Arc<Report>> {
         let _turn = self.running.lock().await;
-        let _shown = Shown::new(&self.refs.metrics().collecting);
+        let _shown = InProgress::new(&self.refs.metrics().collecting);
         let began = Instant::now();
         let mut report = Report { dry: wish.dry, ..Report::default() };
         if let Some(reason) = self.reason_not_to_delete()
@@ -260,14 +251,15 @@ impl Collector {
         let low = self.refs.room().is_low();
         let now = if wish.dry { SystemTime::now() } else { self.now().await? };
         report.began = jiff::Timestamp::try_from(now).ok();
+        self.graph.take_reads();
         let mut due = Vec::new();
         if !wish.dry {
             due = self.due(now, low, report).await?;
         }
-        // Pointers first, then the mark, then what they named.
-        let (pointers, content): (Vec<Batch>, Vec<Batch>) = due.into_iter().partition(Batch::is_of_pointers);
-        for batch in pointers {
-            let keep = self.pointers_in_use(&batch).await?;
+        // Roots first, then the mark, then what they named.
+        let (of_roots, content): (Vec<Batch>, Vec<Batch>) = due.into_iter().partition(Batch::is_of_roots);
+        for batch in of_roots {
+            let keep = self.roots_in_use(&batch).await?;
             self.settle(batch, keep, report).await?;
         }
         let pin = self.refs.condemned().refresh(Deadline::of_each_call()).await?;
@@ -284,8 +276,8 @@ impl Collector {
         for candidate in mark.take_garbage() {
             publisher.add(Kind::Garbage, candidate, report).await?;
         }
-        for tag in mark.take_evicted() {
-            publisher.add_tag(tag, report).await?;
+        for keys in mark.take_evicted() {
+            publisher.add_root(keys, report).await?;
         }
         publisher.flush().await?;
         for tenant in &tenants {
@@ -311,21 +303,24 @@ impl Collector {
 
     /// The backend's time.
     async fn now(&self) -> Result<SystemTime> {
-        let key = layout::clock();
-        let objects = &self.refs.objects();
-        Deadline::of_each_call().retry(|| objects.put(&key, Bytes::new(), When::Always)).await?;
-        let now = Deadline::of_each_call().retry(|| objects.head(&key)).await?.modified;
-        self.refs.content().clock().set(now);
-        Ok(now)
+        let (key, calls) = (layout::clock(), Calls::of(&**self.refs.objects()));
+        calls.put(&key, Bytes::new()).await?;
+        let written = calls.head(&key).await?.ok_or_else(|| Error::Internal("the clock is gone".into()))?;
+        self.refs.content().clock().set(written.modified);
+        Ok(written.modified)
     }
 
     async fn list(&self) -> Result<BTreeMap<BatchId, Listed>> {
-        let objects = &self.refs.objects();
-        Ok(Deadline::of_each_call().retry(|| list_batches(&***objects, layout::CONDEMNED)).await?)
+        self.list_below(layout::CONDEMNED).await
+    }
+
+    async fn list_below(&self, prefix: &str) -> Result<BTreeMap<BatchId, Listed>> {
+        let objects = self.refs.objects();
+        Ok(Deadline::of_each_call().retry(|| list_batches(&**objects, prefix)).await?)
     }
 
     fn count(&self, report: &Report) {
-        let metrics = &self.refs.metrics();
+        let metrics = self.refs.metrics();
         if report.dry {
             return;
         }
@@ -364,16 +359,16 @@ impl Collector {
 }
 
 /// Something is under way, and a metric shows it.
-struct Shown<'a>(&'a IntGauge);
+struct InProgress<'a>(&'a IntGauge);
 
-impl Shown<'_> {
-    fn new(gauge: &IntGauge) -> Shown<'_> {
+impl InProgress<'_> {
+    fn new(gauge: &IntGauge) -> InProgress<'_> {
         gauge.inc();
-        Shown(gauge)
+        InProgress(gauge)
     }
 }
 
-impl Drop for Shown<'_> {
+impl Drop for InProgress<'_> {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -1,4 +1,4 @@
-//! Which tags and layers go, by the rules of the operator. Pure functions of what a mark found.
+//! Which roots and layers go, by the rules of the operator. Pure functions of what a mark found.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -9,35 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::config::RetainConfig;
 use crate::human::span;
 use crate::metrics::tenant::Rule;
-use crate::names::{RepoName, Tag, Tenant};
+use crate::names::Tenant;
+use crate::refs::root::{Evictable, NamedBlob, Root, RootId};
 
-/// A tag, as far as it matters here.
-#[derive(Clone, Debug)]
-pub struct TagFacts {
-    pub repo: RepoName,
-    pub tag: Tag,
-    pub pushed: SystemTime,
-    /// Last push or pull.
-    pub used: SystemTime,
-    /// What it names, most of it several times over. Of a cache tag, layers may go one by one.
-    pub cache: bool,
-    pub content: Vec<Content>,
-}
-
-/// A blob that a tag names.
-#[derive(Clone, Copy, Debug)]
-pub struct Content {
-    pub id: u64,
-    pub bytes: u64,
-    /// When it was last pushed, or served with the cache that it is part of.
-    pub used: SystemTime,
-    /// When it was last named by a push.
-    pub pushed: SystemTime,
-    /// A config or something else that is not a layer: it goes with the tag only.
-    pub fixed: bool,
-}
-
-/// Why a tag or a layer goes.
+/// Why a root or a layer goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
@@ -56,8 +31,9 @@ pub enum Reason {
 pub struct Decision {
     pub tenant: String,
     pub repo: String,
+    /// The tag, or the label of another root.
     pub tag: String,
-    /// Of one layer, when not the whole tag goes.
+    /// Of one layer, when not the whole root goes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer: Option<String>,
     pub bytes: u64,
@@ -69,11 +45,11 @@ pub struct Decision {
 }
 
 impl Decision {
-    pub fn of_tag(tenant: &Tenant, repo: &RepoName, tag: &Tag, reason: Reason, known: bool) -> Decision {
+    pub fn of(tenant: &Tenant, root: &RootId, reason: Reason, known: bool) -> Decision {
         Decision {
             tenant: tenant.to_string(),
-            repo: repo.to_string(),
-            tag: tag.to_string(),
+            repo: root.repo.to_string(),
+            tag: root.label.clone(),
             layer: None,
             bytes: 0,
             why: reason.to_string(),
@@ -110,26 +86,27 @@ fn age(at: SystemTime, now: SystemTime) -> Duration {
     now.duration_since(at).unwrap_or_default()
 }
 
-/// The rule of a tag.
-fn rule<'a>(rules: &'a [RetainConfig], tag: &Tag) -> Option<(usize, &'a RetainConfig)> {
+/// The rule of a root: rules are for tags.
+fn rule<'a>(rules: &'a [RetainConfig], root: &Root) -> Option<(usize, &'a RetainConfig)> {
+    let tag = root.id.tag.as_ref()?;
     rules.iter().enumerate().find(|(_, rule)| rule.tags.matches(tag))
 }
 
-/// Tags that no rule lets go, whatever happens.
-pub fn is_protected(rules: &[RetainConfig], tag: &Tag) -> bool {
-    rule(rules, tag).is_some_and(|(_, rule)| rule.protected)
+/// Roots that no rule lets go, whatever happens.
+pub fn is_protected(rules: &[RetainConfig], root: &Root) -> bool {
+    rule(rules, root).is_some_and(|(_, rule)| rule.protected)
 }
 
-/// Which tags of one repository go because of their age or their number: positions in `tags`.
-pub fn retired(tags: &[&TagFacts], rules: &[RetainConfig], now: SystemTime) -> Vec<(usize, Reason)> {
+/// Which roots of one repository go because of their age or their number: positions in `roots`.
+pub fn retired(roots: &[&Root], rules: &[RetainConfig], now: SystemTime) -> Vec<(usize, Reason)> {
     let mut gone = Vec::new();
     let mut groups = HashMap::<usize, Vec<usize>>::new();
-    for (at, facts) in tags.iter().enumerate() {
-        let Some((number, rule)) = rule(rules, &facts.tag) else { continue };
+    for (at, root) in roots.iter().enumerate() {
+        let Some((number, rule)) = rule(rules, root) else { continue };
         if rule.protected {
             continue;
         }
-        let (unused, old) = (age(facts.used, now), age(facts.pushed, now));
+        let (unused, old) = (age(root.used, now), age(root.pushed, now));
         if rule.unused.is_some_and(|limit| unused > limit.get()) {
             gone.push((at, Reason::Unused { seconds: unused.as_secs() }));
         } else if rule.pushed.is_some_and(|limit| old > limit.get()) {
@@ -140,68 +117,69 @@ pub fn retired(tags: &[&TagFacts], rules: &[RetainConfig], now: SystemTime) -> V
     }
     for (number, mut group) in groups {
         let Some(newest) = rules[number].newest else { continue };
-        group.sort_by_key(|at| (std::cmp::Reverse(tags[*at].pushed), *at));
+        group.sort_by_key(|at| (std::cmp::Reverse(roots[*at].pushed), *at));
         gone.extend(group.into_iter().skip(newest).map(|at| (at, Reason::NotNewest { newest })));
     }
     gone.sort_unstable_by_key(|(at, _)| *at);
     gone
 }
 
-/// What goes to make room: layers, then whole tags.
+/// What goes to make room: layers, then whole roots.
 #[derive(Debug, Default)]
-pub struct Room {
-    /// Layers by id, each with the position of a tag that names it and the time of its last use.
+pub struct EvictionPlan {
+    /// Layers by id, each with the position of a root that names it and the time of its last use.
     pub layers: Vec<(u64, usize, SystemTime)>,
-    pub tags: Vec<usize>,
+    /// Positions.
+    pub roots: Vec<usize>,
     /// Bytes that will be free.
     pub bytes: u64,
 }
 
 /// A layer that may go by itself.
 #[derive(Clone, Debug)]
-pub struct Layer {
+pub struct IdleLayer {
     pub id: u64,
     pub bytes: u64,
     used: SystemTime,
     pushed: SystemTime,
-    /// Position of a tag that names it.
-    tag: usize,
+    /// Position of a root that names it.
+    root: usize,
     /// Layers below it. Those that no cache places are of no use to any.
     pub depth: u32,
 }
 
-impl Layer {
+impl IdleLayer {
     fn time(&self) -> (SystemTime, SystemTime) {
         (self.used, self.pushed)
     }
 }
 
-/// Layers of cache tags that were not used within `floor`, the least recently used first and, among those, the least
-/// recently pushed. A layer that an ordinary image or a protected tag names stays.
+/// Layers that may go one by one and were not used within `floor`, the least recently used first and, among those, the
+/// least recently pushed. A layer that a root names which goes as a whole, or a protected one, stays.
 pub fn idle_layers(
-    tags: &[TagFacts],
-    protected: &dyn Fn(&TagFacts) -> bool,
+    roots: &[Root],
+    protected: &dyn Fn(&Root) -> bool,
     floor: Duration,
     now: SystemTime,
-) -> Vec<Layer> {
-    let mut layers = HashMap::<u64, (Layer, bool)>::new();
-    for (tag, facts) in tags.iter().enumerate() {
-        let stays = !facts.cache || protected(facts);
-        for Content { id, bytes, used, pushed, fixed } in facts.content.iter().copied() {
-            let new = Layer { id, bytes, used, pushed, tag, depth: u32::MAX };
+) -> Vec<IdleLayer> {
+    let mut layers = HashMap::<u64, (IdleLayer, bool)>::new();
+    for (at, root) in roots.iter().enumerate() {
+        let stays = root.evictable == Evictable::Whole || protected(root);
+        for NamedBlob { id, bytes, used, pushed, fixed } in root.content.iter().copied() {
+            let new = IdleLayer { id, bytes, used, pushed, root: at, depth: u32::MAX };
             let (layer, fixed_so_far) = layers.entry(id).or_insert((new, false));
             (layer.used, layer.pushed) = (layer.used.max(used), layer.pushed.max(pushed));
             *fixed_so_far |= fixed || stays;
         }
     }
     let idle = layers.into_values().filter(|(layer, fixed)| !fixed && age(layer.used, now) > floor);
-    let mut idle: Vec<Layer> = idle.map(|(layer, _)| layer).collect();
+    let mut idle: Vec<IdleLayer> = idle.map(|(layer, _)| layer).collect();
     idle.sort_unstable_by_key(|layer| (layer.time(), layer.id));
     idle
 }
 
 /// Layers of one time of which some have to go and others may stay: their depth is to tell which.
-pub fn undecided(layers: &[Layer], excess: u64) -> &[Layer] {
+pub fn undecided(layers: &[IdleLayer], excess: u64) -> &[IdleLayer] {
     let (mut freed, mut rest) = (0_u64, layers);
     while let Some(first) = rest.first().filter(|_| freed < excess) {
         let alike = rest.iter().take_while(|layer| layer.time() == first.time()).count();
@@ -217,78 +195,77 @@ pub fn undecided(layers: &[Layer], excess: u64) -> &[Layer] {
 
 /// Chooses what to let go until `excess` bytes are free, among what was not used within `floor`.
 ///
-/// Layers of cache tags go first ([`idle_layers`]), the least recently used before all others and, among those of one
-/// time, from the tail of their chains: a build that misses one does its step again. Then whole tags, least recently used
+/// Layers of caches go first ([`idle_layers`]), the least recently used before all others and, among those of one
+/// time, from the tail of their chains: a build that misses one does its step again. Then whole roots, least recently used
 /// first.
 pub fn make_room(
-    tags: &[TagFacts],
-    mut layers: Vec<Layer>,
-    protected: &dyn Fn(&TagFacts) -> bool,
+    roots: &[Root],
+    mut layers: Vec<IdleLayer>,
+    protected: &dyn Fn(&Root) -> bool,
     excess: u64,
     floor: Duration,
     now: SystemTime,
-) -> Room {
-    let mut room = Room::default();
+) -> EvictionPlan {
+    let mut plan = EvictionPlan::default();
     layers.sort_unstable_by_key(|layer| (layer.time(), std::cmp::Reverse(layer.depth), layer.id));
     for layer in layers {
-        if room.bytes >= excess {
-            return room;
+        if plan.bytes >= excess {
+            return plan;
         }
-        room.bytes = room.bytes.saturating_add(layer.bytes);
-        room.layers.push((layer.id, layer.tag, layer.used));
+        plan.bytes = plan.bytes.saturating_add(layer.bytes);
+        plan.layers.push((layer.id, layer.root, layer.used));
     }
-    // What only the tags that go name is freed with them.
+    // What only the roots that go name is freed with them.
     let mut names = HashMap::<u64, usize>::new();
-    for facts in tags {
-        let once: HashSet<u64> = facts.content.iter().map(|content| content.id).collect();
+    for root in roots {
+        let once: HashSet<u64> = root.content.iter().map(|blob| blob.id).collect();
         once.into_iter().for_each(|id| *names.entry(id).or_default() += 1);
     }
-    let evicted: HashSet<u64> = room.layers.iter().map(|(id, ..)| *id).collect();
+    let evicted: HashSet<u64> = plan.layers.iter().map(|(id, ..)| *id).collect();
     let mut whole: Vec<usize> =
-        (0..tags.len()).filter(|at| !protected(&tags[*at]) && age(tags[*at].used, now) > floor).collect();
-    whole.sort_by_key(|at| tags[*at].used);
+        (0..roots.len()).filter(|at| !protected(&roots[*at]) && age(roots[*at].used, now) > floor).collect();
+    whole.sort_by_key(|at| roots[*at].used);
     for at in whole {
-        if room.bytes >= excess {
+        if plan.bytes >= excess {
             break;
         }
         let mut once = HashSet::new();
-        for content in tags[at].content.iter().filter(|content| once.insert(content.id)) {
-            let left = names.entry(content.id).or_default();
+        for blob in roots[at].content.iter().filter(|blob| once.insert(blob.id)) {
+            let left = names.entry(blob.id).or_default();
             *left = left.saturating_sub(1);
-            if *left == 0 && !evicted.contains(&content.id) {
-                room.bytes = room.bytes.saturating_add(content.bytes);
+            if *left == 0 && !evicted.contains(&blob.id) {
+                plan.bytes = plan.bytes.saturating_add(blob.bytes);
             }
         }
-        room.tags.push(at);
+        plan.roots.push(at);
     }
-    room
+    plan
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Span;
+    use crate::refs::tag_root;
 
     fn at(hours: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(hours * 3600)
     }
 
-    fn tag(name: &str, pushed: u64, used: u64, cache: bool, content: &[(u64, u64, u64)]) -> TagFacts {
-        let content = content.iter().map(|(id, bytes, used)| Content {
+    fn tag(name: &str, pushed: u64, used: u64, cache: bool, content: &[(u64, u64, u64)]) -> Root {
+        let id = tag_root::id(&Tenant::default_tenant(), &"a".parse().unwrap(), &name.parse().unwrap());
+        let mut root = Root::new(id, at(pushed), Some(at(used)));
+        root.used = at(used);
+        root.evictable = if cache { Evictable::ByLayer } else { Evictable::Whole };
+        let content = content.iter().map(|(id, bytes, used)| NamedBlob {
             id: *id,
             bytes: *bytes,
             used: at(*used),
             pushed: at(pushed),
             fixed: false,
         });
-        TagFacts {
-            repo: "a".parse().unwrap(),
-            tag: name.parse().unwrap(),
-            pushed: at(pushed),
-            used: at(used),
-            cache,
-            content: content.collect(),
-        }
+        root.content = content.collect();
+        root
     }
 
     fn retain(tags: &str) -> RetainConfig {
@@ -312,7 +289,7 @@ mod tests {
             tag("other", 40, 99, true, &[]),
             tag("recent", 60, 60, true, &[]),
         ];
-        let tags: Vec<&TagFacts> = tags.iter().collect();
+        let tags: Vec<&Root> = tags.iter().collect();
         let hours = |hours: u64| hours * 3600;
         assert_eq!(
             retired(&tags, &rules, at(100)),
@@ -325,7 +302,7 @@ mod tests {
     }
 
     /// Room among what was not used for an hour. A layer's depth is the last digit of its id.
-    fn room(tags: &[TagFacts], protected: &dyn Fn(&TagFacts) -> bool, excess: u64) -> Room {
+    fn room(tags: &[Root], protected: &dyn Fn(&Root) -> bool, excess: u64) -> EvictionPlan {
         let floor = Duration::from_secs(3600);
         let mut layers = idle_layers(tags, protected, floor, at(100));
         layers.iter_mut().for_each(|layer| layer.depth = (layer.id % 10) as u32);
@@ -365,8 +342,8 @@ mod tests {
             tag("cache", 0, 0, true, &[(3, 10, 0)]),
             tag("just", 0, 100, false, &[(4, 10, 100)]),
         ];
-        let room = room(&tags, &|facts: &TagFacts| &*facts.tag == "kept", 100);
+        let room = room(&tags, &|root: &Root| root.id.label == "kept", 100);
         assert!(room.layers.is_empty(), "a protected image names the only layer: {room:?}");
-        assert_eq!((room.tags, room.bytes), (vec![3, 0, 1], 20));
+        assert_eq!((room.roots, room.bytes), (vec![3, 0, 1], 20));
     }
 }

@@ -1,7 +1,7 @@
 //! Manifests: pushed, served exactly as pushed, refused where they name what is not here, deleted.
 
 use larder::digest::{Algorithm, Digest};
-use larder::refs::manifests::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use larder::oci::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use serde_json::{Value, json};
 
 use crate::world::{CONFIG, LAYER, World, descriptor, image, noise};

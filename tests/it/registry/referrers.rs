@@ -1,7 +1,7 @@
 //! Referrers: what says that it is about something else.
 
 use larder::digest::Digest;
-use larder::refs::manifests::{OCI_INDEX, OCI_MANIFEST};
+use larder::oci::{OCI_INDEX, OCI_MANIFEST};
 use serde_json::{Value, json};
 
 use crate::registry::lists::pages;

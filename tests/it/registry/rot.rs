@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 
 use larder::check::Problem;
 use larder::digest::Digest;
-use larder::refs::manifests::OCI_MANIFEST;
+use larder::oci::OCI_MANIFEST;
 
 use crate::call::Answer;
 use crate::world::{LAYER, World, descriptor, image, noise};

@@ -142,7 +142,7 @@ pub fn plant(sim: &Sim, dice: &mut Dice, setting: Setting) {
     for tag in TAGS {
         if dice.permille(400) {
             let push = Push::image(dice.below(BLOBS), dice.below(BLOBS));
-            let pointer = json!({ "mediaType": larder::refs::manifests::OCI_MANIFEST,
+            let pointer = json!({ "mediaType": larder::oci::OCI_MANIFEST,
                 "digest": push.digest().to_string(), "size": push.manifest.len(), "pushed": "2026-01-01T00:00:00Z" });
             for blob in &push.blobs {
                 sim.plant(&blob_key(&Digest::sha256(blob)), blob.clone(), old);

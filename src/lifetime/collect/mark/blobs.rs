@@ -6,7 +6,7 @@ use crate::objects::Meta;
 
 /// The blobs of a tenant. 64 bytes each, and only where the tenant has a limit.
 #[derive(Default)]
-pub(super) struct Held {
+pub(super) struct BlobInventory {
     /// By id, once they are sorted.
     blobs: Vec<Blob>,
     /// Bytes of uploads under way that are stored.
@@ -42,7 +42,7 @@ impl Blob {
     }
 }
 
-impl Held {
+impl BlobInventory {
     pub fn add(&mut self, meta: &Meta, digest: Digest, is_old: bool) {
         let name = match digest {
             Digest::Sha256(hash) => Name::Sha256(hash),
