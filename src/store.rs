@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use crate::access::{Delete, Permit, Pull, Push};
 use crate::account;
-use crate::account::inventory::Stock;
 use crate::cache::Caches;
 use crate::capacity::Room;
 use crate::capacity::usage::Usage;
@@ -20,6 +19,7 @@ use crate::meta::format::StoreFormat;
 use crate::meta::ready::Ready;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
+use crate::refs::inventory::Stock;
 use crate::refs::{Refs, Repo, RepoEraser, RepoWriter};
 
 /// The services of one store. Cheap to clone.

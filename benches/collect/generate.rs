@@ -13,7 +13,7 @@ use larder::layout::PushId;
 use larder::names::{RepoName, Tag, Tenant};
 use larder::objects::Key;
 use larder::oci::OCI_MANIFEST;
-use larder::refs::tags::Pointer;
+use larder::refs::pointer::Pointer;
 use serde_json::{Value, json};
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";

@@ -1,6 +1,5 @@
 //! What a store has, counted.
 
-pub mod inventory;
 mod scan;
 
 use std::time::Instant;

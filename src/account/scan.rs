@@ -7,7 +7,6 @@ use std::time::{Instant, SystemTime};
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 
-use crate::account::inventory::{Repos, TagEntry, Tags};
 use crate::capacity::usage::Scanned;
 use crate::content::condemned::fingerprint;
 use crate::digest::Digest;
@@ -18,6 +17,7 @@ use crate::names::{RepoName, Tag, Tenant};
 use crate::oci::ManifestContent;
 use crate::refs::Refs;
 use crate::refs::graph::{ManifestGraph, closure};
+use crate::refs::inventory::{Repos, TagEntry, Tags};
 use crate::refs::listing::{RepoListing, walk};
 use crate::refs::root::Root;
 use crate::refs::roots::roots;

@@ -8,9 +8,9 @@ use super::service::Caches;
 use crate::buildkit::{CacheManifest, FormatError, Push};
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::layout::PushId;
 use crate::objects::READ_BYTES_MAX;
 use crate::refs::Repo;
+use crate::refs::pushes::PushId;
 
 /// A push, or why there is none.
 pub(super) type Loaded = std::result::Result<Arc<Push>, NotLoaded>;

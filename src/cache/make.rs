@@ -10,19 +10,18 @@ use tokio::time::Instant;
 
 use super::load::NotLoaded;
 use super::service::Caches;
-use crate::account::inventory::Weight;
 use crate::buildkit::{BOUNDS, Explanation, Outcome, Push, View, view};
 use crate::calls::FAN_OUT;
 use crate::content::Pin;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::layout::PushId;
 use crate::names::Tag;
 use crate::oci::{ManifestContent, OCI_MANIFEST, media_type_of};
 use crate::refs::Repo;
-use crate::refs::pushes::LivePush;
+use crate::refs::inventory::Weight;
+use crate::refs::pointer::Pointer;
+use crate::refs::pushes::{LivePush, PushId};
 use crate::refs::stored_view::{Served, StoredView, VIEW_ALGORITHM_VERSION};
-use crate::refs::tags::Pointer;
 
 /// Manifests and configs of the pushes that one view is made from, in bytes. ManifestContent they take several times as much. Of
 /// pushes that come to more, the newest are united.

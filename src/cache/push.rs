@@ -11,18 +11,17 @@ use tokio::time::Instant;
 
 use super::load::NotLoaded;
 use super::service::Caches;
-use crate::account::inventory::Weight;
 use crate::buildkit::{Family, Live, Push, surplus};
 use crate::calls::{FAN_OUT, json};
 use crate::content::Pin;
 use crate::digest::{Algorithm, Digest, hash};
 use crate::error::{Error, Result};
-use crate::layout::PushId;
 use crate::names::Tag;
 use crate::oci::ManifestContent;
 use crate::refs::chain::VersionedPointer;
-use crate::refs::pushes::LivePush;
-use crate::refs::tags::Pointer;
+use crate::refs::inventory::Weight;
+use crate::refs::pointer::Pointer;
+use crate::refs::pushes::{LivePush, PushId};
 use crate::refs::{Repo, RepoWriter};
 
 /// Push records of one tag. Beyond, the oldest of the largest family goes first.

@@ -15,8 +15,8 @@ use crate::names::{RepoName, Tenant};
 use crate::objects::Key;
 use crate::oci::ManifestContent;
 use crate::refs::entries::{EntryBlob, EntryRecord};
+use crate::refs::pointer::Pointer;
 use crate::refs::referrers::Referrer;
-use crate::refs::tags::Pointer;
 
 /// What of a view's hint is checked.
 #[derive(Deserialize)]

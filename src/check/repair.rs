@@ -20,8 +20,8 @@ use crate::layout::{Place, RepoItem};
 use crate::objects::{Key, Meta};
 use crate::oci::ManifestContent;
 use crate::refs::Refs;
+use crate::refs::pointer::Pointer;
 use crate::refs::referrers::Referrer;
-use crate::refs::tags::Pointer;
 
 /// Mends what was found, where that can be done. Says what was done.
 pub(super) async fn repair(refs: &Refs, look: &Look<'_>, finding: &Finding) -> Result<Option<&'static str>> {

@@ -30,8 +30,8 @@ use crate::oci::ManifestContent;
 use crate::refs::entries::EntryRecord;
 use crate::refs::graph::closure;
 use crate::refs::listing::walk;
+use crate::refs::pointer::Pointers;
 use crate::refs::stored_view::view_note;
-use crate::refs::tags::Pointers;
 use crate::refs::{Refs, RepoEraser};
 
 /// Memory for what indexes name, so that whoever deletes many manifests does not have all of them read for each.

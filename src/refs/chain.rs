@@ -16,9 +16,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::lists::{Listed, Page};
+use super::pointer::Pointer;
 use super::pushes::LivePush;
 use super::repo::Repo;
-use super::tags::Pointer;
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::layout;

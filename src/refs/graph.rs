@@ -20,9 +20,9 @@ use crate::names::Tenant;
 use crate::objects::Key;
 use crate::oci::ManifestContent;
 use crate::refs::listing::{RepoListing, Writing};
+use crate::refs::pointer::{Pointer, Pointers};
 use crate::refs::service::Refs;
 use crate::refs::stored_view::{ViewNote, view_note};
-use crate::refs::tags::{Pointer, Pointers};
 
 /// Memory for what manifests name. Bytes.
 const NODES_BYTES_MAX: u64 = 64 << 20;

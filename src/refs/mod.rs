@@ -8,9 +8,11 @@
 pub mod chain;
 pub mod entries;
 pub mod graph;
+pub mod inventory;
 pub mod listing;
 pub mod lists;
 pub mod manifests;
+pub mod pointer;
 pub mod pushes;
 pub mod referrers;
 mod reserved;

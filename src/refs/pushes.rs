@@ -9,14 +9,16 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use super::pointer::Pointer;
 use super::repo::{Repo, RepoWriter};
-use super::tags::Pointer;
 use crate::content::Pin;
 use crate::error::Result;
 use crate::hot::Slot;
-use crate::layout::{self, Place, PushId, RepoItem};
+use crate::layout::{self, Place, RepoItem};
 use crate::names::Tag;
 use crate::objects::Key;
+
+pub use crate::layout::PushId;
 
 /// A push record, as a list shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,8 +6,7 @@ use moka::sync::Cache;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 
-use super::tags::Pointers;
-use crate::account::inventory::Stock;
+use super::pointer::Pointers;
 use crate::capacity::Room;
 use crate::capacity::usage::Usage;
 use crate::config::Config;
@@ -15,6 +14,7 @@ use crate::content::Content;
 use crate::content::condemned::Condemned;
 use crate::metrics::Metrics;
 use crate::objects::{Key, Objects};
+use crate::refs::inventory::Stock;
 use crate::sync::lru;
 
 /// Tags of which the last note of use is remembered.

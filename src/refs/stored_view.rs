@@ -5,9 +5,9 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::pointer::Pointer;
 use super::pushes::LivePush;
 use super::repo::Repo;
-use super::tags::Pointer;
 use crate::calls::{Calls, json};
 use crate::content::Pin;
 use crate::digest::Digest;

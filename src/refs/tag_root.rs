@@ -8,8 +8,8 @@ use crate::layout;
 use crate::names::{RepoName, Tag, Tenant};
 use crate::refs::graph::ManifestGraph;
 use crate::refs::listing::{RepoListing, Writing};
+use crate::refs::pointer::Pointer;
 use crate::refs::root::{Evictable, Root, RootId};
-use crate::refs::tags::Pointer;
 
 /// What a tag is known by as a root.
 pub fn id(tenant: &Tenant, repo: &RepoName, tag: &Tag) -> RootId {

@@ -1,8 +1,8 @@
 //! Tags that go: by their name, or because the manifest goes that they serve.
 
+use super::pointer::Pointer;
 use super::pushes::LivePush;
 use super::repo::RepoEraser;
-use super::tags::Pointer;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::layout::PushId;

@@ -6,12 +6,12 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 use serde::{Deserialize, Serialize};
 
-use crate::account::inventory::TagEntry;
 use crate::cache::outline::IMPORT_LIMIT_BYTES;
 use crate::doors::Doors;
 use crate::doors::pages::visibility::Visibility;
 use crate::doors::pages::{Page, PageError, frame, show};
 use crate::names::{RepoName, Tag, Tenant};
+use crate::refs::inventory::TagEntry;
 
 /// Rows on one page of a list.
 const PAGE: usize = 100;
@@ -136,7 +136,7 @@ pub fn list(doors: &Doors, visible: &Visibility<'_>, wanted: Wanted) -> List {
     let query = wanted.q.trim().to_string();
     let tenant: Option<Tenant> = wanted.tenant.parse().ok().filter(|tenant| visible.tenants().contains(tenant));
     let only = tenant.as_ref();
-    let from = wanted.from.min(crate::account::inventory::TAGS_MAX);
+    let from = wanted.from.min(crate::refs::inventory::TAGS_MAX);
     let fits = |repo: &RepoName, tag: Option<&Tag>| match tag {
         None => repo.contains(&*query),
         // Without a search tags are found in their repositories.

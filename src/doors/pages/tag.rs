@@ -5,7 +5,6 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 use serde::Serialize;
 
-use crate::account::inventory::TagEntry;
 use crate::cache::inspect::{InspectedPush, Inspection};
 use crate::cache::outline::{CreatedAt, IMPORT_LIMIT_BYTES, Outline, OutlinedLayer, OutlinedRecord};
 use crate::deadline::Deadline;
@@ -17,6 +16,7 @@ use crate::doors::pages::visibility::Visibility;
 use crate::doors::pages::{Page, PageError, frame, repos, show};
 use crate::error::Error;
 use crate::names::{RepoName, Tag, Tenant};
+use crate::refs::inventory::TagEntry;
 
 /// Rows of the table of layers.
 const ROWS: usize = 500;
