@@ -66,13 +66,7 @@ pub struct ManifestContent {
 impl ManifestContent {
     /// Parses a manifest that was sent with this `Content-Type`.
     pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<ManifestContent> {
-        let content = Document::parse(bytes)?.content()?;
-        match content_type {
-            Some(said) if is_manifest(said) && said != content.media_type => {
-                Err(invalid(format!("Content-Type is {said}, but the manifest is {}", content.media_type)))
-            }
-            _ => Ok(content),
-        }
+        Document::parse(bytes)?.content_sent_as(content_type)
     }
 }
 
@@ -188,6 +182,17 @@ impl Document {
     /// Parses the bytes of a manifest, whatever kind of manifest it may be.
     pub fn parse(bytes: &[u8]) -> Result<Document> {
         json(bytes)
+    }
+
+    /// What it names, for the registry, which refuses a manifest whose `Content-Type` says otherwise than its content.
+    pub fn content_sent_as(&self, content_type: Option<&str>) -> Result<ManifestContent> {
+        let content = self.content()?;
+        match content_type {
+            Some(said) if is_manifest(said) && said != content.media_type => {
+                Err(invalid(format!("Content-Type is {said}, but the manifest is {}", content.media_type)))
+            }
+            _ => Ok(content),
+        }
     }
 
     /// What it names, for the registry.

@@ -93,7 +93,7 @@ impl Store {
 
     /// The accounts of what each tenant stores.
     pub fn usage(&self) -> &Usage {
-        self.content().usage()
+        self.content().room().usage()
     }
 
     /// A handle that reads the permit's repository.

@@ -130,7 +130,7 @@ impl Job for Count {
     }
 
     fn pause(&self, took: Duration) -> Duration {
-        let least = if self.0.content().is_remote() { COUNT_PAUSE_REMOTE } else { COUNT_PAUSE };
+        let least = if self.0.content().objects().traits().remote { COUNT_PAUSE_REMOTE } else { COUNT_PAUSE };
         least.max(took * COUNT_SHARE)
     }
 }

@@ -60,14 +60,13 @@ impl CacheManifest {
         if !std::str::from_utf8(manifest).is_ok_and(|text| text.contains(CONFIG_MEDIA_TYPE)) {
             return Ok(None);
         }
-        if manifest.len() > MANIFEST_BYTES_MAX {
-            return Err(FormatError::TooLarge { what: "manifest", bytes: manifest.len(), max: MANIFEST_BYTES_MAX });
-        }
-        CacheManifest::of(&Document::parse(manifest)?, manifest.len() as u64)
+        check_size(manifest.len())?;
+        CacheManifest::of(&Document::parse(manifest)?, manifest.len())
     }
 
     /// As [`CacheManifest::detect`], of a manifest that has been parsed and is so many bytes long.
-    pub fn of(document: &Document, bytes: u64) -> Result<Option<CacheManifest>, FormatError> {
+    pub fn of(document: &Document, bytes: usize) -> Result<Option<CacheManifest>, FormatError> {
+        check_size(bytes)?;
         let fields = document.fields()?;
         let Some(form) = Form::of(&fields)? else { return Ok(None) };
         let (mut config, mut layers) = (None, Vec::new());
@@ -85,7 +84,14 @@ impl CacheManifest {
         }
         let Some(config) = config else { return Ok(None) };
         let layers = layers.into_iter().map(|layer| Ok(layer?.into())).collect::<Result<_, FormatError>>()?;
-        Ok(Some(CacheManifest { form, config: config.into(), layers, bytes }))
+        Ok(Some(CacheManifest { form, config: config.into(), layers, bytes: bytes as u64 }))
+    }
+}
+
+fn check_size(bytes: usize) -> Result<(), FormatError> {
+    match bytes {
+        0..=MANIFEST_BYTES_MAX => Ok(()),
+        _ => Err(FormatError::TooLarge { what: "manifest", bytes, max: MANIFEST_BYTES_MAX }),
     }
 }
 

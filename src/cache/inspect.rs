@@ -22,7 +22,7 @@ impl Caches {
         let pointer = &sources.at.pointer;
         let served = self.shown(repo, tag).await?.ok_or_else(unknown)?;
         let is_cache = pointer.push.is_some();
-        let live = if is_cache { repo.all_pushes(tag, &sources).await? } else { Vec::new() };
+        let live = if is_cache { sources.pushes(repo, tag).await? } else { Vec::new() };
         let pin = repo.content().pin(repo.deadline()).await?;
         let united = if is_cache { Some(self.united(&pin, repo, &live, None).await?) } else { None };
         let loaded = united.as_ref().map_or(&[][..], |united| &united.pushes);

@@ -28,19 +28,22 @@ impl Caches {
     /// A push that was recorded.
     pub(super) async fn load_push(&self, repo: &Repo, id: &PushId) -> Result<Loaded> {
         match repo.manifest_bytes(&id.manifest).await? {
-            Some(bytes) => self.parse_push(repo, &bytes).await,
+            Some(bytes) => self.read_push(repo, bytes).await,
             None => Ok(Err(NotLoaded::NoManifest)),
         }
     }
 
+    /// The push that these bytes of a stored manifest make.
+    pub(super) async fn read_push(&self, repo: &Repo, manifest: Bytes) -> Result<Loaded> {
+        match tokio::task::spawn_blocking(move || CacheManifest::detect(&manifest)).await? {
+            Ok(Some(manifest)) => self.push_of(repo, manifest).await,
+            Ok(None) => Ok(Err(NotLoaded::NoCache("not a cache manifest".to_string()))),
+            Err(error) => Ok(Err(NotLoaded::NoCache(error.to_string()))),
+        }
+    }
+
     /// The push that a cache manifest makes, with the config that it names.
-    pub(super) async fn parse_push(&self, repo: &Repo, manifest: &Bytes) -> Result<Loaded> {
-        let detecting = manifest.clone();
-        let manifest = match tokio::task::spawn_blocking(move || CacheManifest::detect(&detecting)).await? {
-            Ok(Some(manifest)) => manifest,
-            Ok(None) => return Ok(Err(NotLoaded::NoCache("not a cache manifest".to_string()))),
-            Err(error) => return Ok(Err(NotLoaded::NoCache(error.to_string()))),
-        };
+    pub(super) async fn push_of(&self, repo: &Repo, manifest: CacheManifest) -> Result<Loaded> {
         let digest = manifest.config.digest;
         let too_large = |manifest, bytes: u64| {
             let (bytes, max) = (bytes as usize, READ_BYTES_MAX as usize);

@@ -65,7 +65,7 @@ impl Caches {
     pub async fn outline(&self, repo: &Repo, tag: &Tag) -> Result<Option<Outline>> {
         let Some(served) = self.shown(repo, tag).await? else { return Err(Error::ManifestUnknown(tag.to_string())) };
         let Some(bytes) = repo.manifest_bytes(&served.digest).await? else { return Ok(None) };
-        let Ok(push) = self.parse_push(repo, &bytes).await? else { return Ok(None) };
+        let Ok(push) = self.read_push(repo, bytes).await? else { return Ok(None) };
         let outline = move || push.config.as_ref().ok().map(|config| Outline::of(&push.manifest, config));
         Ok(tokio::task::spawn_blocking(outline).await?)
     }

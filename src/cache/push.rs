@@ -11,13 +11,13 @@ use tokio::time::Instant;
 
 use super::load::NotLoaded;
 use super::service::Caches;
-use crate::buildkit::{Family, Live, Push, surplus};
+use crate::buildkit::{CacheManifest, Family, Live, Push, surplus};
 use crate::calls::{FAN_OUT, json};
 use crate::content::Pin;
 use crate::digest::{Algorithm, Digest, hash};
 use crate::error::{Error, Result};
 use crate::names::Tag;
-use crate::oci::ManifestContent;
+use crate::oci::{Document, ManifestContent};
 use crate::refs::chain::VersionedPointer;
 use crate::refs::inventory::Weight;
 use crate::refs::pointer::Pointer;
@@ -56,6 +56,13 @@ pub struct Pushed {
     pub cache: bool,
 }
 
+/// A manifest that the registry takes for a cache, as BuildKit reads it.
+fn cache_manifest(document: &Document, bytes: usize) -> Result<CacheManifest> {
+    let invalid = |reason: String| Error::ManifestInvalid(reason);
+    let manifest = CacheManifest::of(document, bytes).map_err(|error| invalid(error.to_string()))?;
+    manifest.ok_or_else(|| invalid("not a cache manifest".to_string()))
+}
+
 impl Caches {
     /// Stores a manifest, with the tags that shall point to it.
     pub async fn push(&self, to: &RepoWriter, push: ManifestPush<'_>) -> Result<Pushed> {
@@ -64,14 +71,18 @@ impl Caches {
         if let Some(claimed) = push.digest.filter(|claimed| *claimed != digest) {
             return Err(Error::DigestMismatch { claimed: Box::new(claimed), actual: Box::new(digest) });
         }
-        let parsed = ManifestContent::parse(&push.bytes, push.content_type)?;
+        let document = Document::parse(&push.bytes)?;
+        let parsed = document.content_sent_as(push.content_type)?;
+        let makes_push = parsed.cache && to.repo().has_views() && !push.tags.is_empty();
+        let cache = if makes_push { Some(cache_manifest(&document, push.bytes.len())?) } else { None };
+        drop(document);
         if to.repo().blobs().is_scope() {
             // The reserve is the tenants'.
             to.blobs().expect_room().await?;
         }
         let _writing = self.refs().writing().await;
-        let (parsed, bytes) = (&parsed, &push.bytes);
-        let store = |pin: Pin| async move { self.store(&pin, to, digest, push.tags, parsed, bytes).await };
+        let (content, bytes) = ((&parsed, cache.as_ref()), &push.bytes);
+        let store = |pin: Pin| async move { self.store(&pin, to, digest, push.tags, content, bytes).await };
         to.repo().content().pinned(to.repo().deadline(), store).await?;
         Ok(Pushed { digest, subject: parsed.subject, cache: parsed.cache })
     }
@@ -83,18 +94,20 @@ impl Caches {
         to: &RepoWriter,
         digest: Digest,
         tags: &[Tag],
-        parsed: &ManifestContent,
+        (parsed, cache): (&ManifestContent, Option<&CacheManifest>),
         bytes: &Bytes,
     ) -> Result<()> {
         let (repo, size) = (to.repo(), bytes.len() as u64);
         let pointer = Pointer::new(digest, parsed.media_type, size);
         to.store_manifest(pin, &digest, parsed, bytes).await?;
-        let is_cache = parsed.cache && repo.has_views();
-        let push = if is_cache && !tags.is_empty() { Some(self.new_push(repo, bytes).await?) } else { None };
+        let push = match cache {
+            Some(cache) => Some(self.new_push(repo, cache).await?),
+            None => None,
+        };
         for tag in tags {
             // Before the pointer: a view is made with it, and knows better.
             let weight = Weight::of(parsed, size);
-            self.refs().stock().pushed(repo.tenant(), repo.name(), tag, &digest, is_cache, weight);
+            self.refs().stock().pushed(repo.tenant(), repo.name(), tag, &digest, push.is_some(), weight);
         }
         for tag in tags {
             pin.spare(&repo.tag_key(tag)).await?;
@@ -107,8 +120,8 @@ impl Caches {
     }
 
     /// The push that a cache manifest makes which has just been sent.
-    async fn new_push(&self, repo: &Repo, manifest: &Bytes) -> Result<Arc<Push>> {
-        match self.parse_push(repo, manifest).await? {
+    async fn new_push(&self, repo: &Repo, manifest: &CacheManifest) -> Result<Arc<Push>> {
+        match self.push_of(repo, manifest.clone()).await? {
             Ok(push) => Ok(push),
             // It was there a moment ago, and its bytes are wrong: the builder is to send it again.
             Err(NotLoaded::NoConfig(digest)) => Err(Error::ManifestBlobUnknown(vec![digest])),

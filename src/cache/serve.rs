@@ -94,7 +94,7 @@ impl Caches {
             return Ok(is_whole.then_some(served));
         }
         if asker == Asker::Client {
-            repo.note_use_of_all(tag, &sources).await;
+            sources.note_use(repo, tag).await;
         }
         let known = match self.views().of_version(&key, &sources.at.version) {
             Some(known) if holds(pin, repo, &known.stored).await? => Some(known),
@@ -187,7 +187,7 @@ impl Caches {
         {
             return Ok(known);
         }
-        let (live, stored) = tokio::try_join!(repo.all_pushes(tag, &sources), repo.stored_view(tag))?;
+        let (live, stored) = tokio::try_join!(sources.pushes(repo, tag), repo.stored_view(tag))?;
         let stored = match stored {
             Some(stored) if stored.is_of(&live) && holds(pin, repo, &stored).await? => stored,
             _ => self.make(pin, repo, tag, &at.pointer, &live, None).await?,

@@ -122,13 +122,26 @@ impl Pin {
         for key in keys {
             let found = match self.spare(&key).await? {
                 true => self.content.fetch_meta(&key, self.deadline).await?.is_some(),
-                false => self.content.has_small(&key, digest, self.deadline).await?,
+                false => self.has_small(&key, digest).await?,
             };
             if found {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    async fn has_small(&self, key: &Key, digest: &Digest) -> Result<bool> {
+        let (content, deadline) = (&self.content, self.deadline);
+        let is_known = !content.presence().is_kept() || content.is_known(key);
+        if is_known || content.hot().has(&Slot::Whole(key.clone())) {
+            return Ok(content.meta(key, deadline).await?.is_some());
+        }
+        match content.small(key, *digest, deadline).await {
+            Ok(_) => Ok(true),
+            Err(Error::BlobUnknown(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether none of the keys has anything any more. Looked for when one of them is condemned, or `always`.
@@ -196,7 +209,7 @@ impl Content {
     /// Asks the store once for all who want to know at the same time.
     async fn join_look(&self, key: &Key, deadline: Deadline) -> Result<Option<Meta>> {
         let mut mine = false;
-        let asking = self.looks().join(
+        let asking = self.checks().under_way.join(
             &(key.clone(), self.condemned().looks()),
             || None,
             || {
@@ -231,7 +244,7 @@ impl Content {
 
     /// Asks again in the background, so that what is in use stays known. When too many do, it is asked for when needed.
     fn renew(&self, key: &Key) {
-        let Ok(turn) = self.renewals().clone().try_acquire_owned() else { return };
+        let Ok(turn) = self.checks().renewals.clone().try_acquire_owned() else { return };
         let (content, key) = (self.clone(), key.clone());
         tokio::spawn(async move {
             // What is known holds until its time is up, whatever goes wrong here.
@@ -249,17 +262,5 @@ impl Content {
     /// Whether an object is known to be there without a question.
     pub fn is_known(&self, key: &Key) -> bool {
         self.presence().get(key).is_some_and(|known| known.valid)
-    }
-
-    async fn has_small(&self, key: &Key, digest: &Digest, deadline: Deadline) -> Result<bool> {
-        let is_known = !self.presence().is_kept() || self.is_known(key);
-        if is_known || self.hot().has(&Slot::Whole(key.clone())) {
-            return Ok(self.meta(key, deadline).await?.is_some());
-        }
-        match self.small(key, *digest, deadline).await {
-            Ok(_) => Ok(true),
-            Err(Error::BlobUnknown(_)) => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 }

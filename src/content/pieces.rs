@@ -78,7 +78,7 @@ impl Writer {
         if known.await?.is_none() {
             let put = async { content.calls(deadline).put(&key, bytes.clone()).await };
             let written: Written = content.write(&key, deadline, put).await?;
-            content.usage().account(reader.tenant()).received(written.meta().size);
+            content.room().usage().account(reader.tenant()).received(written.meta().size);
         }
         Ok(piece)
     }

@@ -15,8 +15,11 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::error::Error;
+use crate::hot::flights::Flights;
 use crate::objects::{Key, Meta};
 use crate::sync::{lru, stripe_of};
 
@@ -24,6 +27,8 @@ use crate::sync::{lru, stripe_of};
 const OBJECTS_MAX: u64 = 100_000;
 /// Many: what is told of one key while another one of its stripe is forgotten is not remembered, and asked for again.
 const STRIPES: usize = 4096;
+/// Objects looked at again in the background at once, because what is known of them gets old.
+const RENEWALS: usize = 8;
 
 /// The memory.
 pub struct Presence {
@@ -118,6 +123,20 @@ impl Presence {
     pub fn clear(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.objects.invalidate_all();
+    }
+}
+
+/// The existence checks of one server.
+pub(super) struct ExistenceChecks {
+    /// Each with the number of snapshots before it: nobody joins a check that is older than what their answer rests on.
+    pub(super) under_way: Arc<Flights<(Key, u64), Option<Meta>, Error>>,
+    /// Turns to look again in the background.
+    pub(super) renewals: Arc<Semaphore>,
+}
+
+impl Default for ExistenceChecks {
+    fn default() -> ExistenceChecks {
+        ExistenceChecks { under_way: Arc::default(), renewals: Arc::new(Semaphore::new(RENEWALS)) }
     }
 }
 

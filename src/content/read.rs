@@ -13,7 +13,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::handles::Reader;
 use super::service::{Content, chunk};
 use super::verdicts::Checked;
-use super::verify::Progress;
+use super::verify::{Object, Progress};
 use crate::deadline::Deadline;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
@@ -87,7 +87,7 @@ impl Reader {
         } else {
             Held::Cold(meta)
         };
-        let source = content.beyond_memory();
+        let source = beyond_memory(content);
         Ok(Blob { digest: *digest, size, held, source })
     }
 
@@ -133,10 +133,11 @@ impl Reader {
         if self.content().verdicts().verdict(&found) == Some(Checked::Right) {
             return Ok(Outgoing::Stream(bytes));
         }
+        let object = Object { content: self.content().clone(), meta: found, digest: blob.digest };
         if whole {
-            return Ok(Outgoing::Stream(self.content().verifying(bytes, found, blob.digest)));
+            return Ok(Outgoing::Stream(object.verifying(bytes)));
         }
-        self.content().check_in_background(&found, &blob.digest);
+        object.check_in_background();
         Ok(Outgoing::Stream(bytes))
     }
 
@@ -144,7 +145,8 @@ impl Reader {
         // What is known of the blob may be old. The first chunk tells, before anything has been answered.
         let content = self.content();
         for _ in 0..2 {
-            let mut bytes = content.chunked(&meta, &blob.digest, range.clone(), self.counted().clone());
+            let object = Object { content: content.clone(), meta: meta.clone(), digest: blob.digest };
+            let mut bytes = object.chunked(range.clone(), self.counted().clone());
             // Of what it has begun to fetch, only what the next answer begins with.
             let keep = || content.hot().keep_place(&chunk(&meta, range.start / content.hot().chunk_bytes()));
             match self.deadline().bound_or(bytes.try_next(), keep).await {
@@ -167,9 +169,7 @@ impl Reader {
 
 /// What the chunks of one reader pass on their way out.
 struct WayOut {
-    content: Content,
-    meta: Meta,
-    digest: Digest,
+    object: Object,
     /// Bytes of the object that were asked for.
     range: Range<u64>,
     /// Of all chunks, when they were verified before.
@@ -188,12 +188,12 @@ impl WayOut {
             (None, Some(sums)) => self.compare(sums, index, piece)?,
             // A part, of what may have been verified since.
             (None, None) => {
-                if let Some(sums) = self.content.verdicts().sums(&self.meta) {
+                if let Some(sums) = self.object.content.verdicts().sums(&self.object.meta) {
                     self.compare(&sums, index, piece)?;
                 }
             }
         }
-        let start = index * self.content.hot().chunk_bytes();
+        let start = index * self.object.content.hot().chunk_bytes();
         let from = self.range.start.saturating_sub(start) as usize;
         let to = (self.range.end - start).min(piece.bytes.len() as u64) as usize;
         let source = if was_here { Source::Hot } else { Source::Cold };
@@ -205,45 +205,38 @@ impl WayOut {
         if sums.get(index as usize) == Some(&piece.sum) {
             return Ok(());
         }
-        tracing::warn!(key = %self.meta.key, index, "chunk has other bytes than were verified");
-        self.content.hot().forget(&chunk(&self.meta, index));
-        Err(Error::BlobUnknown(self.digest))
+        let Object { content, meta, digest } = &self.object;
+        tracing::warn!(key = %meta.key, index, "chunk has other bytes than were verified");
+        content.hot().forget(&chunk(meta, index));
+        Err(Error::BlobUnknown(*digest))
     }
 }
 
-impl Content {
+/// Where bytes come from that are not in memory.
+fn beyond_memory(content: &Content) -> Source {
+    if content.objects().traits().page_cached { Source::Warm } else { Source::Cold }
+}
+
+impl Object {
     /// Bytes of an object, through the hot layer. [`Error::BlobUnknown`] when it is gone, another version, or wrong.
-    fn chunked(
-        &self,
-        meta: &Meta,
-        digest: &Digest,
-        range: Range<u64>,
-        counted: Arc<TenantMetrics>,
-    ) -> BoxStream<'static, Result<Bytes>> {
-        let size = self.hot().chunk_bytes();
+    fn chunked(&self, range: Range<u64>, counted: Arc<TenantMetrics>) -> BoxStream<'static, Result<Bytes>> {
+        let Object { content, meta, .. } = self;
+        let size = content.hot().chunk_bytes();
         let (indices, chunks) = (range.start / size..range.end.div_ceil(size), meta.size.div_ceil(size));
         // Once: what is verified may be remembered no more before the last chunk has passed.
-        let sums = self.verdicts().sums(meta);
-        let (content, owned, named, known) = (self.clone(), meta.clone(), *digest, sums.clone());
-        let pieces = self.hot().chunks(meta.key.clone(), meta.version.clone(), indices.clone(), move |index| {
-            let (content, meta, known) = (content.clone(), owned.clone(), known.clone());
-            async move { content.fetch_chunk(&meta, named, index, known).await }
+        let sums = content.verdicts().sums(meta);
+        let (object, known) = (self.clone(), sums.clone());
+        let pieces = content.hot().chunks(meta.key.clone(), meta.version.clone(), indices.clone(), move |index| {
+            let (object, known) = (object.clone(), known.clone());
+            async move { object.fetch_chunk(index, known).await }
         });
         let whole = range == (0..meta.size);
         // Without sums, what is fetched again later could not be told from what was verified.
-        let progress = (whole && sums.is_none()).then(|| self.verification(meta, digest, chunks));
-        if !whole && self.verdicts().verdict(meta).is_none() {
-            self.check_in_background(meta, digest);
+        let progress = (whole && sums.is_none()).then(|| self.verification(chunks));
+        if !whole && content.verdicts().verdict(meta).is_none() {
+            self.check_in_background();
         }
-        let way = Arc::new(WayOut {
-            content: self.clone(),
-            meta: meta.clone(),
-            digest: *digest,
-            range,
-            sums,
-            progress,
-            counted,
-        });
+        let way = Arc::new(WayOut { object: self.clone(), range, sums, progress, counted });
         let passed = stream::iter(indices).zip(pieces).then(move |(index, piece)| {
             let way = way.clone();
             async move {
@@ -254,19 +247,15 @@ impl Content {
         passed.boxed()
     }
 
-    /// Where bytes come from that are not in memory.
-    fn beyond_memory(&self) -> Source {
-        if self.objects().traits().page_cached { Source::Warm } else { Source::Cold }
-    }
-
     /// A chunk from the backend; `known` are the sums of all, when whoever asks for it knows them.
-    async fn fetch_chunk(&self, meta: &Meta, digest: Digest, index: u64, known: Option<Arc<[u64]>>) -> Result<Piece> {
-        let start = index * self.hot().chunk_bytes();
-        let end = meta.size.min(start + self.hot().chunk_bytes());
-        let ticket = self.presence().ticket(&meta.key);
+    async fn fetch_chunk(&self, index: u64, known: Option<Arc<[u64]>>) -> Result<Piece> {
+        let Object { content, meta, digest } = self;
+        let start = index * content.hot().chunk_bytes();
+        let end = meta.size.min(start + content.hot().chunk_bytes());
+        let ticket = content.presence().ticket(&meta.key);
         let fetch = || async {
-            let (found, mut bytes) = self.objects().get(&meta.key, start..end).await?;
-            if found.version != meta.version || self.verdicts().is_wrong(meta) {
+            let (found, mut bytes) = content.objects().get(&meta.key, start..end).await?;
+            if found.version != meta.version || content.verdicts().is_wrong(meta) {
                 return Err(objects::Error::NotFound);
             }
             // Copied: pieces are slices of the connection's buffers.
@@ -275,37 +264,37 @@ impl Content {
                 gathered.extend_from_slice(&piece);
             }
             let piece = Piece::of(gathered.into());
-            let sums = known.clone().or_else(|| self.verdicts().sums(meta));
+            let sums = known.clone().or_else(|| content.verdicts().sums(meta));
             if sums.is_some_and(|sums| sums.get(index as usize) != Some(&piece.sum)) {
                 tracing::warn!(key = %meta.key, index, "chunk came with other bytes than before");
                 // On the line, or in the bucket.
-                self.check_in_background(meta, &digest);
+                self.check_in_background();
                 return Err(objects::Error::Busy("chunk has other bytes than before".into()));
             }
             Ok(piece)
         };
         match Deadline::of_each_call().retry(fetch).await {
             Ok(piece) => {
-                self.presence().insert(ticket, meta);
+                content.presence().insert(ticket, meta);
                 Ok(piece)
             }
             Err(objects::Error::NotFound) => {
-                self.presence().forget(&meta.key);
-                Err(Error::BlobUnknown(digest))
+                content.presence().forget(&meta.key);
+                Err(Error::BlobUnknown(*digest))
             }
             Err(error) => Err(error.into()),
         }
     }
 
     /// A whole object, hashed as it passes.
-    fn verifying(&self, bytes: ByteStream, meta: Meta, digest: Digest) -> ByteStream {
+    fn verifying(self, bytes: ByteStream) -> ByteStream {
         struct State {
             bytes: ByteStream,
             hasher: Hasher,
             held: Option<Bytes>,
         }
+        let Object { content, meta, digest } = self;
         let state = State { bytes, hasher: Hasher::new(digest.algorithm()), held: None };
-        let content = self.clone();
         stream::try_unfold(Some(state), move |state| {
             let (content, meta) = (content.clone(), meta.clone());
             async move {

@@ -3,21 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
 use super::clock::Clock;
 use super::condemned::Condemned;
-use super::presence::Presence;
+use super::presence::{ExistenceChecks, Presence};
 use super::tombstones::Tombstones;
 use super::uploads::Uploads;
 use super::verdicts::Verdicts;
 use crate::calls::Calls;
 use crate::capacity::Room;
-use crate::capacity::usage::Usage;
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::hot::flights::Flights;
 use crate::hot::{CHUNK_BYTES, Hot, Slot};
 use crate::meta::format::StoreFormat;
 use crate::metrics::Metrics;
@@ -25,8 +21,6 @@ use crate::objects::{self, Key, Meta, Objects};
 
 /// How long what is known of a bucket holds, where nothing is configured.
 const PRESENCE_MAX_AGE: Duration = Duration::from_secs(600);
-/// Objects looked at again in the background at once, because what is known of them gets old.
-const RENEWALS: usize = 8;
 /// A blob of a bucket is kept whole up to the size of so many chunks.
 const CHUNKS_WHOLE: u64 = 2;
 
@@ -43,8 +37,7 @@ struct Shared {
     hot: Arc<Hot<Error>>,
     condemned: Condemned,
     presence: Presence,
-    looks: Looks,
-    renewals: Arc<Semaphore>,
+    checks: ExistenceChecks,
     verdicts: Verdicts,
     tombstones: Tombstones,
     uploads: Uploads,
@@ -52,10 +45,6 @@ struct Shared {
     clock: Clock,
     format: StoreFormat,
 }
-
-/// Existence checks under way, each with the number of snapshots before it: nobody joins a check that is older than what
-/// their answer rests on.
-pub(super) type Looks = Arc<Flights<(Key, u64), Option<Meta>, Error>>;
 
 impl Content {
     /// `replica` names this process among those that share the store; batches are called after it.
@@ -68,8 +57,7 @@ impl Content {
             hot: Arc::new(hot),
             condemned: Condemned::new(objects.clone(), &config.collect, replica),
             presence: Presence::new(is_remote.then_some(presence_max_age)),
-            looks: Looks::default(),
-            renewals: Arc::new(Semaphore::new(RENEWALS)),
+            checks: ExistenceChecks::default(),
             verdicts: Verdicts::default(),
             tombstones: Tombstones::new(objects.clone(), config.collect.wait(false)),
             uploads: Uploads::new(config.limits.uploads),
@@ -80,27 +68,10 @@ impl Content {
             config,
             metrics,
         };
-        let content = Content { shared: Arc::new(shared) };
-        content.forget_what_is_condemned();
-        content
+        let shared = Arc::new(shared);
+        forget_what_is_condemned(&shared);
+        Content { shared }
     }
-
-    /// What is condemned is not known to be there any more. Nor is anything after a time without a snapshot, or when a
-    /// batch has gone: reads may have found what was in it, and remembered it, until it was deleted.
-    fn forget_what_is_condemned(&self) {
-        let memory = Arc::downgrade(&self.shared);
-        self.condemned().listen(move |news| {
-            let Some(shared) = memory.upgrade() else { return };
-            if news.gap || news.ended {
-                shared.presence.clear();
-            }
-            news.keys.iter().for_each(|key| shared.presence.forget(key));
-            for (tenant, account) in shared.capacity.usage().accounts() {
-                account.set_condemned(news.bytes.get(&tenant).copied().unwrap_or(0));
-            }
-        });
-    }
-
     /// The backend.
     pub fn objects(&self) -> &Arc<dyn Objects> {
         &self.shared.objects
@@ -129,11 +100,6 @@ impl Content {
     /// The room for uploads, by quota and disk.
     pub fn room(&self) -> &Arc<Room> {
         &self.shared.capacity
-    }
-
-    /// The accounts of what each tenant stores.
-    pub fn usage(&self) -> &Usage {
-        self.shared.capacity.usage()
     }
 
     /// The format of the store, which tells whether this server may still write and delete.
@@ -165,21 +131,12 @@ impl Content {
         &self.shared.presence
     }
 
-    pub(super) fn looks(&self) -> &Looks {
-        &self.shared.looks
-    }
-
-    pub(super) fn renewals(&self) -> &Arc<Semaphore> {
-        &self.shared.renewals
+    pub(super) fn checks(&self) -> &ExistenceChecks {
+        &self.shared.checks
     }
 
     pub(super) fn uploads(&self) -> &Uploads {
         &self.shared.uploads
-    }
-
-    /// Whether each call to the store crosses a network.
-    pub fn is_remote(&self) -> bool {
-        self.shared.objects.traits().remote
     }
 
     /// Size up to which a blob is kept whole in the hot layer, in bytes: an eighth of the layer at most, so that one blob
@@ -199,6 +156,22 @@ impl Content {
         self.shared.presence.forget(key);
         self.shared.hot.forget(&Slot::Whole(key.clone()));
     }
+}
+
+/// What is condemned is not known to be there any more. Nor is anything after a time without a snapshot, or when a
+/// batch has gone: reads may have found what was in it, and remembered it, until it was deleted.
+fn forget_what_is_condemned(shared: &Arc<Shared>) {
+    let memory = Arc::downgrade(shared);
+    shared.condemned.listen(move |news| {
+        let Some(shared) = memory.upgrade() else { return };
+        if news.gap || news.ended {
+            shared.presence.clear();
+        }
+        news.keys.iter().for_each(|key| shared.presence.forget(key));
+        for (tenant, account) in shared.capacity.usage().accounts() {
+            account.set_condemned(news.bytes.get(&tenant).copied().unwrap_or(0));
+        }
+    });
 }
 
 /// The name of a chunk in the hot layer.

@@ -49,11 +49,6 @@ impl Content {
         Ok(None)
     }
 
-    /// A small object that has no digest of its own, past the hot layer; empty when it is gone.
-    pub async fn read_small_unverified(&self, key: &Key) -> Result<Bytes> {
-        Ok(self.calls(Deadline::of_each_call()).read(key).await?.map_or(Bytes::new(), |(_, bytes)| bytes))
-    }
-
     /// Reads past the hot layer, and says of what is wrong that it is.
     pub async fn fetch_small(&self, key: &Key, digest: Digest, deadline: Deadline) -> Result<Bytes> {
         let mut before = None;

@@ -173,7 +173,7 @@ impl Writer {
             Err(Error::UploadUnknown) => return self.sealed_before(digest, Error::UploadUnknown, deadline).await,
             written => written?,
         };
-        content.usage().account(reader.tenant()).received(written.meta().size);
+        content.room().usage().account(reader.tenant()).received(written.meta().size);
         content.metrics().blobs_stored.inc();
         // The blob is there: whatever cannot be removed now goes when the session has been idle.
         if let Err(error) = self.staging().remove(&session.id, deadline.restarted()).await {
@@ -226,7 +226,7 @@ impl Writer {
         if offset != began.offset || now.is_some_and(|now| now.parts != began.parts) {
             content.delete(&[self.part_key(id, part)], deadline).await?;
             let staged = state.offset - began.offset;
-            content.usage().account(reader.tenant()).staged(-i64::try_from(staged).unwrap_or(i64::MAX));
+            content.room().usage().account(reader.tenant()).staged(-i64::try_from(staged).unwrap_or(i64::MAX));
             return Err(Error::OffsetMismatch { offset });
         }
         content.put(&self.state_key(id), json(state)?, deadline).await?;
@@ -353,7 +353,7 @@ impl Staging<'_> {
         keys.reverse();
         content.delete(&keys, deadline).await?;
         let staged = i64::try_from(bytes).unwrap_or(i64::MAX);
-        content.usage().account(tenant).staged(-staged);
+        content.room().usage().account(tenant).staged(-staged);
         Ok(())
     }
 

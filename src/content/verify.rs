@@ -19,10 +19,10 @@ use futures::{StreamExt, TryStreamExt};
 use super::quarantine::notes;
 use super::service::{Content, chunk as slot};
 use super::verdicts::{Checked, Hashed, Passing};
-use crate::digest::{Algorithm, Digest, Hasher};
+use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::hot::{self, Piece};
-use crate::objects::{Key, Meta, Version};
+use crate::objects::{Meta, Version};
 
 /// What a read of a whole object came to.
 struct Reading {
@@ -32,11 +32,17 @@ struct Reading {
     sums: Vec<u64>,
 }
 
+/// An object, and the digest that its bytes are to have.
+#[derive(Clone)]
+pub(super) struct Object {
+    pub content: Content,
+    pub meta: Meta,
+    pub digest: Digest,
+}
+
 /// One reader's part in the verification of an object.
 pub struct Progress {
-    content: Content,
-    meta: Meta,
-    digest: Digest,
+    object: Object,
     chunks: u64,
     hashed: Arc<Passing>,
 }
@@ -68,25 +74,32 @@ impl Progress {
         // no right bytes for as long as any of its readers takes part.
         let is_hashed = hashed.sums.get(index as usize) == Some(&piece.sum);
         if !is_hashed {
-            self.content.hot().forget(&slot(&self.meta, index));
-            self.content.verdicts().abandon(&self.meta, &self.hashed);
+            let Object { content, meta, .. } = &self.object;
+            content.hot().forget(&slot(meta, index));
+            content.verdicts().abandon(meta, &self.hashed);
         }
-        let fits = !last || hashed.actual == Some(self.digest);
-        if is_hashed && fits { Ok(()) } else { Err(Error::BlobUnknown(self.digest)) }
+        let digest = self.object.digest;
+        let fits = !last || hashed.actual == Some(digest);
+        if is_hashed && fits { Ok(()) } else { Err(Error::BlobUnknown(digest)) }
     }
 
     async fn conclude(&self, hashed: &Hashed) -> Result<()> {
-        let content = &self.content;
+        let Object { content, meta, digest } = &self.object;
         let Some(actual) = hashed.actual else { return Ok(()) };
-        if actual == self.digest {
-            content.verdicts().note_sums(&self.meta, hashed.sums.as_slice().into());
-            content.record(&self.meta, true).await;
+        if actual == *digest {
+            content.verdicts().note_sums(meta, hashed.sums.as_slice().into());
+            content.record(meta, true).await;
             return Ok(());
         }
-        content.forget_chunks(&self.meta);
-        content.verdicts().abandon(&self.meta, &self.hashed);
-        content.confirm(&self.meta, &self.digest, actual).await
+        forget_chunks(content, meta);
+        content.verdicts().abandon(meta, &self.hashed);
+        self.object.confirm(actual).await
     }
+}
+
+fn forget_chunks(content: &Content, meta: &Meta) {
+    let chunks = meta.size.div_ceil(content.hot().chunk_bytes());
+    (0..chunks).for_each(|index| content.hot().forget(&slot(meta, index)));
 }
 
 impl Content {
@@ -97,7 +110,7 @@ impl Content {
             self.metrics().corrupt_objects.inc();
             tracing::error!(key = %meta.key, bytes = meta.size, "object does not fit its digest");
             self.presence().forget(&meta.key);
-            self.forget_chunks(meta);
+            forget_chunks(self, meta);
         }
         let verdict = if right { Checked::Right } else { Checked::Wrong };
         self.verdicts().note(meta, verdict);
@@ -106,54 +119,63 @@ impl Content {
         }
     }
 
-    fn forget_chunks(&self, meta: &Meta) {
-        (0..meta.size.div_ceil(self.hot().chunk_bytes())).for_each(|index| self.hot().forget(&slot(meta, index)));
+    /// Learns what other servers have found wrong, and this one before its start.
+    pub async fn load_quarantine(&self) -> Result<()> {
+        for (key, note) in notes(&**self.objects()).await? {
+            if self.verdicts().quarantine().learn(&key, &Version(note.version.into())) {
+                self.forget(&key);
+            }
+        }
+        Ok(())
     }
+}
 
+impl Object {
     /// The verification of an object of so many chunks, in which a reader of all of them takes part.
-    pub(super) fn verification(&self, meta: &Meta, digest: &Digest, chunks: u64) -> Progress {
-        let hashed = self.verdicts().passing(meta, || Hasher::new(digest.algorithm()));
-        Progress { content: self.clone(), meta: meta.clone(), digest: *digest, chunks, hashed }
+    pub(super) fn verification(&self, chunks: u64) -> Progress {
+        let hashed = self.content.verdicts().passing(&self.meta, || Hasher::new(self.digest.algorithm()));
+        Progress { object: self.clone(), chunks, hashed }
     }
 
     /// Reads an object of a store that is far once more, past the hot layer, after a read that came to a wrong digest.
     /// Two reads that differ prove nothing but a bad line.
-    async fn confirm(&self, meta: &Meta, digest: &Digest, first: Digest) -> Result<()> {
-        let second = self.read_past(&meta.key, digest.algorithm()).await?;
-        if second.digest == *digest || second.digest == first {
-            self.conclude(meta, digest, second).await;
+    async fn confirm(&self, first: Digest) -> Result<()> {
+        let second = self.read_past_memory().await?;
+        if second.digest == self.digest || second.digest == first {
+            self.conclude(second).await;
         }
         Ok(())
     }
 
     /// Reads an object past the hot layer, and records whether it fits its digest.
-    async fn recheck(&self, meta: &Meta, digest: &Digest) -> Result<()> {
-        let reading = self.read_past(&meta.key, digest.algorithm()).await?;
-        if reading.digest != *digest && self.objects().traits().may_flip_bits {
-            return self.confirm(meta, digest, reading.digest).await;
+    async fn recheck(&self) -> Result<()> {
+        let reading = self.read_past_memory().await?;
+        if reading.digest != self.digest && self.content.objects().traits().may_flip_bits {
+            return self.confirm(reading.digest).await;
         }
-        self.conclude(meta, digest, reading).await;
+        self.conclude(reading).await;
         Ok(())
     }
 
-    async fn conclude(&self, meta: &Meta, digest: &Digest, reading: Reading) {
-        if reading.version != meta.version {
+    async fn conclude(&self, reading: Reading) {
+        if reading.version != self.meta.version {
             return;
         }
-        let right = reading.digest == *digest;
+        let right = reading.digest == self.digest;
         // For what is in memory, and comes again: it was not what has been read here.
-        if right && self.objects().traits().may_flip_bits {
-            self.verdicts().note_sums(meta, reading.sums.into());
+        if right && self.content.objects().traits().may_flip_bits {
+            self.content.verdicts().note_sums(&self.meta, reading.sums.into());
         }
-        self.record(meta, right).await;
+        self.content.record(&self.meta, right).await;
     }
 
     /// What an object comes to, read in chunks that are not kept.
-    async fn read_past(&self, key: &Key, algorithm: Algorithm) -> Result<Reading> {
-        let chunk_bytes = self.hot().chunk_bytes() as usize;
-        let (meta, bytes) = self.objects().get(key, 0..u64::MAX).await?;
+    async fn read_past_memory(&self) -> Result<Reading> {
+        let chunk_bytes = self.content.hot().chunk_bytes() as usize;
+        let (meta, bytes) = self.content.objects().get(&self.meta.key, 0..u64::MAX).await?;
         let (mut bytes, mut piece) = (bytes.fuse(), Bytes::new());
-        let (mut hasher, mut sums, mut chunk) = (Hasher::new(algorithm), Vec::new(), Vec::with_capacity(chunk_bytes));
+        let mut hasher = Hasher::new(self.digest.algorithm());
+        let (mut sums, mut chunk) = (Vec::new(), Vec::with_capacity(chunk_bytes));
         loop {
             while chunk.len() < chunk_bytes {
                 if piece.is_empty() {
@@ -177,24 +199,14 @@ impl Content {
 
     /// Checks an object of which parts are being read, unless that has been done or is under way. Two at a time: further
     /// ones are checked when they are read again.
-    pub(super) fn check_in_background(&self, meta: &Meta, digest: &Digest) {
-        let Some(background) = self.verdicts().begin_background(&meta.key) else { return };
-        let (content, meta, digest) = (self.clone(), meta.clone(), *digest);
+    pub(super) fn check_in_background(&self) {
+        let Some(background) = self.content.verdicts().begin_background(&self.meta.key) else { return };
+        let object = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = content.recheck(&meta, &digest).await {
-                tracing::info!(key = %meta.key, %error, "cannot verify an object now");
+            if let Err(error) = object.recheck().await {
+                tracing::info!(key = %object.meta.key, %error, "cannot verify an object now");
             }
             drop(background);
         });
-    }
-
-    /// Learns what other servers have found wrong, and this one before its start.
-    pub async fn load_quarantine(&self) -> Result<()> {
-        for (key, note) in notes(&**self.objects()).await? {
-            if self.verdicts().quarantine().learn(&key, &Version(note.version.into())) {
-                self.forget(&key);
-            }
-        }
-        Ok(())
     }
 }

@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::lists::{Listed, Page};
 use super::pointer::Pointer;
 use super::pushes::LivePush;
 use super::repo::Repo;
@@ -79,15 +78,17 @@ impl Repo {
         }
         Ok(Some(TagSources { at: VersionedPointer { asked, version, pointer }, inherited }))
     }
+}
 
-    /// The pushes that a cache tag is made of: those of the parents, the farthest first, then its own, each oldest first.
-    /// What one says is said by the nearest that says it.
-    pub async fn all_pushes(&self, tag: &Tag, sources: &TagSources) -> Result<Vec<LivePush>> {
+impl TagSources {
+    /// The pushes that a cache tag of `repo` is made of: those of the parents, the farthest first, then its own, each oldest
+    /// first. What one says is said by the nearest that says it.
+    pub async fn pushes(&self, repo: &Repo, tag: &Tag) -> Result<Vec<LivePush>> {
         let mut live = Vec::new();
-        for (repo, pointer) in sources.inherited.iter().rev() {
-            live.extend(repo.pushes_behind(tag, pointer).await?);
+        for (parent, pointer) in self.inherited.iter().rev() {
+            live.extend(parent.pushes_behind(tag, pointer).await?);
         }
-        live.extend(self.pushes_behind(tag, &sources.at.pointer).await?);
+        live.extend(repo.pushes_behind(tag, &self.at.pointer).await?);
         let mut seen = HashSet::new();
         live.reverse();
         live.retain(|push: &LivePush| seen.insert(push.id.identity));
@@ -95,40 +96,11 @@ impl Repo {
         Ok(live)
     }
 
-    /// Notes that the tag is in use, wherever it comes from.
-    pub async fn note_use_of_all(&self, tag: &Tag, sources: &TagSources) {
-        self.note_use(tag).await;
-        for (repo, _) in &sources.inherited {
-            repo.note_use(tag).await;
+    /// Notes that the tag of `repo` is in use, wherever it comes from.
+    pub async fn note_use(&self, repo: &Repo, tag: &Tag) {
+        repo.note_use(tag).await;
+        for (parent, _) in &self.inherited {
+            parent.note_use(tag).await;
         }
-    }
-
-    /// A page of a list over the chain. `page_of` has the part of one of it, in the order of `name`.
-    pub(super) async fn merged<T, F>(
-        &self,
-        page: &Page,
-        page_of: impl Fn(Repo) -> F,
-        name: impl Fn(&T) -> String,
-    ) -> Result<Listed<T>>
-    where
-        F: Future<Output = Result<Listed<T>>>,
-    {
-        let (mut merged, mut end) = (Listed { entries: Vec::new(), more: false }, None);
-        for repo in self.each() {
-            let listed = page_of(repo).await?;
-            if listed.more {
-                merged.more = true;
-                end = listed.entries.last().map(&name).into_iter().chain(end).min();
-            }
-            merged.entries.extend(listed.entries);
-        }
-        // What comes behind the end of a part that goes on is for a later page: the next one begins behind this page's end.
-        merged.entries.retain(|entry| end.as_ref().is_none_or(|end| name(entry) <= *end));
-        // The nearest comes first of those that are called the same, and the sort leaves them in order.
-        merged.entries.sort_by_cached_key(&name);
-        merged.entries.dedup_by_key(|entry| name(entry));
-        merged.more |= merged.entries.len() > page.limit;
-        merged.entries.truncate(page.limit);
-        Ok(merged)
     }
 }

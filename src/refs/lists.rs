@@ -2,6 +2,7 @@
 
 use futures::TryStreamExt;
 
+use super::page::{Listed, Page, merged};
 use super::repo::Repo;
 use super::service::Refs;
 use crate::deadline::Deadline;
@@ -9,53 +10,37 @@ use crate::error::{Error, Result};
 use crate::layout::{self, Place};
 use crate::names::{RepoName, Tenant};
 
-/// A part of a sorted list.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Page {
-    /// Entries at most.
-    pub limit: usize,
-    /// Only what comes behind this entry.
-    pub after: Option<String>,
-}
-
-/// Entries of a page, and whether there are more behind them.
-#[derive(Clone, Debug)]
-pub struct Listed<T> {
-    pub entries: Vec<T>,
-    pub more: bool,
-}
-
 impl Repo {
     /// Tags in byte order, which for tags is also the order of the spec.
     pub async fn tags(&self, page: &Page) -> Result<Listed<String>> {
-        let page_of = |repo: Repo| async move { repo.own_tags(page).await };
-        let listed = self.merged(page, page_of, String::clone).await?;
-        if listed.entries.is_empty() && !self.exists().await? {
+        let page_of = |repo: Repo| async move { own_tags(&repo, page).await };
+        let listed = merged(self, page, page_of, String::clone).await?;
+        if listed.entries.is_empty() && !exists(self).await? {
             return Err(Error::RepoUnknown(self.name().clone()));
         }
         Ok(listed)
     }
+}
 
-    async fn own_tags(&self, page: &Page) -> Result<Listed<String>> {
-        let prefix = layout::tags_prefix(self.tenant(), self.name());
-        let after = page.after.as_ref().map(|after| format!("{prefix}{after}"));
-        let listed = self.content().objects().list(&prefix, after.as_deref());
-        let names = listed.map_ok(|meta| meta.key.as_str()[prefix.len()..].to_string());
-        let mut entries: Vec<String> = futures::StreamExt::take(names, page.limit + 1).try_collect().await?;
-        let more = entries.len() > page.limit;
-        entries.truncate(page.limit);
-        Ok(Listed { entries, more })
-    }
+async fn own_tags(repo: &Repo, page: &Page) -> Result<Listed<String>> {
+    let prefix = layout::tags_prefix(repo.tenant(), repo.name());
+    let after = page.after.as_ref().map(|after| format!("{prefix}{after}"));
+    let listed = repo.content().objects().list(&prefix, after.as_deref());
+    let names = listed.map_ok(|meta| meta.key.as_str()[prefix.len()..].to_string());
+    let mut entries: Vec<String> = futures::StreamExt::take(names, page.limit + 1).try_collect().await?;
+    let more = entries.len() > page.limit;
+    entries.truncate(page.limit);
+    Ok(Listed { entries, more })
+}
 
-    async fn exists(&self) -> Result<bool> {
-        for repo in self.each() {
-            let prefix = layout::repo_prefix(repo.tenant(), repo.name());
-            if self.content().objects().list(&prefix, None).try_next().await?.is_some() {
-                return Ok(true);
-            }
+async fn exists(repo: &Repo) -> Result<bool> {
+    for part in repo.each() {
+        let prefix = layout::repo_prefix(part.tenant(), part.name());
+        if repo.content().objects().list(&prefix, None).try_next().await?.is_some() {
+            return Ok(true);
         }
-        Ok(false)
     }
+    Ok(false)
 }
 
 impl Refs {

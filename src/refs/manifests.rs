@@ -37,7 +37,7 @@ impl RepoWriter {
         bytes: &Bytes,
     ) -> Result<()> {
         let repo = self.repo();
-        repo.require(pin, parsed).await?;
+        self.require(pin, parsed).await?;
         let key = repo.manifest_key(digest);
         pin.write_new(&key, bytes.clone()).await?;
         if let Some(subject) = &parsed.subject {
@@ -46,17 +46,16 @@ impl RepoWriter {
         pin.keep(key, bytes);
         Ok(())
     }
-}
 
-impl Repo {
     /// Refuses a manifest that names what is not here.
     async fn require(&self, pin: &Pin, parsed: &ManifestContent) -> Result<()> {
+        let repo = self.repo();
         // A cache that names what is not here fails the builds that import it: no policy allows that.
-        if self.is_sparse() && !parsed.cache {
+        if repo.is_sparse() && !parsed.cache {
             return Ok(());
         }
-        let children = parsed.children.iter().map(|digest| (*digest, self.manifest_keys(digest).collect()));
-        let blobs = parsed.blobs.iter().map(|digest| (*digest, self.blobs().blob_keys(digest).collect()));
+        let children = parsed.children.iter().map(|digest| (*digest, repo.manifest_keys(digest).collect()));
+        let blobs = parsed.blobs.iter().map(|digest| (*digest, repo.blobs().blob_keys(digest).collect()));
         // Many layers are named several times: the empty one, for example.
         let mut seen = HashSet::new();
         let needed = blobs.chain(children).filter(|(_, keys): &(_, Vec<Key>)| seen.insert(keys.first().cloned()));
@@ -70,7 +69,9 @@ impl Repo {
             .await?;
         if missing.is_empty() { Ok(()) } else { Err(Error::ManifestBlobUnknown(missing)) }
     }
+}
 
+impl Repo {
     /// A manifest by its digest.
     ///
     /// # Errors

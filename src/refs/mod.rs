@@ -12,6 +12,7 @@ pub mod inventory;
 pub mod listing;
 pub mod lists;
 pub mod manifests;
+pub mod page;
 pub mod pointer;
 pub mod pushes;
 pub mod referrers;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::pointer::Pointer;
 use super::repo::{Repo, RepoWriter};
 use crate::content::Pin;
+use crate::deadline::Deadline;
 use crate::error::Result;
 use crate::hot::Slot;
 use crate::layout::{self, Place, RepoItem};
@@ -84,7 +85,10 @@ impl Repo {
     pub async fn push_record(&self, tag: &Tag, id: &PushId) -> Result<Bytes> {
         let (key, content) = (self.push_key(tag, id), self.content().clone());
         let owned = key.clone();
-        let read = || async move { content.read_small_unverified(&owned).await };
+        let read = || async move {
+            let read = content.calls(Deadline::of_each_call()).read(&owned).await?;
+            Ok(read.map_or(Bytes::new(), |(_, bytes)| bytes))
+        };
         self.content().hot().get(&Slot::Whole(key), 0, read).await
     }
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use super::lists::{Listed, Page};
+use super::page::{Listed, Page, merged};
 use super::repo::{Repo, RepoWriter};
 use crate::calls::{FAN_OUT, json};
 use crate::content::Pin;
@@ -67,35 +67,35 @@ impl Repo {
     /// Manifests that name `subject`, by key order, of one artifact type when asked. The page is counted after the
     /// filter. Nothing is known of a subject that does not exist: that list is empty, not an error.
     pub async fn referrers(&self, subject: &Digest, kind: Option<&str>, page: &Page) -> Result<Listed<Referrer>> {
-        let page_of = |repo: Repo| async move { repo.own_referrers(subject, kind, page).await };
-        self.merged(page, page_of, |referrer| referrer.digest.to_string()).await
+        let page_of = |repo: Repo| async move { own_referrers(&repo, subject, kind, page).await };
+        merged(self, page, page_of, |referrer| referrer.digest.to_string()).await
     }
+}
 
-    async fn own_referrers(&self, subject: &Digest, kind: Option<&str>, page: &Page) -> Result<Listed<Referrer>> {
-        let prefix = layout::referrers_prefix(self.tenant(), self.name(), subject);
-        let after = page.after.as_ref().map(|after| format!("{prefix}{}", after.replacen(':', "-", 1)));
-        let keys = self.content().objects().list(&prefix, after.as_deref()).err_into::<Error>();
-        let calls = self.content().calls(self.deadline());
-        let mut found = keys
-            .map_ok(|meta| async move {
-                let read = calls.read(&meta.key).await?;
-                Ok(read.and_then(|(_, bytes)| Some((serde_json::from_slice::<Referrer>(&bytes).ok()?, bytes.len()))))
-            })
-            .try_buffered(FAN_OUT)
-            .try_filter_map(|found| async move { Ok(found) })
-            .try_filter(|(found, _)| {
-                let wanted = kind.is_none() || found.artifact_type.as_deref() == kind;
-                async move { wanted }
-            })
-            .boxed();
-        let (mut entries, mut page_bytes) = (Vec::new(), 0);
-        while let Some((referrer, bytes)) = found.try_next().await? {
-            page_bytes += bytes;
-            if entries.len() == page.limit || page_bytes > PAGE_BYTES_MAX && !entries.is_empty() {
-                return Ok(Listed { entries, more: true });
-            }
-            entries.push(referrer);
+async fn own_referrers(repo: &Repo, subject: &Digest, kind: Option<&str>, page: &Page) -> Result<Listed<Referrer>> {
+    let prefix = layout::referrers_prefix(repo.tenant(), repo.name(), subject);
+    let after = page.after.as_ref().map(|after| format!("{prefix}{}", after.replacen(':', "-", 1)));
+    let keys = repo.content().objects().list(&prefix, after.as_deref()).err_into::<Error>();
+    let calls = repo.content().calls(repo.deadline());
+    let mut found = keys
+        .map_ok(|meta| async move {
+            let read = calls.read(&meta.key).await?;
+            Ok(read.and_then(|(_, bytes)| Some((serde_json::from_slice::<Referrer>(&bytes).ok()?, bytes.len()))))
+        })
+        .try_buffered(FAN_OUT)
+        .try_filter_map(|found| async move { Ok(found) })
+        .try_filter(|(found, _)| {
+            let wanted = kind.is_none() || found.artifact_type.as_deref() == kind;
+            async move { wanted }
+        })
+        .boxed();
+    let (mut entries, mut page_bytes) = (Vec::new(), 0);
+    while let Some((referrer, bytes)) = found.try_next().await? {
+        page_bytes += bytes;
+        if entries.len() == page.limit || page_bytes > PAGE_BYTES_MAX && !entries.is_empty() {
+            return Ok(Listed { entries, more: true });
         }
-        Ok(Listed { entries, more: false })
+        entries.push(referrer);
     }
+    Ok(Listed { entries, more: false })
 }

@@ -106,6 +106,6 @@ impl Refs {
 
     /// The accounts of what each tenant stores.
     pub fn usage(&self) -> &Usage {
-        self.content().usage()
+        self.content().room().usage()
     }
 }

@@ -73,6 +73,12 @@ impl StoredView {
         is_of_them && (self.evicted.is_empty() || newest.and_then(|at| at.try_into().ok()) == self.newest)
     }
 
+    /// The pushes that are in a view, when it is the one that was stored.
+    pub fn pushes_in(self, view: &Digest) -> Vec<PushId> {
+        let is_stored = self.view.is_some_and(|served| served.digest == *view);
+        if is_stored { self.pushes } else { Vec::new() }
+    }
+
     /// When a layer that is selected for eviction was last pushed.
     pub fn pushed(&self, digest: &Digest) -> Option<SystemTime> {
         let found = self.evicted.iter().find(|(evicted, _)| evicted == digest);
@@ -115,15 +121,8 @@ impl Repo {
             }
             pin.keep(key, &bytes);
         }
-        self.content().usage().account(self.tenant()).added(size);
+        self.content().room().usage().account(self.tenant()).added(size);
         Ok(())
-    }
-
-    /// The pushes that are in a view, when the tag is known to serve it.
-    pub async fn pushes_in_view(&self, tag: &Tag, view: &Digest) -> Result<Vec<PushId>> {
-        let stored = self.stored_view(tag).await?;
-        let stored = stored.filter(|stored| stored.view.as_ref().is_some_and(|served| served.digest == *view));
-        Ok(stored.map_or(Vec::new(), |stored| stored.pushes))
     }
 }
 

@@ -57,7 +57,7 @@ impl Repo {
         refs.used().insert(key, Instant::now());
         for repo in self.each() {
             if let Some(tag) = refs.stock().tag_of(repo.tenant(), repo.name(), digest) {
-                match self.content().is_remote() {
+                match self.content().objects().traits().remote {
                     true => drop(tokio::spawn(async move { repo.note_use(&tag).await })),
                     false => repo.note_use(&tag).await,
                 }

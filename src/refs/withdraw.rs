@@ -47,7 +47,7 @@ impl RepoEraser {
                 }
                 continue;
             }
-            let in_view = repo.pushes_in_view(&tag, digest).await?;
+            let in_view = repo.stored_view(&tag).await?.map_or(Vec::new(), |stored| stored.pushes_in(digest));
             let goes = |push: &LivePush| push.id.manifest == *digest || in_view.contains(&push.id);
             let (gone, left): (Vec<_>, Vec<_>) = repo.push_records(&tag).await?.into_iter().partition(goes);
             if gone.is_empty() && pointer.digest != *digest {

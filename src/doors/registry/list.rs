@@ -12,7 +12,7 @@ use crate::doors::kit::answer::{Answer, respond};
 use crate::doors::registry::error::OciError;
 use crate::names::{Tag, Tenant};
 use crate::oci::OCI_INDEX;
-use crate::refs::lists::{Listed, Page};
+use crate::refs::page::{Listed, Page};
 use crate::refs::{Refs, Repo};
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");

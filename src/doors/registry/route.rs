@@ -12,7 +12,7 @@ use crate::digest::{Algorithm, Digest};
 use crate::doors::kit::refusal::Kind;
 use crate::doors::registry::error::OciError;
 use crate::names::{InvalidName, Reference, RepoName, Tag, UploadId};
-use crate::refs::lists::Page;
+use crate::refs::page::Page;
 
 /// Entries of a list when the client does not say.
 const PAGE_DEFAULT: usize = 1_000;
