@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::auth::Gate;
-use crate::check::{Event, Summary};
+use crate::check::{CheckEvent, Summary};
 use crate::config::{Config, Secret};
 use crate::doors;
 use crate::doors::listen::Listener;
@@ -93,7 +93,12 @@ impl App {
     }
 
     /// Checks the store, and tells what it finds.
-    pub async fn check(&self, depth: Depth, repair: bool, report: impl FnMut(Event) + Send) -> error::Result<Summary> {
+    pub async fn check(
+        &self,
+        depth: Depth,
+        repair: bool,
+        report: impl FnMut(CheckEvent) + Send,
+    ) -> error::Result<Summary> {
         self.store.check(depth, repair, report).await
     }
 
@@ -134,7 +139,7 @@ impl App {
 
 /// Whether a store could not be opened because another process has it open.
 pub fn is_in_use(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(fs::OpenError::InUse(_)))
+    matches!(error.downcast_ref(), Some(fs::OpenFolderError::InUse(_)))
 }
 
 /// Says what an operator may not have meant.

@@ -102,7 +102,7 @@ pub struct Hot<E> {
     fetching: Arc<Semaphore>,
     ahead: Arc<Semaphore>,
     pushing: Arc<Semaphore>,
-    kept: kept::Kept,
+    kept: kept::KeptUntil,
     metrics: Arc<Metrics>,
 }
 
@@ -146,7 +146,7 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
             fetching: budget(fetching_bytes_max),
             ahead: budget(AHEAD_BYTES_MAX.min(bytes / 4)),
             pushing: budget(PUSHING_BYTES_MAX.min(bytes / 4)),
-            kept: kept::Kept::default(),
+            kept: kept::KeptUntil::default(),
             metrics,
         }
     }
@@ -258,12 +258,12 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
     }
 
     /// Begins to keep an object of `bytes` bytes while it is pushed; nothing when it is too large, or too many are.
-    pub fn pushing(self: &Arc<Self>, key: &Key, bytes: u64, form: Form) -> Option<Pushing<E>> {
+    pub fn pushing(self: &Arc<Self>, key: &Key, bytes: u64, form: KeptForm) -> Option<Pushing<E>> {
         if bytes > self.pushed_bytes_max() {
             return None;
         }
         let version = Version(format!("pushing {:032x}", rand::random::<u128>()).into());
-        let chunk_bytes = if form == Form::Whole { bytes } else { self.chunk_bytes };
+        let chunk_bytes = if form == KeptForm::Whole { bytes } else { self.chunk_bytes };
         let turn = self.pushing.clone().try_acquire_many_owned(kib(chunk_bytes.min(bytes))).ok()?;
         let (hot, key, gathered) = (self.clone(), key.clone(), Vec::new());
         Some(Pushing { hot, key, version, form, chunk_bytes, index: 0, gathered, left: bytes, _turn: turn })
@@ -272,7 +272,7 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
 
 /// How an object is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum KeptForm {
     Whole,
     Chunks,
 }
@@ -283,7 +283,7 @@ pub struct Pushing<E> {
     hot: Arc<Hot<E>>,
     key: Key,
     version: Version,
-    form: Form,
+    form: KeptForm,
     chunk_bytes: u64,
     /// Chunks that are whole.
     index: u64,
@@ -327,8 +327,8 @@ impl<E> Pushing<E> {
         for index in 0..self.index {
             if let Some(piece) = self.hot.pushed.remove(&self.slot(&self.version, index)) {
                 let slot = match self.form {
-                    Form::Whole => Slot::Whole(self.key.clone()),
-                    Form::Chunks => self.slot(version, index),
+                    KeptForm::Whole => Slot::Whole(self.key.clone()),
+                    KeptForm::Chunks => self.slot(version, index),
                 };
                 self.hot.pushed.insert(slot, piece);
             }

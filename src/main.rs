@@ -35,9 +35,9 @@ enum Command {
     /// Delete what nothing names any more, and what policies let go.
     Gc(CollectStore),
     /// Say how a running server is: what it has, does, and saves.
-    Status(cli::status::Status),
+    Status(cli::status::StatusCommand),
     /// List the repositories of a running server, or the tags of one.
-    Ls(cli::ls::List),
+    Ls(cli::ls::ListCommand),
     /// Say what a tag on a running server is made of.
     Inspect(cli::inspect::Inspect),
     /// Let this machine's docker, buildctl or crane use a server, by exchanging the JWT of a CI job.

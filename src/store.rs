@@ -8,7 +8,7 @@ use crate::account;
 use crate::cache::Caches;
 use crate::capacity::Room;
 use crate::capacity::usage::Usage;
-use crate::check::{self, Depth, Event, Summary};
+use crate::check::{self, CheckEvent, Depth, Summary};
 use crate::config::Config;
 use crate::content::Content;
 use crate::content::condemned::Condemned;
@@ -117,7 +117,7 @@ impl Store {
     }
 
     /// Checks the store and tells what it finds; mends what can be mended when told to.
-    pub async fn check(&self, depth: Depth, repair: bool, report: impl FnMut(Event) + Send) -> Result<Summary> {
+    pub async fn check(&self, depth: Depth, repair: bool, report: impl FnMut(CheckEvent) + Send) -> Result<Summary> {
         check::check_store(self.refs(), depth, repair, report).await
     }
 

@@ -17,7 +17,7 @@ use crate::names::{RepoName, Tag, Tenant};
 use crate::oci::ManifestContent;
 use crate::refs::Refs;
 use crate::refs::graph::{ManifestGraph, closure};
-use crate::refs::inventory::{Repos, TagEntry, Tags};
+use crate::refs::inventory::{Repos, TagEntries, TagEntry};
 use crate::refs::listing::{RepoListing, walk};
 use crate::refs::root::Root;
 use crate::refs::roots::roots;
@@ -145,7 +145,7 @@ impl Scan {
             usage.tags = repo.tags.len() as u64;
             usage.bytes = self.blobs.bytes(&all);
         }
-        let mut tags = Tags::new();
+        let mut tags = TagEntries::new();
         for root in &roots {
             let blobs = self.blobs_of(root, &manifests).await?;
             let bytes = self.blobs.bytes(&blobs);

@@ -5,7 +5,7 @@ use der::asn1::{AnyRef, ObjectIdentifier};
 use der::{Decode, SliceReader, Tag, Tagged};
 use rustls::pki_types::CertificateDer;
 
-use super::identity::{Identity, Source};
+use super::identity::{Identity, IdentitySource};
 
 /// A client certificate that the handshake has accepted.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ impl Certificate {
         let dns: Vec<String> = certificate.valid_dns_names().map(str::to_string).collect();
         let uri: Vec<String> = certificate.valid_uri_names().map(str::to_string).collect();
         let name = [&common, &dns, &uri].into_iter().find_map(|names| names.first())?;
-        let mut identity = Identity::new(Source::Cert, name.clone());
+        let mut identity = Identity::new(IdentitySource::Cert, name.clone());
         let claims = [("cn", common), ("dns", dns), ("uri", uri)].into_iter().filter(|(_, values)| !values.is_empty());
         identity.claims = claims.map(|(name, values)| (name.to_string(), values)).collect();
         let mut fingerprint = [0; 32];

@@ -12,7 +12,7 @@ const CLAIM_DEPTH_MAX: usize = 8;
 /// What vouches for an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Source {
+pub enum IdentitySource {
     /// Nothing: no credentials were shown.
     Anonymous,
     /// A static token of the configuration.
@@ -25,14 +25,14 @@ pub enum Source {
     Cert,
 }
 
-impl Source {
+impl IdentitySource {
     fn as_str(self) -> &'static str {
         match self {
-            Source::Anonymous => "anonymous",
-            Source::Token => "token",
-            Source::User => "user",
-            Source::Oidc => "oidc",
-            Source::Cert => "cert",
+            IdentitySource::Anonymous => "anonymous",
+            IdentitySource::Token => "token",
+            IdentitySource::User => "user",
+            IdentitySource::Oidc => "oidc",
+            IdentitySource::Cert => "cert",
         }
     }
 }
@@ -43,7 +43,7 @@ pub type Claims = BTreeMap<String, Vec<String>>;
 /// Who a caller is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    pub source: Source,
+    pub source: IdentitySource,
     /// Of a token, a user, an issuer, a certificate.
     pub name: String,
     #[serde(default, skip_serializing_if = "Claims::is_empty")]
@@ -51,16 +51,16 @@ pub struct Identity {
 }
 
 impl Identity {
-    pub fn new(source: Source, name: impl Into<String>) -> Identity {
+    pub fn new(source: IdentitySource, name: impl Into<String>) -> Identity {
         Identity { source, name: name.into(), claims: Claims::new() }
     }
 
     pub fn anonymous() -> Identity {
-        Identity::new(Source::Anonymous, "")
+        Identity::new(IdentitySource::Anonymous, "")
     }
 
     pub fn is_anonymous(&self) -> bool {
-        self.source == Source::Anonymous
+        self.source == IdentitySource::Anonymous
     }
 
     /// How rules name it: `token:ci`, `oidc:github`, `anonymous`.
@@ -94,7 +94,7 @@ pub fn parse_label(label: &str) -> Option<Identity> {
         return Some(Identity::anonymous());
     }
     let (source, name) = label.split_once(':')?;
-    let sources = [Source::Token, Source::User, Source::Oidc, Source::Cert];
+    let sources = [IdentitySource::Token, IdentitySource::User, IdentitySource::Oidc, IdentitySource::Cert];
     let source = sources.into_iter().find(|known| known.as_str() == source)?;
     (!name.is_empty()).then(|| Identity::new(source, name))
 }
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(of("none"), None);
         assert_eq!(of("aud").as_deref(), Some("x,y"));
         assert_eq!(of("kubernetes.io.pod.name").as_deref(), Some("p"));
-        let mut identity = Identity::new(Source::Oidc, "k8s");
+        let mut identity = Identity::new(IdentitySource::Oidc, "k8s");
         identity.claims = claims;
         assert_eq!(identity.claim("aud"), None);
         assert_eq!(identity.to_string(), "oidc:k8s (a)");

@@ -15,11 +15,11 @@ use moka::sync::Cache;
 
 use super::attempts::Attempts;
 use super::certificate::Certificate;
-use super::identity::{Identity, Source};
+use super::identity::{Identity, IdentitySource};
 use super::oidc::{Issuers, Rejected, looks_like_jwt};
 use super::policy::Policy;
-use super::seal::{self, Kind, Payload, Sealer, TOKEN_BYTES_MAX, fingerprint};
-use super::users::{Checked, Users};
+use super::seal::{self, Payload, Sealer, TOKEN_BYTES_MAX, TokenKind, fingerprint};
+use super::users::{CheckedPassword, Users};
 use super::{AuthError, Caller, tls};
 use crate::config::{AuthConfig, Config, Secret};
 
@@ -45,7 +45,7 @@ impl<'r> Credentials<'r> {
 }
 
 /// Everything that a reload replaces, as one.
-pub struct Live {
+pub struct LiveConfig {
     pub policy: Policy,
     pub settings: AuthConfig,
     pub tls: Option<Arc<rustls::ServerConfig>>,
@@ -71,9 +71,9 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-impl Live {
+impl LiveConfig {
     /// Reads all files anew. `generated` signs tokens where no key is configured.
-    pub fn load(config: &Config, generated: Option<Secret>) -> anyhow::Result<Live> {
+    pub fn load(config: &Config, generated: Option<Secret>) -> anyhow::Result<LiveConfig> {
         let policy = Policy::new(config.rules.clone(), !config.is_closed());
         let mut keys = config.signing_keys()?;
         if keys.is_empty() {
@@ -84,7 +84,7 @@ impl Live {
             let expires = token.expires.map(|at| u64::try_from(at.as_second()).unwrap_or(0));
             (token.hash.0, Static { name: token.name.as_str().into(), expires })
         });
-        Ok(Live {
+        Ok(LiveConfig {
             anonymous: Caller::new(&policy, Identity::anonymous(), None),
             sealer: Sealer::new(&keys),
             tokens: tokens.collect(),
@@ -143,7 +143,7 @@ impl Live {
     }
 
     async fn bearer(&self, token: &str) -> Result<Caller, AuthError> {
-        match self.sealer.open(Kind::Access, token) {
+        match self.sealer.open(TokenKind::Access, token) {
             Some(payload) => self.sealed(payload),
             None => self.token(token).await?.ok_or(AuthError::Invalid("token is not valid")),
         }
@@ -166,17 +166,17 @@ impl Live {
             return Err(AuthError::TooMany(wait));
         }
         match self.users.check(name, password, anew).await {
-            Checked::Already(caller) => Ok(caller),
-            Checked::Right => {
+            CheckedPassword::Already(caller) => Ok(caller),
+            CheckedPassword::Right => {
                 let who = Payload {
-                    who: Identity::new(Source::User, name),
+                    who: Identity::new(IdentitySource::User, name),
                     proof: self.users.proof(name),
                     scope: None,
                     expires: u64::MAX,
                 };
                 Ok(Caller::of(&self.policy, who))
             }
-            Checked::Wrong => {
+            CheckedPassword::Wrong => {
                 if let Some(address) = address {
                     attempts.failed(address);
                 }
@@ -194,7 +194,8 @@ impl Live {
             return self.static_token(token).map(Some);
         }
         if seal::is_ours(token) {
-            let payload = self.sealer.open(Kind::Session, token).ok_or(AuthError::Invalid("token is not valid"))?;
+            let payload =
+                self.sealer.open(TokenKind::Session, token).ok_or(AuthError::Invalid("token is not valid"))?;
             return self.sealed(payload).map(Some);
         }
         if looks_like_jwt(token) {
@@ -212,7 +213,7 @@ impl Live {
         if expires <= now() {
             return Err(AuthError::Invalid("token has expired"));
         }
-        let who = Identity::new(Source::Token, &*found.name);
+        let who = Identity::new(IdentitySource::Token, &*found.name);
         Ok(Caller::of(&self.policy, Payload { who, proof: Some(fingerprint(&hash)), scope: None, expires }))
     }
 
@@ -233,10 +234,10 @@ impl Live {
             return Err(AuthError::Invalid("token has expired"));
         }
         let stands = match payload.who.source {
-            Source::Anonymous | Source::Cert => true,
-            Source::Oidc => self.issuers.has(&payload.who.name),
-            Source::User => payload.proof.is_some() && self.users.proof(&payload.who.name) == payload.proof,
-            Source::Token => self
+            IdentitySource::Anonymous | IdentitySource::Cert => true,
+            IdentitySource::Oidc => self.issuers.has(&payload.who.name),
+            IdentitySource::User => payload.proof.is_some() && self.users.proof(&payload.who.name) == payload.proof,
+            IdentitySource::Token => self
                 .tokens
                 .iter()
                 .any(|(hash, token)| token.name == payload.who.name && Some(fingerprint(hash)) == payload.proof),
@@ -244,7 +245,7 @@ impl Live {
         if stands { Ok(Caller::of(&self.policy, payload)) } else { Err(AuthError::Invalid("token was withdrawn")) }
     }
 
-    pub fn seal(&self, kind: Kind, payload: &Payload) -> Option<String> {
+    pub fn seal(&self, kind: TokenKind, payload: &Payload) -> Option<String> {
         self.sealer.seal(kind, payload)
     }
 }

@@ -28,12 +28,12 @@ use crate::config::{Challenge, Config, Secret};
 use crate::names::{RepoName, Tag, Tenant, reserved_patterns};
 use crate::operator::Operator;
 use attempts::Attempts;
-use login::{Live, now};
+use login::{LiveConfig, now};
 use policy::{Grant, Policy};
-use seal::{Kind, Payload};
+use seal::{Payload, TokenKind};
 
 pub use certificate::Certificate;
-pub use identity::{Claims, Identity, Source, parse_label};
+pub use identity::{Claims, Identity, IdentitySource, parse_label};
 pub use login::{Credentials, TOKEN_PREFIX};
 pub use oidc::Rejected;
 pub use policy::Mismatch;
@@ -41,7 +41,7 @@ pub use seal::Scope;
 
 /// Decides on requests.
 pub struct Gate {
-    live: ArcSwap<Live>,
+    live: ArcSwap<LiveConfig>,
     attempts: Attempts,
     operator: Secret,
     /// As it was at the start: the store that goes by its tenants does not change.
@@ -102,14 +102,14 @@ pub struct Issued {
 impl Gate {
     /// `generated` signs tokens where the configuration has no key.
     pub fn open(config: Arc<Config>, generated: Option<Secret>) -> anyhow::Result<Gate> {
-        let live = ArcSwap::from_pointee(Live::load(&config, generated)?);
+        let live = ArcSwap::from_pointee(LiveConfig::load(&config, generated)?);
         Ok(Gate { live, attempts: Attempts::default(), operator: Operator::new_token(), config })
     }
 
     /// Goes on with another configuration, or with the files that it names read anew. Requests under way go on with what
     /// they began with. On an error nothing changes.
     pub fn reload(&self, config: &Config, generated: Option<Secret>) -> anyhow::Result<()> {
-        self.live.store(Arc::new(Live::load(config, generated)?));
+        self.live.store(Arc::new(LiveConfig::load(config, generated)?));
         Ok(())
     }
 
@@ -238,7 +238,7 @@ impl Gate {
         let own = caller.who.expires.filter(|_| !caller.has_jwt());
         let expires = own.unwrap_or(u64::MAX).min(now() + live.settings.token_life.get().as_secs());
         let payload = Payload { who, proof: caller.who.proof.clone(), scope: Some(allowed), expires };
-        sealed(&live, Kind::Access, &payload)
+        sealed(&live, TokenKind::Access, &payload)
     }
 
     /// A token that lives as long as a build, for a JWT that does not. Only a JWT is exchanged, and only while it is
@@ -248,7 +248,7 @@ impl Gate {
         let caller = live.jwt(jwt).await?;
         let expires = now() + live.settings.session_max.get().as_secs();
         let who = caller.who.identity.clone();
-        sealed(&live, Kind::Session, &Payload { who, proof: Some(SESSION.into()), scope: None, expires })
+        sealed(&live, TokenKind::Session, &Payload { who, proof: Some(SESSION.into()), scope: None, expires })
     }
 
     /// Where a caller writes, and what he reads beside it.
@@ -266,7 +266,7 @@ impl Gate {
 /// In the place of a proof: the caller has exchanged a JWT, and does not hold one.
 const SESSION: &str = "session";
 
-fn sealed(live: &Live, kind: Kind, payload: &Payload) -> Result<Issued, AuthError> {
+fn sealed(live: &LiveConfig, kind: TokenKind, payload: &Payload) -> Result<Issued, AuthError> {
     let token = live.seal(kind, payload).ok_or(AuthError::Invalid("no credentials are needed here"))?;
     Ok(Issued { token, life: payload.expires.saturating_sub(now()) })
 }
@@ -300,7 +300,7 @@ impl Caller {
     }
 
     fn has_jwt(&self) -> bool {
-        self.who.identity.source == Source::Oidc && self.who.proof.is_none()
+        self.who.identity.source == IdentitySource::Oidc && self.who.proof.is_none()
     }
 
     fn may(&self, access: &Access) -> Result<(), AuthError> {

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
-use super::identity::{Identity, Source, claims_of};
+use super::identity::{Identity, IdentitySource, claims_of};
 use super::tls;
 use crate::config::IssuerConfig;
 
@@ -154,7 +154,7 @@ impl Issuer {
         if ["nbf", "iat"].iter().any(|claim| time(claim).is_some_and(|time| time > ahead)) {
             return Err(Rejected::Early);
         }
-        let mut identity = Identity::new(Source::Oidc, self.config.name.as_str());
+        let mut identity = Identity::new(IdentitySource::Oidc, self.config.name.as_str());
         identity.claims = claims_of(&payload);
         Ok(Verified { identity, expires: time("exp").unwrap_or(0) })
     }

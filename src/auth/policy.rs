@@ -202,7 +202,7 @@ impl Grant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::identity::{Source, parse_label};
+    use crate::auth::identity::{IdentitySource, parse_label};
     use crate::config::Config;
 
     fn policy(text: &str) -> Policy {
@@ -277,7 +277,7 @@ mod tests {
     }
 
     fn github(claims: &[(&str, &str)]) -> Identity {
-        let mut who = Identity::new(Source::Oidc, "github");
+        let mut who = Identity::new(IdentitySource::Oidc, "github");
         who.claims = claims.iter().map(|(name, value)| (name.to_string(), vec![value.to_string()])).collect();
         who
     }

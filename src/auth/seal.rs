@@ -19,18 +19,18 @@ pub const TOKEN_BYTES_MAX: usize = 16 << 10;
 
 /// What a token is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum TokenKind {
     /// Sent with requests; issued by `/token` for what a client asked.
     Access,
     /// A password for as long as a build; issued by `/token/exchange`.
     Session,
 }
 
-impl Kind {
+impl TokenKind {
     fn prefix(self) -> &'static str {
         match self {
-            Kind::Access => "larder-access",
-            Kind::Session => "larder-session",
+            TokenKind::Access => "larder-access",
+            TokenKind::Session => "larder-session",
         }
     }
 }
@@ -81,7 +81,7 @@ impl Sealer {
     }
 
     /// Nothing without a key.
-    pub fn seal(&self, kind: Kind, payload: &Payload) -> Option<String> {
+    pub fn seal(&self, kind: TokenKind, payload: &Payload) -> Option<String> {
         let key = self.keys.first()?;
         let payload = BASE64.encode(serde_json::to_vec(payload).ok()?);
         let signed = format!("{}.{}.{payload}", kind.prefix(), key.id);
@@ -91,7 +91,7 @@ impl Sealer {
 
     /// What a token of this kind says, unless it is not ours or has been changed. Whether it has expired is for the
     /// caller to see.
-    pub fn open(&self, kind: Kind, token: &str) -> Option<Payload> {
+    pub fn open(&self, kind: TokenKind, token: &str) -> Option<Payload> {
         let (signed, mac) = token.rsplit_once('.')?;
         let mut parts = signed.split('.');
         let (prefix, id, payload) = (parts.next()?, parts.next()?, parts.next()?);
@@ -111,7 +111,7 @@ fn parse<T: DeserializeOwned>(base64: &str) -> Option<T> {
 
 /// Whether it looks like a token of ours, whatever became of its signature.
 pub fn is_ours(token: &str) -> bool {
-    [Kind::Access, Kind::Session]
+    [TokenKind::Access, TokenKind::Session]
         .iter()
         .any(|kind| token.strip_prefix(kind.prefix()).is_some_and(|rest| rest.starts_with('.')))
 }
@@ -149,7 +149,7 @@ impl Scope {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::identity::Source;
+    use crate::auth::identity::IdentitySource;
     use proptest::prelude::*;
 
     fn sealer(keys: &[&str]) -> Sealer {
@@ -159,7 +159,7 @@ mod tests {
     fn payload() -> Payload {
         let scope = Scope::parse("repository:a/b:pull,push,fly").unwrap();
         Payload {
-            who: Identity::new(Source::Token, "ci"),
+            who: Identity::new(IdentitySource::Token, "ci"),
             proof: Some("x".into()),
             scope: Some(vec![scope]),
             expires: 7,
@@ -168,20 +168,20 @@ mod tests {
 
     #[test]
     fn a_token_is_known_again_by_whoever_has_the_key() {
-        let token = sealer(&["old"]).seal(Kind::Access, &payload()).unwrap();
+        let token = sealer(&["old"]).seal(TokenKind::Access, &payload()).unwrap();
         assert!(is_ours(&token));
-        assert_eq!(sealer(&["new", "old"]).open(Kind::Access, &token), Some(payload()));
-        assert_eq!(sealer(&["new"]).open(Kind::Access, &token), None);
-        assert_eq!(sealer(&[]).seal(Kind::Access, &payload()), None);
+        assert_eq!(sealer(&["new", "old"]).open(TokenKind::Access, &token), Some(payload()));
+        assert_eq!(sealer(&["new"]).open(TokenKind::Access, &token), None);
+        assert_eq!(sealer(&[]).seal(TokenKind::Access, &payload()), None);
     }
 
     #[test]
     fn one_kind_does_not_pass_for_another() {
         let sealer = sealer(&["key"]);
-        let token = sealer.seal(Kind::Access, &payload()).unwrap();
-        assert_eq!(sealer.open(Kind::Session, &token), None);
+        let token = sealer.seal(TokenKind::Access, &payload()).unwrap();
+        assert_eq!(sealer.open(TokenKind::Session, &token), None);
         let renamed = token.replace("larder-access", "larder-session");
-        assert_eq!(sealer.open(Kind::Session, &renamed), None);
+        assert_eq!(sealer.open(TokenKind::Session, &renamed), None);
     }
 
     #[test]
@@ -199,11 +199,11 @@ mod tests {
         #[test]
         fn a_changed_token_is_not_taken(at: prop::sample::Index, by in 1u8..128) {
             let sealer = sealer(&["key"]);
-            let mut bytes = sealer.seal(Kind::Access, &payload()).unwrap().into_bytes();
+            let mut bytes = sealer.seal(TokenKind::Access, &payload()).unwrap().into_bytes();
             let at = at.index(bytes.len());
             bytes[at] = (bytes[at] ^ by) & 0x7f;
             let changed = String::from_utf8(bytes).unwrap();
-            prop_assert_eq!(sealer.open(Kind::Access, &changed), None);
+            prop_assert_eq!(sealer.open(TokenKind::Access, &changed), None);
         }
     }
 }

@@ -57,25 +57,25 @@ impl Users {
     /// Whether the password is that of the user. An unknown user takes as long as a known one.
     ///
     /// `anew` is asked again when it is this password's turn: of many requests with one password, one checks it.
-    pub async fn check<T>(&self, name: &str, password: &str, anew: impl Fn() -> Option<T>) -> Checked<T> {
+    pub async fn check<T>(&self, name: &str, password: &str, anew: impl Fn() -> Option<T>) -> CheckedPassword<T> {
         let known = self.hashes.get(name);
-        let Some(hash) = known.or_else(|| self.hashes.values().next()).cloned() else { return Checked::Wrong };
+        let Some(hash) = known.or_else(|| self.hashes.values().next()).cloned() else { return CheckedPassword::Wrong };
         if password.len() > PASSWORD_BYTES_MAX {
-            return Checked::Wrong;
+            return CheckedPassword::Wrong;
         }
-        let Ok(_turn) = self.checking.acquire().await else { return Checked::Wrong };
+        let Ok(_turn) = self.checking.acquire().await else { return CheckedPassword::Wrong };
         if let Some(found) = anew() {
-            return Checked::Already(found);
+            return CheckedPassword::Already(found);
         }
         let (known, password) = (known.is_some(), password.to_string());
         let right = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false)).await;
-        if known && right.unwrap_or(false) { Checked::Right } else { Checked::Wrong }
+        if known && right.unwrap_or(false) { CheckedPassword::Right } else { CheckedPassword::Wrong }
     }
 }
 
 /// What came of a password.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Checked<T> {
+pub enum CheckedPassword<T> {
     Right,
     Wrong,
     Already(T),
@@ -95,11 +95,11 @@ mod tests {
         let other = bcrypt::hash("other", 4).unwrap();
         let users = Users::parse(&format!("# users\n\nalice:{hash}\nbob:{other}\n")).unwrap();
         let check = async |name: &str, password: &str| users.check(name, password, || None::<()>).await;
-        assert_eq!(check("alice", "right").await, Checked::Right);
-        assert_eq!(check("alice", "other").await, Checked::Wrong);
-        assert_eq!(check("carol", "right").await, Checked::Wrong);
-        assert_eq!(check("carol", "other").await, Checked::Wrong);
-        assert_eq!(users.check("alice", "right", || Some(7)).await, Checked::Already(7));
+        assert_eq!(check("alice", "right").await, CheckedPassword::Right);
+        assert_eq!(check("alice", "other").await, CheckedPassword::Wrong);
+        assert_eq!(check("carol", "right").await, CheckedPassword::Wrong);
+        assert_eq!(check("carol", "other").await, CheckedPassword::Wrong);
+        assert_eq!(users.check("alice", "right", || Some(7)).await, CheckedPassword::Already(7));
         assert_ne!(users.proof("alice"), users.proof("bob"));
     }
 

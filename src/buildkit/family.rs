@@ -26,7 +26,7 @@ pub struct Family {
 
 /// A live push of a tag, as far as [`surplus`] has to know it.
 #[derive(Clone, Debug)]
-pub struct Live<Id, Order> {
+pub struct FamilyMember<Id, Order> {
     pub id: Id,
     /// Smaller is older.
     pub order: Order,
@@ -78,8 +78,8 @@ fn hash(value: &impl Serialize) -> Digest {
 /// Pushes with the same leaves are one family. Those that are alone with theirs form families among themselves: each,
 /// oldest first, joins the one whose newest push has the most roots in common with it, if that is more than half of the
 /// roots of both. They never join pushes with equal leaves: siblings share roots, too.
-pub fn surplus<Id: Clone, Order: Ord + Clone>(pushes: &[Live<Id, Order>], bound: usize) -> Vec<Id> {
-    let mut by_age: Vec<&Live<Id, Order>> = pushes.iter().collect();
+pub fn surplus<Id: Clone, Order: Ord + Clone>(pushes: &[FamilyMember<Id, Order>], bound: usize) -> Vec<Id> {
+    let mut by_age: Vec<&FamilyMember<Id, Order>> = pushes.iter().collect();
     by_age.sort_by(|a, b| a.order.cmp(&b.order));
     let mut families = families(&by_age);
     let newest = by_age.len().wrapping_sub(1);
@@ -98,7 +98,7 @@ pub fn surplus<Id: Clone, Order: Ord + Clone>(pushes: &[Live<Id, Order>], bound:
 }
 
 /// Groups pushes, given oldest first, into families: indices in order of age.
-fn families<Id, Order>(by_age: &[&Live<Id, Order>]) -> Vec<Vec<usize>> {
+fn families<Id, Order>(by_age: &[&FamilyMember<Id, Order>]) -> Vec<Vec<usize>> {
     let mut by_leaves: BTreeMap<Digest, Vec<usize>> = BTreeMap::new();
     for (index, push) in by_age.iter().enumerate() {
         by_leaves.entry(push.family.leaves).or_default().push(index);

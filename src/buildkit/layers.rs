@@ -16,7 +16,7 @@ pub type ChainId = u32;
 pub type ContentId = u32;
 
 pub struct Layers<'a> {
-    pub blobs: Vec<Blob<'a>>,
+    pub blobs: Vec<LayerBlob<'a>>,
     /// Parents before children.
     pub chains: Vec<Chain>,
     by_digest: HashMap<Digest, u32>,
@@ -25,7 +25,7 @@ pub struct Layers<'a> {
     contents: HashMap<u64, ContentId>,
 }
 
-pub struct Blob<'a> {
+pub struct LayerBlob<'a> {
     pub descriptor: Cow<'a, Descriptor>,
     pub state: BlobState,
     diff_id: Option<&'a str>,
@@ -61,7 +61,7 @@ impl<'a> Layers<'a> {
             contents: HashMap::with_capacity(descriptors.len()),
         };
         descriptors.into_iter().for_each(|descriptor| layers.add(descriptor));
-        for Blob { descriptor, state, diff_id } in &mut layers.blobs {
+        for LayerBlob { descriptor, state, diff_id } in &mut layers.blobs {
             let next = layers.diff_ids.len() as u32;
             *state = match *diff_id {
                 _ if descriptor.urls.is_empty() && !present(&descriptor.digest) => BlobState::Missing,
@@ -77,7 +77,7 @@ impl<'a> Layers<'a> {
         let index = *self.by_digest.entry(descriptor.digest).or_insert(next);
         if index == next {
             let descriptor = without_sources(descriptor);
-            self.blobs.push(Blob { descriptor, state: BlobState::Missing, diff_id: None });
+            self.blobs.push(LayerBlob { descriptor, state: BlobState::Missing, diff_id: None });
         }
         let blob = &mut self.blobs[index as usize];
         if *blob.descriptor != *descriptor {

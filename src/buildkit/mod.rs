@@ -50,12 +50,12 @@ mod tests;
 pub use config::{CONFIG_BYTES_MAX, CacheConfig, CreatedAt, Layer, Link, Record, Stack, StoredResult};
 pub use error::{FormatError, Refused};
 pub use explain::{Explanation, InvalidPush};
-pub use family::{FAMILY_ROOTS_MAX, Family, Live, surplus};
+pub use family::{FAMILY_ROOTS_MAX, Family, FamilyMember, surplus};
 pub use inline::{from_inline, to_inline};
 pub use manifest::{CacheManifest, Descriptor, Form, MANIFEST_BYTES_MAX};
 pub use push::Push;
 pub use trim::Limits;
-pub use view::{BOUNDS, Bounds, Merged, Outcome, View, view};
+pub use view::{BOUNDS, Bounds, Merged, View, ViewOutcome, view};
 
 /// The media type of a cacheconfig, which makes a manifest a cache manifest.
 pub const CONFIG_MEDIA_TYPE: &str = crate::oci::CACHE_CONFIG;

@@ -18,14 +18,14 @@ use super::graph::Symbol;
 use super::view::Work;
 
 /// A link to a record of the union.
-pub type Link = (Symbol, u32);
+pub type UnionLink = (Symbol, u32);
 /// The links of each input, sorted.
-pub type Links = Vec<Vec<Link>>;
+pub type Links = Vec<Vec<UnionLink>>;
 
 /// A record to be: its links, and who has them all.
 ///
 /// Members that have the same links are one here, a *way* in which the step is reached; vouchers are indices of ways.
-pub struct Part {
+pub struct SplitPart {
     pub links: Links,
     pub vouchers: Vec<usize>,
 }
@@ -36,9 +36,9 @@ pub const PARTS_PER_MEMBER_MAX: usize = 2;
 
 /// Every combination of links that some member has, cut as coarsely as the invariants allow. `None` if that takes more
 /// than `max` parts: two builds that differ in n inputs make up to 2ⁿ⁺¹.
-pub fn exact(ways: &[Links], max: usize, work: &mut Work) -> Result<Option<Vec<Part>>, Refused> {
+pub fn exact(ways: &[Links], max: usize, work: &mut Work) -> Result<Option<Vec<SplitPart>>, Refused> {
     let arity = ways.first().map_or(0, Vec::len);
-    let mut parts = vec![Part { links: Vec::new(), vouchers: (0..ways.len()).collect() }];
+    let mut parts = vec![SplitPart { links: Vec::new(), vouchers: (0..ways.len()).collect() }];
     for input in 0..arity {
         let mut longer = Vec::new();
         let groups = by_vouchers(ways, input, work)?;
@@ -54,7 +54,7 @@ pub fn exact(ways: &[Links], max: usize, work: &mut Work) -> Result<Option<Vec<P
                     return Ok(None);
                 }
                 let links = part.links.iter().chain([links]).cloned().collect();
-                longer.push(Part { links, vouchers });
+                longer.push(SplitPart { links, vouchers });
             }
         }
         parts = longer;
@@ -63,17 +63,17 @@ pub fn exact(ways: &[Links], max: usize, work: &mut Work) -> Result<Option<Vec<P
 }
 
 /// Ways, and the links of one input that these have and no others.
-type Group = (Vec<usize>, Vec<Link>);
+type Group = (Vec<usize>, Vec<UnionLink>);
 
 fn by_vouchers(ways: &[Links], input: usize, work: &mut Work) -> Result<Vec<Group>, Refused> {
-    let mut vouchers: BTreeMap<Link, Vec<usize>> = BTreeMap::new();
+    let mut vouchers: BTreeMap<UnionLink, Vec<usize>> = BTreeMap::new();
     for (way, links) in ways.iter().enumerate() {
         work.spend(links[input].len())?;
         for &link in &links[input] {
             vouchers.entry(link).or_default().push(way);
         }
     }
-    let mut groups: BTreeMap<Vec<usize>, Vec<Link>> = BTreeMap::new();
+    let mut groups: BTreeMap<Vec<usize>, Vec<UnionLink>> = BTreeMap::new();
     for (link, vouchers) in vouchers {
         groups.entry(vouchers).or_default().push(link);
     }
@@ -82,7 +82,7 @@ fn by_vouchers(ways: &[Links], input: usize, work: &mut Work) -> Result<Vec<Grou
 
 /// What all ways share, then for each, newest first, its own links less those already taken: at most one part more than
 /// there are ways. Some mixed combinations are lost, which costs a step that a client could have had cached.
-pub fn bounded(ways: &[Links], work: &mut Work) -> Result<Vec<Part>, Refused> {
+pub fn bounded(ways: &[Links], work: &mut Work) -> Result<Vec<SplitPart>, Refused> {
     let mut cut: Vec<Links> = Vec::new();
     let shared = ways.iter().skip(1).try_fold(ways.first().cloned().unwrap_or_default(), |shared, links| {
         work.spend(shared.iter().map(Vec::len).sum())?;
@@ -116,7 +116,7 @@ pub fn bounded(ways: &[Links], work: &mut Work) -> Result<Vec<Part>, Refused> {
                 vouchers.push(way);
             }
         }
-        parts.push(Part { links, vouchers });
+        parts.push(SplitPart { links, vouchers });
     }
     Ok(parts)
 }
@@ -124,7 +124,7 @@ pub fn bounded(ways: &[Links], work: &mut Work) -> Result<Vec<Part>, Refused> {
 /// Takes away links of one input, the one where the fewest are lost, until some input has none in common with `taken`.
 /// Returns false if every link is taken.
 fn subtract(rest: &mut Links, taken: &Links) -> bool {
-    let lost = |(input, links): (usize, &Vec<Link>)| {
+    let lost = |(input, links): (usize, &Vec<UnionLink>)| {
         let common = intersection(links, &taken[input]).len();
         (common < links.len()).then_some((common, input))
     };

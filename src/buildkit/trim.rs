@@ -11,7 +11,7 @@ use super::graph::{Graph, NO_SELECTOR, Symbol};
 use super::json::encoded_len;
 use super::layers::Layers;
 use super::manifest::Descriptor;
-use super::split::Link;
+use super::split::UnionLink;
 use super::union::{RecordId, Union, UnionRecord};
 use crate::digest::Digest;
 
@@ -102,7 +102,7 @@ impl Lengths {
     }
 
     /// `{"digest":"…","inputs":[[…],[…]]},` with these links, without results.
-    fn record<'u>(&self, record: &UnionRecord, links: impl Iterator<Item = &'u Link>) -> usize {
+    fn record<'u>(&self, record: &UnionRecord, links: impl Iterator<Item = &'u UnionLink>) -> usize {
         let links = links.map(|&(selector, _)| self.link(selector));
         24 + self.texts[record.digest as usize] + 3 * record.links.len() + links.sum::<usize>()
     }
@@ -175,7 +175,7 @@ impl<'a> Tally<'a> {
     }
 
     /// The links of a record to kept ones.
-    fn kept_links(&self, record: &'a UnionRecord) -> impl Iterator<Item = &'a Link> {
+    fn kept_links(&self, record: &'a UnionRecord) -> impl Iterator<Item = &'a UnionLink> {
         record.links.iter().flatten().filter(|&&(_, parent)| self.records[parent as usize])
     }
 

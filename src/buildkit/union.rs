@@ -14,7 +14,7 @@ use std::ops::Range;
 use super::classes::{ClassId, Classes};
 use super::error::Refused;
 use super::graph::{Graph, NodeId, NodeResult, Symbol};
-use super::split::{self, Link, Links, Part};
+use super::split::{self, Links, SplitPart, UnionLink};
 use super::view::Work;
 
 /// A record of the union: an index into [`Union::records`].
@@ -134,9 +134,9 @@ impl Emitter<'_, '_> {
         let all = (0..ways.len()).collect();
         let parts = match &mut ways[..] {
             [] => return Ok(()),
-            [only] => vec![Part { links: std::mem::take(only), vouchers: all }],
+            [only] => vec![SplitPart { links: std::mem::take(only), vouchers: all }],
             several if self.same_content(nodes.iter().flatten()) && differ_in_one_input(several) => {
-                vec![Part { links: united(several), vouchers: all }]
+                vec![SplitPart { links: united(several), vouchers: all }]
             }
             several => {
                 let copies = nodes.iter().flatten().map(|&node| self.graph.nodes[node as usize].copies);
@@ -155,7 +155,7 @@ impl Emitter<'_, '_> {
             let vouched = (first..).zip(&parts).filter(|(_, part)| part.vouchers.binary_search(&way).is_ok());
             self.vouched.set(nodes, vouched.map(|(id, _)| id));
         }
-        for Part { links, vouchers } in parts {
+        for SplitPart { links, vouchers } in parts {
             let vouchers =
                 || vouchers.iter().flat_map(|&way| &nodes[way]).map(|&node| &self.graph.nodes[node as usize]);
             let Some(newest) = vouchers().max_by_key(|node| node.push) else { continue };
@@ -192,7 +192,7 @@ impl Emitter<'_, '_> {
     fn links(&mut self, node: NodeId, work: &mut Work) -> Result<Links, Refused> {
         let mut inputs = Vec::with_capacity(self.graph.arity(node));
         for links in self.graph.inputs(node) {
-            let mut records: Vec<Link> = Vec::with_capacity(links.len());
+            let mut records: Vec<UnionLink> = Vec::with_capacity(links.len());
             for link in links {
                 // What is not emitted yet is being waited for by this very class.
                 if !self.emitted[self.classes.of[link.node as usize] as usize] {

@@ -40,12 +40,12 @@ pub const BOUNDS: Bounds = Bounds {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct View {
-    pub outcome: Outcome,
+    pub outcome: ViewOutcome,
     pub explanation: Explanation,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
+pub enum ViewOutcome {
     /// The view is the manifest of this push, byte for byte.
     Unchanged(usize),
     Merged(Merged),
@@ -102,7 +102,7 @@ pub fn view<P: Borrow<Push>>(
         explanation.layers_out = explanation.layers_in;
         explanation.manifest_bytes = manifest.bytes as usize;
         explanation.config_bytes = manifest.config.size as usize;
-        return Ok(View { outcome: Outcome::Unchanged(index), explanation });
+        return Ok(View { outcome: ViewOutcome::Unchanged(index), explanation });
     }
 
     let indices: Vec<usize> = valid.iter().map(|&(index, _, _)| index).collect();
@@ -140,7 +140,7 @@ pub fn view<P: Borrow<Push>>(
     explanation.manifest_bytes = written.manifest.len();
     explanation.config_bytes = written.config.len();
     let merged = Merged { manifest: written.manifest, config: written.config, config_digest: written.config_digest };
-    Ok(View { outcome: Outcome::Merged(merged), explanation })
+    Ok(View { outcome: ViewOutcome::Merged(merged), explanation })
 }
 
 /// Leaves out the oldest pushes that would make it more than `nodes_max` records, links and layers.

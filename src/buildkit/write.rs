@@ -17,7 +17,7 @@ use super::union::Union;
 use super::{CONFIG_MEDIA_TYPE, SINK};
 use crate::digest::{Algorithm, Digest, Hasher};
 
-pub struct Written {
+pub struct WrittenConfig {
     pub manifest: Bytes,
     pub config: Bytes,
     pub config_digest: Digest,
@@ -89,7 +89,7 @@ pub(super) fn manifest_of((digest, size): (Digest, u64), layers: Vec<&Descriptor
     })
 }
 
-pub fn write(graph: &Graph, layers: &Layers, union: &Union, kept: &Kept) -> Written {
+pub fn write(graph: &Graph, layers: &Layers, union: &Union, kept: &Kept) -> WrittenConfig {
     let chains = order_chains(layers, union, kept);
     let chain_index = inverse(&chains, layers.chains.len());
     let records = order_records(graph, union, kept);
@@ -134,7 +134,7 @@ pub fn write(graph: &Graph, layers: &Layers, union: &Union, kept: &Kept) -> Writ
     let mut named = HashSet::new();
     let blobs = chains.iter().map(|&chain| layers.chains[chain as usize].blob).filter(|&blob| named.insert(blob));
     let descriptors: Vec<&Descriptor> = blobs.map(|blob| &*layers.blobs[blob as usize].descriptor).collect();
-    Written {
+    WrittenConfig {
         layers: descriptors.len(),
         manifest: manifest_of((config_digest, config.len() as u64), descriptors),
         config,

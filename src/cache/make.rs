@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::load::NotLoaded;
 use super::service::Caches;
-use crate::buildkit::{BOUNDS, Explanation, Outcome, Push, View, view};
+use crate::buildkit::{BOUNDS, Explanation, Push, View, ViewOutcome, view};
 use crate::calls::FAN_OUT;
 use crate::content::Pin;
 use crate::digest::Digest;
@@ -46,7 +46,7 @@ impl Caches {
         let mut config = None;
         let mut weight = None;
         let view = match made.view {
-            Some((View { outcome: Outcome::Merged(merged), explanation }, _)) => {
+            Some((View { outcome: ViewOutcome::Merged(merged), explanation }, _)) => {
                 let served = Served {
                     media_type: OCI_MANIFEST.to_string(),
                     digest: Digest::sha256(&merged.manifest),
@@ -61,7 +61,7 @@ impl Caches {
                 repo.put_view_content(pin, config, manifest).await?;
                 Some(served)
             }
-            Some((View { outcome: Outcome::Unchanged(index), .. }, first)) => {
+            Some((View { outcome: ViewOutcome::Unchanged(index), .. }, first)) => {
                 let push = made.pushes.get(first + index);
                 config = push.map(|(_, push)| push.manifest.config.digest);
                 match push.map(|(id, _)| *id) {

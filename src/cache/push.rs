@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::load::NotLoaded;
 use super::service::Caches;
-use crate::buildkit::{CacheManifest, Family, Live, Push, surplus};
+use crate::buildkit::{CacheManifest, Family, FamilyMember, Push, surplus};
 use crate::calls::{FAN_OUT, json};
 use crate::content::Pin;
 use crate::digest::{Algorithm, Digest, hash};
@@ -248,11 +248,15 @@ impl Caches {
             stream::iter(reads.collect::<Vec<_>>()).buffered(FAN_OUT).try_collect().await?;
         // A push that cannot be read is a family of its own kind.
         let unread = || Family { leaves: Digest::sha256(b""), roots: Default::default() };
-        let mut pushes: Vec<Live<Option<PushId>, usize>> = families
+        let mut pushes: Vec<FamilyMember<Option<PushId>, usize>> = families
             .into_iter()
-            .map(|(order, family)| Live { id: Some(live[order].id), order, family: family.unwrap_or_else(unread) })
+            .map(|(order, family)| FamilyMember {
+                id: Some(live[order].id),
+                order,
+                family: family.unwrap_or_else(unread),
+            })
             .collect();
-        pushes.push(Live { id: None, order: usize::MAX, family: family.unwrap_or_else(unread) });
+        pushes.push(FamilyMember { id: None, order: usize::MAX, family: family.unwrap_or_else(unread) });
         expired.extend(surplus(&pushes, PUSHES_MAX).into_iter().flatten());
         Ok(expired)
     }

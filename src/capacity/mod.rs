@@ -88,7 +88,7 @@ impl Room {
     }
 
     /// A place for an upload, now or when it has been made.
-    pub async fn wait(self: &Arc<Self>, tenant: &Tenant, size: Option<u64>) -> Result<Place> {
+    pub async fn wait(self: &Arc<Self>, tenant: &Tenant, size: Option<u64>) -> Result<Reservation> {
         // Before the look: a round that ends just behind it is not missed.
         let mut rounds = self.rounds.subscribe();
         let mut taken = self.take(tenant, size);
@@ -209,12 +209,12 @@ impl Room {
     }
 
     /// A place for an upload of `size` bytes; without a size, for as long as there is room at all.
-    fn take(self: &Arc<Self>, tenant: &Tenant, size: Option<u64>) -> Result<Place> {
+    fn take(self: &Arc<Self>, tenant: &Tenant, size: Option<u64>) -> Result<Reservation> {
         let (account, bytes) = (self.usage.account(tenant), size.unwrap_or(0));
         // Announced first and looked at then: of two that fit only alone, one at least sees the other.
         account.announce(bytes);
         self.coming.fetch_add(bytes, Relaxed);
-        let mut place = Place { room: self.clone(), account, bytes, coming: bytes };
+        let mut place = Reservation { room: self.clone(), account, bytes, coming: bytes };
         let fits = self.fits_quota(tenant, &place).and_then(|()| self.fits_disk_for(tenant));
         if fits.is_err() {
             self.press();
@@ -223,7 +223,7 @@ impl Room {
         fits.map(|()| place)
     }
 
-    fn fits_quota(&self, tenant: &Tenant, place: &Place) -> Result<()> {
+    fn fits_quota(&self, tenant: &Tenant, place: &Reservation) -> Result<()> {
         let quota = self.config.quota(tenant);
         let stored = place.account.live();
         let used = stored.saturating_add(place.account.arriving());
@@ -267,7 +267,7 @@ impl Room {
 }
 
 /// The room that one upload has, given back when it is dropped.
-pub struct Place {
+pub struct Reservation {
     room: Arc<Room>,
     account: Arc<Account>,
     /// Of the quota.
@@ -276,7 +276,7 @@ pub struct Place {
     coming: u64,
 }
 
-impl Place {
+impl Reservation {
     /// So many bytes are about to be written.
     pub fn write(&mut self, bytes: u64) -> Result<()> {
         let announced = bytes.min(self.coming);
@@ -302,7 +302,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.give_back();
     }

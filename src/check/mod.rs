@@ -51,8 +51,8 @@ pub enum Depth {
 /// What a check tells on its way.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Event {
-    Progress(Progress),
+pub enum CheckEvent {
+    Progress(CheckProgress),
     Finding(Told),
     Done(Summary),
     /// It could not go on.
@@ -62,7 +62,7 @@ pub enum Event {
 /// How far a check has come.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Progress {
+pub struct CheckProgress {
     pub objects: u64,
     pub blobs: u64,
     /// Read of blobs.
@@ -118,15 +118,16 @@ pub async fn check_store(
     refs: &Refs,
     depth: Depth,
     repair: bool,
-    mut report: impl FnMut(Event) + Send,
+    mut report: impl FnMut(CheckEvent) + Send,
 ) -> Result<Summary> {
     let accounts = refs.usage().accounts();
     let expected =
         |count: fn(&crate::capacity::usage::Account) -> u64| accounts.iter().map(|(_, account)| count(account)).sum();
     let (blobs_expected, bytes_expected) = (expected(|account| account.blobs()), expected(|account| account.stored()));
     let check = Check::new(&**refs.objects(), refs.config(), depth).await?;
-    let findings =
-        check.run(|progress| report(Event::Progress(Progress { blobs_expected, bytes_expected, ..progress }))).await?;
+    let findings = check
+        .run(|progress| report(CheckEvent::Progress(CheckProgress { blobs_expected, bytes_expected, ..progress })))
+        .await?;
     let mut summary = Summary { objects: check.objects_seen(), bytes: check.bytes.load(Relaxed), ..Summary::default() };
     for finding in findings {
         let repaired = if repair { repair::repair(refs, &check.look(), &finding).await? } else { None };
@@ -136,7 +137,7 @@ pub async fn check_store(
         };
         *found += 1;
         *mended += u64::from(repaired.is_some());
-        report(Event::Finding(Told {
+        report(CheckEvent::Finding(Told {
             key: finding.key.to_string(),
             problem: finding.problem.name().into(),
             harmless: finding.problem.is_harmless(),
@@ -144,7 +145,7 @@ pub async fn check_store(
             repaired: repaired.map(Into::into),
         }));
     }
-    report(Event::Done(summary));
+    report(CheckEvent::Done(summary));
     Ok(summary)
 }
 
@@ -183,18 +184,18 @@ impl<'a> Check<'a> {
         self.seen.load(Relaxed)
     }
 
-    async fn run(&self, mut report: impl FnMut(Progress) + Send) -> Result<Vec<Finding>> {
+    async fn run(&self, mut report: impl FnMut(CheckProgress) + Send) -> Result<Vec<Finding>> {
         let (mut walk, mut jobs) = (Walk::new(self.look()), FuturesOrdered::new());
         let at_once = if self.depth == Depth::Bytes { READS } else { FAN_OUT };
         let mut listed = listing::walk(self.objects, "");
-        let (mut found, mut ended, mut progress) = (Vec::new(), false, Progress::default());
+        let (mut found, mut ended, mut progress) = (Vec::new(), false, CheckProgress::default());
         loop {
             while jobs.len() < at_once && !ended {
                 match listed.try_next().await? {
                     Some((place, meta)) => {
                         progress.objects += 1;
                         if progress.objects.is_multiple_of(PROGRESS_EVERY) {
-                            report(Progress { blobs: walk.blobs(), bytes: self.bytes.load(Relaxed), ..progress });
+                            report(CheckProgress { blobs: walk.blobs(), bytes: self.bytes.load(Relaxed), ..progress });
                         }
                         jobs.extend(walk.next(place, meta));
                     }
@@ -212,7 +213,7 @@ impl<'a> Check<'a> {
         }
         drop(jobs);
         self.seen.store(progress.objects, Relaxed);
-        report(Progress { blobs: walk.blobs(), bytes: self.bytes.load(Relaxed), ..progress });
+        report(CheckProgress { blobs: walk.blobs(), bytes: self.bytes.load(Relaxed), ..progress });
         self.confirm(found).await
     }
 

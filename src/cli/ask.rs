@@ -30,22 +30,22 @@ pub struct Trust {
 }
 
 /// A server to ask.
-pub struct Asked {
+pub struct AskedServer {
     base: String,
     client: Client,
     credentials: Option<(String, String)>,
 }
 
 impl Server {
-    pub fn asked(&self) -> anyhow::Result<Asked> {
-        Asked::of(&self.server, self.trust.ca.as_deref())
+    pub fn asked(&self) -> anyhow::Result<AskedServer> {
+        AskedServer::of(&self.server, self.trust.ca.as_deref())
     }
 }
 
-impl Asked {
-    pub fn of(server: &str, ca: Option<&Path>) -> anyhow::Result<Asked> {
+impl AskedServer {
+    pub fn of(server: &str, ca: Option<&Path>) -> anyhow::Result<AskedServer> {
         let (base, host) = address(server);
-        Ok(Asked { base, client: client(ca)?, credentials: docker::credentials(host) })
+        Ok(AskedServer { base, client: client(ca)?, credentials: docker::credentials(host) })
     }
 
     /// A request to a path, or to an address that the server has told.

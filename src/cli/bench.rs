@@ -12,8 +12,8 @@ use larder::digest::Digest;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use super::ask::{Asked, Server};
-use super::show::{Progress, bar, table};
+use super::ask::{AskedServer, Server};
+use super::show::{ProgressLine, bar, table};
 use larder::human::bytes;
 
 /// Measures a running server as a builder would use it.
@@ -64,7 +64,7 @@ impl Bench {
         }
         let repo = format!("{}/{:012x}", self.repo, rand::random::<u64>() >> 16);
         let run = Run { asked: Arc::new(self.server.asked()?), repo, jobs: self.jobs as usize };
-        let mut progress = Progress::new(self.json);
+        let mut progress = ProgressLine::new(self.json);
         let layers = layers(self.layers, usize::try_from(size)?);
         let all: Vec<&(Digest, Bytes)> = layers.iter().collect();
         let mut measured = vec![run.each("push", &all, &mut progress, |layer| run.push(&layer.0, &layer.1)).await?];
@@ -103,7 +103,7 @@ fn layers(count: u32, size: usize) -> Vec<(Digest, Bytes)> {
 }
 
 struct Run {
-    asked: Arc<Asked>,
+    asked: Arc<AskedServer>,
     repo: String,
     jobs: usize,
 }
@@ -114,7 +114,7 @@ impl Run {
         &self,
         what: &'static str,
         layers: &[&'a (Digest, Bytes)],
-        progress: &mut Progress,
+        progress: &mut ProgressLine,
         work: impl Fn(&'a (Digest, Bytes)) -> F,
     ) -> anyhow::Result<Measured>
     where

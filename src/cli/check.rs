@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use anyhow::{anyhow, bail};
 use clap::Args;
 use larder::app::{self, App, Depth};
-use larder::check::{self, Event, Summary};
+use larder::check::{self, CheckEvent, Summary};
 use larder::config::Config;
 
-use super::lines::Server;
-use super::show::{Progress, bar};
+use super::lines::OpenServer;
+use super::show::{ProgressLine, bar};
 use larder::human::bytes;
 
 /// Looks whether everything in the store fits together.
@@ -45,7 +45,7 @@ impl Check {
             Err(error) if app::is_in_use(&error) => {
                 let flag = |set: bool| if set { "true" } else { "false" };
                 let query = [("read_data", flag(self.read_data)), ("repair", flag(self.repair))];
-                let server = Server::of(&config).await?;
+                let server = OpenServer::of(&config).await?;
                 server.order("/api/check", &query, |event| shown.event(event)).await?;
             }
             Err(error) => return Err(error),
@@ -58,29 +58,29 @@ impl Check {
 struct Shown {
     json: bool,
     read_data: bool,
-    progress: Progress,
+    progress: ProgressLine,
     failed: Option<String>,
     done: Option<Summary>,
 }
 
 impl Shown {
     fn new(json: bool, read_data: bool) -> Shown {
-        Shown { json, read_data, progress: Progress::new(json), failed: None, done: None }
+        Shown { json, read_data, progress: ProgressLine::new(json), failed: None, done: None }
     }
 
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, event: CheckEvent) {
         match (&event, self.json) {
             (_, true) => println!("{}", serde_json::json!(event)),
-            (Event::Progress(progress), false) => self.progress.show(|| far(progress, self.read_data)),
+            (CheckEvent::Progress(progress), false) => self.progress.show(|| far(progress, self.read_data)),
             (_, false) => {
                 self.progress.clear();
                 line(&event).iter().for_each(|line| println!("{line}"));
             }
         }
         match event {
-            Event::Done(summary) => self.done = Some(summary),
-            Event::Failed(reason) => self.failed = Some(reason),
-            Event::Progress(_) | Event::Finding(_) => {}
+            CheckEvent::Done(summary) => self.done = Some(summary),
+            CheckEvent::Failed(reason) => self.failed = Some(reason),
+            CheckEvent::Progress(_) | CheckEvent::Finding(_) => {}
         }
     }
 
@@ -97,7 +97,7 @@ impl Shown {
 }
 
 /// What is shown while a check goes on.
-fn far(progress: &check::Progress, read_data: bool) -> String {
+fn far(progress: &check::CheckProgress, read_data: bool) -> String {
     let (is, of) = match read_data {
         true => (progress.bytes, progress.bytes_expected),
         false => (progress.blobs, progress.blobs_expected),
@@ -108,65 +108,66 @@ fn far(progress: &check::Progress, read_data: bool) -> String {
 }
 
 /// A line for people.
-fn line(event: &Event) -> Option<String> {
+fn line(event: &CheckEvent) -> Option<String> {
     match event {
-        Event::Finding(told) => {
+        CheckEvent::Finding(told) => {
             let kind = if told.harmless { "note  " } else { "BROKEN" };
             let repaired = told.repaired.as_ref().map(|what| format!(" ({what})")).unwrap_or_default();
             Some(format!("{kind} {} {}{repaired}", told.key, told.message))
         }
-        Event::Done(Summary { objects, bytes: read, broken, notes, repaired, notes_repaired }) => {
+        CheckEvent::Done(Summary { objects, bytes: read, broken, notes, repaired, notes_repaired }) => {
             let read = if *read > 0 { format!(", {} of blobs read", bytes(*read)) } else { String::new() };
             let mended = if *notes_repaired > 0 { format!(" ({notes_repaired} repaired)") } else { String::new() };
             Some(format!("{objects} objects{read}: {broken} broken ({repaired} repaired), {notes} notes{mended}"))
         }
-        Event::Progress(_) | Event::Failed(_) => None,
+        CheckEvent::Progress(_) | CheckEvent::Failed(_) => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use larder::check::{Progress, Told};
+    use larder::check::{CheckProgress, Told};
 
     #[test]
     fn people_see_what_is_broken_and_what_was_done() {
         let (key, message) = ("t/a".to_string(), "does not fit its digest".to_string());
         let repaired = Some("put into quarantine".into());
-        let finding = Event::Finding(Told { key, problem: "wrong_bytes".into(), harmless: false, message, repaired });
+        let finding =
+            CheckEvent::Finding(Told { key, problem: "wrong_bytes".into(), harmless: false, message, repaired });
         assert_eq!(line(&finding).unwrap(), "BROKEN t/a does not fit its digest (put into quarantine)");
         let done = Summary { objects: 7, bytes: 2048, broken: 1, repaired: 1, notes: 2, notes_repaired: 0 };
-        let shown = line(&Event::Done(done)).unwrap();
+        let shown = line(&CheckEvent::Done(done)).unwrap();
         assert_eq!(shown, "7 objects, 2.0 KiB of blobs read: 1 broken (1 repaired), 2 notes");
         let done = Summary { bytes: 0, repaired: 0, notes_repaired: 2, ..done };
-        assert_eq!(line(&Event::Done(done)).unwrap(), "7 objects: 1 broken (0 repaired), 2 notes (2 repaired)");
-        let progress = Progress { objects: 9, blobs: 5, blobs_expected: 10, bytes: 0, bytes_expected: 0 };
+        assert_eq!(line(&CheckEvent::Done(done)).unwrap(), "7 objects: 1 broken (0 repaired), 2 notes (2 repaired)");
+        let progress = CheckProgress { objects: 9, blobs: 5, blobs_expected: 10, bytes: 0, bytes_expected: 0 };
         assert_eq!(far(&progress, false), "[###############               ]  50 %  9 objects");
         assert_eq!(far(&progress, true), "9 objects, 0 B read");
     }
 
     #[test]
     fn the_exit_status_tells_how_it_is() {
-        let end = |events: &[Event]| {
-            let mut shown = Shown { progress: super::Progress::off(), ..Shown::new(false, false) };
+        let end = |events: &[CheckEvent]| {
+            let mut shown = Shown { progress: super::ProgressLine::off(), ..Shown::new(false, false) };
             events.iter().for_each(|event| shown.event(event.clone()));
             shown.end().map(|code| format!("{code:?}"))
         };
         let done = |broken, repaired| {
-            Event::Done(Summary { broken, repaired, notes: 9, notes_repaired: 9, ..Summary::default() })
+            CheckEvent::Done(Summary { broken, repaired, notes: 9, notes_repaired: 9, ..Summary::default() })
         };
         let code = |code: u8| format!("{:?}", ExitCode::from(code));
         assert_eq!(end(&[done(0, 0)]).unwrap(), code(0));
         assert_eq!(end(&[done(2, 1)]).unwrap(), code(3));
         assert_eq!(end(&[done(2, 2)]).unwrap(), code(4));
-        assert!(end(&[Event::Progress(Progress::default())]).is_err());
-        assert!(end(&[Event::Failed("store is busy".to_string())]).is_err());
+        assert!(end(&[CheckEvent::Progress(CheckProgress::default())]).is_err());
+        assert!(end(&[CheckEvent::Failed("store is busy".to_string())]).is_err());
     }
 
     #[test]
     fn a_server_of_another_version_is_understood() {
         let told = r#"{"done":{"objects":7,"broken":2,"repaired":1,"something_new":true}}"#;
-        let Ok(Event::Done(done)) = serde_json::from_str(told) else { panic!("{told}") };
+        let Ok(CheckEvent::Done(done)) = serde_json::from_str(told) else { panic!("{told}") };
         assert_eq!((done.objects, done.broken, done.repaired, done.notes), (7, 2, 1, 0));
     }
 }

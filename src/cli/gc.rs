@@ -9,8 +9,8 @@ use larder::config::Config;
 use larder::lifetime::collect::{Report, Sum};
 use serde::Deserialize;
 
-use super::lines::Server;
-use super::show::Progress;
+use super::lines::OpenServer;
+use super::show::ProgressLine;
 use larder::human::bytes;
 
 /// Deletes what nothing names any more, and what policies let go.
@@ -38,7 +38,7 @@ enum Told {
 
 impl Gc {
     pub async fn run(self, config: Config) -> anyhow::Result<ExitCode> {
-        let mut progress = Progress::new(self.json);
+        let mut progress = ProgressLine::new(self.json);
         let told = match App::open_existing(config.clone()).await {
             Ok(app) => match progress.during("collecting", app.collect(self.dry_run)).await {
                 Ok(report) => Some(Told::Done(Box::new((*report).clone()))),
@@ -47,7 +47,7 @@ impl Gc {
             Err(error) if app::is_in_use(&error) => {
                 let query = [("dry_run", if self.dry_run { "true" } else { "false" })];
                 let mut last = None;
-                let server = Server::of(&config).await?;
+                let server = OpenServer::of(&config).await?;
                 let order = server.order("/api/gc", &query, |told: Told| last = Some(told));
                 progress.during("the server collects", order).await?;
                 last

@@ -7,7 +7,7 @@ use larder::cache::inspect::Inspection;
 use larder::human::{bytes, percent};
 use serde_json::Value;
 
-use super::ask::Asked;
+use super::ask::AskedServer;
 
 /// Asks a running server what a tag serves and what it was made of.
 #[derive(Args)]
@@ -33,7 +33,7 @@ impl Inspect {
             bail!("{} is not HOST:PORT/REPOSITORY:TAG", self.reference);
         };
         let server = format!("{scheme}{host}");
-        let (asked, query) = (Asked::of(&server, self.ca.as_deref())?, [("ref", name)]);
+        let (asked, query) = (AskedServer::of(&server, self.ca.as_deref())?, [("ref", name)]);
         if self.json {
             println!("{}", serde_json::to_string_pretty(&asked.get::<Value>("/api/inspect", &query).await?)?);
         } else {

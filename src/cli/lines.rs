@@ -6,15 +6,15 @@ use larder::operator::Operator;
 use serde::de::DeserializeOwned;
 
 /// The server that has this store open.
-pub struct Server {
+pub struct OpenServer {
     url: String,
     operator: Operator,
     client: reqwest::Client,
 }
 
-impl Server {
+impl OpenServer {
     /// Finds the server of a store of files that is in use.
-    pub async fn of(config: &Config) -> anyhow::Result<Server> {
+    pub async fn of(config: &Config) -> anyhow::Result<OpenServer> {
         let path = config.store.path.display();
         let found = Operator::find(&config.store.path);
         let found = found.with_context(|| format!("cannot read where the server of {path} is"))?;
@@ -25,7 +25,7 @@ impl Server {
         let urls: Vec<String> = operator.urls().collect();
         for url in urls {
             if client.get(format!("{url}/healthz")).send().await.is_ok() {
-                return Ok(Server { url, operator, client });
+                return Ok(OpenServer { url, operator, client });
             }
         }
         bail!("the store in {path} is in use, but its server does not answer")

@@ -8,12 +8,12 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::ask::{Asked, Trust};
+use super::ask::{AskedServer, Trust};
 use super::show::{ago, table};
 
 /// Lists repositories, or the tags of one, as the server last counted them.
 #[derive(Args)]
-pub struct List {
+pub struct ListCommand {
     /// The server, or a repository of it: HOST:PORT, or HOST:PORT/REPOSITORY.
     #[arg(value_name = "WHERE", env = "LARDER_SERVER", default_value = "127.0.0.1:5000")]
     place: String,
@@ -32,12 +32,12 @@ const TAGS: &[&str] = &["TAG", ">SIZE", ">SHARED", ">PUSHES", "LAST USE", "PUSHE
 /// Pages that are asked for at most.
 const PAGES_MAX: usize = 1000;
 
-impl List {
+impl ListCommand {
     pub async fn run(self) -> anyhow::Result<()> {
         let scheme = self.place.find("://").map_or(0, |at| at + "://".len());
         let end = self.place[scheme..].find('/').map_or(self.place.len(), |at| scheme + at);
         let (server, repo) = self.place.split_at(end);
-        let asked = Asked::of(server, self.trust.ca.as_deref())?;
+        let asked = AskedServer::of(server, self.trust.ca.as_deref())?;
         let (repo, search) = (repo.trim_matches('/'), self.search.as_deref().unwrap_or_default());
         if !repo.is_empty() && !search.is_empty() {
             bail!("--search looks through all repositories: give the server alone");
@@ -79,7 +79,7 @@ fn taken(page: &mut Value, name: &str) -> Vec<Value> {
 }
 
 /// All pages of a list.
-async fn all(asked: &Asked, path: &str, search: &str, rows: &str) -> anyhow::Result<Vec<Value>> {
+async fn all(asked: &AskedServer, path: &str, search: &str, rows: &str) -> anyhow::Result<Vec<Value>> {
     let mut found = Vec::new();
     for _ in 0..PAGES_MAX {
         let from = found.len().to_string();

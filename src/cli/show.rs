@@ -44,20 +44,20 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// A line that shows how far long work has come: on a terminal only, and never in the way of what is printed.
-pub struct Progress {
+pub struct ProgressLine {
     on: bool,
     next: Instant,
 }
 
-impl Progress {
+impl ProgressLine {
     /// `quiet`: a program reads what is printed.
-    pub fn new(quiet: bool) -> Progress {
-        Progress { on: !quiet && std::io::stderr().is_terminal(), next: Instant::now() }
+    pub fn new(quiet: bool) -> ProgressLine {
+        ProgressLine { on: !quiet && std::io::stderr().is_terminal(), next: Instant::now() }
     }
 
     #[cfg(test)]
-    pub fn off() -> Progress {
-        Progress { on: false, next: Instant::now() }
+    pub fn off() -> ProgressLine {
+        ProgressLine { on: false, next: Instant::now() }
     }
 
     /// Shows a line, unless one was shown just now.

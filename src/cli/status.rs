@@ -16,7 +16,7 @@ use super::show::{ago, table};
 /// Says what a running server has, does, and saves.
 #[derive(Args)]
 #[command(after_help = "Exit status: 0 the server is ready, 1 it does not answer, 3 it answers and is not ready.")]
-pub struct Status {
+pub struct StatusCommand {
     #[command(flatten)]
     server: Server,
     /// Print JSON.
@@ -26,7 +26,7 @@ pub struct Status {
 
 const NOT_READY: u8 = 3;
 
-impl Status {
+impl StatusCommand {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let asked = self.server.asked()?;
         let (ready, said) = asked.ready().await?;

@@ -8,10 +8,10 @@ use super::handles::{Reader, Writer};
 use super::lookup::Vouched;
 use super::receive::{PORTION_BYTES, Watch, pump};
 use super::write::Written;
-use crate::capacity::Place;
+use crate::capacity::Reservation;
 use crate::digest::{Digest, Hasher, hash};
 use crate::error::{Error, Result};
-use crate::hot::{Form, Pushing, Slot};
+use crate::hot::{KeptForm, Pushing, Slot};
 use crate::metrics::tenant::{Asked, Saved};
 use crate::objects::Key;
 use crate::stream::{BodyError, Incoming, Portion, Portions};
@@ -86,7 +86,7 @@ impl Writer {
         self.put_blob(digest, Some(size), body).await
     }
 
-    async fn put_small(&self, key: Key, digest: &Digest, only: Portion, mut place: Place) -> Result<Written> {
+    async fn put_small(&self, key: Key, digest: &Digest, only: Portion, mut place: Reservation) -> Result<Written> {
         let content = self.reader().content();
         let deadline = self.reader().deadline().restarted();
         let bytes = only.join();
@@ -108,7 +108,7 @@ impl Writer {
         digest: &Digest,
         size: Option<u64>,
         (first, mut body): (Portion, Portions),
-        mut place: Place,
+        mut place: Reservation,
     ) -> Result<Written> {
         let content = self.reader().content();
         let limit = content.config().limits.blob.as_u64();
@@ -136,7 +136,7 @@ impl Writer {
     /// written to a near store, the system has in memory.
     fn keep(&self, key: &Key, size: Option<u64>) -> Option<Pushing<Error>> {
         let content = self.reader().content();
-        let form = if size? <= content.hot_blob_max() { Form::Whole } else { Form::Chunks };
+        let form = if size? <= content.hot_blob_max() { KeptForm::Whole } else { KeptForm::Chunks };
         let is_kept = !content.objects().traits().page_cached;
         is_kept.then(|| content.hot().pushing(key, size?, form))?
     }
@@ -156,7 +156,7 @@ impl Writer {
     }
 
     /// Room for `size` bytes, now or when it has been made.
-    pub(super) async fn reserve(&self, size: Option<u64>) -> Result<Place> {
+    pub(super) async fn reserve(&self, size: Option<u64>) -> Result<Reservation> {
         self.reader().content().room().wait(self.reader().tenant(), size).await
     }
 }

@@ -39,7 +39,7 @@ const CLAIM_LOOKS: usize = 80;
 /// Why something is condemned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum CondemnedKind {
     /// Nothing names it.
     Garbage,
     /// It is named, and chosen to make room. Views leave it out.
@@ -48,8 +48,8 @@ pub enum Kind {
 
 /// Content of a list.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct List {
-    pub kind: Kind,
+pub struct CondemnedList {
+    pub kind: CondemnedKind,
     /// When the mark began that it comes from.
     pub marked: jiff::Timestamp,
     pub keys: Vec<String>,
@@ -57,7 +57,7 @@ pub struct List {
     pub sizes: Vec<u64>,
 }
 
-impl List {
+impl CondemnedList {
     fn blob_bytes(&self) -> BTreeMap<Tenant, u64> {
         let mut bytes = BTreeMap::new();
         for (key, size) in self.keys.iter().zip(&self.sizes) {
@@ -141,7 +141,7 @@ pub(crate) fn fingerprint(key: &str) -> u64 {
 
 /// A list, as far as it is kept in memory.
 struct Known {
-    kind: Kind,
+    kind: CondemnedKind,
     fingerprints: Vec<u64>,
     /// Bytes of the blobs in it.
     bytes: BTreeMap<Tenant, u64>,
@@ -184,13 +184,13 @@ pub struct News<'a> {
 
 /// One batch, as a list shows it.
 #[derive(Clone, Debug, Default)]
-pub struct Listed {
+pub struct ListedBatch {
     pub list: Option<Meta>,
     pub claim: Option<Meta>,
     pub spared: BTreeMap<u32, SystemTime>,
 }
 
-impl Listed {
+impl ListedBatch {
     pub(crate) fn add(&mut self, item: BatchItem, meta: Meta) {
         match item {
             BatchItem::List => self.list = Some(meta),
@@ -214,8 +214,11 @@ impl Listed {
 }
 
 /// All batches of a listing below `condemned/`.
-pub(crate) async fn list_batches(objects: &dyn Objects, prefix: &str) -> objects::Result<BTreeMap<BatchId, Listed>> {
-    let mut batches = BTreeMap::<BatchId, Listed>::new();
+pub(crate) async fn list_batches(
+    objects: &dyn Objects,
+    prefix: &str,
+) -> objects::Result<BTreeMap<BatchId, ListedBatch>> {
+    let mut batches = BTreeMap::<BatchId, ListedBatch>::new();
     let mut listed = objects.list(prefix, None);
     while let Some(meta) = listed.try_next().await? {
         if let Some(Place::Condemned { batch, item }) = layout::parse(meta.key.as_str()) {
@@ -255,7 +258,7 @@ impl Condemned {
     }
 
     /// Publishes a batch: from now on its grace period runs.
-    pub(crate) async fn publish(&self, list: &List) -> Result<()> {
+    pub(crate) async fn publish(&self, list: &CondemnedList) -> Result<()> {
         let (number, body) = (self.published.fetch_add(1, Ordering::Relaxed), json(list)?);
         let key = layout::batch_list(&BatchId::new(self.replica, number));
         Calls::of(&*self.objects).put(&key, body).await.map(drop)
@@ -312,7 +315,7 @@ impl Condemned {
                 fingerprint: *fingerprint,
                 batch,
                 number: number as u32,
-                evict: known.kind == Kind::Evict,
+                evict: known.kind == CondemnedKind::Evict,
             }));
             for (tenant, of_batch) in &known.bytes {
                 *bytes.entry(tenant.clone()).or_default() += of_batch;
@@ -408,7 +411,7 @@ impl Condemned {
 }
 
 /// The list of a batch; nothing when it has none any more.
-pub(crate) async fn read_list(calls: Calls<'_>, id: &BatchId) -> Result<Option<List>> {
+pub(crate) async fn read_list(calls: Calls<'_>, id: &BatchId) -> Result<Option<CondemnedList>> {
     let Some((_, bytes)) = calls.read(&layout::batch_list(id)).await? else { return Ok(None) };
     let list = serde_json::from_slice(&bytes);
     Ok(Some(list.map_err(|error| Error::Internal(format!("list of batch {id}: {error}").into()))?))

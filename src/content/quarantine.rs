@@ -28,7 +28,7 @@ pub struct Quarantine {
 
 /// Content of `quarantine/<key>`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Note {
+pub struct QuarantineNote {
     /// The version that is wrong, as the backend names it.
     pub version: String,
     pub bytes: u64,
@@ -66,7 +66,8 @@ impl Quarantine {
                 return;
             }
         }
-        let note = Note { version: meta.version.0.to_string(), bytes: meta.size, found: jiff::Timestamp::now() };
+        let note =
+            QuarantineNote { version: meta.version.0.to_string(), bytes: meta.size, found: jiff::Timestamp::now() };
         let key = layout::quarantine(&meta.key);
         let written = async { Calls::of(objects).put(&key, json(&note)?).await };
         if let Err(error) = written.await {
@@ -87,7 +88,7 @@ impl Quarantine {
 }
 
 /// All notes of a store, with the objects that they are about.
-pub async fn notes(objects: &dyn Objects) -> Result<Vec<(Key, Note)>> {
+pub async fn notes(objects: &dyn Objects) -> Result<Vec<(Key, QuarantineNote)>> {
     let listed = objects.list(layout::QUARANTINE, None).err_into::<Error>();
     let reads = listed.map_ok(|meta| async move {
         let Some(Place::Quarantine(key)) = layout::parse(meta.key.as_str()) else { return Ok(None) };

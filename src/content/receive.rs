@@ -5,7 +5,7 @@ use crate::hot::Pushing;
 use crate::objects::Draft;
 use crate::stream::{BodyError, Portion, Portions};
 
-use crate::capacity::Place;
+use crate::capacity::Reservation;
 use crate::error::{Error, Result};
 
 /// Bytes handed to the backend at once. One transfer holds at most three portions: one being read, one being hashed and
@@ -38,7 +38,7 @@ pub(super) async fn pump(
     body: &mut Portions,
     draft: &mut dyn Draft,
     mut watch: Watch,
-    (limit, place): (u64, &mut Place),
+    (limit, place): (u64, &mut Reservation),
 ) -> Result<Received> {
     let mut length = 0;
     let gathers = draft.gathers();

@@ -18,7 +18,7 @@ use crate::doors::Doors;
 use crate::doors::kit::answer::respond;
 use crate::doors::kit::body::collected;
 use crate::doors::kit::origin::RequestOrigin;
-use crate::doors::kit::refusal::{Kind, Refusal};
+use crate::doors::kit::refusal::{Refusal, RefusalKind};
 use crate::stream::BodyError;
 
 /// Largest form, in bytes: the longest token, encoded, has room.
@@ -113,14 +113,14 @@ impl Failure {
     fn into_response(self) -> Response {
         let (refusal, message) = match &self {
             Failure::Form(what) => {
-                (Refusal::from(Kind::Unsupported).with_status(StatusCode::BAD_REQUEST), what.to_string())
+                (Refusal::from(RefusalKind::Unsupported).with_status(StatusCode::BAD_REQUEST), what.to_string())
             }
             Failure::Refused(error) => (Refusal::from(error), error.to_string()),
         };
         let (code, error) = match refusal.kind {
-            Kind::Unsupported => ("UNSUPPORTED", "invalid_request"),
-            Kind::TooManyRequests => ("TOOMANYREQUESTS", "slow_down"),
-            Kind::Unavailable => ("UNAVAILABLE", "temporarily_unavailable"),
+            RefusalKind::Unsupported => ("UNSUPPORTED", "invalid_request"),
+            RefusalKind::TooManyRequests => ("TOOMANYREQUESTS", "slow_down"),
+            RefusalKind::Unavailable => ("UNAVAILABLE", "temporarily_unavailable"),
             _ => ("UNAUTHORIZED", "invalid_grant"),
         };
         let answer = refusal.respond().set_const(CACHE_CONTROL, "no-store");

@@ -20,9 +20,9 @@ const KEPT_MAX: usize = 256;
 
 /// What is kept, each until when.
 #[derive(Default)]
-pub(super) struct Kept(Mutex<HashMap<Slot, Instant>>);
+pub(super) struct KeptUntil(Mutex<HashMap<Slot, Instant>>);
 
-impl Kept {
+impl KeptUntil {
     /// Until when the slot is kept now. Nothing when that is over: then it is not kept any more.
     fn until(&self, slot: &Slot) -> Option<Instant> {
         let mut kept = self.0.lock();

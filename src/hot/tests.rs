@@ -180,7 +180,7 @@ async fn what_is_pushed_can_be_read_once_it_has_a_version() {
     let hot = hot(8 << 20);
     let (key, body) = (Key::new("k"), vec![7; 10_000]);
     let push = |commit: bool| {
-        let mut pushing = hot.pushing(&key, body.len() as u64, Form::Chunks).unwrap();
+        let mut pushing = hot.pushing(&key, body.len() as u64, KeptForm::Chunks).unwrap();
         body.chunks(3_000).for_each(|piece| pushing.add(piece));
         assert!(!hot.has(&Slot::Chunk(key.clone(), version("1"), 0)));
         if commit { pushing.commit(&version("1")) } else { drop(pushing) }
@@ -193,7 +193,7 @@ async fn what_is_pushed_can_be_read_once_it_has_a_version() {
     let chunks = hot.chunks(key.clone(), version("1"), 0..3, none).map_ok(|(piece, _)| piece.bytes);
     let read: Vec<Bytes> = chunks.try_collect().await.unwrap();
     assert_eq!(read.concat(), body);
-    assert!(hot.pushing(&key, hot.pushed_bytes_max() + 1, Form::Chunks).is_none());
+    assert!(hot.pushing(&key, hot.pushed_bytes_max() + 1, KeptForm::Chunks).is_none());
 }
 
 #[test]

@@ -19,7 +19,7 @@ use moka::sync::Cache;
 use tokio::sync::RwLockWriteGuard;
 
 use crate::calls::{Calls, FAN_OUT};
-use crate::content::condemned::{Kind, List, fingerprint};
+use crate::content::condemned::{CondemnedKind, CondemnedList, fingerprint};
 use crate::content::tombstones::{LeadsTo, Tombstone};
 use crate::deadline::Deadline;
 use crate::digest::Digest;
@@ -307,7 +307,7 @@ impl Deletion {
         }
         let (keys, sizes) = (vec![key.to_string()], vec![meta.size]);
         // It comes from no mark.
-        let list = List { kind: Kind::Garbage, marked: jiff::Timestamp::UNIX_EPOCH, keys, sizes };
+        let list = CondemnedList { kind: CondemnedKind::Garbage, marked: jiff::Timestamp::UNIX_EPOCH, keys, sizes };
         condemned.publish(&list).await?;
         // What is condemned counts as gone for the tenant's quota. Nothing else rests on knowing of it soon.
         if let Err(error) = condemned.refresh(deadline).await {

@@ -58,7 +58,7 @@ struct Format {
 
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum FormatError {
+pub enum StoreFormatError {
     #[error(
         "the store has format {found} and this larder reads up to {ours}: it was written by a newer version; run that one, or give this one another store"
     )]
@@ -121,14 +121,14 @@ impl StoreFormat {
     }
 
     /// Checks the format of the store, and writes it into a new one.
-    pub async fn open(&self) -> std::result::Result<(), FormatError> {
+    pub async fn open(&self) -> std::result::Result<(), StoreFormatError> {
         let key = layout::format();
         // Read first: a store that is full takes no write, and is to be read all the same.
         let mut found = self.objects.read(&key, None).await;
         if matches!(found, Err(objects::Error::NotFound)) {
             let more = serde_json::Map::new();
             let new = Format { format: FORMAT, oldest_reader: FORMAT, created: jiff::Timestamp::now(), more };
-            let body = serde_json::to_vec(&new).map_err(FormatError::Damaged)?;
+            let body = serde_json::to_vec(&new).map_err(StoreFormatError::Damaged)?;
             match self.objects.put(&key, body.into(), When::Absent).await {
                 Ok(meta) => {
                     self.note(meta.version, new);
@@ -140,9 +140,9 @@ impl StoreFormat {
             }
         }
         let Read::Fresh(meta, bytes) = found? else { return Ok(()) };
-        let stored: Format = serde_json::from_slice(&bytes).map_err(FormatError::Damaged)?;
+        let stored: Format = serde_json::from_slice(&bytes).map_err(StoreFormatError::Damaged)?;
         if stored.oldest_reader > self.ours {
-            return Err(FormatError::TooNew { found: stored.format, ours: self.ours });
+            return Err(StoreFormatError::TooNew { found: stored.format, ours: self.ours });
         }
         self.note(meta.version, stored);
         Ok(())

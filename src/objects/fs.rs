@@ -65,7 +65,7 @@ struct Inner {
 
 /// Why a folder cannot be used as a store.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum OpenFolderError {
     #[error(
         "{0} is in use by another larder: stop that one, or give this one a folder of its own ([store] path, or LARDER_STORE_PATH)"
     )]
@@ -78,12 +78,12 @@ pub enum OpenError {
 
 impl FsObjects {
     /// Opens the store in `root`, creating the folder when it is missing, and clears what a crash left half written.
-    pub fn open(root: &Path) -> std::result::Result<FsObjects, OpenError> {
+    pub fn open(root: &Path) -> std::result::Result<FsObjects, OpenFolderError> {
         FsObjects::open_with(root, Box::new(sync_folder))
     }
 
-    fn open_with(root: &Path, sync_folder: SyncFolder) -> std::result::Result<FsObjects, OpenError> {
-        let failed = |error| OpenError::Io(root.to_path_buf(), error);
+    fn open_with(root: &Path, sync_folder: SyncFolder) -> std::result::Result<FsObjects, OpenFolderError> {
+        let failed = |error| OpenFolderError::Io(root.to_path_buf(), error);
         let tmp = root.join(PRIVATE).join("tmp");
         fs::create_dir_all(&tmp).map_err(failed)?;
         let root = root.canonicalize().map_err(failed)?;
@@ -91,12 +91,12 @@ impl FsObjects {
         let lock = File::create(private.join("lock")).map_err(failed)?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse(root)),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenFolderError::InUse(root)),
             Err(error) => return Err(failed(error.into())),
         }
         File::create(private.join("case")).map_err(failed)?;
         if private.join("CASE").exists() {
-            return Err(OpenError::CaseInsensitive(root));
+            return Err(OpenFolderError::CaseInsensitive(root));
         }
         // Only the owner writes here, and it has just started: these are drafts of a process that died.
         for entry in fs::read_dir(&tmp).map_err(failed)? {

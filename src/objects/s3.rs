@@ -50,7 +50,7 @@ use crate::metrics::Metrics;
 use error::S3Error;
 use pool::Pool;
 
-pub use probe::OpenError;
+pub use probe::OpenBucketError;
 
 /// What a step of a call comes to: an [`S3Error`] where its code decides what is done next.
 type Result<T, E = Error> = std::result::Result<T, E>;
@@ -96,7 +96,7 @@ struct Inner {
 
 impl S3Objects {
     /// Opens the store in a bucket, having proved that the bucket does what is needed of it.
-    pub async fn open(config: &S3Config) -> Result<S3Objects, OpenError> {
+    pub async fn open(config: &S3Config) -> Result<S3Objects, OpenBucketError> {
         S3Objects::open_counted(config, config.upload_memory(ByteSize(u64::MAX)), Arc::default()).await
     }
 
@@ -105,7 +105,7 @@ impl S3Objects {
         config: &S3Config,
         upload_memory: u64,
         metrics: Arc<Metrics>,
-    ) -> Result<S3Objects, OpenError> {
+    ) -> Result<S3Objects, OpenBucketError> {
         let client = client::connect(config, metrics).await?;
         let prefix = config.prefix.trim_end_matches('/');
         let mut inner = Inner {

@@ -20,9 +20,9 @@ use crate::oci::ManifestContent;
 pub const TAGS_MAX: usize = 50_000;
 
 /// The tags of one repository.
-pub type Tags = BTreeMap<Tag, TagEntry>;
+pub type TagEntries = BTreeMap<Tag, TagEntry>;
 /// The repositories of one tenant.
-pub type Repos = BTreeMap<RepoName, Tags>;
+pub type Repos = BTreeMap<RepoName, TagEntries>;
 
 /// A tag, as far as it is known.
 #[derive(Clone, Debug, Serialize)]

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use larder::buildkit::CONFIG_MEDIA_TYPE;
 use larder::check;
-use larder::check::{Depth, Event, Summary, Told};
+use larder::check::{CheckEvent, Depth, Summary, Told};
 use larder::digest::Digest;
 use larder::oci::{OCI_INDEX, OCI_MANIFEST};
 use serde_json::{Value, json};
@@ -128,10 +128,10 @@ impl Stocked {
     async fn repair(&self) -> (Vec<Told>, Summary) {
         let (mut told, mut summary) = (Vec::new(), None);
         let report = |event| match event {
-            Event::Finding(finding) => told.push(finding),
-            Event::Done(done) => summary = Some(done),
-            Event::Progress(_) => {}
-            Event::Failed(reason) => panic!("{reason}"),
+            CheckEvent::Finding(finding) => told.push(finding),
+            CheckEvent::Done(done) => summary = Some(done),
+            CheckEvent::Progress(_) => {}
+            CheckEvent::Failed(reason) => panic!("{reason}"),
         };
         let returned = self.world.app().store.check(Depth::Bytes, true, report).await.unwrap();
         assert_eq!(Some(returned), summary);

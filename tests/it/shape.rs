@@ -343,3 +343,105 @@ fn a_cycle_is_found() {
     assert_eq!(cycles(files_of("refs", &files)).into_keys().collect::<Vec<_>>(), ["repo", "service"]);
     assert_eq!(cycles(rooms(&files)).into_keys().collect::<Vec<_>>(), ["content", "refs", "store"]);
 }
+
+/// Types that other files see, by name: where each is defined, and how many of its fields they see.
+fn types(files: &[(String, String)]) -> BTreeMap<String, Vec<(String, usize)>> {
+    let mut found = BTreeMap::<String, Vec<(String, usize)>>::new();
+    for (path, text) in files.iter().filter(|(path, _)| !path.contains("/tests")) {
+        let code = code_of(text);
+        let mut lines = code.lines().peekable();
+        while let Some(line) = lines.next() {
+            let Some(rest) = line.strip_prefix("pub").map(|rest| rest.trim_start_matches(|c| c != ' ').trim_start())
+            else {
+                continue;
+            };
+            let Some((kind, rest)) = rest.split_once(' ') else { continue };
+            if !["struct", "enum", "trait", "type"].contains(&kind) {
+                continue;
+            }
+            let name = rest.chars().take_while(|c| c.is_alphanumeric()).collect();
+            let mut fields = 0;
+            if kind == "struct" && line.ends_with('{') {
+                while let Some(field) = lines.next_if(|line| !line.starts_with('}')) {
+                    fields += usize::from(field.starts_with("    pub") && field.contains(':'));
+                }
+            }
+            found.entry(name).or_default().push((path.clone(), fields));
+        }
+    }
+    found
+}
+
+/// Methods of each type, over all its `impl` blocks; what it does for a trait does not count.
+fn methods(files: &[(String, String)]) -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::<String, usize>::new();
+    for (path, text) in files.iter().filter(|(path, _)| !path.contains("/tests")) {
+        let room = path.split(['/', '.']).next().unwrap();
+        let mut owner = None;
+        for line in code_of(text).lines() {
+            if let Some(rest) = line.strip_prefix("impl") {
+                let mut depth = 0;
+                let bare: String = rest
+                    .chars()
+                    .filter(|c| {
+                        depth += i32::from(*c == '<') - i32::from(*c == '>');
+                        depth == 0 && *c != '>'
+                    })
+                    .collect();
+                let name: String = bare.trim().chars().take_while(|c| c.is_alphanumeric()).collect();
+                owner = (!bare.contains(" for ")).then(|| format!("{room}::{name}"));
+            } else if line.starts_with('}') {
+                owner = None;
+            } else if let Some(owner) = &owner
+                && line.starts_with("    ")
+                && !line.starts_with("     ")
+                && line.split_whitespace().any(|word| word == "fn")
+            {
+                *found.entry(owner.clone()).or_default() += 1;
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn no_type_is_a_house_of_its_own() {
+    let files = all_sources();
+    let methods = methods(&files);
+    assert!(methods["content::Content"] > 20, "methods were not counted: {methods:#?}");
+    let many: Vec<_> = methods.iter().filter(|(_, count)| **count > 40).collect();
+    assert!(many.is_empty(), "more than 40 methods: {many:?}");
+    // What is written down or shown field by field is as long as what it says.
+    const DATA: &[(&str, &str)] = &[
+        ("Config", "the file of the operator"),
+        ("S3Config", "a section of that file"),
+        ("Metrics", "one field for each metric"),
+        ("Explanation", "the answer of `larder inspect`"),
+        ("Report", "the answer of `larder gc`"),
+        ("Status", "the line of a job that `larder status` shows"),
+    ];
+    let wide: BTreeSet<String> = types(&files)
+        .into_iter()
+        .filter(|(_, places)| places.iter().any(|(_, fields)| *fields > 10))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(wide, DATA.iter().map(|(name, _)| name.to_string()).collect());
+}
+
+#[test]
+fn a_name_is_one_type() {
+    const TWICE: &[(&str, &str)] = &[
+        (
+            "Error",
+            "the error of the storage calls, and the error of the house: each room has one, as its language does",
+        ),
+        ("Result", "goes with each Error"),
+        ("Push", "the right to push, and what is pushed: both are the field's word"),
+        ("CallSpan", "traced or not: one of the two is compiled"),
+        ("Entered", "traced or not: one of the two is compiled"),
+        ("RequestSpan", "traced or not: one of the two is compiled"),
+    ];
+    let twice: BTreeSet<String> =
+        types(&all_sources()).into_iter().filter(|(_, places)| places.len() > 1).map(|(name, _)| name).collect();
+    assert_eq!(twice, TWICE.iter().map(|(name, _)| name.to_string()).collect());
+}

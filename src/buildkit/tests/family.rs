@@ -59,9 +59,9 @@ fn a_family_is_its_leaves_whatever_the_sources() {
     assert_eq!(view.family(), union(std::slice::from_ref(&view)).0.family());
 }
 
-fn live(pushes: impl IntoIterator<Item = Push>) -> Vec<Live<usize, usize>> {
+fn live(pushes: impl IntoIterator<Item = Push>) -> Vec<FamilyMember<usize, usize>> {
     let pushes = pushes.into_iter().enumerate();
-    pushes.map(|(at, push)| Live { id: at, order: at, family: push.family().unwrap() }).collect()
+    pushes.map(|(at, push)| FamilyMember { id: at, order: at, family: push.family().unwrap() }).collect()
 }
 
 #[test]

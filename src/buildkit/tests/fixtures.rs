@@ -46,10 +46,10 @@ fn several_leaves_get_a_sink_and_one_leaf_does_not() {
 fn a_single_push_is_served_as_it_is() {
     let push = pushes(&["t1"]);
     let view = super::view(&push, &|_| true, &BOUNDS).unwrap();
-    assert_eq!(view.outcome, Outcome::Unchanged(0));
+    assert_eq!(view.outcome, ViewOutcome::Unchanged(0));
     let gone = push[0].manifest.layers[3].digest;
     let view = super::view(&push, &|digest: &Digest| *digest != gone, &BOUNDS).unwrap();
-    let Outcome::Merged(merged) = view.outcome else { panic!("a missing layer is served") };
+    let ViewOutcome::Merged(merged) = view.outcome else { panic!("a missing layer is served") };
     assert!(!String::from_utf8(merged.manifest.to_vec()).unwrap().contains(&gone.to_string()));
     assert_eq!(view.explanation.missing_layers, [gone]);
 }

@@ -37,7 +37,7 @@ fn explain(pushes: &[Push]) -> Result<Explanation, Refused> {
 
 fn explain_within(pushes: &[Push], bounds: &Bounds) -> Result<Explanation, Refused> {
     view(pushes, &|_| true, bounds).map(|view| {
-        if let Outcome::Merged(merged) = &view.outcome {
+        if let ViewOutcome::Merged(merged) = &view.outcome {
             assert!(merged.config.len() <= TARGET_BYTES && merged.manifest.len() <= TARGET_BYTES);
             assert!(read(&merged.manifest, &merged.config).config.is_ok());
         }

@@ -46,7 +46,7 @@ fn merge(pushes: &[Push], present: &dyn Fn(&crate::digest::Digest) -> bool, limi
     let pushes: Vec<Push> = std::iter::once(nothing).chain(pushes.iter().cloned()).collect();
     let view = view(&pushes, present, &Bounds { limits: *limits, ..BOUNDS }).unwrap();
     match view.outcome {
-        Outcome::Merged(merged) => (merged, view.explanation),
-        Outcome::Unchanged(push) => panic!("push {push} unchanged"),
+        ViewOutcome::Merged(merged) => (merged, view.explanation),
+        ViewOutcome::Unchanged(push) => panic!("push {push} unchanged"),
     }
 }

@@ -60,7 +60,7 @@ fn of_a_push_that_is_too_large_the_results_of_leaves_stay() {
     let source = wide("one", 400, 10, On::Scratch);
     let push = read(&source.manifest, &source.config);
     let view = view(&[push], &|_| true, &BOUNDS).unwrap();
-    let Outcome::Merged(merged) = view.outcome else { panic!("BuildKit would not import it") };
+    let ViewOutcome::Merged(merged) = view.outcome else { panic!("BuildKit would not import it") };
     let imported = import(&read(&merged.manifest, &merged.config)).unwrap();
     assert_eq!(leaf_results(&imported), 400);
     assert_eq!(view.explanation.records_out, 4_001);

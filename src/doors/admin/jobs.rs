@@ -13,11 +13,11 @@ use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
-use crate::check::{Depth, Event};
+use crate::check::{CheckEvent, Depth};
 use crate::doors::Doors;
 use crate::doors::kit::admit::admit_operator;
 use crate::doors::kit::origin::RequestOrigin;
-use crate::doors::kit::refusal::{Kind, Refusal};
+use crate::doors::kit::refusal::{Refusal, RefusalKind};
 use crate::lifetime::collect::Wish;
 
 #[derive(Default, Deserialize)]
@@ -36,7 +36,7 @@ pub async fn check(State(doors): State<Doors>, Query(job): Query<CheckJob>, requ
     stream_json_lines(|lines| async move {
         let report = |event| send_line(&lines, &event);
         if let Err(error) = doors.store.check(depth, job.repair, report).await {
-            send_line(&lines, &Event::Failed(error.to_string()));
+            send_line(&lines, &CheckEvent::Failed(error.to_string()));
         }
     })
 }
@@ -65,7 +65,7 @@ async fn admit(doors: &Doors, request: Request) -> Result<(), Response> {
     let request = request.map(drop);
     let credentials = RequestOrigin::new(doors, &request).credentials();
     if doors.gate.is_open() && !doors.gate.is_operator(credentials.bearer()) {
-        return Err(Refusal::from(Kind::Denied).told("access denied"));
+        return Err(Refusal::from(RefusalKind::Denied).told("access denied"));
     }
     admit_operator(doors, &request).await
 }

@@ -18,7 +18,7 @@ const RANGES_MAX: usize = 64;
 
 /// What a `Range` header asks of content of a known size.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum WantedRange {
     Whole,
     Parts(Vec<Range<u64>>),
     /// Nothing of what was asked is there.
@@ -26,16 +26,16 @@ pub enum Wanted {
 }
 
 /// Reads a `Range` header. One that cannot be understood is ignored, as the RFC has it.
-pub fn wanted(header: Option<&str>, size: u64) -> Wanted {
-    let Some(specs) = header.and_then(|header| header.trim().strip_prefix("bytes=")) else { return Wanted::Whole };
+pub fn wanted(header: Option<&str>, size: u64) -> WantedRange {
+    let Some(specs) = header.and_then(|header| header.trim().strip_prefix("bytes=")) else { return WantedRange::Whole };
     let mut parts = Vec::new();
     for spec in specs.split(',') {
-        let Some((first, last)) = spec.trim().split_once('-') else { return Wanted::Whole };
+        let Some((first, last)) = spec.trim().split_once('-') else { return WantedRange::Whole };
         let part = match (number(first), number(last)) {
             (Some(first), Some(last)) => first..last.saturating_add(1).min(size),
             (Some(first), None) if last.is_empty() => first..size,
             (None, Some(suffix)) if first.is_empty() => size.saturating_sub(suffix)..size,
-            _ => return Wanted::Whole,
+            _ => return WantedRange::Whole,
         };
         if part.start < part.end {
             parts.push(part);
@@ -44,10 +44,10 @@ pub fn wanted(header: Option<&str>, size: u64) -> Wanted {
     // Ranges over one another are asked for by nobody who means well: more bytes than there are.
     let asked = parts.iter().fold(0u64, |sum, part| sum.saturating_add(part.end - part.start));
     match parts.len() {
-        0 => Wanted::Unsatisfiable,
-        1 => Wanted::Parts(parts),
-        2..=RANGES_MAX if asked <= size => Wanted::Parts(parts),
-        _ => Wanted::Whole,
+        0 => WantedRange::Unsatisfiable,
+        1 => WantedRange::Parts(parts),
+        2..=RANGES_MAX if asked <= size => WantedRange::Parts(parts),
+        _ => WantedRange::Whole,
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn ranges_are_clipped_or_refused() {
-        let one = |range: Range<u64>| Wanted::Parts(vec![range]);
+        let one = |range: Range<u64>| WantedRange::Parts(vec![range]);
         for (header, expected) in [
             ("bytes=500-1499", one(500..1500)),
             ("bytes=500-", one(500..3000)),
@@ -122,28 +122,28 @@ mod tests {
             ("bytes=-5000", one(0..3000)),
             ("bytes=2000-5000", one(2000..3000)),
             ("bytes=0-0", one(0..1)),
-            ("bytes=500-0", Wanted::Unsatisfiable),
-            ("bytes=3000-4000", Wanted::Unsatisfiable),
-            ("bytes=-0", Wanted::Unsatisfiable),
-            ("bytes=0-9,20-29", Wanted::Parts(vec![0..10, 20..30])),
+            ("bytes=500-0", WantedRange::Unsatisfiable),
+            ("bytes=3000-4000", WantedRange::Unsatisfiable),
+            ("bytes=-0", WantedRange::Unsatisfiable),
+            ("bytes=0-9,20-29", WantedRange::Parts(vec![0..10, 20..30])),
             ("bytes=0-9, 5000-6000", one(0..10)),
-            ("bytes=0-2000,1000-2999", Wanted::Whole),
-            ("bytes=a-b", Wanted::Whole),
-            ("bytes=-", Wanted::Whole),
-            ("bytes=+1-2", Wanted::Whole),
-            ("items=0-1", Wanted::Whole),
+            ("bytes=0-2000,1000-2999", WantedRange::Whole),
+            ("bytes=a-b", WantedRange::Whole),
+            ("bytes=-", WantedRange::Whole),
+            ("bytes=+1-2", WantedRange::Whole),
+            ("items=0-1", WantedRange::Whole),
             ("bytes=0-18446744073709551615", one(0..3000)),
         ] {
             assert_eq!(wanted(Some(header), 3000), expected, "{header}");
         }
-        assert_eq!(wanted(None, 3000), Wanted::Whole);
-        assert_eq!(wanted(Some("bytes=0-"), 0), Wanted::Unsatisfiable);
+        assert_eq!(wanted(None, 3000), WantedRange::Whole);
+        assert_eq!(wanted(Some("bytes=0-"), 0), WantedRange::Unsatisfiable);
     }
 
     proptest! {
         #[test]
         fn what_is_given_lies_within_the_content(header in "bytes=([0-9]{0,21}-[0-9]{0,21},?){0,5}", size: u64) {
-            if let Wanted::Parts(parts) = wanted(Some(&header), size) {
+            if let WantedRange::Parts(parts) = wanted(Some(&header), size) {
                 for part in parts {
                     prop_assert!(part.start < part.end && part.end <= size);
                 }

@@ -15,7 +15,7 @@ use crate::stream::BodyError;
 
 /// The kind of a refusal, whatever the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum RefusalKind {
     BlobUnknown,
     ManifestUnknown,
     RepoUnknown,
@@ -35,20 +35,22 @@ pub enum Kind {
     Failed,
 }
 
-impl Kind {
+impl RefusalKind {
     /// The status of the kind, where nothing more is known.
     fn status(self) -> StatusCode {
         match self {
-            Kind::BlobUnknown | Kind::ManifestUnknown | Kind::RepoUnknown => StatusCode::NOT_FOUND,
-            Kind::UploadUnknown | Kind::ContentUnknown => StatusCode::NOT_FOUND,
-            Kind::DigestInvalid | Kind::ManifestInvalid | Kind::NameInvalid => StatusCode::BAD_REQUEST,
-            Kind::SizeInvalid | Kind::UploadInvalid => StatusCode::BAD_REQUEST,
-            Kind::Denied => StatusCode::FORBIDDEN,
-            Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Kind::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
-            Kind::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
-            Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+            RefusalKind::BlobUnknown | RefusalKind::ManifestUnknown | RefusalKind::RepoUnknown => StatusCode::NOT_FOUND,
+            RefusalKind::UploadUnknown | RefusalKind::ContentUnknown => StatusCode::NOT_FOUND,
+            RefusalKind::DigestInvalid | RefusalKind::ManifestInvalid | RefusalKind::NameInvalid => {
+                StatusCode::BAD_REQUEST
+            }
+            RefusalKind::SizeInvalid | RefusalKind::UploadInvalid => StatusCode::BAD_REQUEST,
+            RefusalKind::Denied => StatusCode::FORBIDDEN,
+            RefusalKind::Unauthenticated => StatusCode::UNAUTHORIZED,
+            RefusalKind::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            RefusalKind::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
+            RefusalKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            RefusalKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 }
@@ -56,7 +58,7 @@ impl Kind {
 /// A refusal that no door has worded yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    pub kind: Kind,
+    pub kind: RefusalKind,
     pub status: StatusCode,
     /// Seconds after which the client may ask again.
     pub retry_after: Option<u64>,
@@ -86,8 +88,8 @@ impl Refusal {
     }
 }
 
-impl From<Kind> for Refusal {
-    fn from(kind: Kind) -> Refusal {
+impl From<RefusalKind> for Refusal {
+    fn from(kind: RefusalKind) -> Refusal {
         Refusal { kind, status: kind.status(), retry_after: None }
     }
 }
@@ -96,12 +98,12 @@ impl From<&AuthError> for Refusal {
     fn from(error: &AuthError) -> Refusal {
         match error {
             AuthError::Unidentified | AuthError::Invalid(_) | AuthError::Jwt(_) | AuthError::Insufficient => {
-                Kind::Unauthenticated.into()
+                RefusalKind::Unauthenticated.into()
             }
-            AuthError::Denied(_) | AuthError::Reserved(_) => Kind::Denied.into(),
-            AuthError::RepoUnknown(_) => Kind::RepoUnknown.into(),
-            AuthError::TooMany(wait) => Refusal::from(Kind::TooManyRequests).after(wait.as_secs()),
-            AuthError::Unavailable => Refusal::from(Kind::Unavailable).after(5),
+            AuthError::Denied(_) | AuthError::Reserved(_) => RefusalKind::Denied.into(),
+            AuthError::RepoUnknown(_) => RefusalKind::RepoUnknown.into(),
+            AuthError::TooMany(wait) => Refusal::from(RefusalKind::TooManyRequests).after(wait.as_secs()),
+            AuthError::Unavailable => Refusal::from(RefusalKind::Unavailable).after(5),
         }
     }
 }
@@ -109,10 +111,10 @@ impl From<&AuthError> for Refusal {
 impl From<&InvalidName> for Refusal {
     fn from(error: &InvalidName) -> Refusal {
         let kind = match error {
-            InvalidName::Repo | InvalidName::Tenant => Kind::NameInvalid,
-            InvalidName::Tag => Kind::ManifestInvalid,
-            InvalidName::Upload | InvalidName::Batch => Kind::UploadUnknown,
-            InvalidName::Digest(_) => Kind::DigestInvalid,
+            InvalidName::Repo | InvalidName::Tenant => RefusalKind::NameInvalid,
+            InvalidName::Tag => RefusalKind::ManifestInvalid,
+            InvalidName::Upload | InvalidName::Batch => RefusalKind::UploadUnknown,
+            InvalidName::Digest(_) => RefusalKind::DigestInvalid,
         };
         kind.into()
     }
@@ -121,24 +123,26 @@ impl From<&InvalidName> for Refusal {
 impl From<&Error> for Refusal {
     fn from(error: &Error) -> Refusal {
         let (kind, status) = match error {
-            Error::BlobUnknown(_) => (Kind::BlobUnknown, None),
-            Error::ManifestUnknown(_) => (Kind::ManifestUnknown, None),
-            Error::RepoUnknown(_) => (Kind::RepoUnknown, None),
-            Error::UploadUnknown => (Kind::UploadUnknown, None),
-            Error::DigestMismatch { .. } => (Kind::DigestInvalid, None),
-            Error::OffsetMismatch { .. } => (Kind::UploadInvalid, Some(StatusCode::RANGE_NOT_SATISFIABLE)),
-            Error::TooManyParts { .. } => (Kind::UploadInvalid, None),
-            Error::ManifestInvalid(_) => (Kind::ManifestInvalid, None),
-            Error::ManifestBlobUnknown(_) => (Kind::ContentUnknown, None),
-            Error::Referenced { .. } => (Kind::Unsupported, None),
-            Error::Body(BodyError::TooLarge { .. }) => (Kind::SizeInvalid, Some(StatusCode::PAYLOAD_TOO_LARGE)),
-            Error::Body(BodyError::Cut) => (Kind::SizeInvalid, None),
-            Error::Body(BodyError::Idle) => (Kind::SizeInvalid, Some(StatusCode::REQUEST_TIMEOUT)),
-            Error::Busy => return Refusal::from(Kind::Unavailable).after(1),
-            Error::LeftBehind { .. } | Error::FormatTooOld { .. } => return Refusal::from(Kind::Unavailable).after(60),
-            Error::Full | Error::Short { .. } => (Kind::Denied, Some(StatusCode::INSUFFICIENT_STORAGE)),
-            Error::OverQuota { .. } => (Kind::Denied, None),
-            Error::Internal(_) => (Kind::Failed, None),
+            Error::BlobUnknown(_) => (RefusalKind::BlobUnknown, None),
+            Error::ManifestUnknown(_) => (RefusalKind::ManifestUnknown, None),
+            Error::RepoUnknown(_) => (RefusalKind::RepoUnknown, None),
+            Error::UploadUnknown => (RefusalKind::UploadUnknown, None),
+            Error::DigestMismatch { .. } => (RefusalKind::DigestInvalid, None),
+            Error::OffsetMismatch { .. } => (RefusalKind::UploadInvalid, Some(StatusCode::RANGE_NOT_SATISFIABLE)),
+            Error::TooManyParts { .. } => (RefusalKind::UploadInvalid, None),
+            Error::ManifestInvalid(_) => (RefusalKind::ManifestInvalid, None),
+            Error::ManifestBlobUnknown(_) => (RefusalKind::ContentUnknown, None),
+            Error::Referenced { .. } => (RefusalKind::Unsupported, None),
+            Error::Body(BodyError::TooLarge { .. }) => (RefusalKind::SizeInvalid, Some(StatusCode::PAYLOAD_TOO_LARGE)),
+            Error::Body(BodyError::Cut) => (RefusalKind::SizeInvalid, None),
+            Error::Body(BodyError::Idle) => (RefusalKind::SizeInvalid, Some(StatusCode::REQUEST_TIMEOUT)),
+            Error::Busy => return Refusal::from(RefusalKind::Unavailable).after(1),
+            Error::LeftBehind { .. } | Error::FormatTooOld { .. } => {
+                return Refusal::from(RefusalKind::Unavailable).after(60);
+            }
+            Error::Full | Error::Short { .. } => (RefusalKind::Denied, Some(StatusCode::INSUFFICIENT_STORAGE)),
+            Error::OverQuota { .. } => (RefusalKind::Denied, None),
+            Error::Internal(_) => (RefusalKind::Failed, None),
         };
         let refusal = Refusal::from(kind);
         status.map_or(refusal, |status| refusal.with_status(status))

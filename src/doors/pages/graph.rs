@@ -10,7 +10,7 @@ const STEP: (usize, usize) = (216, 56);
 const EDGE: usize = 4;
 
 /// A box.
-pub struct Node {
+pub struct DrawnNode {
     pub title: String,
     pub below: String,
     /// All of it, for whoever points at it.
@@ -22,7 +22,7 @@ pub struct Node {
 }
 
 /// Draws what comes first, up to [`DRAWN_MAX`].
-pub fn draw(label: &str, nodes: &[Node]) -> Markup {
+pub fn draw(label: &str, nodes: &[DrawnNode]) -> Markup {
     let drawn = &nodes[..nodes.len().min(DRAWN_MAX)];
     let places = places(drawn);
     let right = places.iter().map(|(x, _)| x + BOX.0 + EDGE).max().unwrap_or(0);
@@ -56,7 +56,7 @@ pub fn draw(label: &str, nodes: &[Node]) -> Markup {
 }
 
 /// Upper left corners: a column for each distance from what rests on nothing.
-fn places(nodes: &[Node]) -> Vec<(usize, usize)> {
+fn places(nodes: &[DrawnNode]) -> Vec<(usize, usize)> {
     let (mut columns, mut heights) = (Vec::<usize>::new(), Vec::<usize>::new());
     let mut places = Vec::new();
     for node in nodes {
@@ -81,9 +81,9 @@ fn curve(from: (usize, usize), to: (usize, usize)) -> String {
 mod tests {
     use super::*;
 
-    fn node(parents: &[usize]) -> Node {
+    fn node(parents: &[usize]) -> DrawnNode {
         let text = || "a<b".to_string();
-        Node { title: text(), below: text(), full: text(), parents: parents.to_vec(), strong: true }
+        DrawnNode { title: text(), below: text(), full: text(), parents: parents.to_vec(), strong: true }
     }
 
     #[test]
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_picture_is_bounded() {
-        let nodes: Vec<Node> = (0..DRAWN_MAX + 5).map(|at| node(&[at.saturating_sub(1)])).collect();
+        let nodes: Vec<DrawnNode> = (0..DRAWN_MAX + 5).map(|at| node(&[at.saturating_sub(1)])).collect();
         let picture = draw("a", &nodes).into_string();
         assert_eq!(picture.matches("<rect").count(), DRAWN_MAX);
         assert!(picture.contains(&format!("{DRAWN_MAX} of {}", DRAWN_MAX + 5)));

@@ -13,20 +13,20 @@ use crate::jobs::{Ending, Run, Status};
 
 /// The background jobs of one server.
 #[derive(Serialize)]
-pub struct Jobs {
+pub struct JobsPage {
     now: Timestamp,
     jobs: Vec<Status>,
 }
 
 /// For who may administer: results name tenants and content.
-pub fn gather(doors: &Doors, visible: &Visibility<'_>) -> Result<Jobs, PageError> {
+pub fn gather(doors: &Doors, visible: &Visibility<'_>) -> Result<JobsPage, PageError> {
     if !visible.is_whole() {
         return Err(PageError::new(StatusCode::FORBIDDEN, "jobs are shown to who may administer"));
     }
-    Ok(Jobs { now: Timestamp::now(), jobs: doors.jobs.all() })
+    Ok(JobsPage { now: Timestamp::now(), jobs: doors.jobs.all() })
 }
 
-impl Page for Jobs {
+impl Page for JobsPage {
     fn title(&self) -> String {
         "Jobs".to_string()
     }

@@ -120,7 +120,7 @@ fn row(tenant: &Tenant, repo: &RepoName, tags: &[(&Tag, &TagEntry)]) -> RepoRow 
 
 /// Repositories, and the tags that a search finds.
 #[derive(Serialize)]
-pub struct List {
+pub struct ReposList {
     now: Timestamp,
     query: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,7 +132,7 @@ pub struct List {
     tags_in_all: usize,
 }
 
-pub fn list(doors: &Doors, visible: &Visibility<'_>, wanted: Wanted) -> List {
+pub fn list(doors: &Doors, visible: &Visibility<'_>, wanted: Wanted) -> ReposList {
     let query = wanted.q.trim().to_string();
     let tenant: Option<Tenant> = wanted.tenant.parse().ok().filter(|tenant| visible.tenants().contains(tenant));
     let only = tenant.as_ref();
@@ -144,7 +144,7 @@ pub fn list(doors: &Doors, visible: &Visibility<'_>, wanted: Wanted) -> List {
     };
     let mut found = gather(doors, &visible.narrowed(only), &fits, from + PAGE);
     found.tags.truncate(PAGE);
-    List {
+    ReposList {
         now: Timestamp::now(),
         query,
         repositories: found.repositories.split_off(from.min(found.repositories.len())),
@@ -156,7 +156,7 @@ pub fn list(doors: &Doors, visible: &Visibility<'_>, wanted: Wanted) -> List {
     }
 }
 
-impl Page for List {
+impl Page for ReposList {
     fn title(&self) -> String {
         match (&self.tenant, &*self.query) {
             (None, "") => "Repositories".to_string(),

@@ -11,7 +11,7 @@ use crate::deadline::Deadline;
 use crate::doors::Doors;
 use crate::doors::kit::refusal::Refusal;
 use crate::doors::pages::graph;
-use crate::doors::pages::graph::Node;
+use crate::doors::pages::graph::DrawnNode;
 use crate::doors::pages::visibility::Visibility;
 use crate::doors::pages::{Page, PageError, frame, repos, show};
 use crate::error::Error;
@@ -137,7 +137,7 @@ impl Shown {
         if at.as_second() <= 0 { "undated".to_string() } else { show::age(at, self.now) }
     }
 
-    fn records(&self, outline: &Outline) -> Vec<Node> {
+    fn records(&self, outline: &Outline) -> Vec<DrawnNode> {
         let node = |record: &OutlinedRecord| {
             let newest = record.results.iter().max_by_key(|result| result.created);
             let below = match newest {
@@ -147,7 +147,7 @@ impl Shown {
                 }
                 None => "key only".to_string(),
             };
-            Node {
+            DrawnNode {
                 title: show::short(&record.digest).to_string(),
                 full: format!("{}: {} inputs, {} results", record.digest, record.inputs, record.results.len()),
                 below,
@@ -158,11 +158,11 @@ impl Shown {
         outline.records.iter().map(node).collect()
     }
 
-    fn layers(&self, outline: &Outline) -> Vec<Node> {
+    fn layers(&self, outline: &Outline) -> Vec<DrawnNode> {
         let node = |layer: &OutlinedLayer| {
             let age = layer.created.map_or("in between".to_string(), |created| self.age(created));
             let full = name(layer);
-            Node {
+            DrawnNode {
                 title: show::short(&full).to_string(),
                 below: format!("{}, {age}", show::bytes(layer.bytes)),
                 full,

@@ -9,7 +9,7 @@ use crate::digest::Digest;
 use crate::doors::kit::answer::{Answer, header, respond};
 use crate::doors::kit::body::outgoing;
 use crate::doors::kit::etag::EntityTag;
-use crate::doors::kit::range::{Wanted, content_range, multipart, wanted};
+use crate::doors::kit::range::{WantedRange, content_range, multipart, wanted};
 use crate::doors::registry::error::OciError;
 use crate::error;
 use crate::lifetime::delete::Deletion;
@@ -37,12 +37,12 @@ pub async fn get(blobs: &Reader, digest: &Digest, headers: &HeaderMap) -> Result
     }
     let ranged = header(headers, IF_RANGE).is_none_or(|known| etag.is(Some(known)));
     match wanted(header(headers, RANGE).filter(|_| ranged), blob.size) {
-        Wanted::Unsatisfiable => Err(OciError::range_not_satisfiable(blob.size)),
-        Wanted::Whole => {
+        WantedRange::Unsatisfiable => Err(OciError::range_not_satisfiable(blob.size)),
+        WantedRange::Whole => {
             let content = blobs.read_blob(&blob, 0..blob.size).await?;
             Ok(found(StatusCode::OK, &etag).octets(blob.size).body(outgoing(content)))
         }
-        Wanted::Parts(parts) => match &parts[..] {
+        WantedRange::Parts(parts) => match &parts[..] {
             [only] => {
                 let content = blobs.read_blob(&blob, only.clone()).await?;
                 let answer = found(StatusCode::PARTIAL_CONTENT, &etag)

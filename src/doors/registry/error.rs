@@ -9,29 +9,29 @@ use http::{HeaderValue, StatusCode};
 use serde_json::json;
 
 use crate::auth::AuthError;
-use crate::doors::kit::refusal::{Kind, Refusal};
+use crate::doors::kit::refusal::{Refusal, RefusalKind};
 use crate::error::Error;
 use crate::names::InvalidName;
 
 /// The code of the distribution spec. It has none for a server in trouble; `distribution` uses the last two.
-fn code(kind: Kind) -> &'static str {
+fn code(kind: RefusalKind) -> &'static str {
     match kind {
-        Kind::BlobUnknown => "BLOB_UNKNOWN",
-        Kind::UploadInvalid => "BLOB_UPLOAD_INVALID",
-        Kind::UploadUnknown => "BLOB_UPLOAD_UNKNOWN",
-        Kind::DigestInvalid => "DIGEST_INVALID",
-        Kind::ContentUnknown => "MANIFEST_BLOB_UNKNOWN",
-        Kind::ManifestInvalid => "MANIFEST_INVALID",
-        Kind::ManifestUnknown => "MANIFEST_UNKNOWN",
-        Kind::NameInvalid => "NAME_INVALID",
-        Kind::RepoUnknown => "NAME_UNKNOWN",
-        Kind::SizeInvalid => "SIZE_INVALID",
-        Kind::Denied => "DENIED",
-        Kind::Unauthenticated => "UNAUTHORIZED",
-        Kind::TooManyRequests => "TOOMANYREQUESTS",
-        Kind::Unsupported => "UNSUPPORTED",
-        Kind::Unavailable => "UNAVAILABLE",
-        Kind::Failed => "UNKNOWN",
+        RefusalKind::BlobUnknown => "BLOB_UNKNOWN",
+        RefusalKind::UploadInvalid => "BLOB_UPLOAD_INVALID",
+        RefusalKind::UploadUnknown => "BLOB_UPLOAD_UNKNOWN",
+        RefusalKind::DigestInvalid => "DIGEST_INVALID",
+        RefusalKind::ContentUnknown => "MANIFEST_BLOB_UNKNOWN",
+        RefusalKind::ManifestInvalid => "MANIFEST_INVALID",
+        RefusalKind::ManifestUnknown => "MANIFEST_UNKNOWN",
+        RefusalKind::NameInvalid => "NAME_INVALID",
+        RefusalKind::RepoUnknown => "NAME_UNKNOWN",
+        RefusalKind::SizeInvalid => "SIZE_INVALID",
+        RefusalKind::Denied => "DENIED",
+        RefusalKind::Unauthenticated => "UNAUTHORIZED",
+        RefusalKind::TooManyRequests => "TOOMANYREQUESTS",
+        RefusalKind::Unsupported => "UNSUPPORTED",
+        RefusalKind::Unavailable => "UNAVAILABLE",
+        RefusalKind::Failed => "UNKNOWN",
     }
 }
 
@@ -49,7 +49,7 @@ pub struct OciError {
 
 impl OciError {
     /// A refusal that says no more than its kind.
-    pub fn new(kind: Kind) -> OciError {
+    pub fn new(kind: RefusalKind) -> OciError {
         OciError::of(kind, code(kind).to_lowercase().replace('_', " "))
     }
 
@@ -73,20 +73,21 @@ impl OciError {
 
     /// No such endpoint.
     pub fn not_found() -> OciError {
-        OciError::of(Kind::RepoUnknown, "no such endpoint")
+        OciError::of(RefusalKind::RepoUnknown, "no such endpoint")
     }
 
     pub fn method_not_allowed(allow: &'static str) -> OciError {
-        OciError::of(Kind::Unsupported, "method is not supported here").with(ALLOW, HeaderValue::from_static(allow))
+        OciError::of(RefusalKind::Unsupported, "method is not supported here")
+            .with(ALLOW, HeaderValue::from_static(allow))
     }
 
     pub fn bad_request(message: &str) -> OciError {
-        OciError::of(Kind::Unsupported, message).with_status(StatusCode::BAD_REQUEST)
+        OciError::of(RefusalKind::Unsupported, message).with_status(StatusCode::BAD_REQUEST)
     }
 
     pub fn range_not_satisfiable(size: u64) -> OciError {
         let message = format!("range lies outside the blob, which has {size} bytes");
-        let error = OciError::of(Kind::SizeInvalid, message).with_status(StatusCode::RANGE_NOT_SATISFIABLE);
+        let error = OciError::of(RefusalKind::SizeInvalid, message).with_status(StatusCode::RANGE_NOT_SATISFIABLE);
         match HeaderValue::from_str(&format!("bytes */{size}")) {
             Ok(range) => error.with(CONTENT_RANGE, range),
             Err(_) => error,

@@ -25,7 +25,7 @@ use crate::doors::kit::answer::{Answer, header};
 use crate::doors::kit::body::incoming;
 use crate::doors::kit::etag::EntityTag;
 use crate::doors::kit::origin::RequestOrigin;
-use crate::doors::kit::refusal::Kind;
+use crate::doors::kit::refusal::RefusalKind;
 use crate::doors::kit::{audit, builds, range, task};
 use crate::metrics::recent::BuildAction;
 use crate::names::Tenant;
@@ -160,7 +160,7 @@ async fn handle(
             note.write(answer.as_ref().map_or_else(OciError::status, Response::status));
             answer
         });
-        writing.await.unwrap_or_else(|| Err(OciError::new(Kind::Failed)))
+        writing.await.unwrap_or_else(|| Err(OciError::new(RefusalKind::Failed)))
     } else {
         read(&doors, &caller, handle, route, request).await
     };
@@ -221,7 +221,7 @@ async fn read(
             Box::pin(list::referrers(&repo, subject, kind, page)).await
         }
         (Handle::Push(writer), Route::UploadStatus { session, .. }) => Box::pin(upload::status(&writer, session)).await,
-        _ => Err(OciError::new(Kind::Failed)),
+        _ => Err(OciError::new(RefusalKind::Failed)),
     }
 }
 
@@ -233,10 +233,10 @@ async fn write(doors: &Doors, caller: &Caller, handle: Handle, route: Route, cal
             return match route {
                 Route::DeleteBlob { digest, .. } => blob::delete(deletion, &eraser, &digest).await,
                 Route::DeleteManifest { reference, .. } => manifest::delete(deletion, &eraser, &reference).await,
-                _ => Err(OciError::new(Kind::Failed)),
+                _ => Err(OciError::new(RefusalKind::Failed)),
             };
         }
-        Handle::Pull(_) => return Err(OciError::new(Kind::Failed)),
+        Handle::Pull(_) => return Err(OciError::new(RefusalKind::Failed)),
     };
     match route {
         Route::BeginUpload { begin: Begin::Session(algorithm), .. } => upload::begin(&writer, algorithm).await,
@@ -257,7 +257,7 @@ async fn write(doors: &Doors, caller: &Caller, handle: Handle, route: Route, cal
             let limit = doors.config.limits.manifest.as_u64() as usize;
             manifest::put(doors.store.caches(), &writer, reference, tags, call, limit).await
         }
-        _ => Err(OciError::new(Kind::Failed)),
+        _ => Err(OciError::new(RefusalKind::Failed)),
     }
 }
 
@@ -282,11 +282,11 @@ impl Call {
     fn chunk_start(&self) -> Result<Option<u64>, OciError> {
         let Some(text) = self.headers.get(CONTENT_RANGE) else { return Ok(None) };
         let range = text.to_str().ok().and_then(range::chunk);
-        let range =
-            range.ok_or_else(|| OciError::new(Kind::UploadInvalid).because("Content-Range must be <first>-<last>"))?;
+        let range = range
+            .ok_or_else(|| OciError::new(RefusalKind::UploadInvalid).because("Content-Range must be <first>-<last>"))?;
         match self.size() {
             Some(size) if size != range.end - range.start => {
-                Err(OciError::new(Kind::SizeInvalid).because("Content-Range and Content-Length differ"))
+                Err(OciError::new(RefusalKind::SizeInvalid).because("Content-Range and Content-Length differ"))
             }
             _ => Ok(Some(range.start)),
         }

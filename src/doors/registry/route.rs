@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 use crate::access::{Access, Tags, Verb};
 use crate::content::staging::Session;
 use crate::digest::{Algorithm, Digest};
-use crate::doors::kit::refusal::Kind;
+use crate::doors::kit::refusal::RefusalKind;
 use crate::doors::registry::error::OciError;
 use crate::names::{InvalidName, Reference, RepoName, Tag, UploadId};
 use crate::refs::page::Page;
@@ -57,7 +57,7 @@ impl Route {
     pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Route, OciError> {
         // Most paths have nothing to decode.
         let path = match path.contains('%') {
-            true => percent_decode_str(path).decode_utf8().map_err(|_| OciError::new(Kind::NameInvalid))?,
+            true => percent_decode_str(path).decode_utf8().map_err(|_| OciError::new(RefusalKind::NameInvalid))?,
             false => path.into(),
         };
         let query = Query::parse(query.unwrap_or_default());
@@ -189,7 +189,7 @@ fn upload(method: &Method, repo: RepoName, id: &str, query: &Query<'_>) -> Resul
         Method::PUT => {
             let digest = query
                 .last("digest")
-                .ok_or_else(|| OciError::new(Kind::DigestInvalid).because("?digest= is missing"))?;
+                .ok_or_else(|| OciError::new(RefusalKind::DigestInvalid).because("?digest= is missing"))?;
             let digest = digest.parse().map_err(InvalidName::from)?;
             Ok(Route::SealUpload { repo, session, digest })
         }
@@ -204,10 +204,10 @@ fn manifest(method: &Method, repo: RepoName, reference: Reference, query: &Query
         Method::PUT => {
             let tags: Vec<Tag> = query.all("tag").map(str::parse).collect::<Result<_, _>>()?;
             if tags.len() > TAGS_MAX {
-                return Err(OciError::new(Kind::ManifestInvalid).because(format!("more than {TAGS_MAX} tags")));
+                return Err(OciError::new(RefusalKind::ManifestInvalid).because(format!("more than {TAGS_MAX} tags")));
             }
             if !tags.is_empty() && matches!(reference, Reference::Tag(_)) {
-                return Err(OciError::new(Kind::ManifestInvalid).because("?tag= goes with a push by digest"));
+                return Err(OciError::new(RefusalKind::ManifestInvalid).because("?tag= goes with a push by digest"));
             }
             Ok(Route::PutManifest { repo, reference, tags })
         }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::calls::Calls;
 use crate::config::{CollectConfig, GRAIN};
-use crate::content::condemned::{ENTRIES_MAX, Kind, List, Listed, Snapshot, read_list};
+use crate::content::condemned::{CondemnedKind, CondemnedList, ENTRIES_MAX, ListedBatch, Snapshot, read_list};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::layout;
@@ -28,13 +28,13 @@ pub(super) struct Batch {
     pub id: BatchId,
     /// When it was published.
     pub at: SystemTime,
-    pub list: List,
+    pub list: CondemnedList,
 }
 
 impl Batch {
     /// Of the keys of roots, which are judged before the mark.
     pub fn is_of_roots(&self) -> bool {
-        self.list.kind == Kind::Evict && self.list.keys.iter().any(|key| root_of(key).is_some())
+        self.list.kind == CondemnedKind::Evict && self.list.keys.iter().any(|key| root_of(key).is_some())
     }
 
     /// Positions of what stays.
@@ -44,8 +44,8 @@ impl Batch {
         }
         let since = self.since(config);
         let stays = |key: &str| match self.list.kind {
-            Kind::Garbage => mark.names(key),
-            Kind::Evict => mark.named_since(key, since),
+            CondemnedKind::Garbage => mark.names(key),
+            CondemnedKind::Evict => mark.named_since(key, since),
         };
         self.positions(stays)
     }
@@ -104,20 +104,20 @@ impl Collector {
     }
 
     /// How long a batch waits: as long as what is promised to whoever has anything in it.
-    fn wait_of(&self, list: &List, low: bool) -> Duration {
+    fn wait_of(&self, list: &CondemnedList, low: bool) -> Duration {
         let tenants: BTreeSet<&str> = list.keys.iter().filter_map(|key| layout::tenant_name(key)).collect();
         let tenants = tenants.into_iter().filter_map(|tenant| tenant.parse::<Tenant>().ok());
         tenants.map(|tenant| self.wait(&tenant, low)).max().unwrap_or_else(|| self.refs.config().collect.wait(false))
     }
 
     /// Removes what another collector left of a batch.
-    async fn clear_left(&self, id: &BatchId, listed: &Listed) -> Result<()> {
+    async fn clear_left(&self, id: &BatchId, listed: &ListedBatch) -> Result<()> {
         self.refs.content().format().confirm().await?;
         self.clear(id, listed).await
     }
 
     /// Removes what is left of a batch: the list, the spares, then the claim.
-    pub(super) async fn clear(&self, id: &BatchId, listed: &Listed) -> Result<()> {
+    pub(super) async fn clear(&self, id: &BatchId, listed: &ListedBatch) -> Result<()> {
         let claim = [layout::batch_claim(id)];
         let mut keys = vec![layout::batch_list(id)];
         keys.extend(listed.spared.keys().map(|number| layout::batch_spared(id, *number)));
@@ -265,7 +265,7 @@ pub(super) struct Publisher<'a> {
     /// What is condemned already is not condemned again.
     known: Arc<Snapshot>,
     /// Garbage, what is evicted, and of that by itself the keys of roots: those go before the next mark.
-    filling: [(Kind, Vec<Candidate>); 3],
+    filling: [(CondemnedKind, Vec<Candidate>); 3],
 }
 
 impl<'a> Publisher<'a> {
@@ -276,19 +276,20 @@ impl<'a> Publisher<'a> {
             marked,
             dry,
             known,
-            filling: [Kind::Garbage, Kind::Evict, Kind::Evict].map(|kind| (kind, Vec::new())),
+            filling: [CondemnedKind::Garbage, CondemnedKind::Evict, CondemnedKind::Evict]
+                .map(|kind| (kind, Vec::new())),
         }
     }
 
-    pub async fn add(&mut self, kind: Kind, candidate: Candidate, report: &mut Report) -> Result<()> {
+    pub async fn add(&mut self, kind: CondemnedKind, candidate: Candidate, report: &mut Report) -> Result<()> {
         if self.known.has(&candidate.key) {
             return Ok(());
         }
         report.condemned.add(candidate.bytes);
         let at = match kind {
-            Kind::Garbage => 0,
-            Kind::Evict if root_of(candidate.key.as_str()).is_none() => 1,
-            Kind::Evict => 2,
+            CondemnedKind::Garbage => 0,
+            CondemnedKind::Evict if root_of(candidate.key.as_str()).is_none() => 1,
+            CondemnedKind::Evict => 2,
         };
         // One tenant's need for room shortens no promise to another's builds.
         let tenant = layout::tenant_name(candidate.key.as_str());
@@ -305,7 +306,7 @@ impl<'a> Publisher<'a> {
             self.publish(2).await?;
         }
         for candidate in keys {
-            self.add(Kind::Evict, candidate, report).await?;
+            self.add(CondemnedKind::Evict, candidate, report).await?;
         }
         Ok(())
     }
@@ -325,7 +326,7 @@ impl<'a> Publisher<'a> {
             return Ok(());
         }
         let (keys, sizes) = filled.into_iter().map(|one| (one.key.to_string(), one.bytes)).unzip();
-        let list = List { kind, marked: self.marked, keys, sizes };
+        let list = CondemnedList { kind, marked: self.marked, keys, sizes };
         self.collector.refs.condemned().publish(&list).await
     }
 }

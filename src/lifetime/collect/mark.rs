@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use futures::TryStreamExt;
 
-use crate::content::condemned::{Kind, Snapshot, fingerprint};
+use crate::content::condemned::{CondemnedKind, Snapshot, fingerprint};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::layout;
@@ -100,7 +100,8 @@ pub(super) struct Mark<'a> {
 
 impl<'a> Mark<'a> {
     pub fn new(collector: &'a Collector, now: SystemTime, low: bool, due: &[Batch], known: Arc<Snapshot>) -> Mark<'a> {
-        let evicted = due.iter().filter(|batch| batch.list.kind == Kind::Evict).flat_map(|batch| &batch.list.keys);
+        let evicted =
+            due.iter().filter(|batch| batch.list.kind == CondemnedKind::Evict).flat_map(|batch| &batch.list.keys);
         let watched = evicted.map(|key| (fingerprint(key), SystemTime::UNIX_EPOCH)).collect();
         Mark {
             collector,
@@ -285,12 +286,12 @@ impl<'a> Mark<'a> {
                 let digest = blob.key.as_str().rsplit('/').next().map(str::to_string);
                 Decision { layer: digest, bytes: blob.bytes, ..Decision::of(tenant, root, reason, known) }
             });
-            publisher.add(Kind::Evict, blob, report).await
+            publisher.add(CondemnedKind::Evict, blob, report).await
         } else if self.live.get(&id).is_some_and(|live| live.stays) {
             found.live.add(blob.bytes);
             Ok(())
         } else if is_old {
-            publisher.add(Kind::Garbage, blob, report).await
+            publisher.add(CondemnedKind::Garbage, blob, report).await
         } else {
             found.young.add(blob.bytes);
             Ok(())

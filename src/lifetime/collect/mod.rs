@@ -83,7 +83,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::calls::Calls;
-use crate::content::condemned::{Kind, Listed, list_batches};
+use crate::content::condemned::{CondemnedKind, ListedBatch, list_batches};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::layout;
@@ -274,7 +274,7 @@ impl Collector {
         }
         let mut publisher = Publisher::new(self, now, wish.dry, pin);
         for candidate in mark.take_garbage() {
-            publisher.add(Kind::Garbage, candidate, report).await?;
+            publisher.add(CondemnedKind::Garbage, candidate, report).await?;
         }
         for keys in mark.take_evicted() {
             publisher.add_root(keys, report).await?;
@@ -310,11 +310,11 @@ impl Collector {
         Ok(written.modified)
     }
 
-    async fn list(&self) -> Result<BTreeMap<BatchId, Listed>> {
+    async fn list(&self) -> Result<BTreeMap<BatchId, ListedBatch>> {
         self.list_below(layout::CONDEMNED).await
     }
 
-    async fn list_below(&self, prefix: &str) -> Result<BTreeMap<BatchId, Listed>> {
+    async fn list_below(&self, prefix: &str) -> Result<BTreeMap<BatchId, ListedBatch>> {
         let objects = self.refs.objects();
         Ok(Deadline::of_each_call().retry(|| list_batches(&**objects, prefix)).await?)
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::error::Passing;
+use super::error::PassingError;
 
 /// How long after its beginning a call is begun once more: as long as a request waits for a store that is busy. What a
 /// client notices meanwhile is that the connection takes no more bytes.
@@ -43,7 +43,7 @@ impl Again {
 /// Makes a call that may be made twice, until the bucket is not busy or patience has run out.
 pub(super) async fn again<T, E, F>(mut call: impl FnMut() -> F) -> Result<T, E>
 where
-    E: Passing,
+    E: PassingError,
     F: Future<Output = Result<T, E>>,
 {
     let mut again = Again::begin();

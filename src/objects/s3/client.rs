@@ -21,7 +21,7 @@ use aws_smithy_runtime_api::client::retries::classifiers::{ClassifyRetry, RetryA
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::OpenError;
+use super::OpenBucketError;
 use super::meter::Meter;
 use crate::config::{Checksum, S3Config, Secret};
 use crate::metrics::Metrics;
@@ -52,7 +52,7 @@ pub(super) fn patience(bytes: u64) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::Config::builder().timeout_config(times.build())
 }
 
-pub(super) async fn connect(config: &S3Config, metrics: Arc<Metrics>) -> Result<Client, OpenError> {
+pub(super) async fn connect(config: &S3Config, metrics: Arc<Metrics>) -> Result<Client, OpenBucketError> {
     let times = TimeoutConfig::builder().connect_timeout(CONNECT);
     let times = times.operation_attempt_timeout(ATTEMPT).operation_timeout(CALL);
     let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX);
@@ -81,13 +81,13 @@ pub(super) async fn connect(config: &S3Config, metrics: Arc<Metrics>) -> Result<
         loader = loader.endpoint_url(endpoint);
     }
     if let Some(keys) = Keys::of(config) {
-        keys.read().await.map_err(OpenError::Credentials)?;
+        keys.read().await.map_err(OpenBucketError::Credentials)?;
         loader = loader.credentials_provider(keys);
     }
     let path_style = config.path_style.unwrap_or(config.endpoint.is_some());
     let loaded = loader.load().await;
     if loaded.region().is_none() {
-        return Err(OpenError::Region);
+        return Err(OpenBucketError::Region);
     }
     let built = aws_sdk_s3::config::Builder::from(&loaded).force_path_style(path_style).retry_classifier(Passing);
     let built = built.interceptor(Meter(metrics));
@@ -112,10 +112,10 @@ impl ClassifyRetry for Passing {
 }
 
 /// One client with one TLS stack for all that the SDK does, credentials included. It heeds `HTTPS_PROXY` and `NO_PROXY`.
-fn http_client(ca_file: Option<&Path>) -> Result<SharedHttpClient, OpenError> {
+fn http_client(ca_file: Option<&Path>) -> Result<SharedHttpClient, OpenBucketError> {
     let mut trusted = TrustStore::default();
     if let Some(path) = ca_file {
-        let failed = |reason: String| OpenError::CaFile(path.to_path_buf(), reason);
+        let failed = |reason: String| OpenBucketError::CaFile(path.to_path_buf(), reason);
         let pem = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
         // Looked at here: the client would panic at its first connection.
         let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
@@ -125,7 +125,7 @@ fn http_client(ca_file: Option<&Path>) -> Result<SharedHttpClient, OpenError> {
         trusted = trusted.with_pem_certificate(pem);
     }
     let tls = TlsContext::builder().with_trust_store(trusted).build();
-    let tls = tls.map_err(|error| OpenError::Tls(error.to_string()))?;
+    let tls = tls.map_err(|error| OpenBucketError::Tls(error.to_string()))?;
     let mut connector = Connector::builder().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).tls_context(tls);
     connector.set_pool_idle_timeout(Some(Some(IDLE)));
     let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT).build();

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::again::again;
 use super::multipart::{PARTS_MAX, Upload};
-use super::pool::{Buffer, Part, Pool};
+use super::pool::{Buffer, Pool, PooledPart};
 use super::{Error, Key, Meta, Result, S3Objects, When};
 use crate::objects::Draft;
 
@@ -115,7 +115,7 @@ impl Draft for S3Draft {
         if self.upload.is_none() {
             // The memory is given back when the answer is there.
             let part = last.map(Buffer::freeze).transpose()?;
-            let bytes = part.as_ref().map(Part::bytes).cloned().unwrap_or_default();
+            let bytes = part.as_ref().map(PooledPart::bytes).cloned().unwrap_or_default();
             self.expect(bytes.len() as u64)?;
             return Ok(again(|| self.objects.inner.put(&self.key, bytes.clone(), When::Always)).await?);
         }

@@ -52,18 +52,18 @@ impl From<S3Error> for Error {
 }
 
 /// Errors of which some pass.
-pub(super) trait Passing {
+pub(super) trait PassingError {
     /// Whether the same call may succeed later.
     fn passes(&self) -> bool;
 }
 
-impl Passing for Error {
+impl PassingError for Error {
     fn passes(&self) -> bool {
         matches!(self, Error::Busy(_))
     }
 }
 
-impl Passing for S3Error {
+impl PassingError for S3Error {
     /// A call of an upload which somebody has aborted never succeeds: the whole upload has to begin anew.
     fn passes(&self) -> bool {
         self.meaning.passes() && !self.is_gone()

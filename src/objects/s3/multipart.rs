@@ -7,8 +7,8 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::again::{Again, again};
-use super::error::{self, Passing, S3Error};
-use super::pool::Part;
+use super::error::{self, PassingError, S3Error};
+use super::pool::PooledPart;
 use super::{Error, Key, MARK, Meta, Result, S3Objects, client, mark};
 
 /// Parts of one upload, by S3's rules.
@@ -59,7 +59,7 @@ impl Upload {
     }
 
     /// Sends a part behind those before, as soon as less than [`PARTS_AT_ONCE`] are on their way.
-    pub(super) async fn send(&mut self, part: Part) -> Result<()> {
+    pub(super) async fn send(&mut self, part: PooledPart) -> Result<()> {
         let (number, bytes) = (self.next_number()?, part.bytes().len() as u64);
         self.make_room().await?;
         let (objects, key, id) = (self.objects.clone(), self.key.clone(), self.id.clone());

@@ -159,26 +159,26 @@ impl Buffer {
     }
 
     /// What has been filled in.
-    pub(super) fn freeze(self) -> Result<Part> {
+    pub(super) fn freeze(self) -> Result<PooledPart> {
         let (bytes, held) = self.filling.lock().memory.take().ok_or_else(taken_away)?;
-        Ok(Part { pool: self.pool, bytes: bytes.freeze(), _held: held })
+        Ok(PooledPart { pool: self.pool, bytes: bytes.freeze(), _held: held })
     }
 }
 
 /// Bytes in memory of the budget. The memory is given back with it: whoever has the bytes keeps it for as long.
-pub(super) struct Part {
+pub(super) struct PooledPart {
     pool: Pool,
     bytes: Bytes,
     _held: OwnedSemaphorePermit,
 }
 
-impl Part {
+impl PooledPart {
     pub(super) fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 }
 
-impl Drop for Part {
+impl Drop for PooledPart {
     fn drop(&mut self) {
         // A connection that was given up may have the bytes a little longer: then the buffer goes with it.
         if let Ok(mut buffer) = std::mem::take(&mut self.bytes).try_into_mut()

@@ -12,7 +12,7 @@ use crate::objects::{Objects, Read, When};
 
 /// Why a bucket cannot be used as a store.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum OpenBucketError {
     #[error("cannot use {0}: {1}")]
     CaFile(PathBuf, String),
     #[error("cannot use TLS: {0}")]
@@ -41,13 +41,13 @@ pub(super) fn key() -> Key {
 
 /// Proves that objects can be written, read back, listed in order and deleted, each seen at once, and that uploads of parts
 /// can be begun and given up. Returns whether a conditional create is refused when the object is there.
-pub(super) async fn bucket(objects: &S3Objects, config: &S3Config) -> Result<bool, OpenError> {
+pub(super) async fn bucket(objects: &S3Objects, config: &S3Config) -> Result<bool, OpenBucketError> {
     let (store, endpoint) = (config.address(), config.endpoint.clone().unwrap_or_else(|| "Amazon S3".to_string()));
     let refused = |wish: &'static str| {
         let (store, endpoint) = (store.clone(), endpoint.clone());
-        move |source: Error| OpenError::Refused { wish, store, endpoint, source }
+        move |source: Error| OpenBucketError::Refused { wish, store, endpoint, source }
     };
-    let lacking = |lack| OpenError::Lacking { store: store.clone(), endpoint: endpoint.clone(), lack };
+    let lacking = |lack| OpenBucketError::Lacking { store: store.clone(), endpoint: endpoint.clone(), lack };
     let mark = mark();
     // Several servers may start at once.
     let prefix = format!("{PRIVATE}probes/{mark}");

@@ -8,13 +8,13 @@ use crate::objects::Meta;
 #[derive(Default)]
 pub(super) struct BlobInventory {
     /// By id, once they are sorted.
-    blobs: Vec<Blob>,
+    blobs: Vec<MarkedBlob>,
     /// Bytes of uploads under way that are stored.
     pub staged: u64,
 }
 
 /// One of them.
-pub(super) struct Blob {
+pub(super) struct MarkedBlob {
     /// The fingerprint of its key.
     pub id: u64,
     pub bytes: u64,
@@ -33,7 +33,7 @@ enum Name {
     Long(Box<Digest>),
 }
 
-impl Blob {
+impl MarkedBlob {
     pub fn digest(&self) -> Digest {
         match &self.name {
             Name::Sha256(hash) => Digest::Sha256(*hash),
@@ -49,7 +49,7 @@ impl BlobInventory {
             long => Name::Long(Box::new(long)),
         };
         let id = fingerprint(meta.key.as_str());
-        self.blobs.push(Blob { id, bytes: meta.size, name, is_old, is_named: false, is_fixed: false });
+        self.blobs.push(MarkedBlob { id, bytes: meta.size, name, is_old, is_named: false, is_fixed: false });
     }
 
     /// To be called when all are listed.
@@ -57,15 +57,15 @@ impl BlobInventory {
         self.blobs.sort_unstable_by_key(|blob| blob.id);
     }
 
-    pub fn get(&self, id: u64) -> Option<&Blob> {
+    pub fn get(&self, id: u64) -> Option<&MarkedBlob> {
         self.blobs.binary_search_by_key(&id, |blob| blob.id).ok().and_then(|at| self.blobs.get(at))
     }
 
-    pub fn get_mut(&mut self, id: u64) -> Option<&mut Blob> {
+    pub fn get_mut(&mut self, id: u64) -> Option<&mut MarkedBlob> {
         self.blobs.binary_search_by_key(&id, |blob| blob.id).ok().and_then(|at| self.blobs.get_mut(at))
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Blob> {
+    pub fn iter(&self) -> impl Iterator<Item = &MarkedBlob> {
         self.blobs.iter()
     }
 }
