@@ -17,6 +17,7 @@ use crate::capacity::usage::Usage;
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::error::Error;
+use crate::events::Events;
 use crate::hot::flights::Flights;
 use crate::hot::{CHUNK_BYTES, Hot, Slot};
 use crate::meta::format::StoreFormat;
@@ -40,6 +41,7 @@ struct Shared {
     objects: Arc<dyn Objects>,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
+    events: Events,
     hot: Arc<Hot<Error>>,
     condemned: Condemned,
     presence: Presence,
@@ -59,7 +61,13 @@ pub(super) type Looks = Arc<Flights<(Key, u64), Option<Meta>, Error>>;
 
 impl Content {
     /// `replica` names this process among those that share the store; batches are called after it.
-    pub fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>, replica: u64) -> Content {
+    pub fn new(
+        objects: Arc<dyn Objects>,
+        config: Arc<Config>,
+        metrics: Arc<Metrics>,
+        events: Events,
+        replica: u64,
+    ) -> Content {
         // Files are asked every time: that costs less than to remember.
         let is_remote = objects.traits().remote;
         let presence_max_age = config.store.s3.as_ref().map_or(PRESENCE_MAX_AGE, |s3| s3.presence_max_age.get());
@@ -73,12 +81,13 @@ impl Content {
             verdicts: Verdicts::default(),
             tombstones: Tombstones::new(objects.clone(), config.collect.wait(false)),
             uploads: Uploads::new(config.limits.uploads),
-            capacity: Arc::new(Room::new(objects.clone(), config.clone(), metrics.clone())),
+            capacity: Arc::new(Room::new(objects.clone(), config.clone(), metrics.clone(), events.clone())),
             clock: Clock::default(),
             format: StoreFormat::new(objects.clone()),
             objects,
             config,
             metrics,
+            events,
         };
         let content = Content { shared: Arc::new(shared) };
         content.forget_what_is_condemned();
@@ -119,6 +128,11 @@ impl Content {
     /// The metrics of the server.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.shared.metrics
+    }
+
+    /// Where to tell what happened.
+    pub fn events(&self) -> &Events {
+        &self.shared.events
     }
 
     /// The objects that wait for their deletion.
