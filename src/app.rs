@@ -16,8 +16,10 @@ use crate::auth::Gate;
 use crate::check::{CheckEvent, Summary};
 use crate::config::{Config, Secret};
 use crate::doors;
+use crate::doors::kit::audit::AuditLog;
 use crate::doors::listen::Listener;
 use crate::doors::{Doors, Front};
+use crate::events::{Events, Subscriber};
 use crate::jobs::Jobs;
 use crate::lifetime::collect::{Collector, Report, Wish};
 use crate::meta::{self, format};
@@ -41,6 +43,8 @@ pub struct App {
     pub config: Arc<Config>,
     /// What it counts.
     pub metrics: Arc<Metrics>,
+    /// Where it tells what happened.
+    pub events: Events,
     /// What it keeps.
     pub store: Store,
     /// Whom it lets in.
@@ -72,7 +76,8 @@ impl App {
 
     async fn counted_over(objects: Arc<dyn Objects>, config: Config, metrics: Arc<Metrics>) -> anyhow::Result<App> {
         let config = Arc::new(config);
-        let store = Store::new(objects, config.clone(), metrics.clone());
+        let events = Events::to([metrics.clone() as Arc<dyn Subscriber>, Arc::new(AuditLog)]);
+        let store = Store::new(objects, config.clone(), metrics.clone(), events.clone());
         store.format().open().await.context("cannot use the store")?;
         store.content().load_quarantine().await.context("cannot read what is in quarantine")?;
         warn(&config);
@@ -80,7 +85,7 @@ impl App {
         let collector = Arc::new(Collector::new(store.refs().clone()));
         collector.recover().await.context("cannot clear what a collection has left")?;
         let jobs = Arc::new(Jobs::new(metrics.clone()));
-        Ok(App { config, metrics, store, gate, collector, jobs })
+        Ok(App { config, metrics, events, store, gate, collector, jobs })
     }
 
     /// Opens a store that there is: where there is none, nothing is made.
@@ -131,6 +136,7 @@ impl App {
             gate: self.gate.clone(),
             config: self.config.clone(),
             metrics: self.metrics.clone(),
+            events: self.events.clone(),
             collector: self.collector.clone(),
             jobs: self.jobs.clone(),
         })

@@ -5,8 +5,8 @@
 //! In reading order; each module imports only from those above it and from its own children, but for `app`, which puts
 //! all together.
 //!
-//! - [`digest`], [`names`], [`human`], [`access`], [`stream`], [`config`], [`metrics`], [`operator`], [`systemd`], [`trace`]:
-//!   the leaves.
+//! - [`digest`], [`names`], [`human`], [`access`], [`stream`], [`config`], [`events`], [`metrics`], [`operator`], [`systemd`],
+//!   [`trace`]: the leaves.
 //! - [`oci`]: manifests and indexes, parsed.
 //! - [`buildkit`]: BuildKit's cache format and the view, pure functions.
 //! - [`objects`]: bytes under keys, on a disk or in a bucket.
@@ -26,6 +26,7 @@ pub mod access;
 pub mod stream;
 pub mod sync;
 pub mod config;
+pub mod events;
 pub mod metrics;
 pub mod operator;
 pub mod systemd;

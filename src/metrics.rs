@@ -3,6 +3,7 @@
 //! Invariant: how many series there are depends on the code and on the configuration alone, never on what is stored or
 //! asked for.
 
+mod counted;
 pub mod recent;
 mod shown;
 pub mod tenant;

@@ -14,6 +14,7 @@ use crate::content::Content;
 use crate::content::condemned::Condemned;
 use crate::deadline::Deadline;
 use crate::error::Result;
+use crate::events::Events;
 use crate::lifetime::delete::{Deletion, References};
 use crate::meta::format::StoreFormat;
 use crate::meta::ready::Ready;
@@ -32,15 +33,21 @@ pub struct Store {
 
 impl Store {
     /// The services over these objects.
-    pub fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>) -> Store {
-        Store::named(objects, config, metrics, rand::random())
+    pub fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>, events: Events) -> Store {
+        Store::named(objects, config, metrics, events, rand::random())
     }
 
     /// The services of a server whose number is given: then its batches have foreseeable names.
     #[doc(hidden)]
-    pub fn named(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>, replica: u64) -> Store {
+    pub fn named(
+        objects: Arc<dyn Objects>,
+        config: Arc<Config>,
+        metrics: Arc<Metrics>,
+        events: Events,
+        replica: u64,
+    ) -> Store {
         let ready = Arc::new(Ready::new(objects.clone()));
-        let refs = Refs::new(Content::new(objects, config, metrics, replica));
+        let refs = Refs::new(Content::new(objects, config, metrics, events, replica));
         refs.content().tombstones().follow(Arc::new(References::of(&refs)));
         Store { deletion: Deletion::new(refs.clone()), caches: Caches::new(refs), ready }
     }

@@ -94,6 +94,8 @@ pub enum AuthError {
 /// A token for a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issued {
+    /// To whom it was issued.
+    pub who: Identity,
     pub token: String,
     /// Seconds.
     pub life: u64,
@@ -238,7 +240,7 @@ impl Gate {
         let own = caller.who.expires.filter(|_| !caller.has_jwt());
         let expires = own.unwrap_or(u64::MAX).min(now() + live.settings.token_life.get().as_secs());
         let payload = Payload { who, proof: caller.who.proof.clone(), scope: Some(allowed), expires };
-        sealed(&live, TokenKind::Access, &payload)
+        sealed(&live, TokenKind::Access, caller, &payload)
     }
 
     /// A token that lives as long as a build, for a JWT that does not. Only a JWT is exchanged, and only while it is
@@ -248,7 +250,7 @@ impl Gate {
         let caller = live.jwt(jwt).await?;
         let expires = now() + live.settings.session_max.get().as_secs();
         let who = caller.who.identity.clone();
-        sealed(&live, TokenKind::Session, &Payload { who, proof: Some(SESSION.into()), scope: None, expires })
+        sealed(&live, TokenKind::Session, &caller, &Payload { who, proof: Some(SESSION.into()), scope: None, expires })
     }
 
     /// Where a caller writes, and what he reads beside it.
@@ -266,9 +268,9 @@ impl Gate {
 /// In the place of a proof: the caller has exchanged a JWT, and does not hold one.
 const SESSION: &str = "session";
 
-fn sealed(live: &LiveConfig, kind: TokenKind, payload: &Payload) -> Result<Issued, AuthError> {
+fn sealed(live: &LiveConfig, kind: TokenKind, to: &Caller, payload: &Payload) -> Result<Issued, AuthError> {
     let token = live.seal(kind, payload).ok_or(AuthError::Invalid("no credentials are needed here"))?;
-    Ok(Issued { token, life: payload.expires.saturating_sub(now()) })
+    Ok(Issued { who: to.identity().clone(), token, life: payload.expires.saturating_sub(now()) })
 }
 
 impl Caller {

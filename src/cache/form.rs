@@ -37,7 +37,7 @@ impl Caches {
                 parted.manifest
             }
         };
-        self.push(to, ManifestPush { digest: None, tags, content_type: None, bytes }).await
+        self.push(to, ManifestPush { digest: None, tags, content_type: None, bytes, build: None }).await
     }
 
     /// The cache that a tag serves.

@@ -16,6 +16,7 @@ use crate::calls::{FAN_OUT, json};
 use crate::content::Pin;
 use crate::digest::{Algorithm, Digest, hash};
 use crate::error::{Error, Result};
+use crate::events::{BuildId, Event};
 use crate::names::Tag;
 use crate::oci::{Document, ManifestContent};
 use crate::refs::chain::VersionedPointer;
@@ -45,6 +46,8 @@ pub struct ManifestPush<'a> {
     /// The media type that it was sent with.
     pub content_type: Option<&'a str>,
     pub bytes: Bytes,
+    /// The build that sends it, where it says so.
+    pub build: Option<BuildId>,
 }
 
 /// What came of a push.
@@ -52,8 +55,6 @@ pub struct ManifestPush<'a> {
 pub struct Pushed {
     pub digest: Digest,
     pub subject: Option<Digest>,
-    /// It is a cache manifest.
-    pub cache: bool,
 }
 
 /// A manifest that the registry takes for a cache, as BuildKit reads it.
@@ -84,7 +85,17 @@ impl Caches {
         let (content, bytes) = ((&parsed, cache.as_ref()), &push.bytes);
         let store = |pin: Pin| async move { self.store(&pin, to, digest, push.tags, content, bytes).await };
         to.repo().content().pinned(to.repo().deadline(), store).await?;
-        Ok(Pushed { digest, subject: parsed.subject, cache: parsed.cache })
+        if !push.tags.is_empty() {
+            self.refs().events().emit(Event::Pushed {
+                tenant: to.repo().tenant(),
+                repo: to.repo().name(),
+                tags: push.tags,
+                cache: parsed.cache,
+                bytes: bytes.len() as u64,
+                build: push.build,
+            });
+        }
+        Ok(Pushed { digest, subject: parsed.subject })
     }
 
     /// Content, then record, then pointer.

@@ -21,7 +21,7 @@ use crate::calls::FAN_OUT;
 use crate::content::Pin;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::metrics::tenant::Asked;
+use crate::events::Event;
 use crate::names::Tag;
 use crate::objects::Key;
 use crate::oci::ManifestContent;
@@ -50,9 +50,12 @@ impl Caches {
     pub async fn serve(&self, repo: &Repo, tag: &Tag) -> Result<Manifest> {
         let look = |pin: Pin| async move { self.manifest_now(&pin, repo, tag).await };
         let found = repo.content().pinned(repo.deadline(), look).await;
+        let (tenant, events) = (repo.tenant(), self.refs().events());
         match &found {
-            Ok(_) => repo.blobs().counted().asked(Asked::Tag, true),
-            Err(Error::ManifestUnknown(_)) => repo.blobs().counted().asked(Asked::Tag, false),
+            Ok(manifest) => {
+                events.emit(Event::Served { tenant, repo: repo.name(), tag, bytes: manifest.bytes.len() as u64 });
+            }
+            Err(Error::ManifestUnknown(_)) => events.emit(Event::Missed { tenant, repo: repo.name(), tag }),
             Err(_) => {}
         }
         found

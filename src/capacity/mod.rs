@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use crate::capacity::usage::{Account, Usage};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::events::{Event, Events, Refused};
 use crate::metrics::Metrics;
 use crate::names::Tenant;
 use crate::objects::{Objects, Space};
@@ -45,6 +46,7 @@ pub struct Room {
     objects: Arc<dyn Objects>,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
+    events: Events,
     /// Bytes that uploads under way have announced and not yet written.
     coming: AtomicU64,
     pressed: Notify,
@@ -68,10 +70,10 @@ impl Drop for Round {
 }
 
 impl Room {
-    pub fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>) -> Room {
+    pub fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>, events: Events) -> Room {
         let usage = Usage::new(metrics.clone());
         let (pressed, relieved, rounds) = (Notify::new(), AtomicBool::new(false), watch::Sender::new(None));
-        Room { usage, objects, config, metrics, coming: AtomicU64::new(0), pressed, relieved, rounds }
+        Room { usage, objects, config, metrics, events, coming: AtomicU64::new(0), pressed, relieved, rounds }
     }
 
     /// Resolves when room is short, now or since it was last asked: something should be evicted at once, before the round
@@ -105,7 +107,7 @@ impl Room {
             let _ = tokio::time::timeout(WAIT, waiting).await;
         }
         if taken.is_err() {
-            self.metrics.uploads_refused.inc();
+            self.events.emit(Event::Refused(Refused::Upload { tenant }));
         }
         taken
     }

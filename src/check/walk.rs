@@ -19,7 +19,7 @@ use crate::names::{RepoName, Tag, Tenant, UploadId};
 use crate::objects::{Key, Meta};
 
 /// A look that is still to be taken.
-pub(super) type CheckJob<'a> = BoxFuture<'a, Result<Vec<Finding>>>;
+pub(super) type CheckTask<'a> = BoxFuture<'a, Result<Vec<Finding>>>;
 
 pub(super) struct Walk<'a> {
     look: Look<'a>,
@@ -56,7 +56,7 @@ impl<'a> Walk<'a> {
     }
 
     /// What is to be looked at for the next object.
-    pub(super) fn next(&mut self, place: Option<Place>, meta: Meta) -> Vec<CheckJob<'a>> {
+    pub(super) fn next(&mut self, place: Option<Place>, meta: Meta) -> Vec<CheckTask<'a>> {
         let mut jobs = Vec::new();
         match &place {
             Some(Place::Repo { tenant, repo, .. }) => {
@@ -98,7 +98,7 @@ impl<'a> Walk<'a> {
     }
 
     /// What is to be looked at when nothing more comes.
-    pub(super) fn end(&mut self) -> Vec<CheckJob<'a>> {
+    pub(super) fn end(&mut self) -> Vec<CheckTask<'a>> {
         let mut jobs = Vec::new();
         self.leave_repo(&mut jobs);
         self.leave_upload(&mut jobs);
@@ -110,7 +110,7 @@ impl<'a> Walk<'a> {
         jobs
     }
 
-    fn enter(&mut self, tenant: &Tenant, jobs: &mut Vec<CheckJob<'a>>) {
+    fn enter(&mut self, tenant: &Tenant, jobs: &mut Vec<CheckTask<'a>>) {
         if self.tenant.as_ref() != Some(tenant) {
             self.leave_repo(jobs);
             self.leave_upload(jobs);
@@ -119,7 +119,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn enter_repo(&mut self, tenant: &Tenant, repo: &RepoName, key: &Key, jobs: &mut Vec<CheckJob<'a>>) {
+    fn enter_repo(&mut self, tenant: &Tenant, repo: &RepoName, key: &Key, jobs: &mut Vec<CheckTask<'a>>) {
         if self.repo.as_ref().is_some_and(|known| known.name == *repo) {
             return;
         }
@@ -134,7 +134,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn enter_upload(&mut self, id: &UploadId, jobs: &mut Vec<CheckJob<'a>>) {
+    fn enter_upload(&mut self, id: &UploadId, jobs: &mut Vec<CheckTask<'a>>) {
         self.leave_repo(jobs);
         if self.upload.as_ref().is_none_or(|upload| upload.id != *id) {
             self.leave_upload(jobs);
@@ -152,7 +152,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn leave_repo(&mut self, jobs: &mut Vec<CheckJob<'a>>) {
+    fn leave_repo(&mut self, jobs: &mut Vec<CheckTask<'a>>) {
         if let Some(repo) = self.repo.take() {
             let old = |record: &Meta| self.look.is_older(record.modified, IN_FLIGHT);
             let orphans = repo.pushed.into_values().flatten().filter(old);
@@ -163,7 +163,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn leave_upload(&mut self, jobs: &mut Vec<CheckJob<'a>>) {
+    fn leave_upload(&mut self, jobs: &mut Vec<CheckTask<'a>>) {
         if let (Some(upload), Some(tenant)) = (self.upload.take(), self.tenant.clone()) {
             let look = self.look;
             jobs.push(async move { look.upload(&tenant, &upload.id, upload.state, upload.parts).await }.boxed());
@@ -171,7 +171,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn found<'a>(findings: Vec<Finding>) -> CheckJob<'a> {
+fn found<'a>(findings: Vec<Finding>) -> CheckTask<'a> {
     std::future::ready(Ok(findings)).boxed()
 }
 

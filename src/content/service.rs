@@ -14,6 +14,7 @@ use crate::capacity::Room;
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::error::Error;
+use crate::events::Events;
 use crate::hot::{CHUNK_BYTES, Hot, Slot};
 use crate::meta::format::StoreFormat;
 use crate::metrics::Metrics;
@@ -34,6 +35,7 @@ struct Shared {
     objects: Arc<dyn Objects>,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
+    events: Events,
     hot: Arc<Hot<Error>>,
     condemned: Condemned,
     presence: Presence,
@@ -48,7 +50,13 @@ struct Shared {
 
 impl Content {
     /// `replica` names this process among those that share the store; batches are called after it.
-    pub fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>, replica: u64) -> Content {
+    pub fn new(
+        objects: Arc<dyn Objects>,
+        config: Arc<Config>,
+        metrics: Arc<Metrics>,
+        events: Events,
+        replica: u64,
+    ) -> Content {
         // Files are asked every time: that costs less than to remember.
         let is_remote = objects.traits().remote;
         let presence_max_age = config.store.s3.as_ref().map_or(PRESENCE_MAX_AGE, |s3| s3.presence_max_age.get());
@@ -61,12 +69,13 @@ impl Content {
             verdicts: Verdicts::default(),
             tombstones: Tombstones::new(objects.clone(), config.collect.wait(false)),
             uploads: Uploads::new(config.limits.uploads),
-            capacity: Arc::new(Room::new(objects.clone(), config.clone(), metrics.clone())),
+            capacity: Arc::new(Room::new(objects.clone(), config.clone(), metrics.clone(), events.clone())),
             clock: Clock::default(),
             format: StoreFormat::new(objects.clone()),
             objects,
             config,
             metrics,
+            events,
         };
         let shared = Arc::new(shared);
         forget_what_is_condemned(&shared);
@@ -90,6 +99,11 @@ impl Content {
     /// The metrics of the server.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.shared.metrics
+    }
+
+    /// Where to tell what happened.
+    pub fn events(&self) -> &Events {
+        &self.shared.events
     }
 
     /// The objects that wait for their deletion.

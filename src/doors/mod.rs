@@ -31,6 +31,7 @@ use crate::auth::Gate;
 use crate::config::Config;
 use crate::doors::claims::Door;
 use crate::doors::kit::answer::without_body;
+use crate::events::Events;
 use crate::jobs::Jobs;
 use crate::lifetime::collect::Collector;
 use crate::metrics::Metrics;
@@ -43,6 +44,7 @@ pub struct Doors {
     pub gate: Arc<Gate>,
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
+    pub events: Events,
     pub collector: Arc<Collector>,
     pub jobs: Arc<Jobs>,
 }

@@ -16,6 +16,7 @@ use serde_json::json;
 use crate::auth::{AuthError, Issued, Scope};
 use crate::doors::Doors;
 use crate::doors::kit::answer::respond;
+use crate::doors::kit::audit::{self, Note};
 use crate::doors::kit::body::collected;
 use crate::doors::kit::origin::RequestOrigin;
 use crate::doors::kit::refusal::{Refusal, RefusalKind};
@@ -31,29 +32,52 @@ const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 
 /// `GET` and `POST /token`.
 pub async fn token(State(doors): State<Doors>, request: Request) -> Response {
-    let answer = match *request.method() {
-        Method::GET | Method::HEAD => by_query(&doors, request.map(drop)).await,
-        _ => by_form(&doors, request).await,
+    let (request, body) = parted(request);
+    let issued = match *request.method() {
+        Method::GET | Method::HEAD => by_query(&doors, &request).await,
+        _ => by_form(&doors, &request, body).await,
     };
-    answer.unwrap_or_else(Failure::into_response)
+    answer(&doors, &request, issued)
 }
 
 /// `POST /token/exchange`.
 pub async fn exchange(State(doors): State<Doors>, request: Request) -> Response {
-    exchanged(&doors, request).await.unwrap_or_else(Failure::into_response)
+    let (request, body) = parted(request);
+    let issued = exchanged(&doors, &request, body).await;
+    answer(&doors, &request, issued)
 }
 
-async fn by_query(doors: &Doors, request: http::Request<()>) -> Result<Response, Failure> {
-    let caller = doors.gate.identify(&RequestOrigin::new(doors, &request).credentials()).await?;
-    let query = Form::parse(request.uri().query().unwrap_or_default().as_bytes());
-    Ok(issued(&doors.gate.issue(&caller, query.scopes())?))
-}
-
-async fn by_form(doors: &Doors, request: Request) -> Result<Response, Failure> {
+fn parted(request: Request) -> (http::Request<()>, Body) {
     let (parts, body) = request.into_parts();
+    (http::Request::from_parts(parts, ()), body)
+}
+
+/// The answer to who asked for a token. The audit log has who got one, and who did not.
+fn answer(doors: &Doors, request: &http::Request<()>, issued: Result<Issued, Failure>) -> Response {
+    match issued {
+        Ok(issued) => {
+            let response = shown(&issued);
+            Note::new(doors, &issued.who, request).write(response.status());
+            response
+        }
+        Err(failure) => {
+            if let Failure::Refused(error) = &failure {
+                audit::refused(doors, &RequestOrigin::new(doors, request), "token", error);
+            }
+            failure.into_response()
+        }
+    }
+}
+
+async fn by_query(doors: &Doors, request: &http::Request<()>) -> Result<Issued, Failure> {
+    let caller = doors.gate.identify(&RequestOrigin::new(doors, request).credentials()).await?;
+    let query = Form::parse(request.uri().query().unwrap_or_default().as_bytes());
+    Ok(doors.gate.issue(&caller, query.scopes())?)
+}
+
+async fn by_form(doors: &Doors, request: &http::Request<()>, body: Body) -> Result<Issued, Failure> {
     let form = Form::read(body).await?;
-    let origin = RequestOrigin::of(doors, &parts.headers, &parts.extensions, &parts.uri);
-    let credentials = origin.credentials();
+    let credentials = RequestOrigin::new(doors, request).credentials();
     let caller = match form.get("grant_type") {
         Some("password") => {
             let (name, password) = (form.get("username").unwrap_or_default(), form.get("password"));
@@ -66,25 +90,24 @@ async fn by_form(doors: &Doors, request: Request) -> Result<Response, Failure> {
         }
         Some(TOKEN_EXCHANGE) => {
             let jwt = form.get("subject_token").ok_or(Failure::Form("subject_token is missing"))?;
-            return Ok(issued(&doors.gate.exchange(jwt).await?));
+            return Ok(doors.gate.exchange(jwt).await?);
         }
         _ => return Err(Failure::Form("grant_type must be password, refresh_token or token-exchange")),
     };
-    Ok(issued(&doors.gate.issue(&caller, form.scopes())?))
+    Ok(doors.gate.issue(&caller, form.scopes())?)
 }
 
-async fn exchanged(doors: &Doors, request: Request) -> Result<Response, Failure> {
-    let (parts, body) = request.into_parts();
-    let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+async fn exchanged(doors: &Doors, request: &http::Request<()>, body: Body) -> Result<Issued, Failure> {
+    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let bearer = header.and_then(|value| value.split_once(' ')).filter(|(way, _)| way.eq_ignore_ascii_case("bearer"));
     let form = Form::read(body).await?;
     let jwt = form.get("subject_token").or(bearer.map(|(_, jwt)| jwt.trim()));
     let jwt = jwt.ok_or(Failure::Form("subject_token is missing: the JWT to exchange"))?;
-    Ok(issued(&doors.gate.exchange(jwt).await?))
+    Ok(doors.gate.exchange(jwt).await?)
 }
 
 /// Clients look for `token` or for `access_token`.
-fn issued(issued: &Issued) -> Response {
+fn shown(issued: &Issued) -> Response {
     let body = json!({
         "token": issued.token,
         "access_token": issued.token,

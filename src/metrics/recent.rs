@@ -3,6 +3,7 @@
 //! All of it is in memory, bounded, and of this server since its start.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -11,10 +12,11 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::tenant::{Reading, Tenants};
+use crate::events::{BuildAction, BuildId, Eviction};
 use crate::names::{RepoName, Tag, Tenant};
 
 /// Imports and exports that are remembered.
-const EVENTS_MAX: usize = 200;
+const BUILDS_MAX: usize = 200;
 /// Evictions that are remembered.
 const EVICTIONS_MAX: usize = 1000;
 /// Time between two readings of the counters.
@@ -22,20 +24,12 @@ pub const READ_EVERY: Duration = Duration::from_secs(300);
 /// Readings that are remembered: a day.
 const READINGS_MAX: usize = 288;
 /// Builds whose beginning is remembered, and for how long at most.
-const BUILDS_MAX: u64 = 10_000;
-const BUILD_MAX: Duration = Duration::from_secs(3600);
-
-/// What a build did with a cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BuildAction {
-    Import,
-    Export,
-}
+const BEGUN_MAX: u64 = 10_000;
+const BEGUN_AGE_MAX: Duration = Duration::from_secs(3600);
 
 /// An import or an export that has ended.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Event {
+pub struct Build {
     pub at: Timestamp,
     pub tenant: Tenant,
     pub repo: RepoName,
@@ -49,21 +43,6 @@ pub struct Event {
     pub seconds: Option<f64>,
 }
 
-/// Something that was let go.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Eviction {
-    pub at: Timestamp,
-    pub tenant: Tenant,
-    pub repo: String,
-    pub tag: String,
-    /// Of one layer, when not the whole tag went.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub layer: Option<String>,
-    pub bytes: u64,
-    /// In words.
-    pub reason: String,
-}
-
 /// How far the counters of a tenant have come up to a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Step {
@@ -74,11 +53,11 @@ pub struct Step {
 
 /// What has just happened.
 pub struct Recent {
-    events: Mutex<VecDeque<Event>>,
+    builds: Mutex<VecDeque<Build>>,
     evictions: Mutex<VecDeque<Eviction>>,
     history: Mutex<BTreeMap<Tenant, History>>,
-    /// When a build, by its trace and the hash of its repository, made its first request.
-    builds: Cache<(u128, u64, BuildAction), Instant>,
+    /// When a build, with the hash of its repository, made its first request.
+    begun: Cache<(BuildId, u64, BuildAction), Instant>,
     pub began: Timestamp,
 }
 
@@ -91,10 +70,10 @@ struct History {
 impl Default for Recent {
     fn default() -> Self {
         Recent {
-            events: Mutex::default(),
+            builds: Mutex::default(),
             evictions: Mutex::default(),
             history: Mutex::default(),
-            builds: Cache::builder().max_capacity(BUILDS_MAX).time_to_live(BUILD_MAX).build(),
+            begun: Cache::builder().max_capacity(BEGUN_MAX).time_to_live(BEGUN_AGE_MAX).build(),
             began: Timestamp::now(),
         }
     }
@@ -108,18 +87,23 @@ fn keep<T>(ring: &Mutex<VecDeque<T>>, new: T, max: usize) {
     ring.push_back(new);
 }
 
+/// A repository, for telling what one build does in several.
+fn hash(place: (&Tenant, &RepoName)) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::new().hash_one(place)
+}
+
 impl Recent {
-    pub fn event(&self, event: Event) {
-        keep(&self.events, event, EVENTS_MAX);
+    pub(super) fn build(&self, build: Build) {
+        keep(&self.builds, build, BUILDS_MAX);
     }
 
-    pub fn eviction(&self, eviction: Eviction) {
+    pub(super) fn eviction(&self, eviction: Eviction) {
         keep(&self.evictions, eviction, EVICTIONS_MAX);
     }
 
     /// The newest first.
-    pub fn events(&self) -> Vec<Event> {
-        self.events.lock().iter().rev().cloned().collect()
+    pub fn builds(&self) -> Vec<Build> {
+        self.builds.lock().iter().rev().cloned().collect()
     }
 
     /// The newest first.
@@ -128,17 +112,17 @@ impl Recent {
     }
 
     /// A request of a build that is on its way to `action`: the first one counts.
-    pub fn begin(&self, trace: u128, repo: u64, action: BuildAction) {
-        let key = (trace, repo, action);
+    pub fn begin(&self, build: BuildId, place: (&Tenant, &RepoName), action: BuildAction) {
+        let key = (build, hash(place), action);
         // A look costs less than the lock of an insert, and a build has many requests.
-        if !self.builds.contains_key(&key) {
-            self.builds.entry(key).or_insert_with(Instant::now);
+        if !self.begun.contains_key(&key) {
+            self.begun.entry(key).or_insert_with(Instant::now);
         }
     }
 
     /// The action is done: since its first request. What comes then is of the next one.
-    pub fn end(&self, trace: u128, repo: u64, action: BuildAction) -> Option<Duration> {
-        Some(self.builds.remove(&(trace, repo, action))?.elapsed())
+    pub(super) fn end(&self, build: BuildId, place: (&Tenant, &RepoName), action: BuildAction) -> Option<Duration> {
+        Some(self.begun.remove(&(build, hash(place), action))?.elapsed())
     }
 
     /// Reads the counters of all tenants: every [`READ_EVERY`].
@@ -199,7 +183,7 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let metrics = Metrics::default();
-        let event = Event {
+        let build = Build {
             at: Timestamp::UNIX_EPOCH,
             tenant: Tenant::default_tenant(),
             repo: "a".parse().unwrap(),
@@ -207,8 +191,8 @@ mod tests {
             action: BuildAction::Import,
             seconds: None,
         };
-        (0..EVENTS_MAX * 2).for_each(|_| metrics.recent.event(event.clone()));
-        assert_eq!(metrics.recent.events().len(), EVENTS_MAX);
+        (0..BUILDS_MAX * 2).for_each(|_| metrics.recent.build(build.clone()));
+        assert_eq!(metrics.recent.builds().len(), BUILDS_MAX);
         metrics.tenants.of(&Tenant::default_tenant());
         (0..READINGS_MAX as i64 * 2).for_each(|second| {
             metrics.recent.read(&metrics.tenants, Timestamp::from_second(second).unwrap());
@@ -219,11 +203,13 @@ mod tests {
 
     #[test]
     fn an_action_lasts_from_its_first_request() {
-        let recent = Recent::default();
-        assert!(recent.end(1, 2, BuildAction::Export).is_none());
-        recent.begin(1, 2, BuildAction::Export);
-        assert!(recent.end(1, 2, BuildAction::Import).is_none());
-        assert!(recent.end(1, 2, BuildAction::Export).is_some());
-        assert!(recent.end(1, 2, BuildAction::Export).is_none());
+        let (recent, build) = (Recent::default(), BuildId(1));
+        let (tenant, repo, other) = (Tenant::default_tenant(), "a".parse().unwrap(), "b".parse().unwrap());
+        assert!(recent.end(build, (&tenant, &repo), BuildAction::Export).is_none());
+        recent.begin(build, (&tenant, &repo), BuildAction::Export);
+        assert!(recent.end(build, (&tenant, &repo), BuildAction::Import).is_none());
+        assert!(recent.end(build, (&tenant, &other), BuildAction::Export).is_none());
+        assert!(recent.end(build, (&tenant, &repo), BuildAction::Export).is_some());
+        assert!(recent.end(build, (&tenant, &repo), BuildAction::Export).is_none());
     }
 }

@@ -8,6 +8,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use serde::{Deserialize, Serialize};
 
 use super::Maker;
+use crate::events::Rule;
 use crate::names::Tenant;
 
 /// Tenants with numbers of their own. All others share one set, so that the metrics stay small whatever is configured.
@@ -46,16 +47,6 @@ pub enum Saved {
     Present,
     /// The client had the blob mounted.
     Mounted,
-}
-
-/// Which kind of rule let something go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rule {
-    Unused,
-    Pushed,
-    NotNewest,
-    Room,
 }
 
 const ASKED: [&str; 4] = ["tag", "manifest", "blob", "upload"];
@@ -99,7 +90,7 @@ impl TenantMetrics {
         self.saved[how as usize].inc_by(bytes);
     }
 
-    /// So many tags and layers are let go. Of tags no bytes are known: what only they name goes as garbage.
+    /// So many tags and layers are let go.
     pub fn evicted(&self, rule: Rule, count: u64, bytes: u64) {
         self.evictions[rule as usize].inc_by(count);
         self.evicted_bytes[rule as usize].inc_by(bytes);

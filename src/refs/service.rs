@@ -12,6 +12,7 @@ use crate::capacity::usage::Usage;
 use crate::config::Config;
 use crate::content::Content;
 use crate::content::condemned::Condemned;
+use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::objects::{Key, Objects};
 use crate::refs::inventory::Stock;
@@ -92,6 +93,11 @@ impl Refs {
     /// The metrics of the server.
     pub fn metrics(&self) -> &Arc<Metrics> {
         self.content().metrics()
+    }
+
+    /// Where to tell what happened.
+    pub fn events(&self) -> &Events {
+        self.content().events()
     }
 
     /// The objects that wait for their deletion.

@@ -13,6 +13,7 @@ mod bad_input;
 mod check;
 mod collect;
 mod docs;
+mod events;
 mod forms;
 mod objects;
 mod over_s3;

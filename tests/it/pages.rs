@@ -12,7 +12,7 @@ fn page(answer: &Answer) -> String {
 }
 
 /// A cache with one record and one layer, pushed to a tag. Exactly what a builder sends.
-async fn push_cache(world: &World, repo: &str, tag: &str, seed: &str) -> Digest {
+pub async fn push_cache(world: &World, repo: &str, tag: &str, seed: &str) -> Digest {
     let layer = format!("layer of {seed}");
     world.put_blob(repo, layer.clone()).await;
     let mut named = descriptor(LAYER, layer.as_bytes());

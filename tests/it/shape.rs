@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-const LEAVES: &[&str] =
-    &["digest", "names", "human", "access", "stream", "sync", "config", "metrics", "operator", "systemd", "trace"];
+const LEAVES: &[&str] = &[
+    "digest", "names", "human", "access", "stream", "sync", "config", "events", "metrics", "operator", "systemd",
+    "trace",
+];
 
 /// The doors. The kit may be used by each of them, and uses none; all else below `doors/` puts them together.
 const DOORS: &[&str] = &["admin", "pages", "registry", "token"];

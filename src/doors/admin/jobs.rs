@@ -13,11 +13,12 @@ use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
+use crate::auth::AuthError;
 use crate::check::{CheckEvent, Depth};
 use crate::doors::Doors;
-use crate::doors::kit::admit::admit_operator;
+use crate::doors::kit::admit::{admit_operator, refused};
+use crate::doors::kit::audit::Note;
 use crate::doors::kit::origin::RequestOrigin;
-use crate::doors::kit::refusal::{Refusal, RefusalKind};
 use crate::lifetime::collect::Wish;
 
 #[derive(Default, Deserialize)]
@@ -29,11 +30,12 @@ pub struct CheckJob {
 
 /// Checks the store: see `larder check`.
 pub async fn check(State(doors): State<Doors>, Query(job): Query<CheckJob>, request: Request) -> Response {
-    if let Err(refusal) = admit(&doors, request).await {
-        return refusal;
-    }
+    let note = match admit(&doors, request).await {
+        Ok(note) => note,
+        Err(refusal) => return refusal,
+    };
     let depth = if job.read_data { Depth::Bytes } else { Depth::Names };
-    stream_json_lines(|lines| async move {
+    ordered(note, |lines| async move {
         let report = |event| send_line(&lines, &event);
         if let Err(error) = doors.store.check(depth, job.repair, report).await {
             send_line(&lines, &CheckEvent::Failed(error.to_string()));
@@ -49,10 +51,11 @@ pub struct CollectJob {
 
 /// Collects once: see `larder gc`.
 pub async fn collect(State(doors): State<Doors>, Query(job): Query<CollectJob>, request: Request) -> Response {
-    if let Err(refusal) = admit(&doors, request).await {
-        return refusal;
-    }
-    stream_json_lines(|lines| async move {
+    let note = match admit(&doors, request).await {
+        Ok(note) => note,
+        Err(refusal) => return refusal,
+    };
+    ordered(note, |lines| async move {
         match doors.collector.run(Wish { dry: job.dry_run }).await {
             Ok(report) => send_line(&lines, &json!({ "done": &*report })),
             Err(error) => send_line(&lines, &json!({ "failed": error.to_string() })),
@@ -61,13 +64,23 @@ pub async fn collect(State(doors): State<Doors>, Query(job): Query<CollectJob>, 
 }
 
 /// Where everybody may everything, still only who can read the files of the store may start jobs.
-async fn admit(doors: &Doors, request: Request) -> Result<(), Response> {
+async fn admit(doors: &Doors, request: Request) -> Result<Note, Response> {
     let request = request.map(drop);
     let credentials = RequestOrigin::new(doors, &request).credentials();
     if doors.gate.is_open() && !doors.gate.is_operator(credentials.bearer()) {
-        return Err(Refusal::from(RefusalKind::Denied).told("access denied"));
+        return Err(refused(doors, &request, &AuthError::Denied("access denied".into())));
     }
-    admit_operator(doors, &request).await
+    Ok(Note::new(doors, admit_operator(doors, &request).await?, &request))
+}
+
+/// The answer to an order: its work has begun.
+fn ordered<F: Future<Output = ()> + Send + 'static>(
+    note: Note,
+    work: impl FnOnce(UnboundedSender<Bytes>) -> F,
+) -> Response {
+    let answer = stream_json_lines(work);
+    note.write(answer.status());
+    answer
 }
 
 /// The answer that is what `work` reports, line by line.

@@ -1,68 +1,87 @@
-//! One line for each write and each refusal, where callers are told apart: who, what, from where, and what came of it.
+//! One line for each write, each token, each order and each refusal: who, what, from where, and what came of it. A write to
+//! the registry has none where everybody may everything.
 
 use std::net::IpAddr;
 
-use axum::extract::Request;
 use http::{Method, StatusCode};
 
-use crate::auth::{AuthError, Caller};
+use crate::auth::AuthError;
 use crate::doors::Doors;
 use crate::doors::kit::origin::{RequestOrigin, logged_path};
+use crate::events::{Event, Events, Refused, Subscriber, Written};
+
+/// Writes the lines.
+pub struct AuditLog;
+
+impl Subscriber for AuditLog {
+    fn on(&self, event: &Event<'_>) {
+        match *event {
+            Event::Written(Written { who, method, path, status, address }) => tracing::info!(
+                target: "larder::audit",
+                who = %who,
+                method,
+                path,
+                status,
+                address = address.map(tracing::field::display),
+                "write"
+            ),
+            Event::Refused(Refused::Caller { reason, route, path, address }) => tracing::info!(
+                target: "larder::audit",
+                reason = %reason,
+                route,
+                path,
+                address = address.map(tracing::field::display),
+                "refused"
+            ),
+            Event::Refused(Refused::Upload { .. }) => {}
+            Event::Pushed { .. } | Event::Served { .. } | Event::Missed { .. } => {}
+            Event::Imported { .. } | Event::Evicted { .. } => {}
+        }
+    }
+}
 
 /// What is known of a write before it is done.
 pub struct Note {
-    facts: Option<Facts>,
-}
-
-struct Facts {
-    caller: Caller,
+    events: Events,
+    who: String,
     method: Method,
     path: String,
     address: Option<IpAddr>,
 }
 
 impl Note {
-    /// Nothing where everybody may everything: there, the line of the request tells as much.
-    pub fn new(doors: &Doors, caller: &Caller, request: &Request) -> Note {
-        if doors.gate.is_open() {
-            return Note { facts: None };
-        }
-        let facts = Facts {
-            caller: caller.clone(),
+    pub fn new<B>(doors: &Doors, who: impl ToString, request: &http::Request<B>) -> Note {
+        Note {
+            events: doors.events.clone(),
+            who: who.to_string(),
             method: request.method().clone(),
             path: logged_path(request.uri()),
             address: RequestOrigin::new(doors, request).address(),
-        };
-        Note { facts: Some(facts) }
+        }
     }
 
-    /// Writes the line of a request that was answered so.
+    /// Tells that the request was answered so.
     pub fn write(self, status: StatusCode) {
-        let Some(Facts { caller, method, path, address }) = self.facts else { return };
-        tracing::info!(
-            target: "larder::audit",
-            who = %caller.identity(),
-            method = method.as_str(),
-            path,
-            status = status.as_u16(),
-            address = address.map(tracing::field::display),
-            "write"
-        );
+        self.events.emit(Event::Written(Written {
+            who: &self.who,
+            method: self.method.as_str(),
+            path: &self.path,
+            status: status.as_u16(),
+            address: self.address,
+        }));
     }
 }
 
-/// A refusal names who it was, as far as that is known. What was shown is in no line.
-pub fn refused(origin: &RequestOrigin<'_>, route: &'static str, error: &AuthError) {
+/// Tells of a refusal. The reason names who it was, as far as that is known; what was shown is in no event.
+pub fn refused(doors: &Doors, origin: &RequestOrigin<'_>, route: &'static str, error: &AuthError) {
     // The first request of any client that has credentials is one without.
     if *error == AuthError::Unidentified {
         return;
     }
-    tracing::info!(
-        target: "larder::audit",
-        reason = %error,
+    doors.events.emit(Event::Refused(Refused::Caller {
+        reason: &error.to_string(),
         route,
-        path = logged_path(origin.uri),
-        address = origin.address().map(tracing::field::display),
-        "refused"
-    );
+        path: &logged_path(origin.uri),
+        address: origin.address(),
+    }));
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::super::Doors;
 use super::visibility::Visibility;
 use super::{Page, frame, show};
-use crate::metrics::recent::Eviction;
+use crate::events::Eviction;
 use crate::names::{RepoName, Tag};
 
 /// Rows on the page.

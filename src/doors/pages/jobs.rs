@@ -1,6 +1,5 @@
 //! What the server does by itself, and how it went.
 
-use http::StatusCode;
 use jiff::Timestamp;
 use maud::{Markup, html};
 use serde::Serialize;
@@ -20,9 +19,7 @@ pub struct JobsPage {
 
 /// For who may administer: results name tenants and content.
 pub fn gather(doors: &Doors, visible: &Visibility<'_>) -> Result<JobsPage, PageError> {
-    if !visible.is_whole() {
-        return Err(PageError::new(StatusCode::FORBIDDEN, "jobs are shown to who may administer"));
-    }
+    visible.expect_whole("jobs are shown to who may administer")?;
     Ok(JobsPage { now: Timestamp::now(), jobs: doors.jobs.all() })
 }
 

@@ -8,7 +8,8 @@ use super::super::Doors;
 use super::repos::{self, RepoRow, TagRow};
 use super::visibility::Visibility;
 use super::{Page, frame, history, show};
-use crate::metrics::recent::{BuildAction, Event, Eviction, Step};
+use crate::events::{BuildAction, Eviction};
+use crate::metrics::recent::{Build, Step};
 use crate::metrics::tenant::Reading;
 use crate::names::Tenant;
 
@@ -31,7 +32,7 @@ pub struct Overview {
     tags: Vec<TagRow>,
     tags_in_all: usize,
     /// The newest first.
-    events: Vec<Event>,
+    events: Vec<Build>,
     evictions: Vec<Eviction>,
 }
 
@@ -123,13 +124,13 @@ impl Whole {
     }
 }
 
-fn seen_events(doors: &Doors, visible: &Visibility<'_>) -> Vec<Event> {
-    let seen = |event: &Event| match &event.tag {
+fn seen_events(doors: &Doors, visible: &Visibility<'_>) -> Vec<Build> {
+    let seen = |event: &Build| match &event.tag {
         Some(tag) => visible.can_see_tag(&event.tenant, &event.repo, tag),
         // It may be of any.
         None => visible.can_see_all_of(&event.tenant, &event.repo),
     };
-    doors.metrics.recent.events().into_iter().filter(seen).take(ROWS).collect()
+    doors.metrics.recent.builds().into_iter().filter(seen).take(ROWS).collect()
 }
 
 fn tenant_row(doors: &Doors, tenant: &Tenant) -> TenantRow {
@@ -195,7 +196,7 @@ fn fact(name: &str, value: &str, about: &str) -> Markup {
 
 impl Overview {
     fn events(&self) -> Vec<Markup> {
-        let row = |event: &Event| {
+        let row = |event: &Build| {
             html! {
                 td { @match event.action { BuildAction::Import => "import", BuildAction::Export => "export" } }
                 td { (show::ago(event.at, self.now)) }

@@ -7,9 +7,13 @@ use crate::access::{Permit, Pull, Tags};
 use crate::auth::{AuthError, Caller};
 use crate::config::Challenge;
 use crate::doors::Doors;
+use crate::doors::kit::audit;
 use crate::doors::kit::origin::RequestOrigin;
 use crate::doors::kit::refusal::Refusal;
 use crate::names::{RepoName, Tag, Tenant};
+
+/// What the audit log calls pages, as metrics do.
+const ROUTE: &str = "page";
 
 /// What a caller may see. All pages ask here: what it does not grant is not gathered, so it cannot be shown.
 ///
@@ -17,6 +21,7 @@ use crate::names::{RepoName, Tag, Tenant};
 /// tenants and of the server nothing: they tell what others do.
 pub struct Visibility<'a> {
     doors: &'a Doors,
+    request: &'a http::Request<()>,
     caller: Caller,
     whole: bool,
     tenants: Vec<Tenant>,
@@ -24,15 +29,15 @@ pub struct Visibility<'a> {
 
 impl Visibility<'_> {
     /// Who asks, and what they may see: the one place where the pages decide.
-    pub async fn of<'a>(doors: &'a Doors, request: &http::Request<()>) -> Result<Visibility<'a>, PageError> {
+    pub async fn of<'a>(doors: &'a Doors, request: &'a http::Request<()>) -> Result<Visibility<'a>, PageError> {
         let turned_away = |error: AuthError| turned_away(doors, request, &error);
         let caller =
             doors.gate.identify(&RequestOrigin::new(doors, request).credentials()).await.map_err(turned_away)?;
         match doors.gate.visible_tenants(&caller) {
-            Ok(tenants) => Ok(Visibility { doors, caller, whole: true, tenants }),
+            Ok(tenants) => Ok(Visibility { doors, request, caller, whole: true, tenants }),
             Err(_) => {
                 doors.gate.admit_identified(&caller).map_err(turned_away)?;
-                Ok(Visibility { doors, caller, whole: false, tenants: doors.config.all_tenants() })
+                Ok(Visibility { doors, request, caller, whole: false, tenants: doors.config.all_tenants() })
             }
         }
     }
@@ -40,6 +45,12 @@ impl Visibility<'_> {
     /// Whether numbers of whole tenants and of the server may be seen.
     pub fn is_whole(&self) -> bool {
         self.whole
+    }
+
+    /// Lets on only who may administer; `why` tells all others.
+    pub fn expect_whole(&self, why: &str) -> Result<(), PageError> {
+        let admitted = self.doors.gate.admit_admin(&self.caller);
+        admitted.inspect_err(|error| self.tell_refusal(error)).map_err(|_| PageError::new(StatusCode::FORBIDDEN, why))
     }
 
     /// The tenants to look through. Their names are no secret to the caller only where [`Visibility::is_whole`], or where they
@@ -52,7 +63,7 @@ impl Visibility<'_> {
     pub fn narrowed(&self, only: Option<&Tenant>) -> Visibility<'_> {
         let of = |tenant: &&Tenant| only.is_none_or(|only| only == *tenant);
         let tenants = self.tenants.iter().filter(of).cloned().collect();
-        Visibility { doors: self.doors, caller: self.caller.clone(), whole: self.whole, tenants }
+        Visibility { doors: self.doors, request: self.request, caller: self.caller.clone(), whole: self.whole, tenants }
     }
 
     /// Whether a repository may be seen in a list.
@@ -83,10 +94,14 @@ impl Visibility<'_> {
 
     fn admit(&self, repo: &RepoName, tags: Tags) -> Result<Permit<Pull>, PageError> {
         let admitted = self.doors.gate.admit(&self.caller, repo.clone(), tags);
-        admitted.map_err(|error| match error {
+        admitted.inspect_err(|error| self.tell_refusal(error)).map_err(|error| match error {
             AuthError::RepoUnknown(repo) => PageError::unknown(repo),
             error => PageError::new(StatusCode::FORBIDDEN, error),
         })
+    }
+
+    fn tell_refusal(&self, error: &AuthError) {
+        audit::refused(self.doors, &RequestOrigin::new(self.doors, self.request), ROUTE, error);
     }
 
     fn owns(&self, tenant: &Tenant, repo: &RepoName, tags: Tags) -> bool {
@@ -97,6 +112,8 @@ impl Visibility<'_> {
 
 /// A caller who is nobody, or not who they say: told as everywhere else, so that a browser asks for a password.
 fn turned_away(doors: &Doors, request: &http::Request<()>, error: &AuthError) -> PageError {
-    let challenge = RequestOrigin::new(doors, request).challenge(Challenge::Basic, error, None);
+    let origin = RequestOrigin::new(doors, request);
+    audit::refused(doors, &origin, ROUTE, error);
+    let challenge = origin.challenge(Challenge::Basic, error, None);
     PageError { challenge, ..PageError::new(Refusal::from(error).status, error) }
 }

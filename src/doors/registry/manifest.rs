@@ -6,7 +6,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, IF_NONE_
 
 use crate::cache::{Caches, ManifestPush};
 use crate::doors::kit::answer::{header, respond};
-use crate::doors::kit::builds::Exported;
+use crate::doors::kit::builds;
 use crate::doors::kit::etag::EntityTag;
 use crate::doors::registry::error::OciError;
 use crate::doors::registry::{Call, DOCKER_CONTENT_DIGEST};
@@ -56,10 +56,11 @@ pub async fn put(
         }
     };
     let content_type = header(&call.headers, CONTENT_TYPE).map(|text| essence(text).to_string());
+    let build = builds::id(&call.headers);
     let bytes = collect(call.body, limit).await.map_err(crate::error::Error::from)?;
     // All of it has come, however slowly.
     let to = to.until(to.repo().deadline().restarted());
-    let push = ManifestPush { digest, tags: &tags, content_type: content_type.as_deref(), bytes };
+    let push = ManifestPush { digest, tags: &tags, content_type: content_type.as_deref(), bytes, build };
     let pushed = caches.push(&to, push).await?;
     let mut answer = respond(StatusCode::CREATED)
         .set(LOCATION, format!("/v2/{}/manifests/{}", to.repo().name(), pushed.digest))
@@ -73,11 +74,7 @@ pub async fn put(
             answer = answer.set(OCI_TAG, tag.to_string());
         }
     }
-    let mut answer = answer.done();
-    if pushed.cache && !tags.is_empty() {
-        answer.extensions_mut().insert(Exported(tags));
-    }
-    Ok(answer)
+    Ok(answer.done())
 }
 
 pub async fn delete(deletion: &Deletion, from: &RepoEraser, reference: &Reference) -> Result<Response, OciError> {

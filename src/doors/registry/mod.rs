@@ -23,11 +23,11 @@ use crate::deadline::{self, Deadline};
 use crate::doors::Doors;
 use crate::doors::kit::answer::{Answer, header};
 use crate::doors::kit::body::incoming;
+use crate::doors::kit::builds::Part;
 use crate::doors::kit::etag::EntityTag;
 use crate::doors::kit::origin::RequestOrigin;
 use crate::doors::kit::refusal::RefusalKind;
 use crate::doors::kit::{audit, builds, range, task};
-use crate::metrics::recent::BuildAction;
 use crate::names::Tenant;
 use crate::oci::CACHE_CONFIG;
 use crate::refs::{Repo, RepoEraser, RepoWriter};
@@ -129,7 +129,7 @@ async fn admit(doors: &Doors, route: &Route, origin: &RequestOrigin<'_>) -> Resu
 
 /// A refusal that tells clients what to ask for, and the operator who was turned away.
 fn refuse(doors: &Doors, route: &Route, origin: &RequestOrigin<'_>, error: AuthError) -> Response {
-    audit::refused(origin, route.label(), &error);
+    audit::refused(doors, origin, route.label(), &error);
     let challenge = origin.challenge(doors.gate.challenge(), &error, route.scope().as_deref());
     let error = OciError::from(error);
     match challenge {
@@ -150,35 +150,36 @@ async fn handle(
     let handle = granted.handle(&doors.store, deadline)?;
     let repo = handle.repo();
     trace::place(repo.tenant(), repo.name());
-    let pending = classify(&route, request.method(), request.headers())
-        .and_then(|action| builds::watch(&doors.metrics, repo, action, request.headers()));
+    let import = classify(&route, request.method(), request.headers())
+        .and_then(|action| builds::watch(&doors, repo, action, request.headers()));
     let answer = if route.writes() {
-        let note = audit::Note::new(&doors, &caller, &request);
+        // Where everybody may everything, the line of the request tells as much.
+        let note = (!doors.gate.is_open()).then(|| audit::Note::new(&doors, caller.identity(), &request));
         let writing = task::carried_through(async move {
             let call = Call::new(&doors, request);
             let answer = write(&doors, &caller, handle, route, call).await;
-            note.write(answer.as_ref().map_or_else(OciError::status, Response::status));
+            let status = answer.as_ref().map_or_else(OciError::status, Response::status);
+            note.into_iter().for_each(|note| note.write(status));
             answer
         });
         writing.await.unwrap_or_else(|| Err(OciError::new(RefusalKind::Failed)))
     } else {
         read(&doors, &caller, handle, route, request).await
     };
-    pending.into_iter().for_each(|pending| pending.on_response(&answer));
+    import.into_iter().for_each(|import| import.on_response(&answer));
     answer
 }
 
-/// The action of a build that a request is a part of, and whether it is the last part.
-fn classify(route: &Route, method: &Method, headers: &HeaderMap) -> Option<(BuildAction, bool)> {
+/// The part of a build that a request is.
+fn classify(route: &Route, method: &Method, headers: &HeaderMap) -> Option<Part> {
     match route {
-        Route::ReadManifest { .. } => Some((BuildAction::Import, false)),
-        Route::ReadBlob { .. } if method == Method::HEAD => Some((BuildAction::Export, false)),
+        Route::ReadManifest { .. } => Some(Part::Import),
+        Route::ReadBlob { .. } if method == Method::HEAD => Some(Part::Export),
         Route::ReadBlob { .. } => {
             let imports = header(headers, ACCEPT).is_some_and(|accept| accept.contains(CACHE_CONFIG));
-            imports.then_some((BuildAction::Import, true))
+            imports.then_some(Part::EndOfImport)
         }
-        Route::BeginUpload { .. } | Route::SealUpload { .. } => Some((BuildAction::Export, false)),
-        Route::PutManifest { .. } => Some((BuildAction::Export, true)),
+        Route::BeginUpload { .. } | Route::SealUpload { .. } | Route::PutManifest { .. } => Some(Part::Export),
         _ => None,
     }
 }

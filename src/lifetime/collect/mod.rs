@@ -86,9 +86,8 @@ use crate::calls::Calls;
 use crate::content::condemned::{CondemnedKind, ListedBatch, list_batches};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
+use crate::events::{Event, EvictedSum, Eviction, Rule};
 use crate::layout;
-use crate::metrics::recent::Eviction;
-use crate::metrics::tenant::Rule;
 use crate::names::{BatchId, Tenant};
 use crate::objects::Key;
 use crate::refs::Refs;
@@ -336,25 +335,34 @@ impl Collector {
         metrics.deleted_objects.inc_by(report.deleted.objects);
         metrics.deleted_bytes.inc_by(report.deleted.bytes);
         metrics.spared_objects.inc_by(report.spared + report.kept);
-        for ((tenant, rule), sum) in &report.fresh {
-            metrics.tenants.of(tenant).evicted(*rule, sum.objects, sum.bytes);
-        }
-        for decision in report.decisions.iter().filter(|decision| !decision.known) {
-            self.remember(report, decision);
-        }
+        self.tell_evictions(report);
     }
 
-    fn remember(&self, report: &Report, decision: &policy::Decision) {
-        let Ok(tenant) = decision.tenant.parse::<Tenant>() else { return };
-        self.refs.metrics().recent.eviction(Eviction {
-            at: report.began.unwrap_or_default(),
-            tenant,
-            repo: decision.repo.clone(),
-            tag: decision.tag.clone(),
-            layer: decision.layer.clone(),
-            bytes: decision.bytes,
-            reason: decision.why.clone(),
-        });
+    fn tell_evictions(&self, report: &Report) {
+        let sum = |((tenant, rule), sum): (&(Tenant, Rule), &Sum)| EvictedSum {
+            tenant: tenant.clone(),
+            rule: *rule,
+            count: sum.objects,
+            bytes: sum.bytes,
+        };
+        let eviction = |decision: &policy::Decision| {
+            Some(Eviction {
+                at: report.began.unwrap_or_default(),
+                tenant: decision.tenant.parse().ok()?,
+                repo: decision.repo.clone(),
+                tag: decision.tag.clone(),
+                layer: decision.layer.clone(),
+                bytes: decision.bytes,
+                reason: decision.why.clone(),
+            })
+        };
+        let sums: Vec<EvictedSum> = report.fresh.iter().map(sum).collect();
+        if sums.is_empty() {
+            return;
+        }
+        let fresh = report.decisions.iter().filter(|decision| !decision.known);
+        let which: Vec<Eviction> = fresh.filter_map(eviction).collect();
+        self.refs.events().emit(Event::Evicted { sums: &sums, which: &which });
     }
 }
 

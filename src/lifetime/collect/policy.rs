@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::config::RetainConfig;
+use crate::events::Rule;
 use crate::human::span;
-use crate::metrics::tenant::Rule;
 use crate::names::Tenant;
 use crate::refs::root::{Evictable, NamedBlob, Root, RootId};
 

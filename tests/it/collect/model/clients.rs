@@ -254,8 +254,8 @@ impl Client {
         let digest = push.digest();
         let (began, promises) = (self.ghost.borrow().records_removed, self.ghost.borrow().promises());
         let replica = self.replica();
-        let manifest =
-            ManifestPush { digest: None, tags: std::slice::from_ref(tag), content_type: None, bytes: push.manifest };
+        let (tags, bytes) = (std::slice::from_ref(tag), push.manifest);
+        let manifest = ManifestPush { digest: None, tags, content_type: None, bytes, build: None };
         match replica.store.caches().push(&replica.writes(), manifest).await {
             Ok(_) => self.ghost.borrow_mut().pushed(REPO, tag, &digest, began),
             Err(Error::ManifestBlobUnknown(missing)) => self.ghost.borrow_mut().refused(&missing, promises),

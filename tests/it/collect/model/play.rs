@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use larder::config::{Config, Ingredients};
 use larder::deadline::Deadline;
+use larder::events::Events;
 use larder::lifetime::collect::{Collector, Wish};
-use larder::metrics::Metrics;
 use larder::store::Store;
 use tokio::time::Instant;
 
@@ -267,7 +267,7 @@ pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
     let ghost = Rc::new(RefCell::new(Ghost::new(sim.clone(), setting)));
     let config = Arc::new(setting.config());
     let store = |replica: usize| {
-        Store::named(Arc::new(sim.clone()), config.clone(), Arc::new(Metrics::default()), replica as u64)
+        Store::named(Arc::new(sim.clone()), config.clone(), Arc::default(), Events::default(), replica as u64)
     };
     sim.plant("meta/format", FORMAT.into(), Duration::ZERO);
     clients::plant(&sim, &mut dice.borrow_mut(), setting);

@@ -1,0 +1,167 @@
+//! What happened. Whoever does something tells it here, once, when it is durable; who wants to know has subscribed at the
+//! start.
+//!
+//! Subscribers are called one after another, on the spot. So nothing is queued, nothing gets lost, and no lock of one is held
+//! while another works; but whoever emits waits for them. A subscriber never waits and never fails, and bounds what it keeps.
+//!
+//! Invariant: no event has a credential in it, and none is emitted for a single blob.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::names::{RepoName, Tag, Tenant};
+
+/// Something that happened.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A manifest was pushed to tags, and all of them point to it.
+    Pushed {
+        tenant: &'a Tenant,
+        repo: &'a RepoName,
+        tags: &'a [Tag],
+        /// It is the manifest of a cache.
+        cache: bool,
+        /// Of the manifest.
+        bytes: u64,
+        build: Option<BuildId>,
+    },
+    /// A tag was asked for, and had a manifest.
+    Served { tenant: &'a Tenant, repo: &'a RepoName, tag: &'a Tag, bytes: u64 },
+    /// A tag was asked for that is not there, or not whole.
+    Missed { tenant: &'a Tenant, repo: &'a RepoName, tag: &'a Tag },
+    /// The config of a cache was read, which ends an import. By its digest: which tag named it is not known.
+    Imported { tenant: &'a Tenant, repo: &'a RepoName, build: Option<BuildId> },
+    /// One collection has let these go by rules.
+    Evicted {
+        /// All of them, in sums.
+        sums: &'a [EvictedSum],
+        /// Which: the first of them, where there are very many.
+        which: &'a [Eviction],
+    },
+    /// Something was not allowed.
+    Refused(Refused<'a>),
+    /// A request that changes something, takes a token or orders work was let in and answered.
+    Written(Written<'a>),
+}
+
+/// What was not allowed.
+#[derive(Clone, Copy, Debug)]
+pub enum Refused<'a> {
+    /// An upload: the disk or the tenant is full.
+    Upload { tenant: &'a Tenant },
+    /// A caller, by the rules or for want of good credentials.
+    Caller { reason: &'a str, route: &'static str, path: &'a str, address: Option<IpAddr> },
+}
+
+/// What a caller did, and what came of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Written<'a> {
+    pub who: &'a str,
+    pub method: &'a str,
+    pub path: &'a str,
+    pub status: u16,
+    pub address: Option<IpAddr>,
+}
+
+/// One build among all, as its requests say of themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BuildId(pub u128);
+
+/// What a build did with a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuildAction {
+    Import,
+    Export,
+}
+
+/// Which kind of rule let something go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    Unused,
+    Pushed,
+    NotNewest,
+    Room,
+}
+
+/// How many tags and layers of a tenant a rule let go. Of tags no bytes are known: what only they name goes as garbage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EvictedSum {
+    pub tenant: Tenant,
+    pub rule: Rule,
+    pub count: u64,
+    pub bytes: u64,
+}
+
+/// Something that was let go.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Eviction {
+    pub at: Timestamp,
+    pub tenant: Tenant,
+    pub repo: String,
+    pub tag: String,
+    /// Of one layer, when not the whole tag went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
+    pub bytes: u64,
+    /// In words.
+    pub reason: String,
+}
+
+/// Somebody who wants to know what happens.
+pub trait Subscriber: Send + Sync {
+    /// Takes note of an event. In the middle of what a client waits for: it neither waits nor fails.
+    fn on(&self, event: &Event<'_>);
+}
+
+/// Where to tell what happened. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Events {
+    subscribers: Arc<[Arc<dyn Subscriber>]>,
+}
+
+impl Events {
+    /// Events for these subscribers, and for no others ever.
+    pub fn to(subscribers: impl IntoIterator<Item = Arc<dyn Subscriber>>) -> Events {
+        Events { subscribers: subscribers.into_iter().collect() }
+    }
+
+    /// Tells each subscriber.
+    pub fn emit(&self, event: Event<'_>) {
+        self.subscribers.iter().for_each(|subscriber| subscriber.on(&event));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Misses(AtomicUsize);
+
+    impl Subscriber for Misses {
+        fn on(&self, event: &Event<'_>) {
+            if matches!(event, Event::Missed { .. }) {
+                self.0.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    #[test]
+    fn each_subscriber_hears_of_each_event_once() {
+        let (one, two) = (Arc::new(Misses::default()), Arc::new(Misses::default()));
+        let events = Events::to([one.clone() as Arc<dyn Subscriber>, two.clone()]);
+        let (tenant, repo, tag) = (Tenant::default_tenant(), "a".parse().unwrap(), "t".parse().unwrap());
+        events.clone().emit(Event::Missed { tenant: &tenant, repo: &repo, tag: &tag });
+        events.emit(Event::Served { tenant: &tenant, repo: &repo, tag: &tag, bytes: 1 });
+        assert_eq!([&one, &two].map(|heard| heard.0.load(Relaxed)), [1, 1]);
+        // Nobody need listen.
+        Events::default().emit(Event::Missed { tenant: &tenant, repo: &repo, tag: &tag });
+    }
+}
