@@ -17,11 +17,11 @@ pub(super) type Loaded = std::result::Result<Arc<Push>, NotLoaded>;
 
 /// Why a push cannot be read.
 pub(super) enum NotLoaded {
-    NoManifest,
+    ManifestGone,
     /// The blob with its records is gone or damaged.
-    NoConfig(Digest),
+    ConfigGone(Digest),
     /// Not one that BuildKit would know, and why.
-    NoCache(String),
+    Malformed(String),
 }
 
 impl Caches {
@@ -29,7 +29,7 @@ impl Caches {
     pub(super) async fn load_push(&self, repo: &Repo, id: &PushId) -> Result<Loaded> {
         match repo.manifest_bytes(&id.manifest).await? {
             Some(bytes) => self.read_push(repo, bytes).await,
-            None => Ok(Err(NotLoaded::NoManifest)),
+            None => Ok(Err(NotLoaded::ManifestGone)),
         }
     }
 
@@ -37,8 +37,8 @@ impl Caches {
     pub(super) async fn read_push(&self, repo: &Repo, manifest: Bytes) -> Result<Loaded> {
         match tokio::task::spawn_blocking(move || CacheManifest::detect(&manifest)).await? {
             Ok(Some(manifest)) => self.push_of(repo, manifest).await,
-            Ok(None) => Ok(Err(NotLoaded::NoCache("not a cache manifest".to_string()))),
-            Err(error) => Ok(Err(NotLoaded::NoCache(error.to_string()))),
+            Ok(None) => Ok(Err(NotLoaded::Malformed("not a cache manifest".to_string()))),
+            Err(error) => Ok(Err(NotLoaded::Malformed(error.to_string()))),
         }
     }
 
@@ -60,7 +60,7 @@ impl Caches {
                 let reading = tokio::task::spawn_blocking(move || Arc::new(Push::new(manifest, &bytes)));
                 Ok(Ok(reading.await?))
             }
-            Ok(None) => Ok(Err(NotLoaded::NoConfig(digest))),
+            Ok(None) => Ok(Err(NotLoaded::ConfigGone(digest))),
             // What a manifest says of a size need not be true.
             Err(error) => match blobs.size_of(&digest).await? {
                 Some(size) if size > READ_BYTES_MAX => too_large(manifest, size),

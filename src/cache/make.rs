@@ -124,9 +124,9 @@ impl Caches {
                     }
                     pushes.push((id, push));
                 }
-                Err(NotLoaded::NoConfig(digest)) => missing.push(digest),
-                Err(NotLoaded::NoManifest) => missing_manifests.push(id.manifest),
-                Err(NotLoaded::NoCache(reason)) => tracing::warn!(push = %id.manifest, reason, "push cannot be read"),
+                Err(NotLoaded::ConfigGone(digest)) => missing.push(digest),
+                Err(NotLoaded::ManifestGone) => missing_manifests.push(id.manifest),
+                Err(NotLoaded::Malformed(reason)) => tracing::warn!(push = %id.manifest, reason, "push cannot be read"),
             }
         }
         drop(loads);

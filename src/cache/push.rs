@@ -110,6 +110,10 @@ impl Caches {
     ) -> Result<()> {
         let (repo, size) = (to.repo(), bytes.len() as u64);
         let pointer = Pointer::new(digest, parsed.media_type, size);
+        let ingredients = repo.content().config().collect.ingredients;
+        if !ingredients.content_before_pointer() {
+            stream::iter(tags).map(Ok).try_for_each(|tag| to.put_tag(pin, tag, &pointer)).await?;
+        }
         to.store_manifest(pin, &digest, parsed, bytes).await?;
         let push = match cache {
             Some(cache) => Some(self.new_push(repo, cache).await?),
@@ -135,9 +139,9 @@ impl Caches {
         match self.push_of(repo, manifest.clone()).await? {
             Ok(push) => Ok(push),
             // It was there a moment ago, and its bytes are wrong: the builder is to send it again.
-            Err(NotLoaded::NoConfig(digest)) => Err(Error::ManifestBlobUnknown(vec![digest])),
-            Err(NotLoaded::NoManifest) => Err(Error::Internal("manifest is gone".into())),
-            Err(NotLoaded::NoCache(reason)) => Err(Error::ManifestInvalid(reason)),
+            Err(NotLoaded::ConfigGone(digest)) => Err(Error::ManifestBlobUnknown(vec![digest])),
+            Err(NotLoaded::ManifestGone) => Err(Error::Internal("manifest is gone".into())),
+            Err(NotLoaded::Malformed(reason)) => Err(Error::ManifestInvalid(reason)),
         }
     }
 
@@ -176,6 +180,11 @@ impl Caches {
         }
         let family = push.family();
         let record = json(&Record { family: family.clone() })?;
+        if !repo.content().config().collect.ingredients.record_before_pointer() {
+            to.put_tag(pin, tag, &pointer).await?;
+            to.put_record(pin, tag, &id, record).await?;
+            return Ok(());
+        }
         let at = to.put_record(pin, tag, &id, record).await?;
         pointer.follows = live.iter().map(|push| push.id.short()).collect();
         let expired = self.expired(repo, tag, live, family).await?;

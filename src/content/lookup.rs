@@ -253,12 +253,6 @@ impl Content {
         });
     }
 
-    /// A candidate to read from. What memory has may be old: the read will tell.
-    pub(super) async fn candidate(&self, key: &Key, deadline: Deadline) -> Result<Option<Meta>> {
-        let known = self.presence().get(key).map(|known| known.meta).filter(|meta| !self.verdicts().is_wrong(meta));
-        if known.is_some() { Ok(known) } else { self.meta(key, deadline).await }
-    }
-
     /// Whether an object is known to be there without a question.
     pub fn is_known(&self, key: &Key) -> bool {
         self.presence().get(key).is_some_and(|known| known.valid)

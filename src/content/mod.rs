@@ -11,7 +11,7 @@
 //!   become too old, remember. What it made is a [`Written`], and 201 is said by one of these.
 //!
 //! Files import downwards in this order: what is known ([`condemned`], [`presence`], [`verdicts`], [`quarantine`],
-//! [`tombstones`]), the service that holds it ([`service`]), the verbs ([`lookup`], [`write`]), and what callers do
+//! [`tombstones`]), the service that holds it ([`service`]), the verbs ([`lookup`], [`mod@write`]), and what callers do
 //! ([`blobs`], [`read`], [`staging`], [`pieces`]).
 
 pub mod blobs;

@@ -80,7 +80,7 @@ impl Reader {
             let (size, held) = (piece.bytes.len() as u64, Held::Hot(piece.bytes));
             return Ok(Blob { digest: *digest, size, held, source: Source::Hot });
         }
-        let meta = content.candidate(&key, deadline).await?.ok_or(Error::BlobUnknown(*digest))?;
+        let meta = candidate(content, &key, deadline).await?.ok_or(Error::BlobUnknown(*digest))?;
         let size = meta.size;
         let held = if size <= content.hot_blob_max() {
             Held::Hot(content.small_of(&key, *digest, size, deadline).await?)
@@ -210,6 +210,13 @@ impl WayOut {
         content.hot().forget(&chunk(meta, index));
         Err(Error::BlobUnknown(*digest))
     }
+}
+
+/// What may be read. What memory has may be old: the read will tell.
+async fn candidate(content: &Content, key: &Key, deadline: Deadline) -> Result<Option<Meta>> {
+    let known = content.presence().get(key).map(|known| known.meta);
+    let known = known.filter(|meta| !content.verdicts().is_wrong(meta));
+    if known.is_some() { Ok(known) } else { content.meta(key, deadline).await }
 }
 
 /// Where bytes come from that are not in memory.

@@ -78,7 +78,7 @@ pub struct Write {
     pub reaches: OnceCell<HashSet<u64>>,
 }
 
-/// Writings that came to be seen after some deletion. More than [`NEW_MAX`] are not told apart.
+/// Writings that came to be seen after some deletion. More than a bounded number are not told apart.
 pub struct WritesSince {
     since: u64,
     /// How many had been seen when the list began. All that was written before and is still there is in it; of what has a

@@ -48,7 +48,7 @@ impl EntryName {
     pub fn new(space: &str, version: &str, key: &str) -> Option<EntryName> {
         (is_word(space, SPACE_BYTES_MAX) && is_word(version, VERSION_BYTES_MAX) && !key.is_empty()).then_some(())?;
         let mut stem = escape(key.as_bytes());
-        let hash = (stem.len() > STEM_BYTES_MAX).then(|| Digest::sha256(key.as_bytes()).hex().to_string());
+        let hash = (stem.len() > STEM_BYTES_MAX).then(|| Digest::sha256(key.as_bytes()).hex());
         stem.truncate(STEM_BYTES_MAX);
         Some(EntryName { space: space.to_string(), version: version.to_string(), stem, hash })
     }

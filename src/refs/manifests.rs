@@ -28,7 +28,7 @@ pub struct Manifest {
 
 impl RepoWriter {
     /// Stores a manifest for an answer that rests on `pin`: refuses one that names what is not here, then writes the bytes
-    /// and its entry among the referrers of its subject. Whoever calls it holds [`Refs::writing`] until tags point to it.
+    /// and its entry among the referrers of its subject. Whoever calls it holds [`Refs::writing`](super::Refs::writing) until tags point to it.
     pub async fn store_manifest(
         &self,
         pin: &Pin,
