@@ -2,16 +2,23 @@
 //!
 //! # Layout
 //!
-//! In reading order; each module imports only from those above it and from its own children, but for `app`, which puts
-//! all together.
+//! In reading order; a module imports only from those above it.
 //!
-//! - [`digest`], [`names`], [`human`], [`access`], [`stream`], [`config`], [`events`], [`metrics`], [`operator`], [`systemd`],
-//!   [`trace`]: the leaves.
+//! - [`digest`], [`names`], [`human`], [`access`], [`stream`], [`mod@sync`], [`config`], [`events`], [`metrics`],
+//!   [`operator`], [`systemd`], [`trace`]: the leaves.
 //! - [`oci`]: manifests and indexes, parsed.
 //! - [`buildkit`]: BuildKit's cache format and the view, pure functions.
 //! - [`objects`]: bytes under keys, on a disk or in a bucket.
+//! - [`error`], [`deadline`], [`calls`]: what may go wrong, how long a caller waits, and calls to the backend.
+//! - [`layout`]: which key is what.
+//! - [`meta`]: what a store says of itself, its format above all.
 //! - [`hot`]: immutable bytes in memory.
-//! - [`store`]: the house: blobs, uploads, manifests, tags.
+//! - [`capacity`]: room for uploads.
+//! - [`content`]: bytes by digest, in a tenant.
+//! - [`refs`]: what names content.
+//! - [`cache`]: cache tags, pushed and served.
+//! - [`account`], [`lifetime`], [`check`]: what is stored, what goes, and whether all is well.
+//! - [`store`]: these rooms, put together.
 //! - [`jobs`]: work that a server does by itself, and how it went.
 //! - [`auth`]: who asks, and may they.
 //! - [`doors`]: the protocol fronts, and all that knows HTTP.
