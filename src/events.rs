@@ -44,7 +44,7 @@ pub enum Event<'a> {
     /// Something was not allowed.
     Refused(Refused<'a>),
     /// A request that changes something, takes a token or orders work was let in and answered.
-    Written(Written<'a>),
+    Written(AnsweredWrite<'a>),
 }
 
 /// What was not allowed.
@@ -58,7 +58,7 @@ pub enum Refused<'a> {
 
 /// What a caller did, and what came of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Written<'a> {
+pub struct AnsweredWrite<'a> {
     pub who: &'a str,
     pub method: &'a str,
     pub path: &'a str,

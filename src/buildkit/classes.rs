@@ -13,7 +13,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
-use super::error::Refused;
+use super::error::NoView;
 use super::graph::{Graph, NodeId, Symbol};
 use super::view::Work;
 
@@ -27,7 +27,7 @@ pub struct Classes {
 }
 
 impl Classes {
-    pub fn of(graph: &Graph, work: &mut Work) -> Result<Classes, Refused> {
+    pub fn of(graph: &Graph, work: &mut Work) -> Result<Classes, NoView> {
         let mut closure = Closure::new(graph);
         closure.unite_roots();
         // By depth, so that the steps which links lead to have mostly been united before.
@@ -176,7 +176,7 @@ impl<'g, 'a> Closure<'g, 'a> {
 
     /// Brings the links of a class up to date and unites it with every class it has a link of each input in common
     /// with.
-    fn settle(&mut self, mut class: NodeId, work: &mut Work) -> Result<(), Refused> {
+    fn settle(&mut self, mut class: NodeId, work: &mut Work) -> Result<(), NoView> {
         loop {
             let narrowest = self.refresh(class, work)?;
             let Some(other) = self.find_equal(class, &narrowest, work)? else { return Ok(()) };
@@ -191,7 +191,7 @@ impl<'g, 'a> Closure<'g, 'a> {
 
     /// Brings the links of a class up to date. Returns those of the input that has them in common with the fewest
     /// classes.
-    fn refresh(&mut self, class: NodeId, work: &mut Work) -> Result<Vec<u32>, Refused> {
+    fn refresh(&mut self, class: NodeId, work: &mut Work) -> Result<Vec<u32>, NoView> {
         let digest = self.digest(class);
         let mut links = std::mem::take(&mut self.links[class as usize]);
         work.spend(links.len())?;
@@ -224,7 +224,7 @@ impl<'g, 'a> Closure<'g, 'a> {
     }
 
     /// Looks for a class that is the same step among those that share one of these links.
-    fn find_equal(&mut self, class: NodeId, links: &[u32], work: &mut Work) -> Result<Option<NodeId>, Refused> {
+    fn find_equal(&mut self, class: NodeId, links: &[u32], work: &mut Work) -> Result<Option<NodeId>, NoView> {
         for &link in links {
             let mut sharing = std::mem::take(&mut self.sharing[link as usize]);
             let mut equal = None;
@@ -249,7 +249,7 @@ impl<'g, 'a> Closure<'g, 'a> {
     }
 
     /// Whether two classes of one digest, and so of one number of inputs, have a link of every input in common.
-    fn overlap(&self, a: NodeId, b: NodeId, work: &mut Work) -> Result<bool, Refused> {
+    fn overlap(&self, a: NodeId, b: NodeId, work: &mut Work) -> Result<bool, NoView> {
         let (a, b) = (&self.links[a as usize], &self.links[b as usize]);
         let (few, many) = if a.len() < b.len() { (a, b) } else { (b, a) };
         let mut input = 0;
@@ -266,7 +266,7 @@ impl<'g, 'a> Closure<'g, 'a> {
     }
 
     /// Makes one class of two and returns its representative.
-    fn unite(&mut self, a: NodeId, b: NodeId, work: &mut Work) -> Result<NodeId, Refused> {
+    fn unite(&mut self, a: NodeId, b: NodeId, work: &mut Work) -> Result<NodeId, NoView> {
         let size = |class: NodeId| self.users_of_class[class as usize] + self.links[class as usize].len();
         let (small, large) = if size(a) < size(b) { (a, b) } else { (b, a) };
 

@@ -1,4 +1,4 @@
-//! Two errors: [`FormatError`] for one push that cannot be read, [`Refused`] for a view that cannot be made.
+//! Two errors: [`FormatError`] for one push that cannot be read, [`NoView`] for a view that cannot be made.
 
 /// Why the bytes of a push are not a cache that BuildKit would import.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +27,7 @@ pub enum FormatError {
 
 /// Why there is no view. The caller serves the newest push as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum NoView {
     #[error("no push can be read")]
     NoValidPush,
     #[error("the newest push has more records, links and layers than a view is made from")]

@@ -48,7 +48,7 @@ mod write;
 mod tests;
 
 pub use config::{CONFIG_BYTES_MAX, CacheConfig, CreatedAt, Layer, Link, Record, Stack, StoredResult};
-pub use error::{FormatError, Refused};
+pub use error::{FormatError, NoView};
 pub use explain::{Explanation, InvalidPush};
 pub use family::{FAMILY_ROOTS_MAX, Family, FamilyMember, surplus};
 pub use inline::{from_inline, to_inline};

@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use super::error::Refused;
+use super::error::NoView;
 use super::graph::Symbol;
 use super::view::Work;
 
@@ -36,7 +36,7 @@ pub const PARTS_PER_MEMBER_MAX: usize = 2;
 
 /// Every combination of links that some member has, cut as coarsely as the invariants allow. `None` if that takes more
 /// than `max` parts: two builds that differ in n inputs make up to 2ⁿ⁺¹.
-pub fn exact(ways: &[Links], max: usize, work: &mut Work) -> Result<Option<Vec<SplitPart>>, Refused> {
+pub fn exact(ways: &[Links], max: usize, work: &mut Work) -> Result<Option<Vec<SplitPart>>, NoView> {
     let arity = ways.first().map_or(0, Vec::len);
     let mut parts = vec![SplitPart { links: Vec::new(), vouchers: (0..ways.len()).collect() }];
     for input in 0..arity {
@@ -65,7 +65,7 @@ pub fn exact(ways: &[Links], max: usize, work: &mut Work) -> Result<Option<Vec<S
 /// Ways, and the links of one input that these have and no others.
 type Group = (Vec<usize>, Vec<UnionLink>);
 
-fn by_vouchers(ways: &[Links], input: usize, work: &mut Work) -> Result<Vec<Group>, Refused> {
+fn by_vouchers(ways: &[Links], input: usize, work: &mut Work) -> Result<Vec<Group>, NoView> {
     let mut vouchers: BTreeMap<UnionLink, Vec<usize>> = BTreeMap::new();
     for (way, links) in ways.iter().enumerate() {
         work.spend(links[input].len())?;
@@ -82,7 +82,7 @@ fn by_vouchers(ways: &[Links], input: usize, work: &mut Work) -> Result<Vec<Grou
 
 /// What all ways share, then for each, newest first, its own links less those already taken: at most one part more than
 /// there are ways. Some mixed combinations are lost, which costs a step that a client could have had cached.
-pub fn bounded(ways: &[Links], work: &mut Work) -> Result<Vec<SplitPart>, Refused> {
+pub fn bounded(ways: &[Links], work: &mut Work) -> Result<Vec<SplitPart>, NoView> {
     let mut cut: Vec<Links> = Vec::new();
     let shared = ways.iter().skip(1).try_fold(ways.first().cloned().unwrap_or_default(), |shared, links| {
         work.spend(shared.iter().map(Vec::len).sum())?;

@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use super::classes::{ClassId, Classes};
-use super::error::Refused;
+use super::error::NoView;
 use super::graph::{Graph, NodeId, NodeResult, Symbol};
 use super::split::{self, Links, SplitPart, UnionLink};
 use super::view::Work;
@@ -44,7 +44,7 @@ pub struct UnionRecord {
 }
 
 impl Union {
-    pub fn of(graph: &Graph, classes: &Classes, work: &mut Work) -> Result<Union, Refused> {
+    pub fn of(graph: &Graph, classes: &Classes, work: &mut Work) -> Result<Union, NoView> {
         let mut emitter = Emitter {
             graph,
             classes,
@@ -127,7 +127,7 @@ struct Emitter<'g, 'a> {
 }
 
 impl Emitter<'_, '_> {
-    fn emit(&mut self, class: ClassId, work: &mut Work) -> Result<(), Refused> {
+    fn emit(&mut self, class: ClassId, work: &mut Work) -> Result<(), NoView> {
         let (mut ways, nodes) = self.ways(class, work)?;
         self.emitted[class as usize] = true;
 
@@ -168,7 +168,7 @@ impl Emitter<'_, '_> {
 
     /// The different ways in which the pushes reach a step, and the nodes that know each: those of the newest node
     /// last. Nodes that loops have left without a link are left out.
-    fn ways(&mut self, class: ClassId, work: &mut Work) -> Result<(Vec<Links>, Vec<Vec<NodeId>>), Refused> {
+    fn ways(&mut self, class: ClassId, work: &mut Work) -> Result<(Vec<Links>, Vec<Vec<NodeId>>), NoView> {
         let classes = self.classes;
         let mut ways: Vec<(Links, Vec<NodeId>)> = Vec::new();
         for &node in classes.members(class) {
@@ -189,7 +189,7 @@ impl Emitter<'_, '_> {
     }
 
     /// The links of a node to the records of the union that its parents vouch for.
-    fn links(&mut self, node: NodeId, work: &mut Work) -> Result<Links, Refused> {
+    fn links(&mut self, node: NodeId, work: &mut Work) -> Result<Links, NoView> {
         let mut inputs = Vec::with_capacity(self.graph.arity(node));
         for links in self.graph.inputs(node) {
             let mut records: Vec<UnionLink> = Vec::with_capacity(links.len());

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::classes::Classes;
 use super::config::CacheConfig;
-use super::error::Refused;
+use super::error::NoView;
 use super::explain::{Explanation, InvalidPush};
 use super::graph::Graph;
 use super::layers::{BlobState, Layers};
@@ -70,11 +70,7 @@ type Valid<'a> = (usize, &'a CacheManifest, &'a CacheConfig);
 /// # Errors
 ///
 /// When there is nothing to serve or the newest push is beyond all bounds. The caller then serves that push as it is.
-pub fn view<P: Borrow<Push>>(
-    pushes: &[P],
-    present: &dyn Fn(&Digest) -> bool,
-    bounds: &Bounds,
-) -> Result<View, Refused> {
+pub fn view<P: Borrow<Push>>(pushes: &[P], present: &dyn Fn(&Digest) -> bool, bounds: &Bounds) -> Result<View, NoView> {
     let mut explanation = Explanation { pushes_in: pushes.len(), ..Explanation::default() };
     let mut valid = Vec::new();
     for (index, push) in pushes.iter().map(Borrow::borrow).enumerate() {
@@ -115,7 +111,7 @@ pub fn view<P: Borrow<Push>>(
     let written = write(&graph, &layers, &union, &kept);
     let import_limit = IMPORT_LIMIT_BYTES as usize;
     if written.manifest.len() > import_limit || written.config.len() > import_limit {
-        return Err(Refused::Oversize);
+        return Err(NoView::Oversize);
     }
 
     explanation.trimmed_pushes.extend(&indices[..kept.first_push as usize]);
@@ -148,7 +144,7 @@ fn newest_within<'a>(
     nodes_max: usize,
     valid: Vec<Valid<'a>>,
     explanation: &mut Explanation,
-) -> Result<Vec<Valid<'a>>, Refused> {
+) -> Result<Vec<Valid<'a>>, NoView> {
     let mut nodes = 0;
     let fits = |(_, manifest, config): &Valid| {
         let links = config.records.iter().flat_map(|record| &record.inputs).map(Vec::len).sum::<usize>();
@@ -157,8 +153,8 @@ fn newest_within<'a>(
     };
     let fitting = valid.iter().rev().map(fits).take_while(|fits| *fits).count();
     match (valid.is_empty(), fitting) {
-        (true, _) => Err(Refused::NoValidPush),
-        (false, 0) => Err(Refused::TooLarge),
+        (true, _) => Err(NoView::NoValidPush),
+        (false, 0) => Err(NoView::TooLarge),
         (false, _) => {
             let (old, new) = valid.split_at(valid.len() - fitting);
             explanation.trimmed_pushes = old.iter().map(|&(index, _, _)| index).collect();
@@ -193,8 +189,8 @@ pub struct Work {
 }
 
 impl Work {
-    pub fn spend(&mut self, steps: usize) -> Result<(), Refused> {
-        self.left = self.left.checked_sub(steps).ok_or(Refused::TooMuchWork)?;
+    pub fn spend(&mut self, steps: usize) -> Result<(), NoView> {
+        self.left = self.left.checked_sub(steps).ok_or(NoView::TooMuchWork)?;
         Ok(())
     }
 }

@@ -152,8 +152,8 @@ fn a_push_that_cannot_be_read_is_left_out_and_reported() {
     let view = super::view(&pushes, &|_| true, &BOUNDS).unwrap();
     assert_eq!(view.outcome, ViewOutcome::Unchanged(0));
     assert_eq!(view.explanation.invalid_pushes[0].push, 1);
-    assert_eq!(super::view(&pushes[1..], &|_| true, &BOUNDS), Err(Refused::NoValidPush));
-    assert_eq!(super::view::<Push>(&[], &|_| true, &BOUNDS), Err(Refused::NoValidPush));
+    assert_eq!(super::view(&pushes[1..], &|_| true, &BOUNDS), Err(NoView::NoValidPush));
+    assert_eq!(super::view::<Push>(&[], &|_| true, &BOUNDS), Err(NoView::NoValidPush));
 }
 
 #[test]

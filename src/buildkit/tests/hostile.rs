@@ -31,11 +31,11 @@ fn keys(records: impl IntoIterator<Item = (usize, Vec<Vec<usize>>)>) -> Push {
     push(&(config + "]}"))
 }
 
-fn explain(pushes: &[Push]) -> Result<Explanation, Refused> {
+fn explain(pushes: &[Push]) -> Result<Explanation, NoView> {
     explain_within(pushes, &BOUNDS)
 }
 
-fn explain_within(pushes: &[Push], bounds: &Bounds) -> Result<Explanation, Refused> {
+fn explain_within(pushes: &[Push], bounds: &Bounds) -> Result<Explanation, NoView> {
     view(pushes, &|_| true, bounds).map(|view| {
         if let ViewOutcome::Merged(merged) = &view.outcome {
             assert!(merged.config.len() <= TARGET_BYTES && merged.manifest.len() <= TARGET_BYTES);
@@ -131,7 +131,7 @@ fn links_that_all_records_share_run_out_of_work() {
     let cube =
         (0..1 << inputs).map(|at: usize| (9_999_999, (0..inputs).map(|i| vec![2 * i + (at >> i & 1)]).collect()));
     let bounds = Bounds { work: BOUNDS.work / 100, ..BOUNDS };
-    assert_eq!(explain_within(&[keys(roots.chain(cube))], &bounds), Err(Refused::TooMuchWork));
+    assert_eq!(explain_within(&[keys(roots.chain(cube))], &bounds), Err(NoView::TooMuchWork));
 }
 
 #[test]
@@ -188,5 +188,5 @@ fn the_oldest_pushes_beyond_all_bounds_are_left_out() {
     assert_eq!((explanation.trimmed_pushes, explanation.records_in), (vec![0], 200));
     let explanation = explain_within(&pushes, &bounds(199)).unwrap();
     assert_eq!((explanation.trimmed_pushes, explanation.records_in), (vec![0, 1], 100));
-    assert_eq!(explain_within(&pushes, &bounds(99)), Err(Refused::TooLarge));
+    assert_eq!(explain_within(&pushes, &bounds(99)), Err(NoView::TooLarge));
 }

@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use crate::auth::AuthError;
 use crate::doors::Doors;
 use crate::doors::kit::origin::{RequestOrigin, logged_path};
-use crate::events::{Event, Events, Refused, Subscriber, Written};
+use crate::events::{AnsweredWrite, Event, Events, Refused, Subscriber};
 
 /// Writes the lines.
 pub struct AuditLog;
@@ -16,7 +16,7 @@ pub struct AuditLog;
 impl Subscriber for AuditLog {
     fn on(&self, event: &Event<'_>) {
         match *event {
-            Event::Written(Written { who, method, path, status, address }) => tracing::info!(
+            Event::Written(AnsweredWrite { who, method, path, status, address }) => tracing::info!(
                 target: "larder::audit",
                 who = %who,
                 method,
@@ -62,7 +62,7 @@ impl Note {
 
     /// Tells that the request was answered so.
     pub fn write(self, status: StatusCode) {
-        self.events.emit(Event::Written(Written {
+        self.events.emit(Event::Written(AnsweredWrite {
             who: &self.who,
             method: self.method.as_str(),
             path: &self.path,
