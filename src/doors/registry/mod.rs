@@ -226,14 +226,17 @@ async fn read(
     }
 }
 
+// What is large is in a box: a task is copied when it starts, and most writes begin an upload, which needs little.
 async fn write(doors: &Doors, caller: &Caller, handle: Handle, route: Route, call: Call) -> Result<Response, OciError> {
     let writer = match handle {
         Handle::Push(writer) => writer,
         Handle::Delete(eraser) => {
             let deletion = doors.store.deletion();
             return match route {
-                Route::DeleteBlob { digest, .. } => blob::delete(deletion, &eraser, &digest).await,
-                Route::DeleteManifest { reference, .. } => manifest::delete(deletion, &eraser, &reference).await,
+                Route::DeleteBlob { digest, .. } => Box::pin(blob::delete(deletion, &eraser, &digest)).await,
+                Route::DeleteManifest { reference, .. } => {
+                    Box::pin(manifest::delete(deletion, &eraser, &reference)).await
+                }
                 _ => Err(OciError::new(RefusalKind::Failed)),
             };
         }
@@ -241,22 +244,22 @@ async fn write(doors: &Doors, caller: &Caller, handle: Handle, route: Route, cal
     };
     match route {
         Route::BeginUpload { begin: Begin::Session(algorithm), .. } => upload::begin(&writer, algorithm).await,
-        Route::BeginUpload { begin: Begin::Whole(digest), .. } => upload::whole(&writer, digest, call).await,
+        Route::BeginUpload { begin: Begin::Whole(digest), .. } => Box::pin(upload::whole(&writer, digest, call)).await,
         Route::BeginUpload { begin: Begin::Mount { digest, from }, .. } => {
             // Whoever names a source must be allowed to read it; without one, the target's own right is enough, for
             // blobs belong to the tenant. Who may not is answered as if nothing was there, and uploads.
             let source = from.map(|from| doors.gate.admit::<Pull>(caller, from, Tags::None));
             match source {
                 Some(Err(_)) => upload::begin(&writer, digest.algorithm()).await,
-                _ => upload::mount(&writer, digest).await,
+                _ => Box::pin(upload::mount(&writer, digest)).await,
             }
         }
-        Route::AppendUpload { session, .. } => upload::append(&writer, session, call).await,
-        Route::SealUpload { session, digest, .. } => upload::seal(&writer, session, digest, call).await,
-        Route::CancelUpload { session, .. } => upload::cancel(&writer, session).await,
+        Route::AppendUpload { session, .. } => Box::pin(upload::append(&writer, session, call)).await,
+        Route::SealUpload { session, digest, .. } => Box::pin(upload::seal(&writer, session, digest, call)).await,
+        Route::CancelUpload { session, .. } => Box::pin(upload::cancel(&writer, session)).await,
         Route::PutManifest { reference, tags, .. } => {
             let limit = doors.config.limits.manifest.as_u64() as usize;
-            manifest::put(doors.store.caches(), &writer, reference, tags, call, limit).await
+            Box::pin(manifest::put(doors.store.caches(), &writer, reference, tags, call, limit)).await
         }
         _ => Err(OciError::new(RefusalKind::Failed)),
     }
