@@ -17,6 +17,7 @@ use crate::check::{CheckEvent, Summary};
 use crate::config::{Config, Secret};
 use crate::doors;
 use crate::doors::kit::audit::AuditLog;
+use crate::doors::kit::body::Collecting;
 use crate::doors::listen::Listener;
 use crate::doors::{Doors, Front};
 use crate::events::{Events, Subscriber};
@@ -53,6 +54,8 @@ pub struct App {
     pub collector: Arc<Collector>,
     /// What it does by itself.
     pub jobs: Arc<Jobs>,
+    /// Memory for the bodies that it reads whole.
+    collecting: Collecting,
 }
 
 impl App {
@@ -85,7 +88,8 @@ impl App {
         let collector = Arc::new(Collector::new(store.refs().clone()));
         collector.recover().await.context("cannot clear what a collection has left")?;
         let jobs = Arc::new(Jobs::new(metrics.clone()));
-        Ok(App { config, metrics, events, store, gate, collector, jobs })
+        let collecting = Collecting::new(config.limits.manifest.as_u64());
+        Ok(App { config, metrics, events, store, gate, collector, jobs, collecting })
     }
 
     /// Opens a store that there is: where there is none, nothing is made.
@@ -139,6 +143,7 @@ impl App {
             events: self.events.clone(),
             collector: self.collector.clone(),
             jobs: self.jobs.clone(),
+            collecting: self.collecting.clone(),
         })
     }
 }

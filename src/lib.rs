@@ -32,6 +32,7 @@ pub mod human;
 pub mod access;
 pub mod stream;
 pub mod sync;
+pub mod turns;
 pub mod config;
 pub mod events;
 pub mod metrics;

@@ -1,5 +1,7 @@
 //! Request bodies as the house sees them: pieces of bytes, or the reason why no more come.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -24,11 +26,13 @@ const PIECE_BYTES_MIN: usize = 4 << 10;
 /// A body, taken in portions.
 pub struct Portions {
     body: futures::stream::Fuse<Incoming>,
+    /// Small pieces of the portion that is being filled.
+    small: BytesMut,
 }
 
 impl Portions {
     pub fn new(body: Incoming) -> Portions {
-        Portions { body: body.fuse() }
+        Portions { body: body.fuse(), small: BytesMut::new() }
     }
 
     /// At least `bytes` bytes, or what is left. An empty portion is the end. When the body fails, the portion says so
@@ -41,15 +45,27 @@ impl Portions {
 
     /// Adds to a portion until it has at least `bytes` bytes or the body has ended.
     pub async fn fill(&mut self, portion: &mut Portion, bytes: usize) {
-        let mut small = BytesMut::new();
+        self.gather(portion, bytes).await;
+        portion.push(self.small.split().freeze());
+    }
+
+    /// As [`Portions::fill`], with what comes within `span`.
+    pub async fn fill_within(&mut self, portion: &mut Portion, bytes: usize, span: Duration) {
+        // In time or not, the portion has what came.
+        let _ = tokio::time::timeout(span, self.gather(portion, bytes)).await;
+        portion.push(self.small.split().freeze());
+    }
+
+    /// May be dropped at any moment: what has come is in the portion or among the small pieces.
+    async fn gather(&mut self, portion: &mut Portion, bytes: usize) {
         while portion.length < bytes && !portion.last && portion.failed.is_none() {
             match self.body.next().await {
                 Some(Ok(piece)) => {
                     portion.length += piece.len();
                     if piece.len() < PIECE_BYTES_MIN {
-                        small.extend_from_slice(&piece);
+                        self.small.extend_from_slice(&piece);
                     } else {
-                        portion.push(small.split().freeze());
+                        portion.push(self.small.split().freeze());
                         portion.push(piece);
                     }
                 }
@@ -57,7 +73,6 @@ impl Portions {
                 None => portion.last = true,
             }
         }
-        portion.push(small.freeze());
     }
 }
 
@@ -86,15 +101,5 @@ impl Portion {
             return self.pieces.swap_remove(0);
         }
         self.pieces.concat().into()
-    }
-}
-
-/// The whole of a body of at most `limit` bytes.
-pub async fn collect(body: Incoming, limit: usize) -> Result<Bytes, BodyError> {
-    let portion = Portions::new(body).next(limit.saturating_add(1)).await;
-    match portion.failed {
-        Some(error) => Err(error),
-        None if portion.length > limit => Err(BodyError::TooLarge { limit: limit as u64 }),
-        None => Ok(portion.join()),
     }
 }

@@ -3,9 +3,13 @@
 //! Invariant: a parsed [`CacheConfig`] is one that BuildKit's importer would not refuse: every index is in range, no
 //! input is empty, neither records nor layers loop. What the importer tolerates is tolerated here (`parse.go`).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
+use std::marker::PhantomData;
 
 use jiff::Timestamp;
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::error::FormatError;
@@ -13,10 +17,14 @@ use super::json::go_object;
 use crate::digest::Digest;
 
 /// The largest cacheconfig that is read, in bytes: far above what BuildKit imports, since a view may trim it.
-pub const CONFIG_BYTES_MAX: usize = 32 << 20;
-/// The most objects and lists in a cacheconfig. It bounds the memory of a parsed one to about ten times the input of an
-/// honest exporter, who writes some ten of them in each record of 200 to 300 bytes.
-const CONFIG_NODES_MAX: usize = 2 << 20;
+pub const CONFIG_BYTES_MAX: usize = 16 << 20;
+/// A cacheconfig has at most one object or list for so many bytes, beyond a few, and at most so many in all. Those that
+/// BuildKit writes have one for 20 to 35 bytes.
+const NODE_BYTES_MIN: usize = 8;
+const NODES_ALLOWED: usize = 256;
+const NODES_MAX: usize = 1 << 20;
+/// What an object or a list takes at most while it is parsed and behind that, in bytes.
+const NODE_MEMORY_BYTES: usize = 96;
 
 /// A parsed cacheconfig.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,7 +44,7 @@ pub struct Layer {
     pub parent: Option<u32>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Record {
     /// The key: a digest in all that BuildKit writes, compared as text.
     pub digest: Box<str>,
@@ -99,15 +107,91 @@ impl<'de> Deserialize<'de> for CreatedAt {
 
 go_object! {
     struct RawConfig {
-        "layers" => layers: Vec<RawLayer>,
-        "records" => records: Vec<RawRecord>,
+        "layers" => layers: RawLayers,
+        "records" => records: RawRecords,
     }
+}
+
+/// Layers as they are read. What an element takes before it has its final form is not kept for all of them.
+#[derive(Default)]
+struct RawLayers {
+    /// Without their parents.
+    layers: Vec<Layer>,
+    /// As they are written.
+    parents: Vec<i64>,
+}
+
+/// Records as they are read: their indices are not known to be in range.
+#[derive(Default)]
+struct RawRecords {
+    records: Vec<Record>,
+    /// The first index that is out of range whatever there is.
+    out_of_range: Option<FormatError>,
 }
 
 go_object! {
     struct RawLayer {
-        "blob" => blob: String,
+        "blob" => blob: RawDigest,
         "parent" => parent: i64,
+    }
+}
+
+/// A digest, or a text that is none.
+#[derive(Default)]
+struct RawDigest(Option<Digest>);
+
+impl<'de> Deserialize<'de> for RawDigest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawDigest, D::Error> {
+        Ok(RawDigest(Cow::<str>::deserialize(deserializer)?.parse().ok()))
+    }
+}
+
+impl<'de> Deserialize<'de> for RawLayers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawLayers, D::Error> {
+        let mut read = RawLayers::default();
+        deserializer.deserialize_seq(Each::of(|RawLayer { blob, parent }| {
+            read.layers.push(Layer { blob: blob.0, parent: None });
+            read.parents.push(parent);
+        }))?;
+        Ok(read)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawRecords {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawRecords, D::Error> {
+        let (mut records, mut out_of_range) = (Vec::new(), None);
+        deserializer.deserialize_seq(Each::of(|raw: RawRecord| {
+            let record = Record::shape(records.len(), raw).unwrap_or_else(|error| {
+                out_of_range.get_or_insert(error);
+                Record::default()
+            });
+            records.push(record);
+        }))?;
+        Ok(RawRecords { records, out_of_range })
+    }
+}
+
+/// Hands on each element of a list as it is read.
+struct Each<T, F>(F, PhantomData<T>);
+
+impl<T, F: FnMut(T)> Each<T, F> {
+    fn of(take: F) -> Each<T, F> {
+        Each(take, PhantomData)
+    }
+}
+
+impl<'de, T: Deserialize<'de>, F: FnMut(T)> Visitor<'de> for Each<T, F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+        while let Some(element) = list.next_element()? {
+            (self.0)(element);
+        }
+        Ok(())
     }
 }
 
@@ -148,19 +232,28 @@ impl CacheConfig {
             return Err(FormatError::TooLarge { what: "cacheconfig", bytes: bytes.len(), max: CONFIG_BYTES_MAX });
         }
         // Counted before anything is allocated: `{}` takes two bytes here and a hundred once it is parsed.
-        if bytes.iter().filter(|byte| matches!(byte, b'{' | b'[')).count() > CONFIG_NODES_MAX {
-            return Err(FormatError::TooMany { what: "objects and lists in a cacheconfig", max: CONFIG_NODES_MAX });
+        let max = NODES_ALLOWED.max(bytes.len() / NODE_BYTES_MIN).min(NODES_MAX);
+        if count_nodes(bytes) > max {
+            return Err(FormatError::TooMany { what: "objects and lists in a cacheconfig of its size", max });
         }
-        let raw: RawConfig = serde_json::from_slice(bytes)
+        let RawConfig { layers, records } = serde_json::from_slice(bytes)
             .map_err(|error| FormatError::Json { what: "cacheconfig", error: error.to_string() })?;
-
-        let records_len = raw.records.len();
-        let layers_len = raw.layers.len();
-        let record = |(index, raw): (usize, RawRecord)| Record::check(index, raw, records_len, layers_len);
-        let records = raw.records.into_iter().enumerate().map(record).collect::<Result<Vec<_>, _>>()?;
-        let layers = check_layers(&raw.layers, &records)?;
+        if let Some(error) = records.out_of_range {
+            return Err(error);
+        }
+        let records = records.records;
+        let records_len = records.len();
+        for (index, record) in records.iter().enumerate() {
+            record.check(index, records_len, layers.layers.len())?;
+        }
+        let layers = check_layers(layers, &records)?;
         let order = parents_first(&records)?;
         Ok(CacheConfig { layers, records, order })
+    }
+
+    /// The memory that parsing these bytes takes at most, what is parsed included, in bytes.
+    pub fn memory_to_parse(bytes: &[u8]) -> u64 {
+        (bytes.len() + count_nodes(bytes) * NODE_MEMORY_BYTES) as u64
     }
 
     /// The indices of all records, each after the records that it links to.
@@ -219,22 +312,21 @@ impl CacheConfig {
     }
 }
 
-impl Record {
-    fn check(index: usize, raw: RawRecord, records: usize, layers: usize) -> Result<Record, FormatError> {
-        let mut inputs = Vec::with_capacity(raw.inputs.len());
-        for (input, links) in raw.inputs.into_iter().enumerate() {
-            let links = links.unwrap_or_default();
-            if links.is_empty() {
-                return Err(FormatError::EmptyInput { record: index, input });
-            }
-            let link = |RawLink { selector, link }| match in_range(link, records) {
-                Some(record) => Ok(Link { selector, record }),
-                None => Err(FormatError::NoSuchRecord { record: index, link }),
-            };
-            inputs.push(links.into_iter().map(link).collect::<Result<_, _>>()?);
-        }
+/// Objects and lists in a JSON text, and braces and brackets in its strings.
+fn count_nodes(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| matches!(byte, b'{' | b'[')).count()
+}
 
-        let layer = |layer| in_range(layer, layers).ok_or(FormatError::NoSuchLayer { layer });
+impl Record {
+    /// Brings a record into its final form, with indices that may be too large.
+    fn shape(index: usize, raw: RawRecord) -> Result<Record, FormatError> {
+        let link = |RawLink { selector, link }| match u32::try_from(link) {
+            Ok(record) => Ok(Link { selector, record }),
+            Err(_) => Err(FormatError::NoSuchRecord { record: index, link }),
+        };
+        let links = |links: Option<Vec<RawLink>>| links.unwrap_or_default().into_iter().map(link).collect();
+        let inputs = raw.inputs.into_iter().map(links).collect::<Result<_, _>>()?;
+        let layer = |layer| u32::try_from(layer).map_err(|_| FormatError::NoSuchLayer { layer });
         let mut results = Vec::with_capacity(raw.results.len() + raw.chains.len());
         for result in raw.results {
             results.push(StoredResult { stack: Stack::Top(layer(result.layer)?), created_at: result.created_at });
@@ -245,6 +337,25 @@ impl Record {
         }
         Ok(Record { digest: raw.digest, inputs, results })
     }
+
+    fn check(&self, index: usize, records: usize, layers: usize) -> Result<(), FormatError> {
+        for (input, links) in self.inputs.iter().enumerate() {
+            if links.is_empty() {
+                return Err(FormatError::EmptyInput { record: index, input });
+            }
+            if let Some(link) = links.iter().find(|link| link.record as usize >= records) {
+                return Err(FormatError::NoSuchRecord { record: index, link: link.record.into() });
+            }
+        }
+        let named = self.results.iter().flat_map(|result| match &result.stack {
+            Stack::Top(top) => std::slice::from_ref(top),
+            Stack::Listed(listed) => listed.as_slice(),
+        });
+        match named.into_iter().find(|layer| **layer as usize >= layers) {
+            Some(layer) => Err(FormatError::NoSuchLayer { layer: (*layer).into() }),
+            None => Ok(()),
+        }
+    }
 }
 
 fn in_range(index: i64, len: usize) -> Option<u32> {
@@ -254,16 +365,15 @@ fn in_range(index: i64, len: usize) -> Option<u32> {
 
 /// Follows the parents of every layer that a result rests on. Those of other layers mean nothing and may be anything:
 /// an absent `parent` is 0, so in a config without parents the first layer would be its own.
-fn check_layers(raw: &[RawLayer], records: &[Record]) -> Result<Vec<Layer>, FormatError> {
+fn check_layers(raw: RawLayers, records: &[Record]) -> Result<Vec<Layer>, FormatError> {
     #[derive(Clone, Copy, PartialEq)]
     enum Seen {
         No,
         OnPath,
         Good,
     }
-    let mut layers: Vec<Layer> =
-        raw.iter().map(|layer| Layer { blob: layer.blob.parse().ok(), parent: None }).collect();
-    let mut seen = vec![Seen::No; raw.len()];
+    let RawLayers { mut layers, parents } = raw;
+    let mut seen = vec![Seen::No; layers.len()];
     let mut path = Vec::new();
     for result in records.iter().flat_map(|record| &record.results) {
         let Stack::Top(top) = result.stack else { continue };
@@ -271,11 +381,11 @@ fn check_layers(raw: &[RawLayer], records: &[Record]) -> Result<Vec<Layer>, Form
         while seen[at as usize] == Seen::No {
             seen[at as usize] = Seen::OnPath;
             path.push(at as usize);
-            let parent = raw[at as usize].parent;
+            let parent = parents[at as usize];
             if parent == -1 {
                 break;
             }
-            at = in_range(parent, raw.len()).ok_or(FormatError::NoSuchLayer { layer: parent })?;
+            at = in_range(parent, layers.len()).ok_or(FormatError::NoSuchLayer { layer: parent })?;
             layers[path[path.len() - 1]].parent = Some(at);
             if seen[at as usize] == Seen::OnPath {
                 return Err(FormatError::LayerLoop { layer: at as usize });

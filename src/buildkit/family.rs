@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::manifest::CacheManifest;
 use super::push::Push;
 use super::{DIFF_ID, SINK};
 use crate::digest::Digest;
@@ -33,15 +34,22 @@ pub struct FamilyMember<Id, Order> {
     pub family: Family,
 }
 
-impl Push {
-    /// What the push says, whatever its manifest's form and its notes on where layers were pulled from: a re-export of
+impl CacheManifest {
+    /// What a push of the manifest says, whatever its form and its notes on where layers were pulled from: a re-export of
     /// an imported cache has the identity of what was imported, though its manifest differs.
     pub fn identity(&self) -> Digest {
         let layer = |layer: &'_ super::Descriptor| {
             (layer.digest, layer.annotations.get(DIFF_ID).cloned(), layer.media_type.clone())
         };
-        let layers: BTreeSet<_> = self.manifest.layers.iter().map(layer).collect();
-        hash(&(self.manifest.config.digest, layers))
+        let layers: BTreeSet<_> = self.layers.iter().map(layer).collect();
+        hash(&(self.config.digest, layers))
+    }
+}
+
+impl Push {
+    /// The identity of its manifest.
+    pub fn identity(&self) -> Digest {
+        self.manifest.identity()
     }
 
     /// The family of the push, or `None` if its config cannot be read.

@@ -1,5 +1,8 @@
 //! What a tag is made of, for people.
 
+use std::sync::Arc;
+
+use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 
 use super::service::Caches;
@@ -12,8 +15,8 @@ use crate::refs::pushes::LivePush;
 use crate::refs::stored_view::Served;
 
 impl Caches {
-    /// What a tag is made of, made anew so that it can be explained.
-    pub async fn inspect(&self, repo: &Repo, tag: &Tag) -> Result<Inspection> {
+    /// What a tag is made of. Made anew so that it can be explained, and kept until the tag or what it serves changes.
+    pub async fn inspect(&self, repo: &Repo, tag: &Tag) -> Result<Arc<Inspection>> {
         let unknown = || Error::ManifestUnknown(tag.to_string());
         let Some(sources) = repo.tag_sources(tag).await? else {
             let parent = repo.parent().ok_or_else(unknown)?;
@@ -21,9 +24,15 @@ impl Caches {
         };
         let pointer = &sources.at.pointer;
         let served = self.shown(repo, tag).await?.ok_or_else(unknown)?;
+        let (key, version) = (repo.tag_key(tag), &sources.at.version);
+        let _turn = repo.deadline().bound(self.views().look_turn(&key).lock().map(Ok)).await?;
+        if let Some(known) = self.views().inspected(&key, version, &served.digest) {
+            return Ok(known);
+        }
         let is_cache = pointer.push.is_some();
         let live = if is_cache { sources.pushes(repo, tag).await? } else { Vec::new() };
         let pin = repo.content().pin(repo.deadline()).await?;
+        let memory = self.memory_to_look(repo, self.memory_of(repo, &live).await?).await?;
         let united = if is_cache { Some(self.united(&pin, repo, &live, None).await?) } else { None };
         let loaded = united.as_ref().map_or(&[][..], |united| &united.pushes);
         let pushes = live.iter().map(|push| {
@@ -31,10 +40,11 @@ impl Caches {
             InspectedPush::of(push, found.map(|(_, push)| &**push))
         });
         let pushes = pushes.collect();
+        drop(memory);
         let explanation = united.and_then(|united| united.view).map(|(view, _)| view.explanation);
         let explanation = explanation.filter(|_| repo.has_views());
         let limit_bytes = explanation.is_some().then_some(IMPORT_LIMIT_BYTES);
-        Ok(Inspection {
+        let found = Arc::new(Inspection {
             repo: repo.name().to_string(),
             tag: tag.to_string(),
             pushed: pointer.pushed,
@@ -43,7 +53,9 @@ impl Caches {
             pushes,
             limit_bytes,
             explanation,
-        })
+        });
+        self.views().insert_inspected(key, version.clone(), found.clone());
+        Ok(found)
     }
 }
 

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::service::Caches;
-use crate::buildkit::{CacheManifest, FormatError, Push};
+use crate::buildkit::{CONFIG_BYTES_MAX, CacheConfig, CacheManifest, FormatError, Push};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::objects::READ_BYTES_MAX;
 use crate::refs::Repo;
-use crate::refs::pushes::PushId;
 
 /// A push, or why there is none.
-pub(super) type Loaded = std::result::Result<Arc<Push>, NotLoaded>;
+pub(super) type Unparsed = std::result::Result<UnparsedPush, NotLoaded>;
 
 /// Why a push cannot be read.
 pub(super) enum NotLoaded {
@@ -24,42 +23,55 @@ pub(super) enum NotLoaded {
     Malformed(String),
 }
 
-impl Caches {
-    /// A push that was recorded.
-    pub(super) async fn load_push(&self, repo: &Repo, id: &PushId) -> Result<Loaded> {
-        match repo.manifest_bytes(&id.manifest).await? {
-            Some(bytes) => self.read_push(repo, bytes).await,
-            None => Ok(Err(NotLoaded::ManifestGone)),
-        }
+/// The parts of a push: its manifest, parsed, and its config, which is not.
+pub(super) struct UnparsedPush {
+    pub manifest: CacheManifest,
+    config: std::result::Result<Bytes, FormatError>,
+}
+
+impl UnparsedPush {
+    /// Memory that the push takes while it is parsed and behind that, in bytes.
+    pub fn memory(&self) -> u64 {
+        let config = self.config.as_ref().map_or(0, |bytes| CacheConfig::memory_to_parse(bytes));
+        config + self.manifest.bytes
     }
 
-    /// The push that these bytes of a stored manifest make.
-    pub(super) async fn read_push(&self, repo: &Repo, manifest: Bytes) -> Result<Loaded> {
-        match tokio::task::spawn_blocking(move || CacheManifest::detect(&manifest)).await? {
-            Ok(Some(manifest)) => self.push_of(repo, manifest).await,
-            Ok(None) => Ok(Err(NotLoaded::Malformed("not a cache manifest".to_string()))),
-            Err(error) => Ok(Err(NotLoaded::Malformed(error.to_string()))),
-        }
+    /// Parses the config, which takes time.
+    pub async fn parse(self) -> Result<Arc<Push>> {
+        let UnparsedPush { manifest, config } = self;
+        let parse = move || match config {
+            Ok(bytes) => Push::new(manifest, &bytes),
+            Err(error) => Push { manifest, config: Err(error) },
+        };
+        Ok(Arc::new(tokio::task::spawn_blocking(parse).await?))
+    }
+}
+
+impl Caches {
+    /// The cache manifest in these bytes of a stored one.
+    pub(super) async fn read_manifest(&self, bytes: Bytes) -> Result<std::result::Result<CacheManifest, NotLoaded>> {
+        let detected = tokio::task::spawn_blocking(move || CacheManifest::detect(&bytes)).await?;
+        Ok(match detected {
+            Ok(Some(manifest)) => Ok(manifest),
+            Ok(None) => Err(NotLoaded::Malformed("not a cache manifest".to_string())),
+            Err(error) => Err(NotLoaded::Malformed(error.to_string())),
+        })
     }
 
     /// The push that a cache manifest makes, with the config that it names.
-    pub(super) async fn push_of(&self, repo: &Repo, manifest: CacheManifest) -> Result<Loaded> {
+    pub(super) async fn push_of(&self, repo: &Repo, manifest: CacheManifest) -> Result<Unparsed> {
         let digest = manifest.config.digest;
         let too_large = |manifest, bytes: u64| {
-            let (bytes, max) = (bytes as usize, READ_BYTES_MAX as usize);
-            let error = FormatError::TooLarge { what: "cacheconfig", bytes, max };
-            Ok(Ok(Arc::new(Push { manifest, config: Err(error) })))
+            let error = FormatError::TooLarge { what: "cacheconfig", bytes: bytes as usize, max: CONFIG_BYTES_MAX };
+            Ok(Ok(UnparsedPush { manifest, config: Err(error) }))
         };
-        if manifest.config.size > READ_BYTES_MAX {
+        if manifest.config.size > CONFIG_BYTES_MAX as u64 {
             let told = manifest.config.size;
             return too_large(manifest, told);
         }
         let blobs = repo.blobs();
         match repo.content().small_in(blobs.blob_keys(&digest), digest, repo.deadline()).await {
-            Ok(Some(bytes)) => {
-                let reading = tokio::task::spawn_blocking(move || Arc::new(Push::new(manifest, &bytes)));
-                Ok(Ok(reading.await?))
-            }
+            Ok(Some(bytes)) => Ok(Ok(UnparsedPush { manifest, config: Ok(bytes) })),
             Ok(None) => Ok(Err(NotLoaded::ConfigGone(digest))),
             // What a manifest says of a size need not be true.
             Err(error) => match blobs.size_of(&digest).await? {

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::load::NotLoaded;
+use super::memory::VIEW_BYTES;
 use super::service::Caches;
 use crate::buildkit::{BOUNDS, Explanation, Push, View, ViewOutcome, view};
 use crate::calls::FAN_OUT;
@@ -23,9 +24,6 @@ use crate::refs::pointer::Pointer;
 use crate::refs::pushes::{LivePush, PushId};
 use crate::refs::stored_view::{Served, StoredView, VIEW_ALGORITHM_VERSION};
 
-/// Manifests and configs of the pushes that one view is made from, in bytes. ManifestContent they take several times as much. Of
-/// pushes that come to more, the newest are united.
-const LOADED_BYTES_MAX: u64 = 64 << 20;
 /// Pushes loaded at once for one view.
 const LOADS: usize = 4;
 
@@ -41,6 +39,11 @@ impl Caches {
         at_hand: Option<(PushId, Arc<Push>)>,
     ) -> Result<StoredView> {
         let began = Instant::now();
+        // The memory of the push at hand has been taken.
+        let _memory = match &at_hand {
+            Some(_) => None,
+            None => Some(self.memory(repo, self.memory_of(repo, live).await?).await?),
+        };
         let made = self.united(pin, repo, live, at_hand).await?;
         let mut needed = made.present;
         let mut config = None;
@@ -95,7 +98,16 @@ impl Caches {
         Ok(stored)
     }
 
-    /// Loads the pushes of a tag, the newest first and as many as may be, and unites them.
+    /// Memory for a view of these pushes, in bytes. The newest is part of it whatever it takes.
+    pub(super) async fn memory_of(&self, repo: &Repo, live: &[LivePush]) -> Result<u64> {
+        let Some(newest) = live.last() else { return Ok(VIEW_BYTES) };
+        let Some(bytes) = repo.manifest_bytes(&newest.id.manifest).await? else { return Ok(VIEW_BYTES) };
+        let Ok(manifest) = self.read_manifest(bytes).await? else { return Ok(VIEW_BYTES) };
+        Ok(self.push_of(repo, manifest).await?.map_or(VIEW_BYTES, |push| VIEW_BYTES.max(push.memory())))
+    }
+
+    /// Loads the pushes of a tag, the newest first and as many as may be, and unites them. Whoever calls it has memory for a
+    /// view, or for the push at hand where that is the only one.
     pub(super) async fn united(
         &self,
         pin: &Pin,
@@ -103,30 +115,44 @@ impl Caches {
         live: &[LivePush],
         at_hand: Option<(PushId, Arc<Push>)>,
     ) -> Result<United> {
-        let _maker = self.views().maker().await?;
         let at_hand = at_hand.as_ref();
+        // Loaded several at a time, and parsed one by one: what that takes is counted.
+        let one_parses = &tokio::sync::Mutex::new(());
         let loads = live.iter().rev().map(|push| async move {
-            match at_hand {
-                Some((id, known)) if *id == push.id => Ok::<_, Error>((push.id, Ok(known.clone()))),
-                _ => Ok((push.id, self.load_push(repo, &push.id).await?)),
+            if at_hand.is_some_and(|(id, _)| *id == push.id) {
+                return Ok::<_, Error>((push.id, None));
             }
+            let Some(bytes) = repo.manifest_bytes(&push.id.manifest).await? else {
+                return Ok((push.id, Some(Err(NotLoaded::ManifestGone))));
+            };
+            let parsing = one_parses.lock().await;
+            let manifest = self.read_manifest(bytes).await?;
+            drop(parsing);
+            let found = match manifest {
+                Ok(manifest) => self.push_of(repo, manifest).await?,
+                Err(why) => Err(why),
+            };
+            Ok((push.id, Some(found)))
         });
         let mut loads = stream::iter(loads.collect::<Vec<_>>()).buffered(LOADS);
         let (mut pushes, mut missing, mut missing_manifests) = (Vec::new(), Vec::new(), Vec::new());
-        let mut loaded_bytes = 0;
+        let mut memory = 0;
         while let Some((id, found)) = loads.try_next().await? {
             match found {
-                Ok(push) => {
-                    loaded_bytes += push.manifest.bytes + push.manifest.config.size;
-                    if loaded_bytes > LOADED_BYTES_MAX && !pushes.is_empty() {
+                None => pushes.extend(at_hand.cloned()),
+                Some(Ok(push)) => {
+                    memory += push.memory();
+                    if memory > VIEW_BYTES && !pushes.is_empty() {
                         tracing::warn!(repo = %repo.name(), loaded = pushes.len(), "older pushes are too much to unite");
                         break;
                     }
-                    pushes.push((id, push));
+                    pushes.push((id, push.parse().await?));
                 }
-                Err(NotLoaded::ConfigGone(digest)) => missing.push(digest),
-                Err(NotLoaded::ManifestGone) => missing_manifests.push(id.manifest),
-                Err(NotLoaded::Malformed(reason)) => tracing::warn!(push = %id.manifest, reason, "push cannot be read"),
+                Some(Err(NotLoaded::ConfigGone(digest))) => missing.push(digest),
+                Some(Err(NotLoaded::ManifestGone)) => missing_manifests.push(id.manifest),
+                Some(Err(NotLoaded::Malformed(reason))) => {
+                    tracing::warn!(push = %id.manifest, reason, "push cannot be read");
+                }
             }
         }
         drop(loads);

@@ -6,10 +6,12 @@ pub mod form;
 pub mod inspect;
 mod load;
 mod make;
+mod memory;
 pub mod outline;
 pub mod push;
 pub mod serve;
 mod service;
+mod tree;
 mod views;
 
 pub use form::WireForm;

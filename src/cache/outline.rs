@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
+use super::memory::VIEW_BYTES;
 use super::service::Caches;
 use crate::buildkit::{CacheConfig, CacheManifest, SINK, Stack};
 use crate::digest::Digest;
@@ -65,7 +66,14 @@ impl Caches {
     pub async fn outline(&self, repo: &Repo, tag: &Tag) -> Result<Option<Outline>> {
         let Some(served) = self.shown(repo, tag).await? else { return Err(Error::ManifestUnknown(tag.to_string())) };
         let Some(bytes) = repo.manifest_bytes(&served.digest).await? else { return Ok(None) };
-        let Ok(push) = self.read_push(repo, bytes).await? else { return Ok(None) };
+        // Larger than any that a view is.
+        let _memory = self.memory_to_look(repo, VIEW_BYTES).await?;
+        let Ok(manifest) = self.read_manifest(bytes).await? else { return Ok(None) };
+        let Ok(push) = self.push_of(repo, manifest).await? else { return Ok(None) };
+        if push.memory() > VIEW_BYTES {
+            return Ok(None);
+        }
+        let push = push.parse().await?;
         let outline = move || push.config.as_ref().ok().map(|config| Outline::of(&push.manifest, config));
         Ok(tokio::task::spawn_blocking(outline).await?)
     }

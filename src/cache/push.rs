@@ -17,18 +17,22 @@ use crate::content::Pin;
 use crate::digest::{Algorithm, Digest, hash};
 use crate::error::{Error, Result};
 use crate::events::{BuildId, Event};
-use crate::names::Tag;
+use crate::names::{Tag, Tenant};
 use crate::oci::{Document, ManifestContent};
 use crate::refs::chain::VersionedPointer;
 use crate::refs::inventory::Weight;
 use crate::refs::pointer::Pointer;
 use crate::refs::pushes::{LivePush, PushId};
 use crate::refs::{Repo, RepoWriter};
+use crate::turns::Turn;
 
 /// Push records of one tag. Beyond, the oldest of the largest family goes first.
 pub const PUSHES_MAX: usize = 64;
 /// A push that is older than this, of a tag that was not served for as long, makes room when the next push comes.
 const UNUSED_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Configs from this size on are parsed once: what a push record says of them is remembered. Bytes.
+const LONG_TO_PARSE: u64 = 256 << 10;
 
 /// Content of a push record: what expiry wants to know without reading the push. It follows from the manifest, so that
 /// writing a record again writes the same.
@@ -50,11 +54,40 @@ pub struct ManifestPush<'a> {
     pub build: Option<BuildId>,
 }
 
+/// A push that is being recorded.
+struct NewPush {
+    identity: Digest,
+    family: Option<Family>,
+    /// Nothing when its config was parsed before.
+    parsed: Option<ParsedPush>,
+}
+
+/// The config of a push that cannot be read.
+struct ConfigGone(Digest);
+
+/// A push that has just been parsed, with its memory.
+struct ParsedPush {
+    push: Arc<Push>,
+    _memory: Turn<Tenant>,
+}
+
 /// What came of a push.
 #[derive(Clone, Debug)]
 pub struct Pushed {
     pub digest: Digest,
     pub subject: Option<Digest>,
+}
+
+/// A manifest as the registry reads it and, where it makes a push, as BuildKit does. Parsed once, for both.
+fn read_manifest(
+    bytes: &[u8],
+    sent_as: Option<&str>,
+    makes_pushes: bool,
+) -> Result<(ManifestContent, Option<CacheManifest>)> {
+    let document = Document::parse(bytes)?;
+    let parsed = document.content_sent_as(sent_as)?;
+    let cache = if parsed.cache && makes_pushes { Some(cache_manifest(&document, bytes.len())?) } else { None };
+    Ok((parsed, cache))
 }
 
 /// A manifest that the registry takes for a cache, as BuildKit reads it.
@@ -72,17 +105,21 @@ impl Caches {
         if let Some(claimed) = push.digest.filter(|claimed| *claimed != digest) {
             return Err(Error::DigestMismatch { claimed: Box::new(claimed), actual: Box::new(digest) });
         }
-        let document = Document::parse(&push.bytes)?;
-        let parsed = document.content_sent_as(push.content_type)?;
-        let makes_push = parsed.cache && to.repo().has_views() && !push.tags.is_empty();
-        let cache = if makes_push { Some(cache_manifest(&document, push.bytes.len())?) } else { None };
-        drop(document);
+        let makes_pushes = to.repo().has_views() && !push.tags.is_empty();
+        let (bytes, sent_as) = (push.bytes.clone(), push.content_type.map(str::to_string));
+        let parse = move || read_manifest(&bytes, sent_as.as_deref(), makes_pushes);
+        let (parsed, cache) = self.parse_manifest(to.repo(), push.bytes.len(), parse).await??;
         if to.repo().blobs().is_scope() {
             // The reserve is the tenants'.
             to.blobs().expect_room().await?;
         }
+        // Before the lock: a config may take long to parse.
+        let new = match &cache {
+            Some(cache) => Some(self.new_push(to.repo(), cache).await?),
+            None => None,
+        };
         let _writing = self.refs().writing().await;
-        let (content, bytes) = ((&parsed, cache.as_ref()), &push.bytes);
+        let (content, bytes) = ((&parsed, new.as_ref()), &push.bytes);
         let store = |pin: Pin| async move { self.store(&pin, to, digest, push.tags, content, bytes).await };
         to.repo().content().pinned(to.repo().deadline(), store).await?;
         if !push.tags.is_empty() {
@@ -105,7 +142,7 @@ impl Caches {
         to: &RepoWriter,
         digest: Digest,
         tags: &[Tag],
-        (parsed, cache): (&ManifestContent, Option<&CacheManifest>),
+        (parsed, push): (&ManifestContent, Option<&std::result::Result<NewPush, ConfigGone>>),
         bytes: &Bytes,
     ) -> Result<()> {
         let (repo, size) = (to.repo(), bytes.len() as u64);
@@ -115,8 +152,10 @@ impl Caches {
             stream::iter(tags).map(Ok).try_for_each(|tag| to.put_tag(pin, tag, &pointer)).await?;
         }
         to.store_manifest(pin, &digest, parsed, bytes).await?;
-        let push = match cache {
-            Some(cache) => Some(self.new_push(repo, cache).await?),
+        let push = match push {
+            Some(Ok(push)) => Some(push),
+            // It is there, and its bytes are wrong, or it came a moment too late: the builder is to send it again.
+            Some(Err(ConfigGone(digest))) => return Err(Error::ManifestBlobUnknown(vec![*digest])),
             None => None,
         };
         for tag in tags {
@@ -126,7 +165,7 @@ impl Caches {
         }
         for tag in tags {
             pin.spare(&repo.tag_key(tag)).await?;
-            match &push {
+            match push {
                 Some(push) => self.put_push(pin, to, tag, pointer.clone(), push).await?,
                 None => to.put_plain(pin, tag, &pointer).await?,
             }
@@ -135,14 +174,34 @@ impl Caches {
     }
 
     /// The push that a cache manifest makes which has just been sent.
-    async fn new_push(&self, repo: &Repo, manifest: &CacheManifest) -> Result<Arc<Push>> {
-        match self.push_of(repo, manifest.clone()).await? {
-            Ok(push) => Ok(push),
-            // It was there a moment ago, and its bytes are wrong: the builder is to send it again.
-            Err(NotLoaded::ConfigGone(digest)) => Err(Error::ManifestBlobUnknown(vec![digest])),
-            Err(NotLoaded::ManifestGone) => Err(Error::Internal("manifest is gone".into())),
-            Err(NotLoaded::Malformed(reason)) => Err(Error::ManifestInvalid(reason)),
+    async fn new_push(
+        &self,
+        repo: &Repo,
+        manifest: &CacheManifest,
+    ) -> Result<std::result::Result<NewPush, ConfigGone>> {
+        let (identity, views) = (manifest.identity(), self.views());
+        let (config, size) = (manifest.config.digest, manifest.config.size);
+        let known = |family| Ok(Ok(NewPush { identity, family, parsed: None }));
+        if let Some(family) = views.family(&config, size) {
+            return known(family);
         }
+        let push = match self.push_of(repo, manifest.clone()).await? {
+            Ok(push) => push,
+            Err(NotLoaded::ConfigGone(digest)) => return Ok(Err(ConfigGone(digest))),
+            Err(NotLoaded::ManifestGone) => return Err(Error::Internal("manifest is gone".into())),
+            Err(NotLoaded::Malformed(reason)) => return Err(Error::ManifestInvalid(reason)),
+        };
+        let memory = self.memory(repo, push.memory()).await?;
+        // Many who push the same config at once have waited for the first of them.
+        if let Some(family) = views.family(&config, size) {
+            return known(family);
+        }
+        let push = push.parse().await?;
+        let family = push.family();
+        if size >= LONG_TO_PARSE {
+            views.insert_family(config, size, family.clone());
+        }
+        Ok(Ok(NewPush { identity, family, parsed: Some(ParsedPush { push, _memory: memory }) }))
     }
 
     /// Adds a push to a cache tag: the record, then what it makes expire, then the pointer.
@@ -152,10 +211,10 @@ impl Caches {
         to: &RepoWriter,
         tag: &Tag,
         mut pointer: Pointer,
-        push: &Arc<Push>,
+        push: &NewPush,
     ) -> Result<()> {
         let repo = to.repo();
-        let id = PushId { identity: push.identity(), manifest: pointer.digest };
+        let id = PushId { identity: push.identity, manifest: pointer.digest };
         let (before, live) = match repo.pointer(tag).await? {
             Some((version, before)) => {
                 let live = match self.views().of_version(&repo.tag_key(tag), &version) {
@@ -178,7 +237,7 @@ impl Caches {
         {
             return self.push_again(pin, to, tag, &before, pointer, (known, live.len())).await;
         }
-        let family = push.family();
+        let family = push.family.clone();
         let record = json(&Record { family: family.clone() })?;
         if !repo.content().config().collect.ingredients.record_before_pointer() {
             to.put_tag(pin, tag, &pointer).await?;
@@ -199,10 +258,11 @@ impl Caches {
         let asked = Instant::now();
         if is_new
             && !repo.blobs().is_scope()
+            && let Some(parsed) = &push.parsed
             && let Some(version) = to.put_new_tag(pin, tag, &pointer).await?
         {
             let at_pointer = VersionedPointer { asked, version, pointer: Arc::new(pointer) };
-            self.make_first(pin, repo, tag, at_pointer, (LivePush { id, at }, push.clone())).await;
+            self.make_first(pin, repo, tag, at_pointer, (LivePush { id, at }, parsed.push.clone())).await;
             return Ok(());
         }
         to.put_tag(pin, tag, &pointer).await?;

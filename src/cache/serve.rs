@@ -8,7 +8,6 @@
 //! Manifest and config of a view are stored like any other content, before the view is announced: every server can serve
 //! what another announced.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
@@ -24,7 +23,6 @@ use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::names::Tag;
 use crate::objects::Key;
-use crate::oci::ManifestContent;
 use crate::refs::Repo;
 use crate::refs::chain::{TagSources, VersionedPointer};
 use crate::refs::manifests::Manifest;
@@ -90,7 +88,7 @@ impl Caches {
         let pointer = &sources.at.pointer;
         if pointer.push.is_none() || !repo.has_views() {
             let served = Served::pushed(pointer);
-            let is_whole = is_whole(pin, repo, &served.digest).await?;
+            let is_whole = self.is_whole(pin, repo, &served.digest).await?;
             if asker == Asker::Client {
                 repo.note_use(tag).await;
             }
@@ -229,30 +227,6 @@ async fn stays(pin: &Pin, repo: &Repo, served: &Served, config: Option<Digest>) 
         if pin.is_gone(keys, false).await? {
             return Ok(false);
         }
-    }
-    Ok(true)
-}
-
-/// Whether a manifest is served: not when it or what it names is known to be gone. Looks only for what is condemned:
-/// nothing else that a tag names can be, unless it is a parent's.
-async fn is_whole(pin: &Pin, repo: &Repo, digest: &Digest) -> Result<bool> {
-    let looks_for_all = repo.blobs().is_scope() && !repo.is_sparse();
-    if pin.snapshot().is_empty() && !looks_for_all {
-        return Ok(true);
-    }
-    let (mut wave, mut seen) = (vec![*digest], HashSet::from([*digest]));
-    while let Some(manifest) = wave.pop() {
-        if pin.is_gone(repo.manifest_keys(&manifest).collect(), looks_for_all).await? {
-            return Ok(false);
-        }
-        let Some(bytes) = repo.manifest_bytes(&manifest).await? else { continue };
-        let Ok(parsed) = ManifestContent::parse(&bytes, None) else { continue };
-        for blob in &parsed.blobs {
-            if pin.is_gone(repo.blobs().blob_keys(blob).collect(), looks_for_all).await? {
-                return Ok(false);
-            }
-        }
-        wave.extend(parsed.children.into_iter().filter(|child| seen.insert(*child)));
     }
     Ok(true)
 }

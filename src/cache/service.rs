@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::memory::ParseMemory;
 use super::views::Views;
 use crate::refs::Refs;
 
@@ -10,12 +11,13 @@ use crate::refs::Refs;
 pub struct Caches {
     refs: Refs,
     views: Arc<Views>,
+    parsing: Arc<ParseMemory>,
 }
 
 impl Caches {
     /// The caches whose tags are among `refs`.
     pub fn new(refs: Refs) -> Caches {
-        Caches { refs, views: Arc::default() }
+        Caches { refs, views: Arc::default(), parsing: Arc::default() }
     }
 
     /// The references of the store.
@@ -25,5 +27,9 @@ impl Caches {
 
     pub(super) fn views(&self) -> &Arc<Views> {
         &self.views
+    }
+
+    pub(super) fn parsing(&self) -> &ParseMemory {
+        &self.parsing
     }
 }

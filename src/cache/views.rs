@@ -1,4 +1,4 @@
-//! The views that this server has made or found, and whose turn it is to make one.
+//! The views that this server has made or found, whose turn it is to make one, and what else it remembers of cache tags.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -6,21 +6,25 @@ use std::sync::Arc;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
+use super::inspect::Inspection;
+use super::tree::Names;
+use crate::buildkit::Family;
 use crate::digest::Digest;
-use crate::error::{Error, Result};
 use crate::objects::{Key, Version};
 use crate::refs::chain::VersionedPointer;
 use crate::refs::pushes::LivePush;
 use crate::refs::stored_view::{Served, StoredView};
-use crate::sync::{STRIPES, stripe};
+use crate::sync::{STRIPES, lru, stripe};
 
 /// Memory for what is known of views, in bytes.
 const VIEWS_BYTES_MAX: u64 = 64 << 20;
-/// Views made at once: each loads all pushes of its tag.
-const MAKERS: usize = 2;
+/// Memory for what manifests name, in bytes.
+const NAMES_BYTES_MAX: u64 = 8 << 20;
+/// Inspections and families that are remembered.
+const INSPECTIONS_MAX: u64 = 256;
+const FAMILIES_MAX: u64 = 1024;
 
 /// A view, and what it was made of.
 pub(super) struct CachedView {
@@ -48,9 +52,16 @@ pub(super) struct Views {
     known: Cache<Key, Arc<CachedView>>,
     /// One maker for a tag at a time: what the others wait for, they find made.
     turns: [Arc<tokio::sync::Mutex<()>>; STRIPES],
+    /// The same for those who look at tags.
+    look_turns: [tokio::sync::Mutex<()>; STRIPES],
     /// Tags whose view will be made without anybody having asked for it.
     ahead: Mutex<HashSet<Key>>,
-    makers: Semaphore,
+    /// What was last found in a tag, for those who look at it.
+    inspected: Cache<Key, (Version, Arc<Inspection>)>,
+    /// What manifests name.
+    names: Cache<Digest, Arc<Names>>,
+    /// The families of pushes whose configs are long to parse, by digest and size of the config.
+    families: Cache<(Digest, u64), Option<Family>>,
 }
 
 impl Default for Views {
@@ -63,8 +74,15 @@ impl Default for Views {
         Views {
             known,
             turns: std::array::from_fn(|_| Arc::default()),
+            look_turns: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             ahead: Mutex::default(),
-            makers: Semaphore::new(MAKERS),
+            inspected: lru(INSPECTIONS_MAX),
+            names: Cache::builder()
+                .max_capacity(NAMES_BYTES_MAX)
+                .weigher(|_: &Digest, names: &Arc<Names>| names.weight())
+                .eviction_policy(EvictionPolicy::lru())
+                .build(),
+            families: lru(FAMILIES_MAX),
         }
     }
 }
@@ -90,9 +108,40 @@ impl Views {
         &self.turns[stripe(key)]
     }
 
-    /// A place among the makers of views.
-    pub async fn maker(&self) -> Result<SemaphorePermit<'_>> {
-        self.makers.acquire().await.map_err(|_| Error::Busy)
+    /// The lock of those who inspect a tag: what the others wait for, they find done.
+    pub fn look_turn(&self, key: &Key) -> &tokio::sync::Mutex<()> {
+        &self.look_turns[stripe(key)]
+    }
+
+    /// What was found in a tag when its pointer had this version and it served this digest.
+    pub fn inspected(&self, key: &Key, version: &Version, served: &Digest) -> Option<Arc<Inspection>> {
+        let (at, known) = self.inspected.get(key)?;
+        (at == *version && known.served.digest == *served).then_some(known)
+    }
+
+    /// Remembers what was found in a tag.
+    pub fn insert_inspected(&self, key: Key, version: Version, found: Arc<Inspection>) {
+        self.inspected.insert(key, (version, found));
+    }
+
+    /// What a manifest names, if it is remembered.
+    pub fn names(&self, manifest: &Digest) -> Option<Arc<Names>> {
+        self.names.get(manifest)
+    }
+
+    /// Remembers what a manifest names.
+    pub fn insert_names(&self, manifest: Digest, names: Arc<Names>) {
+        self.names.insert(manifest, names);
+    }
+
+    /// The family of the pushes that have this config, if it is remembered.
+    pub fn family(&self, config: &Digest, size: u64) -> Option<Option<Family>> {
+        self.families.get(&(*config, size))
+    }
+
+    /// Remembers the family of the pushes that have this config.
+    pub fn insert_family(&self, config: Digest, size: u64, family: Option<Family>) {
+        self.families.insert((config, size), family);
     }
 
     /// Says that the view of a tag will be made, and whether nobody has said so before.

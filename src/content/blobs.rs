@@ -2,11 +2,10 @@
 
 use bytes::Bytes;
 use futures::StreamExt;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::handles::{Reader, Writer};
 use super::lookup::Vouched;
-use super::receive::{PORTION_BYTES, Watch, pump};
+use super::receive::{Intake, Watch, pump};
 use super::write::Written;
 use crate::capacity::Reservation;
 use crate::digest::{Digest, Hasher, hash};
@@ -14,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::hot::{KeptForm, Pushing, Slot};
 use crate::metrics::tenant::{Asked, Saved};
 use crate::objects::Key;
-use crate::stream::{BodyError, Incoming, Portion, Portions};
+use crate::stream::{BodyError, Incoming, Portion};
 
 impl Reader {
     /// Whether the store has the blob. That its bytes are in memory proves nothing here, for the caller is going to rely
@@ -66,8 +65,7 @@ impl Writer {
         }
         let key = reader.blob_key(digest);
         let place = self.reserve(size).await?;
-        let mut body = Portions::new(body);
-        let (first, _turn) = self.first_portion(&mut body).await?;
+        let (first, body) = self.take_in(size, body).await?;
         if let Some(error) = first.failed {
             return Err(Error::Body(error));
         }
@@ -107,7 +105,7 @@ impl Writer {
         key: Key,
         digest: &Digest,
         size: Option<u64>,
-        (first, mut body): (Portion, Portions),
+        (first, mut body): (Portion, Intake<'_>),
         mut place: Reservation,
     ) -> Result<Written> {
         let content = self.reader().content();
@@ -139,15 +137,6 @@ impl Writer {
         let form = if size? <= content.hot_blob_max() { KeptForm::Whole } else { KeptForm::Chunks };
         let is_kept = !content.objects().traits().page_cached;
         is_kept.then(|| content.hot().pushing(key, size?, form))?
-    }
-
-    /// Begins to read a body, with a place among the uploads: each takes memory. A builder opens a request long before it
-    /// has the bytes, so the place is taken only when the first ones have come.
-    pub(super) async fn first_portion(&self, body: &mut Portions) -> Result<(Portion, OwnedSemaphorePermit)> {
-        let mut first = body.next(1).await;
-        let turn = self.reader().content().uploads().place().await?;
-        body.fill(&mut first, PORTION_BYTES).await;
-        Ok((first, turn))
     }
 
     /// Refuses what could not be stored, before it is sent.

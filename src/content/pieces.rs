@@ -10,7 +10,7 @@ use super::receive::PORTION_BYTES;
 use super::write::Written;
 use crate::digest::{Algorithm, Digest, hash};
 use crate::error::{Error, Result};
-use crate::stream::{BodyError, Incoming, Portions};
+use crate::stream::{BodyError, Incoming};
 
 /// Bytes of one piece at most: as many as one pooled part of an upload has.
 pub const PIECE_BYTES_MAX: usize = 8 << 20;
@@ -31,8 +31,7 @@ impl Writer {
             return Err(Error::Body(BodyError::TooLarge { limit }));
         }
         let mut place = self.reserve(size).await?;
-        let mut body = Portions::new(body);
-        let (mut portion, _turn) = self.first_portion(&mut body).await?;
+        let (mut portion, mut body) = self.take_in(size, body).await?;
         let (mut pieces, mut gathered, mut length) = (Vec::new(), BytesMut::new(), 0);
         loop {
             length += portion.length as u64;

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::layout::{self, Place};
 use crate::names::{Tenant, UploadId};
 use crate::objects::{self, Key};
-use crate::stream::{BodyError, Incoming, Portions};
+use crate::stream::{BodyError, Incoming};
 
 /// Parts of one upload. With the usual chunks of megabytes this is far beyond any layer.
 pub const PARTS_MAX: usize = 10_000;
@@ -260,8 +260,7 @@ impl Writer {
         let limit = content.config().limits.blob.as_u64().saturating_sub(state.offset);
         let part = Part { offset: state.offset, nonce: rand::random() };
         let mut place = self.reserve(chunk.size).await?;
-        let mut body = Portions::new(chunk.body);
-        let (first, _turn) = self.first_portion(&mut body).await?;
+        let (first, mut body) = self.take_in(chunk.size, chunk.body).await?;
         if first.length == 0 {
             return Ok(Staged { part: None, length: 0, hashers, failed: first.failed });
         }

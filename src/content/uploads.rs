@@ -1,36 +1,36 @@
 //! What this process knows of uploads under way: their places, and sessions that were cancelled or are being changed.
 
 use moka::sync::Cache;
-use std::sync::Arc;
-use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, MutexGuard};
 
-use crate::error::{Error, Result};
-use crate::names::UploadId;
+use crate::names::{Tenant, UploadId};
 use crate::sync::{STRIPES, lru, stripe};
+use crate::turns::{Class, Turn, Turns};
 
 /// Uploads cancelled here that stay unknown.
 const CANCELLED_MAX: u64 = 10_000;
 
 /// The uploads under way in this process.
 pub struct Uploads {
-    places: Arc<Semaphore>,
+    places: Turns<Tenant>,
     cancelled: Cache<UploadId, ()>,
     sessions: [Mutex<()>; STRIPES],
 }
 
 impl Uploads {
-    /// `places`: uploads that send at the same time.
+    /// `places`: uploads that send at the same time. Scopes have half of them, all together.
     pub(super) fn new(places: usize) -> Uploads {
+        let places = places.max(1) as u64;
         Uploads {
-            places: Arc::new(Semaphore::new(places)),
+            places: Turns::new(places, (places / 2).max(1)),
             cancelled: lru(CANCELLED_MAX),
             sessions: std::array::from_fn(|_| Mutex::new(())),
         }
     }
 
-    /// A place among the uploads, when one is free.
-    pub(super) async fn place(&self) -> Result<OwnedSemaphorePermit> {
-        self.places.clone().acquire_owned().await.map_err(|_| Error::Busy)
+    /// A place among the uploads, when it is the tenant's turn.
+    pub(super) async fn place(&self, tenant: &Tenant) -> Turn<Tenant> {
+        self.places.take(Class::of(tenant), tenant.clone(), 1).await
     }
 
     /// Whether the upload was cancelled at this server.

@@ -31,6 +31,7 @@ use crate::auth::Gate;
 use crate::config::Config;
 use crate::doors::claims::Door;
 use crate::doors::kit::answer::without_body;
+use crate::doors::kit::body::Collecting;
 use crate::events::Events;
 use crate::jobs::Jobs;
 use crate::lifetime::collect::Collector;
@@ -47,6 +48,7 @@ pub struct Doors {
     pub events: Events,
     pub collector: Arc<Collector>,
     pub jobs: Arc<Jobs>,
+    pub collecting: Collecting,
 }
 
 /// All that the server answers, by the table of [`claims`]. The registry has its own routes, and is asked so often that

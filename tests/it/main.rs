@@ -14,6 +14,7 @@ mod check;
 mod collect;
 mod docs;
 mod events;
+mod fair;
 mod forms;
 mod objects;
 mod over_s3;

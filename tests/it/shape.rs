@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 const LEAVES: &[&str] = &[
-    "digest", "names", "human", "access", "stream", "sync", "config", "events", "metrics", "operator", "systemd",
+    "digest", "names", "human", "access", "stream", "sync", "turns", "config", "events", "metrics", "operator", "systemd",
     "trace",
 ];
 

@@ -72,7 +72,7 @@ pub async fn inspect(State(doors): State<Doors>, Query(asked): Query<Inspected>,
     };
     let repo = doors.store.repo(permit, Deadline::of_each_call());
     match doors.store.caches().inspect(&repo, &tag).await {
-        Ok(inspection) => Json(inspection).into_response(),
+        Ok(inspection) => Json(&*inspection).into_response(),
         Err(error) => Refusal::from(&error).told(error),
     }
 }

@@ -4,12 +4,17 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use http_body_util::BodyExt;
 use hyper::body::Body as HttpBody;
+use tokio::time::Instant;
 
 use crate::content::read::Outgoing;
-use crate::stream::{BodyError, Incoming};
+use crate::deadline::Deadline;
+use crate::error::Error;
+use crate::names::Tenant;
+use crate::stream::{BodyError, Incoming, Portion, Portions};
+use crate::turns::{Class, Turn, Turns};
 
 /// The body of a request as the house takes it. A pause longer than `idle` ends it.
 pub fn incoming(body: Body, idle: Duration) -> Incoming {
@@ -32,6 +37,73 @@ pub async fn collected(body: Body, limit: usize, span: Duration) -> Result<Bytes
     match tokio::time::timeout(span, axum::body::to_bytes(body, limit)).await {
         Ok(read) => read.map_err(|_| BodyError::Cut),
         Err(_) => Err(BodyError::Idle),
+    }
+}
+
+/// Memory for bodies that are read whole before anybody looks at them: manifests. They wait for it unread, and it is theirs
+/// until their request is answered.
+#[derive(Clone)]
+pub struct Collecting {
+    memory: Turns<Tenant>,
+}
+
+/// What collected bodies take together, in bytes, and how many of the largest kind fit in at least.
+const COLLECTED_BYTES: u64 = 48 << 20;
+const COLLECTED_MIN: u64 = 4;
+/// How long a body takes at most that is read whole.
+const COLLECT_TIME: Duration = Duration::from_secs(120);
+/// A body that has paused for so long ends when another tenant, which holds less, waits for memory.
+const COLLECT_PAUSE: Duration = Duration::from_secs(5);
+
+/// A whole body, with its memory.
+pub struct Collected {
+    pub bytes: Bytes,
+    _memory: Turn<Tenant>,
+}
+
+impl Collecting {
+    /// For bodies of at most `limit` bytes.
+    pub fn new(limit: u64) -> Collecting {
+        let bytes = COLLECTED_BYTES.max(limit.saturating_mul(COLLECTED_MIN));
+        Collecting { memory: Turns::new(bytes, bytes / 2) }
+    }
+
+    /// The whole of a body of at most `limit` bytes; `size` is its length where that is told. Waits for memory until
+    /// `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Body`] when it is too long, breaks off, or does not come in time; [`Error::Busy`] when there was no memory.
+    pub async fn collect(
+        &self,
+        tenant: &Tenant,
+        size: Option<u64>,
+        body: Incoming,
+        limit: usize,
+        deadline: Deadline,
+    ) -> Result<Collected, Error> {
+        let longest = limit as u64;
+        if size.is_some_and(|size| size > longest) {
+            return Err(Error::Body(BodyError::TooLarge { limit: longest }));
+        }
+        // Whoever does not say how much comes may send as much as is allowed.
+        let taking = self.memory.take(Class::of(tenant), tenant.clone(), size.unwrap_or(longest));
+        let memory = deadline.bound(taking.map(Ok)).await?;
+        let (mut body, mut whole) = (Portions::new(body), Portion::default());
+        let ends = Instant::now() + COLLECT_TIME;
+        while whole.length <= limit && !whole.last && whole.failed.is_none() {
+            let before = whole.length;
+            body.fill_within(&mut whole, limit.saturating_add(1), COLLECT_PAUSE).await;
+            let pauses = whole.length == before && !whole.last && memory.is_wanted();
+            if pauses || Instant::now() >= ends {
+                whole.failed.get_or_insert(BodyError::Idle);
+            }
+        }
+        match whole.failed.take() {
+            Some(error) => Err(Error::Body(error)),
+            None if whole.length > limit => Err(Error::Body(BodyError::TooLarge { limit: longest })),
+            None => Ok(Collected { bytes: whole.join(), _memory: memory }),
+        }
     }
 }
 

@@ -45,7 +45,7 @@ pub async fn gather(doors: &Doors, visible: &Visibility<'_>, repo: &str, tag: &s
         StatusCode::NOT_FOUND => PageError::unknown(&name),
         status => PageError::new(status, error),
     };
-    let inspection = doors.store.caches().inspect(&repo, &tag).await.map_err(failed)?;
+    let inspection = (*doors.store.caches().inspect(&repo, &tag).await.map_err(failed)?).clone();
     let outline = doors.store.caches().outline(&repo, &tag).await.map_err(failed)?;
     let known = doors.store.stock().look(&tenant, |repos| repos.get(repo.name())?.get(&tag).cloned());
     Ok(Shown { now: Timestamp::now(), tenant, inspection, known, outline })

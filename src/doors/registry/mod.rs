@@ -259,7 +259,8 @@ async fn write(doors: &Doors, caller: &Caller, handle: Handle, route: Route, cal
         Route::CancelUpload { session, .. } => Box::pin(upload::cancel(&writer, session)).await,
         Route::PutManifest { reference, tags, .. } => {
             let limit = doors.config.limits.manifest.as_u64() as usize;
-            Box::pin(manifest::put(doors.store.caches(), &writer, reference, tags, call, limit)).await
+            let using = (&doors.collecting, doors.store.caches());
+            Box::pin(manifest::put(using, &writer, reference, tags, call, limit)).await
         }
         _ => Err(OciError::new(RefusalKind::Failed)),
     }
