@@ -115,6 +115,11 @@ impl<P: Clone + Eq + Hash> Turns<P> {
         fits.then(|| state.grant(&self.shared, (class, party), units))
     }
 
+    /// Units that nobody holds.
+    pub fn free(&self) -> u64 {
+        self.shared.state.lock().free
+    }
+
     fn ask(&self, party: (Class, P), units: u64) -> Asking<P> {
         let (tell, told) = oneshot::channel();
         let granted = {
@@ -232,6 +237,11 @@ impl<P: Clone + Eq + Hash> Turn<P> {
         let Some((next, _)) = state.next(&self.shared) else { return false };
         let held = |name| state.parties.get(name).map_or(0, |party| party.held);
         next.0 < self.party.0 || next.0 == self.party.0 && held(&next) < held(&self.party)
+    }
+
+    /// The units that are held.
+    pub fn units(&self) -> u64 {
+        self.units
     }
 
     /// Lets those go first who should, and goes on when it is this party's turn again.

@@ -3,16 +3,13 @@
 use std::sync::Arc;
 
 use futures::FutureExt;
-use serde::{Deserialize, Serialize};
 
+use super::found::{InspectedPush, Inspection};
 use super::service::Caches;
-use crate::buildkit::{Explanation, IMPORT_LIMIT_BYTES, Push};
-use crate::digest::Digest;
+use crate::buildkit::IMPORT_LIMIT_BYTES;
 use crate::error::{Error, Result};
 use crate::names::Tag;
 use crate::refs::Repo;
-use crate::refs::pushes::LivePush;
-use crate::refs::stored_view::Served;
 
 impl Caches {
     /// What a tag is made of. Made anew so that it can be explained, and kept until the tag or what it serves changes.
@@ -56,66 +53,5 @@ impl Caches {
         });
         self.views().insert_inspected(key, version.clone(), found.clone());
         Ok(found)
-    }
-}
-
-/// What a tag is made of, for people.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Inspection {
-    pub repo: String,
-    pub tag: String,
-    /// When it was pushed last.
-    pub pushed: jiff::Timestamp,
-    pub served: Served,
-    /// What is served is not what was pushed last.
-    pub is_view: bool,
-    /// Oldest first.
-    pub pushes: Vec<InspectedPush>,
-    /// What BuildKit imports at most, for manifest and config each.
-    pub limit_bytes: Option<u64>,
-    pub explanation: Option<Explanation>,
-}
-
-/// One push of a cache tag.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct InspectedPush {
-    pub manifest: Digest,
-    pub at: jiff::Timestamp,
-    pub manifest_bytes: u64,
-    pub config_bytes: u64,
-    /// Sum of the layers, each counted once.
-    pub layer_bytes: u64,
-    pub records: usize,
-    pub layers: usize,
-    /// Why the push is not part of the view.
-    pub error: Option<String>,
-}
-
-impl InspectedPush {
-    fn of(live: &LivePush, push: Option<&Push>) -> InspectedPush {
-        let at = jiff::Timestamp::try_from(live.at).unwrap_or_default();
-        let empty = InspectedPush {
-            manifest: live.id.manifest,
-            at,
-            manifest_bytes: 0,
-            config_bytes: 0,
-            layer_bytes: 0,
-            records: 0,
-            layers: 0,
-            error: Some("it is gone, or more than can be united".to_string()),
-        };
-        let Some(push) = push else { return empty };
-        let mut layers: Vec<_> = push.manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
-        layers.sort_unstable();
-        layers.dedup();
-        InspectedPush {
-            manifest_bytes: push.manifest.bytes,
-            config_bytes: push.manifest.config.size,
-            layer_bytes: layers.iter().fold(0, |sum, (_, size)| size.saturating_add(sum)),
-            records: push.config.as_ref().map_or(0, |config| config.records.len()),
-            layers: layers.len(),
-            error: push.config.as_ref().err().map(|error| error.to_string()),
-            ..empty
-        }
     }
 }

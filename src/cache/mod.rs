@@ -3,7 +3,8 @@
 //! form that their clients speak.
 
 pub mod form;
-pub mod inspect;
+mod found;
+mod inspect;
 mod load;
 mod make;
 mod memory;
@@ -15,5 +16,6 @@ mod tree;
 mod views;
 
 pub use form::WireForm;
+pub use found::{InspectedPush, Inspection};
 pub use push::{ManifestPush, Pushed};
 pub use service::Caches;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::found::Names;
 use super::service::Caches;
 use crate::content::Pin;
 use crate::digest::Digest;
@@ -16,20 +17,6 @@ const MANIFESTS_MAX: usize = 256;
 const NAMES_MAX: usize = 10_000;
 /// Bytes of one tree that are parsed.
 const TREE_BYTES_MAX: usize = 32 << 20;
-
-/// What a manifest names.
-pub(super) struct Names {
-    pub blobs: Vec<Digest>,
-    pub children: Vec<Digest>,
-}
-
-impl Names {
-    /// Memory that it takes, in bytes.
-    pub fn weight(&self) -> u32 {
-        let names = self.blobs.len() + self.children.len();
-        u32::try_from(64 + names * size_of::<Digest>()).unwrap_or(u32::MAX)
-    }
-}
 
 impl Caches {
     /// Whether a manifest is served: not when it or what it names is known to be gone. Looks only for what is condemned:

@@ -8,8 +8,7 @@ use moka::sync::Cache;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::inspect::Inspection;
-use super::tree::Names;
+use super::found::{Inspection, Names};
 use crate::buildkit::Family;
 use crate::digest::Digest;
 use crate::objects::{Key, Version};

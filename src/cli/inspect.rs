@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::Args;
 use larder::buildkit::Explanation;
-use larder::cache::inspect::Inspection;
+use larder::cache::Inspection;
 use larder::human::{bytes, percent};
 use serde_json::Value;
 

@@ -66,6 +66,7 @@ proptest! {
     fn the_end_of_a_repository_lies_between_it_and_the_next((t, r, g) in names(), other in "[a-z0-9]{1,3}(/|-)[a-z0-9]{1,3}") {
         let end = repo_end(&t, &r);
         prop_assert!(tag(&t, &r, &g).as_str() < &*end);
+        prop_assert_eq!(tag(&t, &r, &g).owner(), Some(t.clone()));
         let other: RepoName = other.parse().unwrap();
         let other = tag(&t, &other, &g);
         let inside = other.as_str().starts_with(&repo_prefix(&t, &r));

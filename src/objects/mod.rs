@@ -18,6 +18,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use crate::digest::Digest;
+use crate::names::Tenant;
 
 /// The name of an object: components joined by `/`, none of them empty, `.` or `..`. Built by `store/layout.rs`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,6 +33,11 @@ impl Key {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The tenant that an object belongs to, where its key names one: as `layout` builds keys, it is their second component.
+    pub fn owner(&self) -> Option<Tenant> {
+        self.0.split('/').nth(1)?.parse().ok()
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::{BoxFuture, Either};
 use futures::channel::mpsc::{UnboundedSender, unbounded};
+use futures::future::{BoxFuture, Either};
 use http::Method;
 use tokio::time::Instant;
 

@@ -174,7 +174,8 @@ fn what_is_too_large_to_read_is_refused_before_it_is_parsed() {
     assert!(matches!(CacheConfig::parse(nodes.as_bytes()), Err(FormatError::TooMany { .. })));
     let bytes = vec![b' '; (16 << 20) + 1];
     assert!(matches!(CacheConfig::parse(&bytes), Err(FormatError::TooLarge { .. })));
-    let deep = |inner: &str| format!(r#"{{"records":{}{inner}{}}}"#, "[       ".repeat(1_000_000), "]".repeat(1_000_000));
+    let deep =
+        |inner: &str| format!(r#"{{"records":{}{inner}{}}}"#, "[       ".repeat(1_000_000), "]".repeat(1_000_000));
     assert!(matches!(CacheConfig::parse(deep("").as_bytes()), Err(FormatError::Json { .. })));
     let unknown = deep("").replace("records", "unknown");
     assert!(CacheConfig::parse(unknown.as_bytes()).is_ok());

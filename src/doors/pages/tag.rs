@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 use serde::Serialize;
 
-use crate::cache::inspect::{InspectedPush, Inspection};
 use crate::cache::outline::{CreatedAt, IMPORT_LIMIT_BYTES, Outline, OutlinedLayer, OutlinedRecord};
+use crate::cache::{InspectedPush, Inspection};
 use crate::deadline::Deadline;
 use crate::doors::Doors;
 use crate::doors::kit::refusal::Refusal;

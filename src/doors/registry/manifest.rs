@@ -61,7 +61,8 @@ pub async fn put(
     let body = collecting.collect(to.repo().tenant(), size, call.body, limit, deadline).await?;
     // All of it has come, however slowly.
     let to = to.until(to.repo().deadline().restarted());
-    let push = ManifestPush { digest, tags: &tags, content_type: content_type.as_deref(), bytes: body.bytes.clone(), build };
+    let push =
+        ManifestPush { digest, tags: &tags, content_type: content_type.as_deref(), bytes: body.bytes.clone(), build };
     let pushed = caches.push(&to, push).await?;
     let mut answer = respond(StatusCode::CREATED)
         .set(LOCATION, format!("/v2/{}/manifests/{}", to.repo().name(), pushed.digest))

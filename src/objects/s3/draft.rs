@@ -42,7 +42,7 @@ impl S3Draft {
             None | Some(0) => self.part_bytes.saturating_mul(1 << (parts / PARTS_OF_ONE_SIZE)).min(pool.bytes()),
             Some(left) => self.part_bytes.min(left),
         };
-        pool.take(bytes).await
+        pool.take(self.key.owner(), bytes).await
     }
 
     async fn send(&mut self, buffer: Buffer) -> Result<()> {

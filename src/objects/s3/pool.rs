@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::{Error, Result};
+use crate::names::Tenant;
+use crate::turns::{Class, Turn, Turns};
 
 /// What the budget is counted in: a semaphore counts no further than some billions.
 const UNIT_BYTES: u64 = 64 << 10;
@@ -20,7 +21,8 @@ const GRACE: Duration = Duration::from_secs(30);
 /// How long somebody waits before those who are slow are looked for.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// A budget of bytes. Whoever wants a buffer waits until it fits, first come first served, however large.
+/// A budget of bytes. Whoever wants a buffer waits until it fits, however large; of those who wait, the tenant that holds
+/// least goes first, and scopes hold half of it at most, all together.
 ///
 /// Nobody waits for a second buffer while it holds one that needs that second one to be given back: a part is sent as soon
 /// as it is full, by a task of its own, whether or not the upload gets its next buffer.
@@ -38,7 +40,7 @@ const WAIT: Duration = Duration::from_secs(5);
 /// part and wait for the rest, and all would end one after the other: whole buffers let as many go on as there is memory for.
 #[derive(Clone)]
 pub(super) struct Pool {
-    units: Arc<Semaphore>,
+    units: Turns<Option<Tenant>>,
     bytes: u64,
     /// Bytes of most buffers.
     usual: u64,
@@ -51,8 +53,8 @@ pub(super) struct Pool {
 impl Pool {
     /// A budget of `bytes` bytes, out of which mostly buffers of `usual` bytes are taken.
     pub(super) fn new(bytes: u64, usual: u64) -> Pool {
-        let units = usize::try_from(bytes / UNIT_BYTES).unwrap_or(Semaphore::MAX_PERMITS);
-        let units = Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)));
+        let units = (bytes / UNIT_BYTES).max(1);
+        let units = Turns::new(units, units / 2);
         Pool { units, bytes, usual, idle: Arc::default(), filling: Arc::default() }
     }
 
@@ -61,18 +63,18 @@ impl Pool {
         self.bytes
     }
 
-    /// A buffer for `bytes` bytes, at most the whole budget.
-    pub(super) async fn take(&self, bytes: u64) -> Result<Buffer> {
+    /// A buffer for `bytes` bytes of an object of this tenant, at most the whole budget.
+    pub(super) async fn take(&self, owner: Option<Tenant>, bytes: u64) -> Result<Buffer> {
         // What is more than half of a usual buffer gets one, which can be used again.
         let is_usual = bytes <= self.usual && bytes > self.usual / 2;
         let held_bytes = if is_usual { self.usual } else { bytes };
         let units = held_bytes.min(self.bytes).div_ceil(UNIT_BYTES).min(self.bytes / UNIT_BYTES).max(1);
         let failed = || Error::Backend("memory for uploads cannot be had".into());
-        let units = u32::try_from(units).map_err(|_| failed())?;
-        let mut wanted = Box::pin(self.units.clone().acquire_many_owned(units));
+        let class = owner.as_ref().map_or(Class::First, Class::of);
+        let mut wanted = Box::pin(self.units.take(class, owner, units));
         let held = loop {
             match timeout(WAIT, &mut wanted).await {
-                Ok(held) => break held.map_err(|_| failed())?,
+                Ok(held) => break held,
                 Err(_) => self.take_from_slow(units),
             }
         };
@@ -88,7 +90,7 @@ impl Pool {
 
     /// A buffer that can be used again, if that is `wanted`. Those for which the budget has no room any more go.
     fn idle_buffer(&self, wanted: bool) -> Option<BytesMut> {
-        let room = self.units.available_permits() as u64 * UNIT_BYTES;
+        let room = self.units.free() * UNIT_BYTES;
         let mut idle = self.idle.lock();
         let buffer = if wanted { idle.pop() } else { None };
         idle.truncate(usize::try_from(room / self.usual.max(1)).unwrap_or(usize::MAX));
@@ -96,7 +98,7 @@ impl Pool {
     }
 
     /// Frees the slowest buffers, until `units` are free.
-    fn take_from_slow(&self, units: u32) {
+    fn take_from_slow(&self, units: u64) {
         let all: Vec<_> = self.filling.lock().iter().filter_map(Weak::upgrade).collect();
         let rated = all.into_iter().filter_map(|filling| {
             let rate = filling.lock().rate()?;
@@ -106,11 +108,11 @@ impl Pool {
         slow.sort_by_key(|(rate, _)| *rate);
         let mut freed = 0;
         for (rate, filling) in slow {
-            if freed >= units as usize {
+            if freed >= units {
                 return;
             }
             if let Some((_, held)) = filling.lock().memory.take() {
-                freed += held.num_permits();
+                freed += held.units();
                 tracing::info!(rate, "an upload of few bytes a second gives its memory to others, and fails");
             }
         }
@@ -126,7 +128,7 @@ pub(super) struct Buffer {
 
 struct Filling {
     /// Gone when it was taken away.
-    memory: Option<(BytesMut, OwnedSemaphorePermit)>,
+    memory: Option<(BytesMut, Turn<Option<Tenant>>)>,
     /// When it was taken.
     since: Instant,
 }
@@ -169,7 +171,7 @@ impl Buffer {
 pub(super) struct PooledPart {
     pool: Pool,
     bytes: Bytes,
-    _held: OwnedSemaphorePermit,
+    _held: Turn<Option<Tenant>>,
 }
 
 impl PooledPart {
@@ -195,17 +197,19 @@ mod tests {
     use super::*;
     use futures::FutureExt;
 
+    use crate::names::ScopeName;
+
     #[tokio::test]
     async fn memory_is_given_as_far_as_it_goes() {
         let pool = Pool::new(1 << 20, 8 << 20);
-        let mut first = pool.take(768 << 10).await.unwrap();
-        assert!(pool.take(512 << 10).now_or_never().is_none());
+        let mut first = pool.take(None, 768 << 10).await.unwrap();
+        assert!(pool.take(None, 512 << 10).now_or_never().is_none());
         assert_eq!(first.fill(Bytes::from(vec![1; 1 << 20])).unwrap().len(), 256 << 10);
         assert!(first.is_full());
         let part = first.freeze().unwrap();
         assert_eq!(part.bytes().len(), 768 << 10);
         drop(part);
-        assert!(pool.take(1 << 20).now_or_never().is_some());
+        assert!(pool.take(None, 1 << 20).now_or_never().is_some());
     }
 
     #[tokio::test]
@@ -213,7 +217,7 @@ mod tests {
         let pool = Pool::new(4 << 20, 1 << 20);
         let idle = || pool.idle.lock().len();
         let part = |bytes: u64| {
-            let mut buffer = pool.take(bytes).now_or_never().unwrap().unwrap();
+            let mut buffer = pool.take(None, bytes).now_or_never().unwrap().unwrap();
             buffer.fill(vec![1; bytes as usize].into()).unwrap();
             buffer.freeze().unwrap()
         };
@@ -237,12 +241,12 @@ mod tests {
         let pool = Pool::new(4 << 20, 8 << 20);
         let mut stalled = Vec::new();
         for _ in 0..4 {
-            let mut buffer = pool.take(1 << 20).await.unwrap();
+            let mut buffer = pool.take(None, 1 << 20).await.unwrap();
             buffer.fill("the beginning".into()).unwrap();
             stalled.push(buffer);
         }
         // No more of them than is needed.
-        let _fresh = pool.take(2 << 20).await.unwrap();
+        let _fresh = pool.take(None, 2 << 20).await.unwrap();
         let mut refused = 0;
         for buffer in &mut stalled {
             refused += usize::from(matches!(buffer.fill("more".into()), Err(Error::Busy(_))));
@@ -250,18 +254,28 @@ mod tests {
         assert_eq!(refused, 2);
     }
 
+    #[tokio::test]
+    async fn pull_requests_leave_memory_to_main() {
+        let pool = Pool::new(4 << 20, 8 << 20);
+        let scope = || Some(Tenant::default_tenant().scope(&ScopeName::of("pull request 1")));
+        let (_first, _second) =
+            (pool.take(scope(), 1 << 20).await.unwrap(), pool.take(scope(), 1 << 20).await.unwrap());
+        assert!(pool.take(scope(), 1 << 20).now_or_never().is_none());
+        assert!(pool.take(Some(Tenant::default_tenant()), 2 << 20).now_or_never().is_some());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_sends_a_little_now_and_then_does_not_end_all_uploads() {
         let pool = Pool::new(32 << 20, 8 << 20);
         let mut slow = Vec::new();
         for _ in 0..3 {
-            slow.push(pool.take(8 << 20).await.unwrap());
+            slow.push(pool.take(None, 8 << 20).await.unwrap());
         }
-        let mut fast = pool.take(8 << 20).await.unwrap();
+        let mut fast = pool.take(None, 8 << 20).await.unwrap();
         let asked = Instant::now();
         let waiting = tokio::spawn({
             let pool = pool.clone();
-            async move { pool.take(24 << 20).await.map(drop) }
+            async move { pool.take(None, 24 << 20).await.map(drop) }
         });
         let (little, much) = (Bytes::from(vec![1; 512 << 10]), Bytes::from(vec![1; 660 << 10]));
         let mut refused = 0;

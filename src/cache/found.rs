@@ -1,0 +1,83 @@
+//! What is found in a tag and in a manifest: what this server remembers of them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::buildkit::{Explanation, Push};
+use crate::digest::Digest;
+use crate::refs::pushes::LivePush;
+use crate::refs::stored_view::Served;
+
+/// What a tag is made of, for people.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Inspection {
+    pub repo: String,
+    pub tag: String,
+    /// When it was pushed last.
+    pub pushed: jiff::Timestamp,
+    pub served: Served,
+    /// What is served is not what was pushed last.
+    pub is_view: bool,
+    /// Oldest first.
+    pub pushes: Vec<InspectedPush>,
+    /// What BuildKit imports at most, for manifest and config each.
+    pub limit_bytes: Option<u64>,
+    pub explanation: Option<Explanation>,
+}
+
+/// One push of a cache tag.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InspectedPush {
+    pub manifest: Digest,
+    pub at: jiff::Timestamp,
+    pub manifest_bytes: u64,
+    pub config_bytes: u64,
+    /// Sum of the layers, each counted once.
+    pub layer_bytes: u64,
+    pub records: usize,
+    pub layers: usize,
+    /// Why the push is not part of the view.
+    pub error: Option<String>,
+}
+
+impl InspectedPush {
+    pub(super) fn of(live: &LivePush, push: Option<&Push>) -> InspectedPush {
+        let at = jiff::Timestamp::try_from(live.at).unwrap_or_default();
+        let empty = InspectedPush {
+            manifest: live.id.manifest,
+            at,
+            manifest_bytes: 0,
+            config_bytes: 0,
+            layer_bytes: 0,
+            records: 0,
+            layers: 0,
+            error: Some("it is gone, or more than can be united".to_string()),
+        };
+        let Some(push) = push else { return empty };
+        let mut layers: Vec<_> = push.manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
+        layers.sort_unstable();
+        layers.dedup();
+        InspectedPush {
+            manifest_bytes: push.manifest.bytes,
+            config_bytes: push.manifest.config.size,
+            layer_bytes: layers.iter().fold(0, |sum, (_, size)| size.saturating_add(sum)),
+            records: push.config.as_ref().map_or(0, |config| config.records.len()),
+            layers: layers.len(),
+            error: push.config.as_ref().err().map(|error| error.to_string()),
+            ..empty
+        }
+    }
+}
+
+/// What a manifest names.
+pub(super) struct Names {
+    pub blobs: Vec<Digest>,
+    pub children: Vec<Digest>,
+}
+
+impl Names {
+    /// Memory that it takes, in bytes.
+    pub fn weight(&self) -> u32 {
+        let names = self.blobs.len() + self.children.len();
+        u32::try_from(64 + names * size_of::<Digest>()).unwrap_or(u32::MAX)
+    }
+}
