@@ -140,8 +140,8 @@ name!(
 );
 
 name!(
-    /// The name of one session, which `/token/exchange` has begun: `<end>-<whose>-<random>`. From the name alone follows when
-    /// nothing needs to be known of it any more.
+    /// The name of one session, which `/token/exchange` has begun: `<end>-<whose>-<random>`. From the name alone
+    /// follows when nothing needs to be known of it any more.
     SessionId,
     is_session,
     InvalidName::Session

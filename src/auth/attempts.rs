@@ -1,7 +1,7 @@
 //! Whose password is checked next, and how many wrong ones an address may send.
 //!
-//! An attempt is reserved before it waits for its turn, and counts as a wrong password until it has turned out right. So
-//! an address never has more passwords looked at than wrong ones are allowed, however many it sends at once.
+//! An attempt is reserved before it waits for its turn, and counts as a wrong password until it is right. So an address
+//! never has more passwords looked at than wrong ones are allowed, however many it sends at once.
 //!
 //! Invariant: nobody waits behind the passwords of one other address. An address has one check at a time, which leaves
 //! one for all others, and the next turn is that of the address with the fewest wrong passwords.
@@ -73,8 +73,8 @@ impl Default for Attempts {
 }
 
 impl Attempts {
-    /// Waits until a password from this address may be checked; of `limit` wrong ones a minute, this may be one. An error
-    /// is when to try again.
+    /// Waits until a password from this address may be checked; of `limit` wrong ones a minute, this may be one. An
+    /// error is when to try again.
     pub async fn begin(self: Arc<Self>, address: Option<IpAddr>, limit: u32) -> Result<Attempt, Duration> {
         let (mut place, turn) = self.reserve(household(address), limit)?;
         // Its place was given to an address with fewer attempts.

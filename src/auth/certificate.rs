@@ -36,10 +36,11 @@ impl Certificate {
 /// `commonName` (X.520).
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
-/// The common name of a subject: a sequence of sets of sequences of an identifier and a text (RFC 5280, section 4.1.2.4).
+/// The common name of a subject: a sequence of sets of sequences of an identifier and a text (RFC 5280, section
+/// 4.1.2.4).
 ///
-/// Nothing where there are several. Which of them counts differs from program to program, and a CA that lets its clients
-/// choose parts of a subject may have looked at another one.
+/// Nothing where there are several. Which of them counts differs from program to program, and a CA that lets its
+/// clients choose parts of a subject may have looked at another one.
 fn common_name(subject: &[u8]) -> Option<String> {
     let mut found = None;
     let mut sets = SliceReader::new(subject).ok()?;

@@ -210,8 +210,8 @@ impl Issuer {
         pick(&keys.set, id).ok_or(Rejected::UnknownKey)
     }
 
-    /// Begins to fetch the keys, unless the last fetch is still under way or began within the cool-down. Returns what is
-    /// closed when the fetch that is under way ends.
+    /// Begins to fetch the keys, unless the last fetch is still under way or began within the cool-down. Returns what
+    /// is closed when the fetch that is under way ends.
     fn renew(self: &Arc<Self>) -> Option<watch::Receiver<()>> {
         let mut fetching = self.fetching.lock();
         if let Some(end) = fetching.end.as_ref().filter(|end| end.has_changed().is_ok()) {

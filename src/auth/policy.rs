@@ -1,10 +1,10 @@
 //! From an identity and the rules to what it may do. Pure.
 //!
-//! Rules only allow, but for one case: whom a rule sends into a scope that cannot be told, it denies. What fits a caller is
-//! found once, when the caller logs in; a request then looks at those rules alone.
+//! Rules only allow, but for one case: whom a rule sends into a scope that cannot be told, it denies. What fits a
+//! caller is found once, when the caller logs in; a request then looks at those rules alone.
 //!
-//! Invariant: who is meant for a scope is in one or nowhere. A claim that is missing never leads to what lies around the
-//! scope.
+//! Invariant: who is meant for a scope is in one or nowhere. A claim that is missing never leads to what lies around
+//! the scope.
 
 use std::collections::BTreeSet;
 use std::fmt;

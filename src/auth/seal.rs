@@ -39,8 +39,8 @@ impl TokenKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Payload {
     pub who: Identity,
-    /// Which secret it was issued for, or which session: when that is replaced, withdrawn or revoked, the token ends with
-    /// it.
+    /// Which secret it was issued for, or which session: when that is replaced, withdrawn or revoked, the token ends
+    /// with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<String>,
     /// What it is good for, of all that its bearer may; nothing said is all.

@@ -1,5 +1,5 @@
-//! Users and passwords from an htpasswd file. Bcrypt is slow on purpose: passwords are checked when it is their turn, off
-//! the threads that answer requests.
+//! Users and passwords from an htpasswd file. Bcrypt is slow on purpose: passwords are checked when it is their turn,
+//! off the threads that answer requests.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -71,8 +71,8 @@ impl Users {
         Some(fingerprint(self.hashes.get(name)?.as_bytes()))
     }
 
-    /// Whether the password is that of the user. An unknown user takes as long as a known one. Of wrong ones, an address
-    /// may send `limit` a minute.
+    /// Whether the password is that of the user. An unknown user takes as long as a known one. Of wrong ones, an
+    /// address may send `limit` a minute.
     pub async fn check(&self, sent: &SentPassword<'_>, attempts: &Arc<Attempts>, limit: u32) -> CheckedPassword {
         self.check_of(sent, || {
             let known = self.hashes.get(sent.name);

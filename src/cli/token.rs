@@ -40,8 +40,8 @@ impl New {
 pub struct Revoke {
     #[command(flatten)]
     server: Server,
-    /// File with the token that `/token/exchange` or `larder login --print` has given: `-` is standard input. By default
-    /// the one that `larder login` has kept.
+    /// File with the token that `/token/exchange` or `larder login --print` has given: `-` is standard input. By
+    /// default the one that `larder login` has kept.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }

@@ -232,7 +232,7 @@ impl Config {
         tls.chain(issuers).chain(auth).flatten().map(PathBuf::as_path).collect()
     }
 
-    /// What an operator may not have meant: scopes whose claims a caller of the rule may lack, for the rule denies these.
+    /// What an operator may not have meant: scopes whose claims a caller of the rule may lack: it denies these.
     pub fn doubts(&self) -> Vec<String> {
         let rules = self.rules.iter().enumerate();
         let unsure = rules.flat_map(|(number, rule)| {

@@ -152,7 +152,7 @@ fn make_private(folder: &Path) -> io::Result<()> {
 }
 
 /// Takes permissions from a folder that has been there before: earlier versions made folders that everybody could read.
-/// The store's folder keeps those of its group, for backups are read by one, and volumes of Kubernetes are given by one.
+/// The store's folder keeps those of its group, for backups are read by one, and Kubernetes gives volumes to one.
 fn narrow(folder: &Path, forbidden: u32) {
     let narrowed = || {
         let mut permissions = fs::metadata(folder)?.permissions();
