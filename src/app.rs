@@ -85,6 +85,7 @@ impl App {
         store.content().load_quarantine().await.context("cannot read what is in quarantine")?;
         warn(&config);
         let gate = Arc::new(Gate::open(config.clone(), signing_key(&store, &config).await?)?);
+        learn_of_revoked(&store, &gate).await.context("cannot read which sessions are revoked")?;
         let collector = Arc::new(Collector::new(store.refs().clone()));
         collector.recover().await.context("cannot clear what a collection has left")?;
         let jobs = Arc::new(Jobs::new(metrics.clone()));
@@ -156,6 +157,7 @@ pub fn is_in_use(error: &anyhow::Error) -> bool {
 /// Says what an operator may not have meant.
 fn warn(config: &Config) {
     config.obsolete().iter().for_each(|what| tracing::warn!("{what}"));
+    warn_of_rules(config);
     let (server, closed) = (&config.server, config.is_closed());
     let remote = |addresses: &[SocketAddr]| addresses.iter().any(|address| !address.ip().is_loopback());
     if !closed && (remote(&server.listen) || remote(&server.listen_plain)) {
@@ -168,6 +170,19 @@ fn warn(config: &Config) {
     if closed && config.rules.is_empty() {
         tracing::warn!("there are identities but no [[rules]]: nobody may do anything");
     }
+}
+
+/// Says what an operator may not have meant by rules, which are read again while the server runs.
+fn warn_of_rules(config: &Config) {
+    config.doubts().iter().for_each(|doubt| tracing::warn!("{doubt}"));
+}
+
+/// Tells the gate which sessions are revoked, where there are any sessions.
+async fn learn_of_revoked(store: &Store, gate: &Gate) -> error::Result<()> {
+    if gate.has_issuers() {
+        gate.revoke(store.revoked_sessions().await?);
+    }
+    Ok(())
 }
 
 /// The key that the store keeps, where tokens are issued and none is configured.

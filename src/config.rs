@@ -5,6 +5,7 @@
 
 mod auth;
 mod collect;
+mod complaint;
 mod ingredients;
 mod network;
 mod pattern;
@@ -16,12 +17,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use bytesize::ByteSize;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::names::RepoName;
+use complaint::{complaint, complaint_of_value};
 
 pub use auth::{AuthConfig, Challenge, IssuerConfig, Label, RuleConfig, TokenConfig, TokenHash};
 pub use collect::{CollectConfig, GRAIN, RetainConfig};
@@ -197,15 +199,19 @@ impl Config {
         if let Some(path) = file {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
             // Checked by itself first: only here are line numbers known.
-            let _: Config = toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))?;
-            table = toml::from_str(&text)?;
+            let invalid = |error| anyhow!("{} is not valid: {}", path.display(), complaint(&error, &text));
+            let _: Config = toml::from_str(&text).map_err(invalid)?;
+            table = toml::from_str(&text).map_err(invalid)?;
         }
         for (name, value) in environment {
             if let Some(rest) = name.strip_prefix("LARDER_").filter(|rest| !is_service_link(rest)) {
                 overlay(&mut table, &name, rest, &value)?;
             }
         }
-        let config: Config = table.try_into().context("the configuration with the environment is not valid")?;
+        let config: Result<Config, _> = table.try_into();
+        let config = config.map_err(|error| {
+            anyhow!("the configuration with the environment is not valid: {}", complaint_of_value(&error))
+        })?;
         config.check()?;
         Ok(config)
     }
@@ -256,7 +262,7 @@ const NESTED: [(&str, &str); 1] = [("store", "s3")];
 
 /// Sets `section.key` from `LARDER_SECTION_KEY`. The value is read as TOML where that fits the key, as text elsewhere.
 fn overlay(table: &mut toml::Table, name: &str, rest: &str, value: &str) -> anyhow::Result<()> {
-    let lower = rest.to_lowercase();
+    let lower = rest.to_ascii_lowercase();
     let Some((section, key)) = lower.split_once('_') else { bail!("{name}: expected LARDER_<SECTION>_<KEY>") };
     let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut parsed| parsed.remove("v"));
     let text = toml::Value::String(value.to_string());
@@ -280,7 +286,7 @@ fn overlay(table: &mut toml::Table, name: &str, rest: &str, value: &str) -> anyh
         }
     }
     match refused {
-        Some(error) => Err(error).with_context(|| format!("{name} is not valid")),
+        Some(error) => Err(anyhow!("{name} is not valid: {}", complaint_of_value(&error))),
         None => Ok(()),
     }
 }
@@ -374,6 +380,61 @@ mod tests {
     fn an_unknown_key_is_named_with_its_line() {
         let error = format!("{:#}", load("[server]\n\n[limits]\nconections = 3\n", &[]).unwrap_err());
         assert!(error.contains("conections") && error.contains("line 4"), "{error}");
+    }
+
+    /// What stands for a secret in the slips below.
+    const SECRET: &str = "xQ7+HUSH/larder_abcdefghijklmnopqrstuvwxyz0123456789";
+
+    #[test]
+    fn no_error_shows_a_secret() {
+        for (line, slip) in [
+            (2, "[auth]\nsigning_keys = [\"S\", 5]"),
+            (2, "[auth]\nsigning_keys = \"S\""),
+            (2, "[auth]\nsigning_keys = S"),
+            (2, "[auth]\nsigning_keys = [\"S]"),
+            (2, "[auth]\nsigning_key = [\"S\"]"),
+            (3, "[[tokens]]\nname = \"ci\"\nhash = \"S\""),
+            (3, "[[tokens]]\nname = \"ci\"\nhash = S"),
+            (3, "[[tokens]]\nname = \"ci\"\nhash = { S = 1 }"),
+            (2, "[[tokens]]\nname = \"S\""),
+            (2, "[store.s3]\nsecret_acces_key = \"S\""),
+            (2, "[store.s3]\nsecret_access_key = [\"S\"]"),
+            (2, "[store.s3]\nsecret_access_key = S"),
+            (2, "[store.s3]\nsecret_access_key = \"S"),
+            (2, "[store.s3]\n\"S\" = 1"),
+            (2, "[store.s3]\nS"),
+            (1, "store = \"S\""),
+        ] {
+            let error = load(&slip.replace('S', SECRET), &[]).unwrap_err();
+            for told in [format!("{error:#}"), format!("{error:?}")] {
+                assert!(!told.contains("HUSH") && !told.contains("abcdefg"), "{slip}: {told}");
+                assert!(told.contains(&format!("line {line}, column")), "{slip}: {told}");
+            }
+        }
+        for (name, value) in [
+            ("LARDER_AUTH_SIGNING_KEYS", SECRET),
+            ("LARDER_AUTH_SIGNING_KEYS", "[\"HUSH\", 5]"),
+            ("LARDER_STORE_S3_SECRET_ACCES_KEY", SECRET),
+            ("LARDER_TOKENS_HASH", SECRET),
+        ] {
+            let told = format!("{:?}", load("", &[(name, value)]).unwrap_err());
+            assert!(told.contains(name) && !told.contains("HUSH"), "{told}");
+        }
+        // Too short to sign with, and not shown all the same.
+        let told = format!("{:?}", load("", &[("LARDER_AUTH_SIGNING_KEYS", "[\"HUSH\"]")]).unwrap_err());
+        assert!(told.contains("signing keys") && !told.contains("HUSH"), "{told}");
+    }
+
+    #[test]
+    fn an_error_shows_what_is_no_secret() {
+        for (slip, shown) in [
+            ("[auth]\nchallenge = \"digest\"", "digest"),
+            ("[auth]\ntoken_life = \"soon\"", "duration"),
+            ("[limits]\nuploads = -1", "line 2"),
+        ] {
+            let told = format!("{:#}", load(slip, &[]).unwrap_err());
+            assert!(told.contains(shown), "{slip}: {told}");
+        }
     }
 
     #[test]

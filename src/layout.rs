@@ -3,6 +3,7 @@
 //! ```text
 //! meta/format                                          written first; see `store::format`
 //! meta/signing-key                                     what tokens are signed with, where no key is configured
+//! meta/revoked/<session>                               a session that was revoked before its end; see `meta::revoked`
 //! meta/clock                                           rewritten by whoever wants to know the backend's time
 //! condemned/<batch>/list                               what is going to be deleted; see `store::condemned`
 //! condemned/<batch>/spared/<number>                    somebody relies on this entry of the list
@@ -30,7 +31,7 @@
 use std::fmt::Write;
 
 use crate::digest::{Algorithm, Digest};
-use crate::names::{BatchId, RepoName, Tag, Tenant, UploadId};
+use crate::names::{BatchId, RepoName, SessionId, Tag, Tenant, UploadId};
 use crate::objects::Key;
 
 mod entry;
@@ -47,6 +48,14 @@ pub fn format() -> Key {
 /// What tokens are signed with, where no key is configured.
 pub fn signing_key() -> Key {
     Key::new("meta/signing-key")
+}
+
+/// All sessions that were revoked.
+pub const REVOKED: &str = "meta/revoked/";
+
+/// That a session was revoked.
+pub fn revoked(session: &SessionId) -> Key {
+    Key::new(format!("{REVOKED}{session}"))
 }
 
 /// All notes of what is wrong.
@@ -241,6 +250,7 @@ fn digest(algorithm: &str, hex: &str) -> Option<Digest> {
 pub enum Place {
     Format,
     SigningKey,
+    Revoked(SessionId),
     Clock,
     Condemned {
         batch: BatchId,
@@ -298,6 +308,9 @@ pub fn parse(key: &str) -> Option<Place> {
         "meta/signing-key" => return Some(Place::SigningKey),
         "meta/clock" => return Some(Place::Clock),
         _ => {}
+    }
+    if let Some(session) = key.strip_prefix(REVOKED) {
+        return Some(Place::Revoked(session.parse().ok()?));
     }
     if let Some(rest) = key.strip_prefix(CONDEMNED) {
         let (batch, rest) = rest.split_once('/')?;

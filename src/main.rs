@@ -42,7 +42,7 @@ enum Command {
     Inspect(cli::inspect::Inspect),
     /// Let this machine's docker, buildctl or crane use a server, by exchanging the JWT of a CI job.
     Login(cli::login::Login),
-    /// Work with static tokens.
+    /// Make static tokens, and end sessions.
     Token {
         #[command(subcommand)]
         command: TokenCommand,
@@ -73,6 +73,8 @@ enum Command {
 enum TokenCommand {
     /// Make a token: it is shown once, its hash goes into the configuration.
     New(cli::token::New),
+    /// End a session that `larder login` or /token/exchange has begun, before its time.
+    Revoke(cli::token::Revoke),
 }
 
 #[derive(Subcommand)]
@@ -175,12 +177,14 @@ fn main() -> ExitCode {
         Command::Inspect(inspect) => block_on(inspect.run()).map(|()| ExitCode::SUCCESS),
         Command::Login(login) => block_on(login.run()).map(|()| ExitCode::SUCCESS),
         Command::Token { command: TokenCommand::New(new) } => new.run().map(|()| ExitCode::SUCCESS),
+        Command::Token { command: TokenCommand::Revoke(revoke) } => block_on(revoke.run()).map(|()| ExitCode::SUCCESS),
         Command::Policy { command: PolicyCommand::Test { source, test } } => {
             let allowed = source.load().and_then(|config| test.run(config));
             allowed.map(|allowed| if allowed { ExitCode::SUCCESS } else { ExitCode::from(3) })
         }
         Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|config| {
             config.obsolete().iter().for_each(|what| eprintln!("{what}"));
+            config.doubts().iter().for_each(|doubt| eprintln!("{doubt}"));
             println!("valid");
             ExitCode::SUCCESS
         }),

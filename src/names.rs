@@ -2,6 +2,7 @@
 //!
 //! Grammar of repositories and tags: OCI distribution spec, "Pulling manifests".
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
@@ -58,6 +59,8 @@ pub enum InvalidName {
     Batch,
     #[error("tenant must be a lowercase name component")]
     Tenant,
+    #[error("session id must be three groups of hexadecimal digits")]
+    Session,
     #[error(transparent)]
     Digest(#[from] InvalidDigest),
 }
@@ -135,6 +138,48 @@ name!(
     is_tenant,
     InvalidName::Tenant
 );
+
+name!(
+    /// The name of one session, which `/token/exchange` has begun: `<end>-<whose>-<random>`. From the name alone
+    /// follows when nothing needs to be known of it any more.
+    SessionId,
+    is_session,
+    InvalidName::Session
+);
+
+impl Borrow<str> for SessionId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl SessionId {
+    /// The name of a new session. `end` is in seconds since 1970; `whose` is the same for all sessions of one identity.
+    pub fn new(end: u64, whose: u64) -> SessionId {
+        SessionId(format!("{end:016x}-{whose:016x}-{:032x}", rand::random::<u128>()).into())
+    }
+
+    /// When the session ends by itself, in seconds since 1970.
+    pub fn end(&self) -> u64 {
+        self.group(0)
+    }
+
+    /// What all sessions of its identity have in common.
+    pub fn whose(&self) -> u64 {
+        self.group(1)
+    }
+
+    fn group(&self, number: usize) -> u64 {
+        self.0.split('-').nth(number).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0)
+    }
+}
+
+fn is_session(text: &str) -> bool {
+    let hex = |digits: &str| digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let mut groups = text.split('-');
+    [16, 16, 32].iter().all(|length| groups.next().is_some_and(|digits| digits.len() == *length && hex(digits)))
+        && groups.next().is_none()
+}
 
 impl RepoName {
     /// Whether the name is one of [`RESERVED_NAMES`], or lies below one.
@@ -312,6 +357,17 @@ mod tests {
             ["larder", "larder/cache", "larder/token", "larder/dockerfile-x", "larder/dockerfiles", "a/larder/token/x"]
         {
             assert!(!is_reserved(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_named_by_its_end_and_whose_it_is() {
+        let id = SessionId::new(1_700_000_000, u64::MAX);
+        assert_eq!((id.end(), id.whose()), (1_700_000_000, u64::MAX));
+        assert_eq!(id.parse::<SessionId>().unwrap(), id);
+        assert_ne!(SessionId::new(1, 1), SessionId::new(1, 1));
+        for bad in ["", "session", "a-b-c", &id[1..], &format!("{id}-0"), &id.to_uppercase()] {
+            assert!(bad.parse::<SessionId>().is_err(), "{bad}");
         }
     }
 

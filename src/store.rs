@@ -18,7 +18,9 @@ use crate::events::Events;
 use crate::lifetime::delete::{Deletion, References};
 use crate::meta::format::StoreFormat;
 use crate::meta::ready::Ready;
+use crate::meta::revoked::{self, RevokedSessions};
 use crate::metrics::Metrics;
+use crate::names::SessionId;
 use crate::objects::Objects;
 use crate::refs::inventory::Stock;
 use crate::refs::{Refs, Repo, RepoEraser, RepoWriter};
@@ -81,6 +83,23 @@ impl Store {
     pub async fn probe(&self) -> Result<()> {
         self.format().may_change()?;
         self.ready.probe().await
+    }
+
+    /// Writes that a session is revoked: every server over the store will know.
+    pub async fn revoke_session(&self, session: &SessionId) -> Result<()> {
+        self.format().may_change()?;
+        revoked::revoke(&**self.content().objects(), session).await
+    }
+
+    /// The sessions that are revoked and have not ended. Removes what is written of those that have.
+    pub async fn revoked_sessions(&self) -> Result<Vec<SessionId>> {
+        let objects = &**self.content().objects();
+        let RevokedSessions { sessions, done_with } = revoked::revoked(objects).await?;
+        if !done_with.is_empty() {
+            self.format().confirm().await?;
+            revoked::remove(objects, &done_with).await?;
+        }
+        Ok(sessions)
     }
 
     /// The inventory of tags, for people to look at.

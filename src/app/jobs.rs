@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytesize::ByteSize;
 use tokio::task::JoinSet;
 
-use super::App;
+use super::{App, learn_of_revoked};
 use crate::capacity::Round;
 use crate::deadline::{Deadline, SHORT};
 use crate::jobs::{About, Done, Job, Outcome, Timed, failed};
@@ -25,6 +25,8 @@ const COUNT_PAUSE_REMOTE: Duration = Duration::from_secs(3600);
 const COUNT_SHARE: u32 = 100;
 /// The first collection comes so long after the start, or sooner where they come more often.
 const COLLECT_FIRST: Duration = Duration::from_secs(60);
+/// How often a server asks which sessions others have revoked: for so long it takes one that is revoked elsewhere.
+const REVOKED_EVERY: Duration = Duration::from_secs(30);
 /// How often a server asks what others have found wrong.
 const QUARANTINE_EVERY: Duration = Duration::from_secs(60);
 
@@ -39,6 +41,7 @@ pub(super) fn start(app: &App) -> JoinSet<Infallible> {
         tasks.spawn(jobs.add(Collect { collector: app.collector.clone(), store: app.store.clone(), every }));
     }
     tasks.spawn(jobs.add(history(app)));
+    tasks.spawn(jobs.add(revoked_sessions(app)));
     if app.config.store.s3.is_some() {
         tasks.spawn(jobs.add(quarantine(app)));
     }
@@ -93,6 +96,19 @@ fn history(app: &App) -> impl Job + use<> {
     let work = move || {
         metrics.recent.read(&metrics.tenants, jiff::Timestamp::now());
         std::future::ready(Ok(Done::Quiet))
+    };
+    Timed { about, work }
+}
+
+fn revoked_sessions(app: &App) -> impl Job + use<> {
+    let what =
+        "Learns which sessions other servers have revoked, and removes what is written of those that have ended.";
+    let about =
+        timed("revoked-sessions", what, "cannot read which sessions are revoked", (REVOKED_EVERY, REVOKED_EVERY));
+    let (store, gate) = (app.store.clone(), app.gate.clone());
+    let work = move || {
+        let (store, gate) = (store.clone(), gate.clone());
+        async move { learn_of_revoked(&store, &gate).await.map(|()| Done::Quiet).map_err(failed) }
     };
     Timed { about, work }
 }

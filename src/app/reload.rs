@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::app::{App, signing_key};
+use crate::app::{App, signing_key, warn_of_rules};
 use crate::auth::Gate;
 use crate::config::Config;
 use crate::jobs::{About, Done, Job, Outcome, failed};
@@ -95,6 +95,7 @@ impl<L: Fn() -> anyhow::Result<Config> + Send + 'static> Job for Reload<L> {
         let config = (self.load)().map_err(failed)?;
         let key = signing_key(&self.store, &config).await.map_err(failed)?;
         self.gate.reload(&config, key).map_err(failed)?;
+        warn_of_rules(&config);
         self.watch(&config);
         Ok(Done::Did("reloaded users, tokens, issuers, rules and certificates".to_string()))
     }

@@ -17,7 +17,7 @@ pub struct Certificate {
 
 impl Certificate {
     /// The name is the common name of the subject, else the first DNS name, else the first URI. Nothing without any.
-    /// All of them are claims: `cn`, `dns`, `uri`.
+    /// All of them are claims: `cn`, `dns`, `uri`. A subject with several common names has none.
     pub fn read(der: &CertificateDer<'_>) -> Option<Certificate> {
         let certificate = webpki::EndEntityCert::try_from(der).ok()?;
         let common: Vec<String> = common_name(certificate.subject()).into_iter().collect();
@@ -36,8 +36,11 @@ impl Certificate {
 /// `commonName` (X.520).
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
-/// The last common name of a subject: a sequence of sets of sequences of an identifier and a text (RFC 5280, section
+/// The common name of a subject: a sequence of sets of sequences of an identifier and a text (RFC 5280, section
 /// 4.1.2.4).
+///
+/// Nothing where there are several. Which of them counts differs from program to program, and a CA that lets its
+/// clients choose parts of a subject may have looked at another one.
 fn common_name(subject: &[u8]) -> Option<String> {
     let mut found = None;
     let mut sets = SliceReader::new(subject).ok()?;
@@ -48,14 +51,19 @@ fn common_name(subject: &[u8]) -> Option<String> {
             if ObjectIdentifier::decode(&mut pair) != Ok(COMMON_NAME) {
                 continue;
             }
-            if let Ok(text) = AnyRef::decode(&mut pair)
-                && matches!(text.tag(), Tag::Utf8String | Tag::PrintableString | Tag::Ia5String)
-            {
-                found = std::str::from_utf8(text.value()).ok().filter(|text| !text.is_empty()).map(str::to_string);
+            if found.is_some() {
+                return None;
             }
+            found = Some(AnyRef::decode(&mut pair).ok().and_then(text_of));
         }
     }
-    found
+    found.flatten()
+}
+
+fn text_of(value: AnyRef<'_>) -> Option<String> {
+    let is_text = matches!(value.tag(), Tag::Utf8String | Tag::PrintableString | Tag::Ia5String);
+    let text = std::str::from_utf8(value.value()).ok().filter(|text| is_text && !text.is_empty());
+    text.map(str::to_string)
 }
 
 #[cfg(test)]
@@ -86,6 +94,29 @@ mod tests {
         let all = read(Some("builder-1"), &["b.example"], &["spiffe://x/y"]).unwrap().identity;
         assert_eq!(all.claim("dns"), Some("b.example"));
         assert_eq!(all.claim("uri"), Some("spiffe://x/y"));
+    }
+
+    /// Subjects as OpenSSL writes them, for rcgen keeps one common name only.
+    fn subject(names: &[(u8, &str)]) -> Vec<u8> {
+        let tlv = |tag: u8, value: &[u8]| [&[tag, u8::try_from(value.len()).unwrap()], value].concat();
+        let id = [0x06, 3, 0x55, 4, 3];
+        let set = |(tag, text): &(u8, &str)| tlv(0x31, &tlv(0x30, &[&id[..], &tlv(*tag, text.as_bytes())].concat()));
+        names.iter().flat_map(set).collect()
+    }
+
+    #[test]
+    fn several_common_names_are_none() {
+        const UTF8: u8 = 0x0c;
+        const PRINTABLE: u8 = 0x13;
+        const BMP: u8 = 0x1e;
+        let of = |names: &[(u8, &str)]| common_name(&subject(names));
+        let builder = (UTF8, "builder-1");
+        assert_eq!(of(&[builder]).as_deref(), Some("builder-1"));
+        for other in [(UTF8, "evil"), (PRINTABLE, "builder-1"), (BMP, "evil")] {
+            assert_eq!(of(&[other, builder]), None, "{other:?}");
+            assert_eq!(of(&[builder, other]), None, "{other:?}");
+        }
+        assert_eq!(of(&[(BMP, "x")]), None);
     }
 
     proptest! {

@@ -18,10 +18,12 @@ use super::certificate::Certificate;
 use super::identity::{Identity, IdentitySource};
 use super::oidc::{Issuers, Rejected, looks_like_jwt};
 use super::policy::Policy;
+use super::revoked::Revoked;
 use super::seal::{self, Payload, Sealer, TOKEN_BYTES_MAX, TokenKind, fingerprint};
-use super::users::{CheckedPassword, Users};
+use super::users::{CheckedPassword, SentPassword, Users};
 use super::{AuthError, Caller, tls};
 use crate::config::{AuthConfig, Config, Secret};
+use crate::names::SessionId;
 
 /// What static tokens begin with: people and scanners of secrets know one when they see it.
 pub const TOKEN_PREFIX: &str = "larder_";
@@ -44,8 +46,16 @@ impl<'r> Credentials<'r> {
     }
 }
 
+/// What is known of callers whatever is reloaded.
+#[derive(Default)]
+pub struct Lasting {
+    attempts: Arc<Attempts>,
+    pub revoked: Revoked,
+}
+
 /// Everything that a reload replaces, as one.
 pub struct LiveConfig {
+    lasting: Arc<Lasting>,
     pub policy: Policy,
     pub settings: AuthConfig,
     pub tls: Option<Arc<rustls::ServerConfig>>,
@@ -73,7 +83,7 @@ pub fn now() -> u64 {
 
 impl LiveConfig {
     /// Reads all files anew. `generated` signs tokens where no key is configured.
-    pub fn load(config: &Config, generated: Option<Secret>) -> anyhow::Result<LiveConfig> {
+    pub fn load(config: &Config, generated: Option<Secret>, lasting: Arc<Lasting>) -> anyhow::Result<LiveConfig> {
         let policy = Policy::new(config.rules.clone(), !config.is_closed());
         let mut keys = config.signing_keys()?;
         if keys.is_empty() {
@@ -85,6 +95,7 @@ impl LiveConfig {
             (token.hash.0, Static { name: token.name.as_str().into(), expires })
         });
         Ok(LiveConfig {
+            lasting,
             anonymous: Caller::new(&policy, Identity::anonymous(), None),
             sealer: Sealer::new(&keys),
             tokens: tokens.collect(),
@@ -98,11 +109,11 @@ impl LiveConfig {
         })
     }
 
-    pub async fn identify(&self, credentials: &Credentials<'_>, attempts: &Attempts) -> Result<Caller, AuthError> {
+    pub async fn identify(&self, credentials: &Credentials<'_>) -> Result<Caller, AuthError> {
         match (credentials.authorization, credentials.certificate) {
             _ if self.policy.is_open() => Ok(self.anonymous.clone()),
             // In a box, like all that is large and not for every request: it would be copied with each of them.
-            (Some(shown), _) => Box::pin(self.remembered(shown, credentials.address, attempts)).await,
+            (Some(shown), _) => Box::pin(self.remembered(shown, credentials.address)).await,
             (None, Some(certificate)) => Ok(self.certified(certificate)),
             (None, None) => Ok(self.anonymous.clone()),
         }
@@ -117,23 +128,28 @@ impl LiveConfig {
         })
     }
 
-    async fn remembered(&self, shown: &str, address: Option<IpAddr>, attempts: &Attempts) -> Result<Caller, AuthError> {
+    async fn remembered(&self, shown: &str, address: Option<IpAddr>) -> Result<Caller, AuthError> {
         let key = self.key(shown.as_bytes());
         if let Some(caller) = self.recall(&key) {
             return Ok(caller);
         }
         let caller = match Credential::parse(shown).ok_or(AuthError::Invalid("Authorization cannot be read"))? {
             Credential::Bearer(token) => self.bearer(&token).await?,
-            Credential::Basic(name, password) => {
-                self.password(&name, &password, address, attempts, || self.recall(&key)).await?
-            }
+            Credential::Basic(name, password) => self.password(&name, &password, address).await?,
         };
         self.known.insert(key, caller.clone());
         Ok(caller)
     }
 
     fn recall(&self, key: &[u8; 32]) -> Option<Caller> {
-        self.known.get(key).filter(|caller| caller.who.expires.is_none_or(|at| now() < at))
+        let caller = self.known.get(key)?;
+        let stands = caller.who.expires.is_none_or(|at| now() < at) && !self.is_revoked(caller.who.proof.as_deref());
+        stands.then_some(caller)
+    }
+
+    /// Whether a token was issued for a session that is revoked. The proof of all that is of a session is its name.
+    fn is_revoked(&self, proof: Option<&str>) -> bool {
+        proof.is_some_and(|proof| self.lasting.revoked.has(proof))
     }
 
     fn key(&self, shown: &[u8]) -> [u8; 32] {
@@ -150,23 +166,16 @@ impl LiveConfig {
     }
 
     /// Name and password, as in `Authorization: Basic` and in the form of `/token`.
-    pub async fn password(
-        &self,
-        name: &str,
-        password: &str,
-        address: Option<IpAddr>,
-        attempts: &Attempts,
-        anew: impl Fn() -> Option<Caller>,
-    ) -> Result<Caller, AuthError> {
+    pub async fn password(&self, name: &str, password: &str, address: Option<IpAddr>) -> Result<Caller, AuthError> {
         if let Some(caller) = self.token(password).await? {
             return Ok(caller);
         }
-        let barred = address.and_then(|address| attempts.barred(address, self.settings.failed_logins));
-        if let Some(wait) = barred {
-            return Err(AuthError::TooMany(wait));
+        let key = self.key(&[name.as_bytes(), b"\0", password.as_bytes()].concat());
+        if let Some(caller) = self.recall(&key) {
+            return Ok(caller);
         }
-        match self.users.check(name, password, anew).await {
-            CheckedPassword::Already(caller) => Ok(caller),
+        let sent = SentPassword { name, password, address, key };
+        match self.users.check(&sent, &self.lasting.attempts, self.settings.failed_logins).await {
             CheckedPassword::Right => {
                 let who = Payload {
                     who: Identity::new(IdentitySource::User, name),
@@ -174,14 +183,12 @@ impl LiveConfig {
                     scope: None,
                     expires: u64::MAX,
                 };
-                Ok(Caller::of(&self.policy, who))
+                let caller = Caller::of(&self.policy, who);
+                self.known.insert(key, caller.clone());
+                Ok(caller)
             }
-            CheckedPassword::Wrong => {
-                if let Some(address) = address {
-                    attempts.failed(address);
-                }
-                Err(AuthError::Invalid("user name or password is wrong"))
-            }
+            CheckedPassword::Wrong => Err(AuthError::Invalid("user name or password is wrong")),
+            CheckedPassword::TurnedAway(wait) => Err(AuthError::TooMany(wait)),
         }
     }
 
@@ -235,7 +242,7 @@ impl LiveConfig {
         }
         let stands = match payload.who.source {
             IdentitySource::Anonymous | IdentitySource::Cert => true,
-            IdentitySource::Oidc => self.issuers.has(&payload.who.name),
+            IdentitySource::Oidc => self.issuers.has(&payload.who.name) && !self.is_revoked(payload.proof.as_deref()),
             IdentitySource::User => payload.proof.is_some() && self.users.proof(&payload.who.name) == payload.proof,
             IdentitySource::Token => self
                 .tokens
@@ -243,6 +250,21 @@ impl LiveConfig {
                 .any(|(hash, token)| token.name == payload.who.name && Some(fingerprint(hash)) == payload.proof),
         };
         if stands { Ok(Caller::of(&self.policy, payload)) } else { Err(AuthError::Invalid("token was withdrawn")) }
+    }
+
+    /// The session of a token, and whose it is, revoked or not.
+    pub fn session(&self, token: &str) -> Result<(Identity, SessionId), AuthError> {
+        let opened = if token.len() > TOKEN_BYTES_MAX { None } else { self.sealer.open(TokenKind::Session, token) };
+        let payload = opened.ok_or(AuthError::Invalid("token is none that /token/exchange has issued"))?;
+        if payload.expires <= now() {
+            return Err(AuthError::Invalid("token has expired"));
+        }
+        let id = payload.proof.and_then(|proof| proof.parse().ok());
+        Ok((payload.who, id.ok_or(AuthError::Invalid("token of an earlier version cannot be revoked"))?))
+    }
+
+    pub fn has_issuers(&self) -> bool {
+        !self.issuers.is_empty()
     }
 
     pub fn seal(&self, kind: TokenKind, payload: &Payload) -> Option<String> {

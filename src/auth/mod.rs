@@ -12,6 +12,7 @@ mod identity;
 mod login;
 mod oidc;
 mod policy;
+mod revoked;
 mod seal;
 mod tls;
 mod users;
@@ -25,12 +26,11 @@ use aws_lc_rs::constant_time;
 
 use crate::access::{Access, Permit, Right, Tags, Verb};
 use crate::config::{Challenge, Config, Secret};
-use crate::names::{RepoName, Tag, Tenant, reserved_patterns};
+use crate::names::{RepoName, SessionId, Tag, Tenant, reserved_patterns};
 use crate::operator::Operator;
-use attempts::Attempts;
-use login::{LiveConfig, now};
+use login::{Lasting, LiveConfig, now};
 use policy::{Grant, Policy};
-use seal::{Payload, TokenKind};
+use seal::{Payload, TOKEN_BYTES_MAX, TokenKind};
 
 pub use certificate::Certificate;
 pub use identity::{Claims, Identity, IdentitySource, parse_label};
@@ -42,7 +42,7 @@ pub use seal::Scope;
 /// Decides on requests.
 pub struct Gate {
     live: ArcSwap<LiveConfig>,
-    attempts: Attempts,
+    lasting: Arc<Lasting>,
     operator: Secret,
     /// As it was at the start: the store that goes by its tenants does not change.
     config: Arc<Config>,
@@ -85,7 +85,8 @@ pub enum AuthError {
     /// Nothing is served under a reserved name.
     #[error("repository {0} is unknown")]
     RepoUnknown(RepoName),
-    #[error("too many wrong passwords from this address")]
+    /// Wrong passwords, or more at once than are looked at.
+    #[error("too many passwords from this address are wrong or still being checked: try again later")]
     TooMany(Duration),
     #[error("issuer of the token cannot be reached")]
     Unavailable,
@@ -104,14 +105,15 @@ pub struct Issued {
 impl Gate {
     /// `generated` signs tokens where the configuration has no key.
     pub fn open(config: Arc<Config>, generated: Option<Secret>) -> anyhow::Result<Gate> {
-        let live = ArcSwap::from_pointee(LiveConfig::load(&config, generated)?);
-        Ok(Gate { live, attempts: Attempts::default(), operator: Operator::new_token(), config })
+        let lasting = Arc::default();
+        let live = ArcSwap::from_pointee(LiveConfig::load(&config, generated, Arc::clone(&lasting))?);
+        Ok(Gate { live, lasting, operator: Operator::new_token(), config })
     }
 
     /// Goes on with another configuration, or with the files that it names read anew. Requests under way go on with what
     /// they began with. On an error nothing changes.
     pub fn reload(&self, config: &Config, generated: Option<Secret>) -> anyhow::Result<()> {
-        self.live.store(Arc::new(LiveConfig::load(config, generated)?));
+        self.live.store(Arc::new(LiveConfig::load(config, generated, self.lasting.clone())?));
         Ok(())
     }
 
@@ -131,7 +133,7 @@ impl Gate {
 
     /// Who it is. Wrong credentials are an error also where none are needed: whoever sends them should know.
     pub async fn identify(&self, credentials: &Credentials<'_>) -> Result<Caller, AuthError> {
-        self.live.load_full().identify(credentials, &self.attempts).await
+        self.live.load_full().identify(credentials).await
     }
 
     /// Somebody who has shown nothing.
@@ -141,8 +143,7 @@ impl Gate {
 
     /// A name and a password that came in a form.
     pub async fn login(&self, name: &str, password: &str, credentials: &Credentials<'_>) -> Result<Caller, AuthError> {
-        let live = self.live.load_full();
-        live.password(name, password, credentials.address, &self.attempts, || None).await
+        self.live.load_full().password(name, password, credentials.address).await
     }
 
     /// A password that can only be a token.
@@ -162,7 +163,7 @@ impl Gate {
                 _ => AuthError::RepoUnknown(access.repo),
             });
         }
-        let (tenant, parents) = self.place(caller, &access.repo);
+        let (tenant, parents) = self.place(caller, &access.repo)?;
         Ok(Permit::issue(tenant, parents, access.repo))
     }
 
@@ -170,13 +171,15 @@ impl Gate {
     ///
     /// Invariant: it follows from the name of the repository and the rules for the caller alone. So no request reaches
     /// what another tenant has, and none can tell whether it has it.
-    fn place(&self, caller: &Caller, repo: &RepoName) -> (Tenant, Vec<Tenant>) {
+    fn place(&self, caller: &Caller, repo: &RepoName) -> Result<(Tenant, Vec<Tenant>), AuthError> {
         let grants = &caller.who.grants;
         let tenant = policy::tenant(grants, repo).cloned().unwrap_or_else(|| self.config.tenant_of(repo));
-        let Some(lineage) = policy::lineage(grants, repo) else { return (tenant, Vec::new()) };
+        let lineage = policy::lineage(grants, repo);
+        let lineage = lineage.map_err(|untold| caller.denied(format!("may not use {repo}: {untold}")))?;
+        let Some(lineage) = lineage else { return Ok((tenant, Vec::new())) };
         let own = tenant.scope(&lineage.own);
         let parents = lineage.parents.iter().map(|parent| tenant.scope(parent));
-        (own, parents.chain([tenant.clone()]).collect())
+        Ok((own, parents.chain([tenant.clone()]).collect()))
     }
 
     /// For what concerns the whole installation.
@@ -247,14 +250,45 @@ impl Gate {
     /// good: so nothing is made to live for ever.
     pub async fn exchange(&self, jwt: &str) -> Result<Issued, AuthError> {
         let live = self.live.load_full();
+        if jwt.len() > TOKEN_BYTES_MAX {
+            return Err(AuthError::Invalid("JWT is too long"));
+        }
         let caller = live.jwt(jwt).await?;
         let expires = now() + live.settings.session_max.get().as_secs();
         let who = caller.who.identity.clone();
-        sealed(&live, TokenKind::Session, &caller, &Payload { who, proof: Some(SESSION.into()), scope: None, expires })
+        let session = SessionId::new(expires, seal::number_of(who.to_string().as_bytes()));
+        let payload = Payload { who, proof: Some(session.to_string()), scope: None, expires };
+        let issued = sealed(&live, TokenKind::Session, &caller, &payload)?;
+        // It would be refused when it is shown.
+        if issued.token.len() > TOKEN_BYTES_MAX {
+            return Err(AuthError::Invalid("JWT has so many claims that a session with them would be too long"));
+        }
+        Ok(issued)
     }
 
-    /// Where a caller writes, and what he reads beside it.
-    pub fn lineage(&self, identity: &Identity, repo: &RepoName) -> (Tenant, Vec<Tenant>) {
+    /// The session of a token that `/token/exchange` has issued, and whose it is, where it may be revoked: by whoever
+    /// holds it. It is revoked when the store says so and [`Gate::revoke`] has been told.
+    pub fn revocable(&self, token: &str) -> Result<(Identity, SessionId), AuthError> {
+        let (who, session) = self.live.load().session(token)?;
+        if !self.lasting.revoked.has(&session) && !self.lasting.revoked.has_room_for(&session) {
+            let why = "too many sessions are revoked and have not ended yet";
+            return Err(AuthError::Denied(format!("{who} may not revoke another session: {why}")));
+        }
+        Ok((who, session))
+    }
+
+    /// From now on these sessions are not taken, nor is any token that was issued for one.
+    pub fn revoke(&self, sessions: impl IntoIterator<Item = SessionId>) {
+        self.lasting.revoked.learn(sessions);
+    }
+
+    /// Whether there can be sessions: those of JWTs of a configured issuer.
+    pub fn has_issuers(&self) -> bool {
+        self.live.load().has_issuers()
+    }
+
+    /// Where a caller writes, and what he reads beside it. An error when he is meant for a scope that cannot be told.
+    pub fn lineage(&self, identity: &Identity, repo: &RepoName) -> Result<(Tenant, Vec<Tenant>), AuthError> {
         self.place(&Caller::new(&self.live.load().policy, identity.clone(), None), repo)
     }
 
@@ -264,9 +298,6 @@ impl Gate {
         (policy::allows(&policy.grants(identity), access), policy.explain(identity, access))
     }
 }
-
-/// In the place of a proof: the caller has exchanged a JWT, and does not hold one.
-const SESSION: &str = "session";
 
 fn sealed(live: &LiveConfig, kind: TokenKind, to: &Caller, payload: &Payload) -> Result<Issued, AuthError> {
     let token = live.seal(kind, payload).ok_or(AuthError::Invalid("no credentials are needed here"))?;
@@ -317,7 +348,9 @@ impl Caller {
                 Verb::Delete => "delete from",
                 Verb::Admin => "administer",
             };
-            return Err(self.denied(format!("may not {verb} {}{tag}", access.repo)));
+            let why = policy::lineage(&self.who.grants, &access.repo).err();
+            let why = why.map(|untold| format!(": {untold}")).unwrap_or_default();
+            return Err(self.denied(format!("may not {verb} {}{tag}{why}", access.repo)));
         }
         let covers = |scope: &Scope| scope.name == *access.repo && scope.may.contains(&access.verb);
         match &self.who.scope {

@@ -3,24 +3,32 @@
 //! The keys of an issuer are fetched when a JWT names one that is not known, and once an hour. They are not fetched more
 //! often than its cool-down says, so JWTs that name random keys cannot make us hammer the issuer. When it cannot be
 //! reached, the keys that are known stay good.
+//!
+//! Invariant: a JWT whose key is known waits for no fetch that another JWT has caused. Known keys are read without a
+//! lock, and one fetch at a time runs beside them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
+use arc_swap::ArcSwapOption;
 use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokio::sync::Mutex;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::identity::{Identity, IdentitySource, claims_of};
 use super::tls;
 use crate::config::IssuerConfig;
 
-/// Keys are looked at anew after this: one that was withdrawn is not taken for longer.
+/// Keys that are used are fetched anew after this, and nobody waits for it.
+const KEYS_RENEW: Duration = Duration::from_secs(1800);
+/// Keys are fetched anew after this before they are used: one that was withdrawn is not taken for longer.
 const KEYS_FRESH: Duration = Duration::from_secs(3600);
-/// For each of the requests to an issuer.
+/// For all that a fetch asks of an issuer. Nobody waits for keys for longer.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest answer of an issuer, in bytes.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -52,6 +60,8 @@ pub enum Rejected {
     Expired,
     #[error("JWT is not valid yet")]
     Early,
+    #[error("JWT has a time (nbf or iat) that is not a number")]
+    Time,
     #[error("JWT was made for another audience")]
     Audience,
     #[error("keys of the issuer cannot be fetched")]
@@ -69,20 +79,29 @@ pub struct Verified {
 /// All issuers.
 #[derive(Default)]
 pub struct Issuers {
-    issuers: Vec<Issuer>,
+    issuers: Vec<Arc<Issuer>>,
 }
 
 struct Issuer {
     config: IssuerConfig,
     client: reqwest::Client,
-    keys: Mutex<Keys>,
+    /// Nothing before they are fetched for the first time.
+    keys: ArcSwapOption<Keys>,
+    fetching: Mutex<Fetching>,
 }
 
-#[derive(Default)]
 struct Keys {
-    set: Option<Arc<JwkSet>>,
-    fetched: Option<Instant>,
-    tried: Option<Instant>,
+    set: JwkSet,
+    fetched: Instant,
+}
+
+/// The last fetch. Its lock is held while nothing is awaited.
+#[derive(Default)]
+struct Fetching {
+    began: Option<Instant>,
+    has_failed: bool,
+    /// Closed when it has ended.
+    end: Option<watch::Receiver<()>>,
 }
 
 /// Whether a password is meant to be a JWT.
@@ -92,12 +111,16 @@ pub fn looks_like_jwt(text: &str) -> bool {
 
 impl Issuers {
     pub fn new(configs: &[IssuerConfig]) -> anyhow::Result<Issuers> {
-        let issuers = configs.iter().map(Issuer::new).collect::<anyhow::Result<_>>()?;
+        let issuers = configs.iter().map(|config| Issuer::new(config).map(Arc::new)).collect::<anyhow::Result<_>>()?;
         Ok(Issuers { issuers })
     }
 
     pub fn has(&self, name: &str) -> bool {
         self.issuers.iter().any(|issuer| issuer.config.name.as_str() == name)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.issuers.is_empty()
     }
 
     pub async fn verify(&self, jwt: &str) -> Result<Verified, Rejected> {
@@ -131,10 +154,15 @@ impl Issuer {
                 client = client.add_root_certificate(reqwest::Certificate::from_der(&certificate)?);
             }
         }
-        Ok(Issuer { config: config.clone(), client: client.build()?, keys: Mutex::default() })
+        Ok(Issuer {
+            config: config.clone(),
+            client: client.build()?,
+            keys: ArcSwapOption::empty(),
+            fetching: Mutex::default(),
+        })
     }
 
-    async fn verify(&self, jwt: &str) -> Result<Verified, Rejected> {
+    async fn verify(self: &Arc<Self>, jwt: &str) -> Result<Verified, Rejected> {
         let header = jsonwebtoken::decode_header(jwt).map_err(|_| Rejected::Malformed)?;
         if !ALGORITHMS.contains(&header.alg) {
             return Err(Rejected::Signature);
@@ -150,40 +178,72 @@ impl Issuer {
         let payload = jsonwebtoken::decode::<Map<String, Value>>(jwt, &key, &validation).map_err(rejected)?.claims;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let ahead = now + self.config.skew.get().as_secs();
-        let time = |claim: &str| payload.get(claim).and_then(Value::as_f64).map(|seconds| seconds as u64);
-        if ["nbf", "iat"].iter().any(|claim| time(claim).is_some_and(|time| time > ahead)) {
-            return Err(Rejected::Early);
+        let seconds = |time: &Value| time.as_f64().map(|seconds| seconds as u64);
+        for time in ["nbf", "iat"].iter().filter_map(|claim| payload.get(*claim)) {
+            if seconds(time).ok_or(Rejected::Time)? > ahead {
+                return Err(Rejected::Early);
+            }
         }
         let mut identity = Identity::new(IdentitySource::Oidc, self.config.name.as_str());
         identity.claims = claims_of(&payload);
-        Ok(Verified { identity, expires: time("exp").unwrap_or(0) })
+        Ok(Verified { identity, expires: payload.get("exp").and_then(seconds).unwrap_or(0) })
     }
 
     /// The key of that name; without a name, the only key there is.
-    async fn key(&self, id: Option<&str>) -> Result<Jwk, Rejected> {
-        // Held while keys are fetched: all who need them wait for one request.
-        let mut keys = self.keys.lock().await;
-        let stale = keys.fetched.is_none_or(|at| at.elapsed() > KEYS_FRESH);
-        let known = keys.set.as_ref().and_then(|set| pick(set, id));
-        let may_try = keys.tried.is_none_or(|at| at.elapsed() >= self.config.cool_down.get());
-        if let Some(key) = known.filter(|_| !stale || !may_try) {
-            return Ok(key);
+    async fn key(self: &Arc<Self>, id: Option<&str>) -> Result<Jwk, Rejected> {
+        let known = self.keys.load().as_ref().and_then(|keys| Some((pick(&keys.set, id)?, keys.fetched.elapsed())));
+        let known = match known {
+            Some((key, age)) if age < KEYS_RENEW => return Ok(key),
+            stale_or_none => stale_or_none,
+        };
+        let fetch = self.renew();
+        match known {
+            // Where the issuer cannot be reached, waiting would not help.
+            Some((key, age)) if age < KEYS_FRESH || self.fetching.lock().has_failed => return Ok(key),
+            _ => {}
         }
-        if may_try {
-            keys.tried = Some(Instant::now());
-            match self.fetch().await {
-                Ok(set) => {
-                    keys.set = Some(Arc::new(set));
-                    keys.fetched = keys.tried;
-                }
-                Err(error) => {
-                    let issuer = self.config.name.as_str();
-                    tracing::warn!(issuer, error = format!("{error:#}"), "keys of an issuer cannot be fetched");
-                }
+        if let Some(mut end) = fetch {
+            // Nothing is ever sent: it resolves when the fetch has ended.
+            let _ = end.changed().await;
+        }
+        let keys = self.keys.load_full().ok_or(Rejected::Unreachable)?;
+        pick(&keys.set, id).ok_or(Rejected::UnknownKey)
+    }
+
+    /// Begins to fetch the keys, unless the last fetch is still under way or began within the cool-down. Returns what
+    /// is closed when the fetch that is under way ends.
+    fn renew(self: &Arc<Self>) -> Option<watch::Receiver<()>> {
+        let mut fetching = self.fetching.lock();
+        if let Some(end) = fetching.end.as_ref().filter(|end| end.has_changed().is_ok()) {
+            return Some(end.clone());
+        }
+        if fetching.began.is_some_and(|at| at.elapsed() < self.config.cool_down.get()) {
+            return None;
+        }
+        let (running, end) = watch::channel(());
+        (fetching.began, fetching.end) = (Some(Instant::now()), Some(end.clone()));
+        let issuer = self.clone();
+        // A task of its own: whoever caused it may go away, and others wait for it.
+        tokio::spawn(async move {
+            issuer.refetch().await;
+            drop(running);
+        });
+        Some(end)
+    }
+
+    async fn refetch(&self) {
+        let fetched = Instant::now();
+        let found = timeout(FETCH_TIMEOUT, self.fetch())
+            .await
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {} seconds", FETCH_TIMEOUT.as_secs())));
+        self.fetching.lock().has_failed = found.is_err();
+        match found {
+            Ok(set) => self.keys.store(Some(Arc::new(Keys { set, fetched }))),
+            Err(error) => {
+                let issuer = self.config.name.as_str();
+                tracing::warn!(issuer, error = format!("{error:#}"), "keys of an issuer cannot be fetched");
             }
         }
-        let set = keys.set.as_ref().ok_or(Rejected::Unreachable)?;
-        pick(set, id).ok_or(Rejected::UnknownKey)
     }
 
     async fn fetch(&self) -> anyhow::Result<JwkSet> {

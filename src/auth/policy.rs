@@ -1,6 +1,10 @@
 //! From an identity and the rules to what it may do. Pure.
 //!
-//! Rules only allow. What fits a caller is found once, when the caller logs in; a request then looks at those rules alone.
+//! Rules only allow, but for one case: whom a rule sends into a scope that cannot be told, it denies. What fits a
+//! caller is found once, when the caller logs in; a request then looks at those rules alone.
+//!
+//! Invariant: who is meant for a scope is in one or nowhere. A claim that is missing never leads to what lies around
+//! the scope.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -28,8 +32,13 @@ pub struct Grant {
     /// None stands for all.
     tags: Vec<Glob>,
     tenant: Option<Tenant>,
-    lineage: Option<Lineage>,
+    lineage: Option<Result<Lineage, Untold>>,
 }
+
+/// A scope that cannot be told, for want of one value of this claim: it is missing or empty, or has several.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("its scope cannot be told: the claim {0} is missing or empty, or has several values")]
+pub struct Untold(String);
 
 /// A scope, and those that are read beside it, the nearest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +57,8 @@ pub enum Mismatch {
     Tag(Tag),
     /// The request concerns every tag, the rule only some.
     AllTags,
+    /// The rule is for the caller and the repository, and denies.
+    Scope(Untold),
 }
 
 impl fmt::Display for Mismatch {
@@ -59,6 +70,7 @@ impl fmt::Display for Mismatch {
             Mismatch::Repository => f.write_str("is for other repositories"),
             Mismatch::Tag(tag) => write!(f, "does not allow the tag {tag}"),
             Mismatch::AllTags => f.write_str("allows some tags only, and this concerns all of them"),
+            Mismatch::Scope(untold) => write!(f, "sends the caller into a scope and denies, since {untold}"),
         }
     }
 }
@@ -99,6 +111,9 @@ impl Policy {
 
 /// Whether one of the grants, or for several tags each by one of them, allows it.
 pub fn allows(grants: &[Grant], access: &Access) -> bool {
+    if lineage(grants, &access.repo).is_err() {
+        return false;
+    }
     let covered = |access: &Access| grants.iter().any(|grant| grant.covers(access).is_ok());
     match &access.tags {
         Tags::Named(tags) if tags.len() > 1 => tags.iter().all(|tag| {
@@ -119,9 +134,11 @@ pub fn tenant<'g>(grants: &'g [Grant], repo: &RepoName) -> Option<&'g Tenant> {
 }
 
 /// Where the first rule for the repository that names a scope sends the caller. One that does not keeps nobody in the
-/// tenant: a rule more must not let a pull request out of its scope.
-pub fn lineage<'g>(grants: &'g [Grant], repo: &RepoName) -> Option<&'g Lineage> {
-    grants.iter().filter(|grant| grant.is_for(repo)).find_map(|grant| grant.lineage.as_ref())
+/// tenant: a rule more must not let a pull request out of its scope. Whose scope cannot be told may do nothing there.
+pub fn lineage<'g>(grants: &'g [Grant], repo: &RepoName) -> Result<Option<&'g Lineage>, &'g Untold> {
+    let mut scoped = grants.iter().filter_map(|grant| Some((grant, grant.lineage.as_ref()?)));
+    let first = scoped.find(|(grant, _)| grant.is_for(repo));
+    first.map(|(_, lineage)| lineage.as_ref()).transpose()
 }
 
 /// Whether one of the patterns is for the caller.
@@ -150,14 +167,13 @@ fn grant(rule: &RuleConfig, identity: &Identity) -> Result<Grant, Mismatch> {
         repositories: filled.collect(),
         tags: rule.tags.clone(),
         tenant: rule.tenant.clone(),
-        lineage: rule.scope.as_ref().map(|scope| descend(scope, &rule.parents, identity)).transpose()?,
+        lineage: rule.scope.as_ref().map(|scope| descend(scope, &rule.parents, identity)),
     })
 }
 
-/// Whose scope cannot be told has none, and so nothing that the rule allows.
-fn descend(scope: &ScopeTemplate, parents: &[ScopeTemplate], identity: &Identity) -> Result<Lineage, Mismatch> {
+fn descend(scope: &ScopeTemplate, parents: &[ScopeTemplate], identity: &Identity) -> Result<Lineage, Untold> {
     let fill = |template: &'_ ScopeTemplate| {
-        template.fill(|name| identity.claim(name)).map_err(|missing| Mismatch::Claim(missing.to_string()))
+        template.fill(|name| identity.claim(name)).map_err(|missing| Untold(missing.to_string()))
     };
     let mut lineage = Lineage { own: fill(scope)?, parents: Vec::new() };
     for parent in parents.iter().filter_map(|parent| fill(parent).ok()) {
@@ -180,6 +196,12 @@ impl Grant {
     }
 
     fn covers(&self, access: &Access) -> Result<(), Mismatch> {
+        // Before the verb: it denies whatever is asked.
+        if let Some(Err(untold)) = &self.lineage
+            && self.is_for(&access.repo)
+        {
+            return Err(Mismatch::Scope(untold.clone()));
+        }
         if !self.may.contains(&access.verb) {
             return Err(Mismatch::Verb);
         }
@@ -332,7 +354,7 @@ mod tests {
             "#,
         );
         let of = |claims: &[(&str, &str)]| {
-            lineage(&policy.grants(&github(claims)), &"org/app/cache".parse().unwrap()).cloned()
+            lineage(&policy.grants(&github(claims)), &"org/app/cache".parse().unwrap()).unwrap().cloned()
         };
         let (app, pull) = (("repository", "org/app"), ("ref", "refs/pull/1/merge"));
         assert_eq!(of(&[app, ("ref", "refs/heads/main")]), None);
@@ -341,6 +363,40 @@ mod tests {
         assert_eq!(of(&[app, pull, ("base_ref", "")]), Some(Lineage { own: own.clone(), parents: vec![] }));
         let parents = vec![ScopeName::of("org/app@refs/heads/next")];
         assert_eq!(of(&[app, pull, ("base_ref", "next")]), Some(Lineage { own, parents }));
+    }
+
+    #[test]
+    fn whose_scope_cannot_be_told_is_denied_by_the_rule_and_let_in_by_no_other() {
+        let general = "[[rules]]\nidentity = \"*\"\nmay = [\"pull\", \"push\"]\n";
+        let scoped = r#"
+            [[rules]]
+            identity = "oidc:github"
+            claims = { ref = "refs/pull/**" }
+            may = ["pull", "push"]
+            repositories = "{repository}/**"
+            scope = "{repository}@{head_ref}"
+            "#;
+        let pull = [("repository", "org/app"), ("ref", "refs/pull/1/merge")];
+        let with = |head: &'static str| github(&[pull[0], pull[1], ("head_ref", head)]);
+        let mut several = with("x");
+        several.claims.insert("head_ref".into(), vec!["x".into(), "y".into()]);
+        for policy in [policy(&format!("{general}{scoped}")), policy(&format!("{scoped}{general}"))] {
+            for who in [&github(&pull), &with(""), &several] {
+                for verb in [Verb::Pull, Verb::Push] {
+                    assert!(!may(&policy, who, verb, "org/app/cache", &["main"]), "{verb:?} {who:?}");
+                }
+                assert!(lineage(&policy.grants(who), &"org/app/cache".parse().unwrap()).is_err());
+                // The rule is not for other repositories, and so denies nothing there.
+                assert!(may(&policy, who, Verb::Pull, "other/app", &[]));
+                let told = policy.explain(who, &access(Verb::Push, "org/app/cache", &["main"]));
+                let told: Vec<String> = told.into_iter().filter_map(Result::err).map(|why| why.to_string()).collect();
+                assert!(told.concat().contains("denies") && told.concat().contains("head_ref"), "{told:?}");
+            }
+            assert!(may(&policy, &with("x"), Verb::Push, "org/app/cache", &["main"]));
+            // For whom the rule is not meant, it says nothing.
+            let main = github(&[pull[0], ("ref", "refs/heads/main")]);
+            assert!(may(&policy, &main, Verb::Push, "org/app/cache", &["main"]));
+        }
     }
 
     #[test]

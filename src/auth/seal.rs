@@ -39,7 +39,8 @@ impl TokenKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Payload {
     pub who: Identity,
-    /// Which secret it was issued for: when that is replaced or withdrawn, the token ends with it.
+    /// Which secret it was issued for, or which session: when that is replaced, withdrawn or revoked, the token ends
+    /// with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<String>,
     /// What it is good for, of all that its bearer may; nothing said is all.
@@ -114,6 +115,12 @@ pub fn is_ours(token: &str) -> bool {
     [TokenKind::Access, TokenKind::Session]
         .iter()
         .any(|kind| token.strip_prefix(kind.prefix()).is_some_and(|rest| rest.starts_with('.')))
+}
+
+/// A number that stands for a text.
+pub fn number_of(text: &[u8]) -> u64 {
+    let hash = digest::digest(&digest::SHA256, text);
+    hash.as_ref().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// A short name of a secret that does not tell it.

@@ -1,29 +1,46 @@
-//! Users and passwords from an htpasswd file. Bcrypt is slow on purpose: passwords are checked a few at a time, off the
-//! threads that answer requests.
+//! Users and passwords from an htpasswd file. Bcrypt is slow on purpose: passwords are checked when it is their turn,
+//! off the threads that answer requests.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::sync::Semaphore;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, WeakShared};
+use parking_lot::Mutex;
 
+use super::attempts::{Attempt, Attempts, household};
 use super::seal::fingerprint;
 
-/// Passwords being checked at once. Each takes a core for as long as its cost says.
-const CHECKS_MAX: usize = 2;
 /// Longest password that is looked at, in bytes.
 const PASSWORD_BYTES_MAX: usize = 1 << 10;
 
 /// The users of one htpasswd file.
 pub struct Users {
     hashes: HashMap<String, Arc<str>>,
-    checking: Arc<Semaphore>,
+    /// The same password from the same address is checked once, however often it comes meanwhile.
+    checks: Mutex<HashMap<CheckKey, WeakShared<Check>>>,
+}
+
+type Check = BoxFuture<'static, CheckedPassword>;
+/// From where, and what.
+type CheckKey = (IpAddr, [u8; 32]);
+
+/// A password as somebody has sent it.
+pub struct SentPassword<'r> {
+    pub name: &'r str,
+    pub password: &'r str,
+    pub address: Option<IpAddr>,
+    /// Stands for name and password.
+    pub key: [u8; 32],
 }
 
 impl Users {
     pub fn none() -> Users {
-        Users { hashes: HashMap::new(), checking: Arc::new(Semaphore::new(CHECKS_MAX)) }
+        Users { hashes: HashMap::new(), checks: Mutex::default() }
     }
 
     pub fn load(path: &Path) -> anyhow::Result<Users> {
@@ -54,31 +71,62 @@ impl Users {
         Some(fingerprint(self.hashes.get(name)?.as_bytes()))
     }
 
-    /// Whether the password is that of the user. An unknown user takes as long as a known one.
-    ///
-    /// `anew` is asked again when it is this password's turn: of many requests with one password, one checks it.
-    pub async fn check<T>(&self, name: &str, password: &str, anew: impl Fn() -> Option<T>) -> CheckedPassword<T> {
-        let known = self.hashes.get(name);
-        let Some(hash) = known.or_else(|| self.hashes.values().next()).cloned() else { return CheckedPassword::Wrong };
-        if password.len() > PASSWORD_BYTES_MAX {
-            return CheckedPassword::Wrong;
+    /// Whether the password is that of the user. An unknown user takes as long as a known one. Of wrong ones, an
+    /// address may send `limit` a minute.
+    pub async fn check(&self, sent: &SentPassword<'_>, attempts: &Arc<Attempts>, limit: u32) -> CheckedPassword {
+        self.check_of(sent, || {
+            let known = self.hashes.get(sent.name);
+            let hash = known.or_else(|| self.hashes.values().next()).cloned();
+            let hash = hash.filter(|_| sent.password.len() <= PASSWORD_BYTES_MAX);
+            let (known, password) = (known.is_some(), sent.password.to_string());
+            let begun = attempts.clone().begin(sent.address, limit);
+            let check = async move {
+                match begun.await {
+                    Ok(attempt) => compare(known, hash, password, attempt).await,
+                    Err(wait) => CheckedPassword::TurnedAway(wait),
+                }
+            };
+            check.boxed()
+        })
+        .await
+    }
+
+    /// The check that is under way, or a new one. It ends when nobody waits for it any more.
+    fn check_of(&self, sent: &SentPassword<'_>, start: impl FnOnce() -> Check) -> Shared<Check> {
+        let key = (household(sent.address), sent.key);
+        let mut checks = self.checks.lock();
+        if let Some(check) = checks.get(&key).and_then(WeakShared::upgrade) {
+            return check;
         }
-        let Ok(_turn) = self.checking.acquire().await else { return CheckedPassword::Wrong };
-        if let Some(found) = anew() {
-            return CheckedPassword::Already(found);
+        checks.retain(|_, check| check.upgrade().is_some());
+        let check = start().shared();
+        checks.extend(check.downgrade().map(|check| (key, check)));
+        check
+    }
+}
+
+/// The attempt goes with the work: who hangs up early neither gets another turn nor keeps a guess from being counted.
+async fn compare(known: bool, hash: Option<Arc<str>>, password: String, attempt: Attempt) -> CheckedPassword {
+    let work = move || {
+        let fits = hash.is_some_and(|hash| bcrypt::verify(password, &hash).unwrap_or(false));
+        if known && fits {
+            attempt.right();
         }
-        let (known, password) = (known.is_some(), password.to_string());
-        let right = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false)).await;
-        if known && right.unwrap_or(false) { CheckedPassword::Right } else { CheckedPassword::Wrong }
+        known && fits
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(true) => CheckedPassword::Right,
+        Ok(false) | Err(_) => CheckedPassword::Wrong,
     }
 }
 
 /// What came of a password.
-#[derive(Debug, PartialEq, Eq)]
-pub enum CheckedPassword<T> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckedPassword {
     Right,
     Wrong,
-    Already(T),
+    /// It was not looked at, and may come again after this.
+    TurnedAway(Duration),
 }
 
 fn is_bcrypt(hash: &str) -> bool {
@@ -94,13 +142,31 @@ mod tests {
         let hash = bcrypt::hash("right", 4).unwrap();
         let other = bcrypt::hash("other", 4).unwrap();
         let users = Users::parse(&format!("# users\n\nalice:{hash}\nbob:{other}\n")).unwrap();
-        let check = async |name: &str, password: &str| users.check(name, password, || None::<()>).await;
+        let attempts = Arc::default();
+        let check = async |name: &str, password: &str| {
+            users.check(&SentPassword { name, password, address: None, key: rand::random() }, &attempts, 9).await
+        };
         assert_eq!(check("alice", "right").await, CheckedPassword::Right);
         assert_eq!(check("alice", "other").await, CheckedPassword::Wrong);
         assert_eq!(check("carol", "right").await, CheckedPassword::Wrong);
         assert_eq!(check("carol", "other").await, CheckedPassword::Wrong);
-        assert_eq!(users.check("alice", "right", || Some(7)).await, CheckedPassword::Already(7));
         assert_ne!(users.proof("alice"), users.proof("bob"));
+    }
+
+    #[tokio::test]
+    async fn one_password_that_comes_often_is_checked_once() {
+        let users = Users::parse(&format!("alice:{}\n", bcrypt::hash("right", 4).unwrap())).unwrap();
+        let attempts = Arc::default();
+        let sent = |password| SentPassword { name: "alice", password, address: None, key: [password.len() as u8; 32] };
+        // More than one address may have pending: a builder opens many connections at once.
+        for (password, expected) in [("right", CheckedPassword::Right), ("not right", CheckedPassword::Wrong)] {
+            let sent = sent(password);
+            let all = futures::future::join_all((0..50).map(|_| users.check(&sent, &attempts, 2))).await;
+            assert_eq!(all, [expected; 50]);
+        }
+        // All 50 wrong ones were one guess: the limit of two leaves another.
+        assert_eq!(users.check(&sent("?"), &attempts, 2).await, CheckedPassword::Wrong);
+        assert!(matches!(users.check(&sent("??"), &attempts, 2).await, CheckedPassword::TurnedAway(_)));
     }
 
     #[test]

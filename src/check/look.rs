@@ -105,7 +105,7 @@ impl Look<'_> {
                     list => list.map(|_| Vec::new()),
                 }
             }
-            Some(Place::SigningKey | Place::Clock | Place::Condemned { .. }) => Ok(Vec::new()),
+            Some(Place::SigningKey | Place::Revoked(_) | Place::Clock | Place::Condemned { .. }) => Ok(Vec::new()),
             Some(Place::Upload { tenant, id, item: UploadItem::State }) => {
                 self.upload(&tenant, &id, Some(meta), Vec::new()).await
             }

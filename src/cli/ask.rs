@@ -48,10 +48,20 @@ impl AskedServer {
         Ok(AskedServer { base, client: client(ca)?, credentials: docker::credentials(host) })
     }
 
+    /// The password that docker's configuration has for the server.
+    pub fn password(&self) -> Option<&str> {
+        self.credentials.as_ref().map(|(_, password)| &**password)
+    }
+
+    /// A request that shows nothing.
+    pub fn anonymous_request(&self, method: Method, at: &str) -> RequestBuilder {
+        let url = if at.starts_with('/') { format!("{}{at}", self.base) } else { at.to_string() };
+        self.client.request(method, url)
+    }
+
     /// A request to a path, or to an address that the server has told.
     pub fn request(&self, method: Method, at: &str) -> RequestBuilder {
-        let url = if at.starts_with('/') { format!("{}{at}", self.base) } else { at.to_string() };
-        let request = self.client.request(method, url);
+        let request = self.anonymous_request(method, at);
         match &self.credentials {
             Some((user, password)) => request.basic_auth(user, Some(password)),
             None => request,

@@ -1,10 +1,17 @@
-//! `larder token new`.
+//! `larder token`.
 
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use clap::Args;
 use larder::auth::TOKEN_PREFIX;
 use larder::digest::Digest;
+use reqwest::Method;
+use serde_json::Value;
+
+use super::ask::{AskedServer, Server};
 
 /// Makes a static token.
 #[derive(Args)]
@@ -26,4 +33,40 @@ impl New {
         );
         Ok(())
     }
+}
+
+/// Ends a session before its time.
+#[derive(Args)]
+pub struct Revoke {
+    #[command(flatten)]
+    server: Server,
+    /// File with the token that `/token/exchange` or `larder login --print` has given: `-` is standard input. By
+    /// default the one that `larder login` has kept.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl Revoke {
+    pub async fn run(self) -> anyhow::Result<()> {
+        let server = self.server.asked()?;
+        let token = match &self.token_file {
+            Some(path) if path.as_os_str() == "-" => std::io::read_to_string(std::io::stdin())?,
+            Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?,
+            None => server.password().context("no session of this server is kept here: give --token-file")?.to_string(),
+        };
+        revoke(&server, token.trim()).await?;
+        println!("session is revoked; other servers over the same store take it for 30 seconds more at most");
+        Ok(())
+    }
+}
+
+async fn revoke(server: &AskedServer, token: &str) -> anyhow::Result<()> {
+    let sent = server.anonymous_request(Method::POST, "/token/revoke").form(&[("token", token)]).send().await;
+    let response = sent.context("no larder answers there")?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(());
+    }
+    let answer: Value = response.json().await.unwrap_or_default();
+    bail!("refused: {}", answer["errors"][0]["message"].as_str().unwrap_or(status.as_str()));
 }

@@ -232,6 +232,27 @@ impl Config {
         tls.chain(issuers).chain(auth).flatten().map(PathBuf::as_path).collect()
     }
 
+    /// What an operator may not have meant: scopes whose claims a caller of the rule may lack: it denies these.
+    pub fn doubts(&self) -> Vec<String> {
+        let rules = self.rules.iter().enumerate();
+        let unsure = rules.flat_map(|(number, rule)| {
+            let claims = rule.scope.iter().flat_map(ScopeTemplate::claims);
+            let named = move |claim: &&str| {
+                let by_repositories =
+                    rule.repositories.iter().all(|template| template.claims().any(|name| name == *claim));
+                rule.claims.contains_key(*claim) || by_repositories
+            };
+            claims.filter(move |claim| !named(claim)).map(move |claim| (number + 1, claim))
+        });
+        let doubt = |(number, claim)| {
+            format!(
+                "[[rules]] number {number}: its scope needs the claim {claim}, which neither its claims nor its \
+                 repositories require: the rule denies whoever lacks it"
+            )
+        };
+        unsure.map(doubt).collect()
+    }
+
     /// The keys that tokens are signed with, where they are configured.
     pub fn signing_keys(&self) -> anyhow::Result<Vec<Secret>> {
         let mut keys = self.auth.signing_keys.clone();
@@ -265,7 +286,7 @@ pub(super) fn check(config: &Config) -> anyhow::Result<()> {
         }
         for url in [Some(&issuer.issuer), issuer.jwks.as_ref()].into_iter().flatten() {
             if !is_safe(url) {
-                bail!("[[issuers]] {}: {url} must begin with https://", issuer.name.as_str());
+                bail!("[[issuers]] {}: issuer and jwks must begin with https://", issuer.name.as_str());
             }
         }
     }
@@ -310,6 +331,22 @@ mod tests {
     fn parse(text: &str) -> anyhow::Result<Config> {
         let config: Config = toml::from_str(text)?;
         check(&config).map(|()| config)
+    }
+
+    #[test]
+    fn a_scope_whose_claim_may_be_missing_is_doubted() {
+        let doubts = |more: &str| {
+            let rule = "[[rules]]\nidentity = \"oidc:a\"\nmay = [\"push\"]\nscope = \"{repository}@{head_ref}\"\n";
+            parse(&format!("[[rules]]\nidentity = \"*\"\nmay = [\"pull\"]\n{rule}{more}")).unwrap().doubts().join("\n")
+        };
+        let both = doubts("");
+        assert!(both.contains("number 2") && both.contains("repository") && both.contains("head_ref"), "{both}");
+        let one = doubts("repositories = \"{repository}/**\"");
+        assert!(!one.contains("claim repository") && one.contains("claim head_ref"), "{one}");
+        // By the other pattern, who lacks the claim is let in to the rule as well.
+        assert!(doubts("repositories = [\"{repository}/**\", \"shared\"]").contains("claim repository"));
+        let none = doubts("repositories = \"{repository}/**\"\nclaims = { head_ref = \"*\" }\nparents = \"{base}\"");
+        assert_eq!(none, "", "parents that cannot be told are left out");
     }
 
     #[test]

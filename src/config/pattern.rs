@@ -74,13 +74,14 @@ impl TryFrom<String> for Template {
 
 impl Template {
     /// The pattern for a caller with these claims: nothing when one is missing or could not be part of a name. Upper case
-    /// becomes lower case, since names have no other; so a claim never brings in a star.
+    /// becomes lower case, since names have no other; so a claim never brings in a star. Of ASCII alone: other letters
+    /// become what belongs to somebody else, as the sign for kelvin (U+212A) becomes `k`.
     pub fn expand<'c>(&self, claim: impl Fn(&str) -> Option<&'c str>) -> Option<Pattern> {
         let mut text = String::new();
         for piece in &self.pieces {
             match piece {
                 Piece::Text(literal) => text.push_str(literal),
-                Piece::Claim(name) => text.push_str(&claim(name)?.to_lowercase().parse::<RepoName>().ok()?),
+                Piece::Claim(name) => text.push_str(&claim(name)?.to_ascii_lowercase().parse::<RepoName>().ok()?),
             }
         }
         Pattern::try_from(text).ok()
@@ -238,7 +239,7 @@ mod tests {
         let expand = |value: &'static str| template.expand(|name| (name == "repository").then_some(value));
         let pattern = expand("Org/App").unwrap();
         assert!(pattern.matches("org/app/cache") && !pattern.matches("org/app2/cache") && !pattern.matches("org/app"));
-        for bad in ["**", "org/*", "../x", "", "org/app/", "é"] {
+        for bad in ["**", "org/*", "../x", "", "org/app/", "é", "org/\u{212a}ernel", "org/\u{130}"] {
             assert_eq!(expand(bad), None, "{bad}");
         }
         assert_eq!(template.expand(|_| None), None);

@@ -67,6 +67,7 @@ impl Front {
             .route("/metrics", get(admin::metrics))
             .route("/token", get(token::token).post(token::token))
             .route("/token/exchange", post(token::exchange))
+            .route("/token/revoke", post(token::revoke))
             .route("/api/inspect", get(admin::inspect))
             .route("/api/usage", get(admin::usage))
             .route("/api/jobs", get(admin::background_jobs))

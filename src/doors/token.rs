@@ -2,7 +2,7 @@
 //!
 //! `GET /token` and `POST /token` issue a token for what is asked (distribution spec, "Token Authentication" and its
 //! OAuth 2 form); `POST /token/exchange` issues one that lives as long as a build, for a JWT that does not (after RFC
-//! 8693).
+//! 8693); `POST /token/revoke` ends such a one (after RFC 7009).
 
 use std::time::Duration;
 
@@ -13,13 +13,15 @@ use http::header::{AUTHORIZATION, CACHE_CONTROL, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 use serde_json::json;
 
-use crate::auth::{AuthError, Issued, Scope};
+use crate::auth::{AuthError, Identity, Issued, Scope};
 use crate::doors::Doors;
 use crate::doors::kit::answer::respond;
 use crate::doors::kit::audit::{self, Note};
 use crate::doors::kit::body::collected;
 use crate::doors::kit::origin::RequestOrigin;
 use crate::doors::kit::refusal::{Refusal, RefusalKind};
+use crate::doors::kit::task;
+use crate::error::Error;
 use crate::stream::BodyError;
 
 /// Largest form, in bytes: the longest token, encoded, has room.
@@ -47,6 +49,35 @@ pub async fn exchange(State(doors): State<Doors>, request: Request) -> Response 
     answer(&doors, &request, issued)
 }
 
+/// `POST /token/revoke`.
+pub async fn revoke(State(doors): State<Doors>, request: Request) -> Response {
+    let (request, body) = parted(request);
+    match revoked(&doors, &request, body).await {
+        Ok(who) => {
+            let response = respond(StatusCode::OK).set_const(CACHE_CONTROL, "no-store").json(&json!({}));
+            Note::new(&doors, &who, &request).write(response.status());
+            response
+        }
+        Err(failure) => refuse(&doors, &request, failure),
+    }
+}
+
+/// Whose session was revoked.
+async fn revoked(doors: &Doors, request: &http::Request<()>, body: Body) -> Result<Identity, Failure> {
+    let form = Form::read(body).await?;
+    let token = form.get("token").or(bearer(request));
+    let token = token.ok_or(Failure::Form("token is missing: what /token/exchange has issued"))?;
+    let (who, session) = doors.gate.revocable(token)?;
+    let (store, gate) = (doors.store.clone(), doors.gate.clone());
+    // Written first: what is answered here holds for every server, and after a restart.
+    let work = async move { store.revoke_session(&session).await.map(|()| gate.revoke([session])) };
+    match task::carried_through(work).await {
+        Some(Ok(())) => Ok(who),
+        Some(Err(error)) => Err(Failure::Store(error)),
+        None => Err(Failure::Store(Error::Internal("request failed".into()))),
+    }
+}
+
 fn parted(request: Request) -> (http::Request<()>, Body) {
     let (parts, body) = request.into_parts();
     (http::Request::from_parts(parts, ()), body)
@@ -60,13 +91,21 @@ fn answer(doors: &Doors, request: &http::Request<()>, issued: Result<Issued, Fai
             Note::new(doors, &issued.who, request).write(response.status());
             response
         }
-        Err(failure) => {
-            if let Failure::Refused(error) = &failure {
-                audit::refused(doors, &RequestOrigin::new(doors, request), "token", error);
-            }
-            failure.into_response()
-        }
+        Err(failure) => refuse(doors, request, failure),
     }
+}
+
+fn refuse(doors: &Doors, request: &http::Request<()>, failure: Failure) -> Response {
+    if let Failure::Refused(error) = &failure {
+        audit::refused(doors, &RequestOrigin::new(doors, request), "token", error);
+    }
+    failure.into_response()
+}
+
+/// The token of `Authorization: Bearer`, for who sends no form.
+fn bearer(request: &http::Request<()>) -> Option<&str> {
+    let (way, token) = request.headers().get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    way.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 async fn by_query(doors: &Doors, request: &http::Request<()>) -> Result<Issued, Failure> {
@@ -98,10 +137,8 @@ async fn by_form(doors: &Doors, request: &http::Request<()>, body: Body) -> Resu
 }
 
 async fn exchanged(doors: &Doors, request: &http::Request<()>, body: Body) -> Result<Issued, Failure> {
-    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let bearer = header.and_then(|value| value.split_once(' ')).filter(|(way, _)| way.eq_ignore_ascii_case("bearer"));
     let form = Form::read(body).await?;
-    let jwt = form.get("subject_token").or(bearer.map(|(_, jwt)| jwt.trim()));
+    let jwt = form.get("subject_token").or(bearer(request));
     let jwt = jwt.ok_or(Failure::Form("subject_token is missing: the JWT to exchange"))?;
     Ok(doors.gate.exchange(jwt).await?)
 }
@@ -119,10 +156,11 @@ fn shown(issued: &Issued) -> Response {
     respond(StatusCode::OK).set_const(CACHE_CONTROL, "no-store").json(&body)
 }
 
-/// Why no token is issued.
+/// Why no token is issued, or none is revoked.
 enum Failure {
     Refused(AuthError),
     Form(&'static str),
+    Store(Error),
 }
 
 impl From<AuthError> for Failure {
@@ -139,8 +177,13 @@ impl Failure {
                 (Refusal::from(RefusalKind::Unsupported).with_status(StatusCode::BAD_REQUEST), what.to_string())
             }
             Failure::Refused(error) => (Refusal::from(error), error.to_string()),
+            Failure::Store(error) => {
+                tracing::warn!(%error, "session cannot be revoked");
+                (Refusal::from(error), "store cannot be written: the session is not revoked".to_string())
+            }
         };
         let (code, error) = match refusal.kind {
+            _ if matches!(self, Failure::Store(_)) => ("UNAVAILABLE", "temporarily_unavailable"),
             RefusalKind::Unsupported => ("UNSUPPORTED", "invalid_request"),
             RefusalKind::TooManyRequests => ("TOOMANYREQUESTS", "slow_down"),
             RefusalKind::Unavailable => ("UNAVAILABLE", "temporarily_unavailable"),

@@ -31,12 +31,14 @@ proptest! {
     #[test]
     fn parse_undoes_every_builder((t, r, g) in names(), a in any_digest(), b in any_digest(), offset: u64, nonce: u64, e in entry_names()) {
         let (id, batch, at) = (UploadId::random(), BatchId::new(offset, nonce), (offset % 10_000) as u32);
+        let session = SessionId::new(offset, nonce);
         let condemned = |item| Place::Condemned { batch: batch.clone(), item };
         let repo = |item| Place::Repo { tenant: t.clone(), repo: r.clone(), item };
         let upload = |item| Place::Upload { tenant: t.clone(), id: id.clone(), item };
         for (key, place) in [
             (format(), Place::Format),
             (clock(), Place::Clock),
+            (revoked(&session), Place::Revoked(session.clone())),
             (batch_list(&batch), condemned(BatchItem::List)),
             (batch_claim(&batch), condemned(BatchItem::Claim)),
             (batch_spared(&batch, at), condemned(BatchItem::Spared(at))),

@@ -2,4 +2,5 @@
 
 pub mod format;
 pub mod ready;
+pub mod revoked;
 pub mod signing_key;

@@ -60,7 +60,9 @@ mod tests {
         for kind in crate::metrics::S3_KINDS {
             metrics.s3_calls.with_label_values(&[kind]).inc();
         }
-        for job in ["sweep", "count", "pending-deletions", "collection", "history", "quarantine", "reload"] {
+        for job in
+            ["sweep", "count", "pending-deletions", "collection", "history", "revoked-sessions", "quarantine", "reload"]
+        {
             for result in ["ok", "skipped", "failed"] {
                 metrics.job_runs.with_label_values(&[job, result]).inc();
             }

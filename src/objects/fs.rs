@@ -14,10 +14,10 @@ mod tests;
 mod walk;
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -84,15 +84,20 @@ impl FsObjects {
 
     fn open_with(root: &Path, sync_folder: SyncFolder) -> std::result::Result<FsObjects, OpenFolderError> {
         let failed = |error| OpenFolderError::Io(root.to_path_buf(), error);
-        let tmp = root.join(PRIVATE).join("tmp");
-        fs::create_dir_all(&tmp).map_err(failed)?;
+        make_private(root).map_err(failed)?;
         let root = root.canonicalize().map_err(failed)?;
-        let private = root.join(PRIVATE);
+        let (private, tmp) = (root.join(PRIVATE), root.join(PRIVATE).join("tmp"));
+        for folder in [&private, &tmp] {
+            make_private(folder).map_err(failed)?;
+        }
         let lock = File::create(private.join("lock")).map_err(failed)?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenFolderError::InUse(root)),
             Err(error) => return Err(failed(error.into())),
+        }
+        for (folder, forbidden) in [(&root, OTHERS), (&private, GROUP_AND_OTHERS)] {
+            narrow(folder, forbidden);
         }
         File::create(private.join("case")).map_err(failed)?;
         if private.join("CASE").exists() {
@@ -126,6 +131,41 @@ impl FsObjects {
             Ok(done) => done,
             Err(error) => Err(Error::Backend(error.to_string().into())),
         }
+    }
+}
+
+/// Permissions of who is neither the owner of a folder nor in its group, and of the group as well.
+const OTHERS: u32 = 0o007;
+const GROUP_AND_OTHERS: u32 = 0o077;
+/// A folder where everybody may write, and delete what is his own: it is none of ours.
+const STICKY: u32 = 0o1000;
+
+/// Makes a folder for its owner alone, unless it is there. Those above it are made as always.
+fn make_private(folder: &Path) -> io::Result<()> {
+    if let Some(parent) = folder.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        made => made,
+    }
+}
+
+/// Takes permissions from a folder that has been there before: earlier versions made folders that everybody could read.
+/// The store's folder keeps those of its group, for backups are read by one, and Kubernetes gives volumes to one.
+fn narrow(folder: &Path, forbidden: u32) {
+    let narrowed = || {
+        let mut permissions = fs::metadata(folder)?.permissions();
+        let mode = permissions.mode();
+        if mode & forbidden == 0 || mode & STICKY != 0 {
+            return Ok(());
+        }
+        permissions.set_mode(mode & !forbidden);
+        fs::set_permissions(folder, permissions)
+    };
+    // Whoever may write to it need not own it: so it is on volumes of Kubernetes, where no other users are.
+    if let Err(error) = narrowed() {
+        tracing::info!(%error, folder = %folder.display(), "folder stays open to other users of this host");
     }
 }
 

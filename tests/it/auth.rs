@@ -3,7 +3,10 @@
 mod matrix;
 mod oidc;
 mod pages;
+mod passwords;
 mod scopes;
+mod secrets;
+mod sessions;
 mod tls;
 mod tokens;
 

@@ -1,6 +1,7 @@
 //! Requests and answers, as short as tests want them.
 
 use std::future::IntoFuture;
+use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
+use larder::doors::kit::origin::Peer;
 use serde_json::Value;
 
 use crate::world::World;
@@ -26,6 +28,13 @@ impl<'w> Call<'w> {
 
     pub fn header(mut self, name: &str, value: &str) -> Call<'w> {
         self.request = self.request.header(name, value);
+        self
+    }
+
+    /// As if it came over a connection from this address.
+    pub fn from(mut self, address: &str) -> Call<'w> {
+        let peer = Peer { address: Some(address.parse().unwrap()), ..Peer::default() };
+        self.request = self.request.extension(Arc::new(peer));
         self
     }
 

@@ -28,8 +28,8 @@ use crate::world::{LAYER, descriptor, image, with_digest};
 const CACHE_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
 
 /// One server.
-struct Replica {
-    app: App,
+pub struct Replica {
+    pub app: App,
     front: Front,
 }
 
@@ -38,7 +38,7 @@ impl Replica {
         Replica::with(tap, |_| {}).await
     }
 
-    async fn with(tap: &Tap, change: impl FnOnce(&mut Config)) -> Replica {
+    pub async fn with(tap: &Tap, change: impl FnOnce(&mut Config)) -> Replica {
         let mut config = Config::default();
         config.store.s3 = Some(tap.config.clone());
         change(&mut config);
@@ -50,14 +50,14 @@ impl Replica {
         Replica { app, front }
     }
 
-    async fn respond(&self, method: &str, uri: &str, header: (&str, &str), bytes: Bytes) -> http::Response<Body> {
+    pub async fn respond(&self, method: &str, uri: &str, header: (&str, &str), bytes: Bytes) -> http::Response<Body> {
         let request = http::Request::builder().method(method).uri(uri).header("content-length", bytes.len());
         let request = request.header(header.0, header.1).body(Body::from(bytes)).unwrap();
         let Ok(response) = self.front.clone().oneshot(request).await;
         response
     }
 
-    async fn send(&self, method: &str, uri: &str, bytes: impl Into<Bytes>) -> Answer {
+    pub async fn send(&self, method: &str, uri: &str, bytes: impl Into<Bytes>) -> Answer {
         Answer::of(self.respond(method, uri, ("accept", "*/*"), bytes.into()).await).await
     }
 

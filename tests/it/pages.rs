@@ -196,7 +196,7 @@ async fn the_jobs_of_a_running_server_are_shown_with_their_last_results() {
     let names = |jobs: &Value| -> Vec<String> {
         jobs.as_array().unwrap().iter().map(|job| job["name"].as_str().unwrap().to_string()).collect()
     };
-    let expected = ["sweep", "count", "pending-deletions", "collection", "history"];
+    let expected = ["sweep", "count", "pending-deletions", "collection", "history", "revoked-sessions"];
     let mut told = jobs().await;
     while names(&told) != expected || told.as_array().unwrap()[..3].iter().any(|job| job["last"].is_null()) {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;

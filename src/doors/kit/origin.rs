@@ -1,6 +1,6 @@
 //! Who sent a request, by what came with it, and what to tell a sender who may not.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, HOST};
@@ -53,7 +53,7 @@ impl<'r> RequestOrigin<'r> {
         let trusted = |address: &IpAddr| self.config.server.trusted_proxies.iter().any(|net| net.contains(*address));
         let lines = self.headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok());
         let chain: Vec<&str> = lines.flat_map(|line| line.split(',')).collect();
-        let hops = chain.into_iter().rev().map_while(|hop| hop.trim().parse::<IpAddr>().ok());
+        let hops = chain.into_iter().rev().map_while(|hop| address_of(hop.trim()));
         let mut nearest = direct;
         for hop in hops {
             nearest = hop;
@@ -114,6 +114,15 @@ impl<'r> RequestOrigin<'r> {
     }
 }
 
+/// The address of one hop of `X-Forwarded-For`, as proxies write it: alone, in brackets, with a port behind it.
+fn address_of(hop: &str) -> Option<IpAddr> {
+    let bare = hop.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(hop);
+    // The zone of a link-local address is of the proxy's host, and means nothing here.
+    let unzoned = bare.split_once('%').map_or(bare, |(address, _)| address);
+    let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
+    unzoned.parse().ok().or_else(with_port)
+}
+
 /// Longest path in a log line, in bytes: names are bounded, but what is no name is not.
 pub const LOGGED_PATH_MAX: usize = 512;
 
@@ -127,4 +136,27 @@ pub fn trace_id(headers: &HeaderMap) -> Option<String> {
     let mut fields = headers.get("traceparent")?.to_str().ok()?.split('-');
     let id = fields.nth(1)?;
     (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hop_is_an_address_however_a_proxy_writes_it() {
+        for (hop, address) in [
+            ("3.3.3.3", "3.3.3.3"),
+            ("3.3.3.3:1234", "3.3.3.3"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("[2001:db8::1]:443", "2001:db8::1"),
+            ("fe80::1%eth0", "fe80::1"),
+            ("[fe80::1%2]:443", "fe80::1"),
+        ] {
+            assert_eq!(address_of(hop), address.parse().ok(), "{hop}");
+        }
+        for bad in ["", "unknown", "_hidden", "3.3.3.3:", "3.3.3.3:99999", "3.3.3", "[3.3.3.3", "::1]", "a:1"] {
+            assert_eq!(address_of(bad), None, "{bad}");
+        }
+    }
 }

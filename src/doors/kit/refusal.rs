@@ -113,7 +113,7 @@ impl From<&InvalidName> for Refusal {
         let kind = match error {
             InvalidName::Repo | InvalidName::Tenant => RefusalKind::NameInvalid,
             InvalidName::Tag => RefusalKind::ManifestInvalid,
-            InvalidName::Upload | InvalidName::Batch => RefusalKind::UploadUnknown,
+            InvalidName::Upload | InvalidName::Batch | InvalidName::Session => RefusalKind::UploadUnknown,
             InvalidName::Digest(_) => RefusalKind::DigestInvalid,
         };
         kind.into()

@@ -9,16 +9,19 @@ use axum::routing::get;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::{basic, configure};
 use crate::call::Answer;
 use crate::world::World;
 
 /// An issuer with one key at a time.
-struct Issuer {
+pub struct Issuer {
     url: String,
     key: Arc<Mutex<(String, EcdsaKeyPair)>>,
-    asked: Arc<Mutex<usize>>,
+    asked: Arc<watch::Sender<usize>>,
+    /// Whether it takes questions and answers none.
+    hangs: Arc<watch::Sender<bool>>,
 }
 
 fn key(id: &str) -> (String, EcdsaKeyPair) {
@@ -28,13 +31,15 @@ fn key(id: &str) -> (String, EcdsaKeyPair) {
 }
 
 impl Issuer {
-    async fn start() -> Issuer {
+    pub async fn start() -> Issuer {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (shared, asked) = (Arc::new(Mutex::new(key("first"))), Arc::new(Mutex::new(0)));
-        let (keys, count, base) = (shared.clone(), asked.clone(), url.clone());
+        let (shared, asked) = (Arc::new(Mutex::new(key("first"))), Arc::new(watch::Sender::new(0)));
+        let hangs = Arc::new(watch::Sender::new(false));
+        let (keys, count, base, hang) = (shared.clone(), asked.clone(), url.clone(), hangs.clone());
         let jwks = move || async move {
-            *count.lock().unwrap() += 1;
+            count.send_modify(|count| *count += 1);
+            hang.subscribe().wait_for(|hangs| !hangs).await.unwrap();
             let held = keys.lock().unwrap();
             // An uncompressed point: 4, x, y.
             let point = held.1.public_key().as_ref();
@@ -47,7 +52,7 @@ impl Issuer {
         let router =
             axum::Router::new().route("/.well-known/openid-configuration", get(discovery)).route("/keys", get(jwks));
         tokio::spawn(async move { axum_serve(listener, router).await });
-        Issuer { url, key: shared, asked }
+        Issuer { url, key: shared, asked, hangs }
     }
 
     fn rotate(&self, id: &str) {
@@ -55,11 +60,11 @@ impl Issuer {
     }
 
     fn asked(&self) -> usize {
-        *self.asked.lock().unwrap()
+        *self.asked.borrow()
     }
 
     /// A JWT with these claims beside the usual ones.
-    fn jwt(&self, claims: Value) -> String {
+    pub fn jwt(&self, claims: Value) -> String {
         let now = jiff::Timestamp::now().as_second();
         let mut payload = json!({
             "iss": self.url, "aud": "larder", "sub": "repo:org/app:ref:refs/heads/main",
@@ -84,8 +89,13 @@ async fn axum_serve(listener: tokio::net::TcpListener, router: axum::Router) {
     }
 }
 
-async fn world(issuer: &Issuer, cool_down: &str) -> World {
-    let text = format!(
+pub async fn world(issuer: &Issuer, cool_down: &str) -> World {
+    World::with(|config| configure(config, &rules(issuer, cool_down))).await
+}
+
+/// Jobs of org/app on main may push below their repository.
+pub fn rules(issuer: &Issuer, cool_down: &str) -> String {
+    format!(
         r#"
         [[issuers]]
         name = "ci"
@@ -99,11 +109,10 @@ async fn world(issuer: &Issuer, cool_down: &str) -> World {
         repositories = "{{repository}}/**"
         "#,
         issuer.url
-    );
-    World::with(|config| configure(config, &text)).await
+    )
 }
 
-async fn begin(world: &World, jwt: &str) -> Answer {
+pub async fn begin(world: &World, jwt: &str) -> Answer {
     let push = world.post("/v2/org/app/cache/blobs/uploads/").header("host", "h");
     push.header("authorization", &basic("gha", jwt)).await
 }
@@ -122,6 +131,12 @@ async fn a_jwt_is_a_password_for_what_its_claims_allow() {
         (json!({ "exp": jiff::Timestamp::now().as_second() - 1 }), 401),
         (json!({ "nbf": jiff::Timestamp::now().as_second() + 600 }), 401),
         (json!({ "exp": null }), 401),
+        // RFC 7519, section 2: a time is a number.
+        (json!({ "nbf": "x" }), 401),
+        (json!({ "nbf": null }), 401),
+        (json!({ "iat": "1700000000" }), 401),
+        (json!({ "iat": [0] }), 401),
+        (json!({ "nbf": 1e300 }), 401),
     ] {
         begin(&world, &issuer.jwt(claims.clone())).await.expect(status);
     }
@@ -173,4 +188,93 @@ async fn a_jwt_is_exchanged_for_a_token_that_lives_as_long_as_a_build() {
     let late = issuer.jwt(json!({ "exp": jiff::Timestamp::now().as_second() - 1 }));
     let refused = world.post("/token/exchange").header("authorization", &format!("Bearer {late}")).await.expect(401);
     assert!(refused.text().contains("expired"), "{}", refused.text());
+}
+
+/// A JWT that names a key which its issuer does not have: it takes no signature to send one.
+fn of_a_stranger(issuer: &Issuer, kid: &str) -> String {
+    let part = |value: Value| BASE64.encode(value.to_string());
+    format!("{}.{}.AAAA", part(json!({ "alg": "ES256", "kid": kid })), part(json!({ "iss": issuer.url })))
+}
+
+#[tokio::test]
+async fn a_jwt_whose_key_is_known_does_not_wait_for_an_issuer_that_hangs() {
+    let issuer = Issuer::start().await;
+    let world = world(&issuer, "1ms").await;
+    begin(&world, &issuer.jwt(json!({}))).await.expect(202);
+    assert_eq!(issuer.asked(), 1);
+    issuer.hangs.send_replace(true);
+    let strangers = (0..20).map(|number| {
+        let (world, jwt) = (&world, of_a_stranger(&issuer, &format!("random {number}")));
+        async move { begin(world, &jwt).await.expect(401) }
+    });
+    let mut strangers = Box::pin(futures::future::join_all(strangers));
+    let mut asked = issuer.asked.subscribe();
+    tokio::select! {
+        answers = &mut strangers => panic!("answered without the issuer: {answers:?}"),
+        asked = asked.wait_for(|asked| *asked == 2) => drop(asked.unwrap()),
+    }
+    // It has been asked, and does not answer.
+    let known = async {
+        begin(&world, &issuer.jwt(json!({ "jti": "1" }))).await.expect(202);
+        let form = format!("subject_token={}", issuer.jwt(json!({ "jti": "2" })));
+        world.post("/token/exchange").body(form).await.expect(200);
+    };
+    tokio::select! {
+        biased;
+        () = known => {}
+        _ = &mut strangers => panic!("the known key had to wait for the others"),
+    }
+    issuer.hangs.send_replace(false);
+    strangers.await;
+    assert_eq!(issuer.asked(), 2, "one question for all of them");
+}
+
+#[tokio::test]
+async fn a_jwt_that_would_make_too_long_a_session_is_refused_at_once() {
+    let issuer = Issuer::start().await;
+    let world = world(&issuer, "1h").await;
+    let exchange = async |pad: usize| {
+        let form = format!("subject_token={}", issuer.jwt(json!({ "pad": "x".repeat(pad) })));
+        world.post("/token/exchange").body(form).await
+    };
+    // All that is issued is taken.
+    let mut issued = 0;
+    for pad in [0, 8_000, 11_500, 12_000, 12_500, 20_000, 40_000] {
+        let answer = exchange(pad).await;
+        if answer.status == 200 {
+            issued += 1;
+            begin(&world, answer.json()["token"].as_str().unwrap()).await.expect(202);
+        } else {
+            assert!(answer.expect(401).text().contains("too long"), "{pad}");
+        }
+    }
+    assert!((2..7).contains(&issued), "{issued}");
+}
+
+#[tokio::test]
+async fn a_pull_request_whose_scope_cannot_be_told_gets_into_the_tenant_by_no_rule() {
+    let issuer = Issuer::start().await;
+    let text = rules(&issuer, "1h")
+        + r#"
+        [[rules]]
+        identity = "oidc:ci"
+        may = ["pull", "push"]
+        repositories = "{repository}/**"
+        [[rules]]
+        identity = "oidc:ci"
+        claims = { ref = "refs/pull/**" }
+        may = ["pull", "push"]
+        repositories = "{repository}/**"
+        scope = "{repository}@{head_ref}"
+        "#;
+    let world = World::with(|config| configure(config, &text)).await;
+    begin(&world, &issuer.jwt(json!({}))).await.expect(202);
+    let pull = |head: Value| issuer.jwt(json!({ "ref": "refs/pull/1/merge", "head_ref": head }));
+    begin(&world, &pull(json!("x"))).await.expect(202);
+    for head in [json!(null), json!(""), json!(["x", "y"])] {
+        let refused = begin(&world, &pull(head.clone())).await.expect(403);
+        assert!(refused.text().contains("head_ref"), "{head}: {}", refused.text());
+        let read = world.get("/v2/org/app/cache/tags/list").header("authorization", &basic("x", &pull(head)));
+        read.await.expect(403);
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -25,6 +26,25 @@ async fn a_folder_has_one_owner() {
     assert!(refused.contains("is in use by another larder") && refused.contains("LARDER_STORE_PATH"), "{refused}");
     drop(first);
     FsObjects::open(folder.path()).unwrap();
+}
+
+fn mode(folder: &Path) -> u32 {
+    fs::metadata(folder).unwrap().permissions().mode() & 0o7777
+}
+
+#[tokio::test]
+async fn a_store_is_for_its_owner_alone() {
+    let folder = tempdir().unwrap();
+    let root = folder.path().join("outer/store");
+    drop(FsObjects::open(&root).unwrap());
+    assert_eq!((mode(&root), mode(&root.join(".larder"))), (0o700, 0o700));
+    // As an earlier version left it: others lose what they had, and a group keeps what somebody may have given it.
+    for (before, after) in [(0o755, 0o750), (0o2775, 0o2770), (0o700, 0o700), (0o1777, 0o1777)] {
+        fs::set_permissions(&root, fs::Permissions::from_mode(before)).unwrap();
+        fs::set_permissions(root.join(".larder"), fs::Permissions::from_mode(0o755)).unwrap();
+        drop(FsObjects::open(&root).unwrap());
+        assert_eq!((mode(&root), mode(&root.join(".larder"))), (after, 0o700), "{before:o}");
+    }
 }
 
 #[tokio::test]

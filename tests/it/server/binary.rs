@@ -61,6 +61,12 @@ impl Process {
         Process { child, banner, url }
     }
 
+    /// Sends SIGHUP.
+    pub fn hang_up(&self) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::HUP).unwrap();
+    }
+
     /// Sends SIGTERM; returns the exit status.
     pub fn terminate(&mut self) -> std::process::ExitStatus {
         let id = rustix::process::Pid::from_child(&self.child);
@@ -274,12 +280,12 @@ async fn status_ls_and_bench_ask_a_running_server() {
     let tags: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((tags.len(), &tags[0]["tag"]), (1, &Value::from("v1")));
     let status = shown(&["status", &host]);
-    for part in ["ready", "JOB", "reload", "sweep", "count", "pending-deletions", "collection", "history"] {
+    for part in ["ready", "JOB", "reload", "sweep", "count", "pending-deletions", "collection", "revoked-sessions"] {
         assert!(status.contains(part), "{part} in {status}");
     }
     let told: Value = serde_json::from_str(&shown(&["status", "--json", &host])).unwrap();
     assert_eq!((told["ready"].as_bool(), told["tenants"][0]["tags"].as_u64()), (Some(true), Some(1)));
-    assert_eq!((told["jobs"][0]["name"].as_str(), told["jobs"].as_array().unwrap().len()), (Some("reload"), 6));
+    assert_eq!((told["jobs"][0]["name"].as_str(), told["jobs"].as_array().unwrap().len()), (Some("reload"), 7));
 
     let (unknown, errors) = run(folder.path(), &["ls", &format!("{host}/none")]);
     assert!(unknown.status.code() == Some(1) && errors.contains("none is unknown"), "{errors}");
