@@ -9,6 +9,7 @@ mod load;
 mod make;
 mod memory;
 pub mod outline;
+mod parse;
 pub mod push;
 pub mod serve;
 mod service;
