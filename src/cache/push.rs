@@ -77,10 +77,7 @@ impl Caches {
         let makes_push = parsed.cache && to.repo().has_views() && !push.tags.is_empty();
         let cache = if makes_push { Some(cache_manifest(&document, push.bytes.len())?) } else { None };
         drop(document);
-        if to.repo().blobs().is_scope() {
-            // The reserve is the tenants'.
-            to.blobs().expect_room().await?;
-        }
+        let _place = to.reserve_manifest(&digest, &parsed, push.bytes.len() as u64, push.tags.len()).await?;
         let _writing = self.refs().writing().await;
         let (content, bytes) = ((&parsed, cache.as_ref()), &push.bytes);
         let store = |pin: Pin| async move { self.store(&pin, to, digest, push.tags, content, bytes).await };
