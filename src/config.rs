@@ -31,7 +31,7 @@ pub use ingredients::Ingredients;
 pub use network::{Network, PublicUrl};
 pub use pattern::{Glob, Pattern, ScopeTemplate, Template};
 pub use store::{Checksum, Redirect, S3Config, Secret, StoreConfig};
-pub use tenants::{Quota, ScopesConfig, TenantConfig};
+pub use tenants::{DiskShare, Quota, ScopesConfig, TenantConfig};
 pub use tls::{ClientAuth, TlsConfig};
 
 /// Everything that can be configured.

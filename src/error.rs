@@ -46,6 +46,12 @@ pub enum Error {
         "store is full: {} are free and {} are kept in reserve{}", shown(*free), shown(*reserve), others(*coming)
     )]
     Short { free: u64, reserve: u64, coming: u64 },
+    /// Scopes have their share of the disk.
+    #[error("scopes are full: together they may take {} of the disk, and have taken them", shown(*max))]
+    ScopesFull { max: u64 },
+    /// What a scope was sending has made room for others.
+    #[error("upload was ended to make room: the disk is short of it, and scopes give theirs first")]
+    Ended,
     #[error("tenant {tenant} has {} of the {} that it may store{}", shown(*stored), shown(*max), more(*size))]
     OverQuota { tenant: Tenant, stored: u64, max: u64, size: u64 },
     /// Another version has raised the format of the store beyond what this server reads.

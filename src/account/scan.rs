@@ -7,12 +7,12 @@ use std::time::{Instant, SystemTime};
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 
-use crate::capacity::usage::Scanned;
+use crate::capacity::usage::{Scanned, weight};
 use crate::content::condemned::fingerprint;
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::layout;
-use crate::layout::{Place, UploadItem};
+use crate::layout::Place;
 use crate::names::{RepoName, Tag, Tenant};
 use crate::oci::ManifestContent;
 use crate::refs::Refs;
@@ -35,12 +35,9 @@ pub(super) async fn scan(refs: &Refs, tenant: &Tenant) -> Result<(Scanned, Repos
     let mut repo: Option<RepoListing> = None;
     let mut listed = walk(&**refs.objects(), &layout::tenant_prefix(tenant));
     while let Some((place, meta)) = listed.try_next().await? {
+        scan.found.bytes += place.as_ref().map_or(0, |place| weight(place, meta.size));
         match place {
-            Some(Place::Blob { .. }) => {
-                scan.found.blobs += 1;
-                scan.found.bytes += meta.size;
-            }
-            Some(Place::Upload { item: UploadItem::Part { .. }, .. }) => scan.found.bytes += meta.size,
+            Some(Place::Blob { .. }) => scan.found.blobs += 1,
             Some(Place::Repo { repo: name, item, .. }) => {
                 if repo.as_ref().is_none_or(|known| known.name != name)
                     && let Some(all) = repo.replace(RepoListing::new(tenant, name))

@@ -55,14 +55,23 @@ impl Caches {
                     digest: Digest::sha256(&merged.manifest),
                     size: merged.manifest.len() as u64,
                 };
+                let newest = made.pushes.last().map(|(_, push)| push.manifest.layers.iter());
+                let is_whole = newest.is_some_and(|mut layers| layers.all(|layer| needed.contains(&layer.digest)));
                 let parsed = ManifestContent::parse(&merged.manifest, None).ok();
                 weight = parsed.as_ref().map(|parsed| Weight::of(parsed, served.size));
-                needed = parsed.map(|parsed| parsed.blobs).unwrap_or_default();
-                config = Some(merged.config_digest);
                 self.report(repo, tag, &explanation, began);
-                let (config, manifest) = ((merged.config_digest, merged.config), (served.digest, merged.manifest));
-                repo.put_view_content(pin, config, manifest).await?;
-                Some(served)
+                let content = ((merged.config_digest, merged.config), (served.digest, merged.manifest));
+                if repo.put_view_content(pin, content.0, content.1).await? {
+                    needed = parsed.map(|parsed| parsed.blobs).unwrap_or_default();
+                    config = Some(merged.config_digest);
+                    Some(served)
+                } else if is_whole {
+                    // What was pushed last is there by itself.
+                    weight = None;
+                    None
+                } else {
+                    return Err(Error::Full);
+                }
             }
             Some((View { outcome: ViewOutcome::Unchanged(index), .. }, first)) => {
                 let push = made.pushes.get(first + index);

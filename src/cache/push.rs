@@ -109,10 +109,7 @@ impl Caches {
         let (bytes, sent_as) = (push.bytes.clone(), push.content_type.map(str::to_string));
         let parse = move || read_manifest(&bytes, sent_as.as_deref(), makes_pushes);
         let (parsed, cache) = self.parse_manifest(to.repo(), push.bytes.len(), parse).await??;
-        if to.repo().blobs().is_scope() {
-            // The reserve is the tenants'.
-            to.blobs().expect_room().await?;
-        }
+        let _place = to.reserve_manifest(&digest, &parsed, push.bytes.len() as u64, push.tags.len()).await?;
         // Before the lock: a config may take long to parse.
         let new = match &cache {
             Some(cache) => Some(self.new_push(to.repo(), cache).await?),

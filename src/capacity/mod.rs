@@ -1,13 +1,20 @@
-//! Room for what is uploaded: the quota of its tenant, and the free space of the disk.
+//! Room for what is written: the quota of its tenant, the free space of the disk, and what scopes may take of it
+//! together.
 //!
 //! An upload takes its place before its body is read, where its length is known, so that what does not fit is refused
-//! before it is sent, and uploads at the same time do not take one room twice. Manifests, records and pointers are let
-//! through: they are small, a build fails without them after all of its layers were sent, and what makes room must be able
-//! to write too. That is what the reserve of the disk is for.
+//! before it is sent; what was not announced is announced portion by portion (`reservation.rs`). Manifests and what
+//! goes with them take room too. They may use half of the reserve, and a tenth more than a tenant's quota: a build
+//! fails without them after all of its layers were sent. The other half is for what makes room.
+//!
+//! Scopes stand in the way of scopes only. They leave a second reserve, in which eviction makes room for the tenants;
+//! what they have announced does not count against tenants; together they hold no more than their share of the disk;
+//! and what they have staged, or are sending, goes first when the disk is short of room. Where nobody but a scope is to
+//! blame for a store that is full, tenants wait for a round of eviction all the same.
 //!
 //! While somebody makes room, uploads that do not fit wait for that, for a while: a build that is late is better than one
 //! that fails. Nothing is remembered of a store that was full: every upload looks anew.
 
+mod reservation;
 pub mod usage;
 
 use std::sync::Arc;
@@ -16,20 +23,37 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
-use crate::capacity::usage::{Account, Usage};
+pub use reservation::{LAPSE, Reservation};
+
+use crate::capacity::reservation::UnderWay;
+use crate::capacity::usage::{Account, OBJECT_FLOOR, Usage};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::{Event, Events, Refused};
+use crate::layout;
 use crate::metrics::Metrics;
 use crate::names::Tenant;
-use crate::objects::{Objects, Space};
+use crate::objects::{Key, Objects, Space};
 
 /// Eviction for the disk begins when less than so many reserves are free, and ends when so many are.
 const LOW_RESERVES: u64 = 2;
 const ENOUGH_RESERVES: u64 = 3;
+/// The same for what scopes have: it is condemned while the tenants still have room, so that it has gone when they need
+/// it.
+const SCOPES_LOW_RESERVES: u64 = 4;
+const SCOPES_ENOUGH_RESERVES: u64 = 5;
+/// Scopes leave so many reserves to the tenants.
+const SCOPES_LEAVE_RESERVES: u64 = 2;
 /// The least that counts as a reserve for eviction, as a part of the disk: without one, eviction would begin when the
 /// disk is full.
 const EVICTION_PART: u64 = 100;
+/// Eviction for the share of the scopes begins above so many percent of it, and goes down to so many.
+const SHARE_HIGH_PERCENT: u64 = 90;
+const SHARE_LOW_PERCENT: u64 = 80;
+/// Manifests leave so much of the reserve to what makes room: one part in so many.
+const RECORDS_LEAVE_PART: u64 = 2;
+/// Manifests may take a tenant beyond its quota by one part of it in so many. Those of a scope may not.
+const RECORDS_BEYOND_PART: u64 = 10;
 
 /// How long an upload waits for room that is being made. Below the usual 60 s of proxies.
 const WAIT: Duration = Duration::from_secs(40);
@@ -42,18 +66,55 @@ const FUTILE_ROUNDS: u32 = 10;
 
 /// Who has how much room.
 pub struct Room {
-    usage: Usage,
+    usage: Arc<Usage>,
     objects: Arc<dyn Objects>,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     events: Events,
-    /// Bytes that uploads under way have announced and not yet written.
-    coming: AtomicU64,
+    under_way: UnderWay,
+    /// Bytes that tenants wait for which scopes could give them.
+    awaited: AtomicU64,
     pressed: Notify,
     /// Somebody makes room when told to.
     relieved: AtomicBool,
-    /// Tells that a round of eviction has ended and, when it left something full, until when there is no use in another.
-    rounds: watch::Sender<Option<Instant>>,
+    /// Tells that a round of eviction has ended.
+    rounds: watch::Sender<Futile>,
+}
+
+/// Until when there is no use in another round, where the last left something full.
+#[derive(Clone, Copy, Debug, Default)]
+struct Futile {
+    /// For tenants that are no scopes: a scope that has too much keeps none of them from waiting for room.
+    tenants: Option<Instant>,
+    scopes: Option<Instant>,
+}
+
+impl Futile {
+    fn is_for(self, tenant: &Tenant) -> bool {
+        let until = if tenant.is_scope() { self.scopes } else { self.tenants };
+        until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+/// What bytes are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// Blobs, and parts of them.
+    Content,
+    /// Manifests, and what goes with them.
+    Records,
+}
+
+/// Room that somebody asks for.
+#[derive(Clone)]
+struct Wanted {
+    tenant: Tenant,
+    account: Arc<Account>,
+    purpose: Purpose,
+    /// What the account is to take.
+    bytes: u64,
+    /// What the client says that it sends, in bytes.
+    told: u64,
 }
 
 /// A round of eviction. Dropped, it has ended, and those who wait for room look again.
@@ -64,16 +125,21 @@ pub struct Round {
 
 impl Drop for Round {
     fn drop(&mut self) {
-        let pause = FUTILE.max(self.began.elapsed() * FUTILE_ROUNDS);
-        self.room.rounds.send_replace(self.room.is_full().then(|| Instant::now() + pause));
+        let until = Instant::now() + FUTILE.max(self.began.elapsed() * FUTILE_ROUNDS);
+        let tenants = self.room.is_full().then_some(until);
+        let scopes = if self.room.are_scopes_full() { Some(until) } else { tenants };
+        self.room.rounds.send_replace(Futile { tenants, scopes });
     }
 }
 
 impl Room {
     pub fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>, events: Events) -> Room {
-        let usage = Usage::new(metrics.clone());
-        let (pressed, relieved, rounds) = (Notify::new(), AtomicBool::new(false), watch::Sender::new(None));
-        Room { usage, objects, config, metrics, events, coming: AtomicU64::new(0), pressed, relieved, rounds }
+        let usage = Arc::new(Usage::new(metrics.clone()));
+        let follows = usage.clone();
+        objects.watch(Arc::new(move |key, change| follows.follow(key, change)));
+        let (pressed, relieved, rounds) = (Notify::new(), AtomicBool::new(false), watch::Sender::default());
+        let (under_way, awaited) = (UnderWay::new(), AtomicU64::new(0));
+        Room { usage, objects, config, metrics, events, under_way, awaited, pressed, relieved, rounds }
     }
 
     /// Resolves when room is short, now or since it was last asked: something should be evicted at once, before the round
@@ -89,63 +155,130 @@ impl Room {
         &self.usage
     }
 
-    /// A place for an upload, now or when it has been made.
-    pub async fn wait(self: &Arc<Self>, tenant: &Tenant, size: Option<u64>) -> Result<Reservation> {
+    /// A place for an upload, now or when it has been made, with so many bytes `beside` it. Without a `size` it takes
+    /// what an object takes at least, and the rest as it comes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OverQuota`], [`Error::Short`] of the disk, and [`Error::ScopesFull`].
+    pub async fn wait(self: &Arc<Self>, tenant: &Tenant, size: Option<u64>, beside: u64) -> Result<Reservation> {
+        let told = size.unwrap_or(0);
+        let bytes = told.max(OBJECT_FLOOR).saturating_add(beside);
+        let (account, purpose) = (self.usage.account(tenant), Purpose::Content);
+        self.wait_for(&Wanted { tenant: tenant.clone(), account, purpose, bytes, told }).await
+    }
+
+    /// As [`Room::wait`], for `bytes` of manifests and what goes with them, as the account counts them.
+    pub async fn wait_for_records(self: &Arc<Self>, tenant: &Tenant, bytes: u64) -> Result<Reservation> {
+        self.wait_for(&self.records(tenant, bytes)).await
+    }
+
+    /// As [`Room::wait_for_records`], for what can be left: nobody waits for it.
+    pub fn take_for_records(self: &Arc<Self>, tenant: &Tenant, bytes: u64) -> Result<Reservation> {
+        self.take(&self.records(tenant, bytes))
+    }
+
+    fn records(&self, tenant: &Tenant, bytes: u64) -> Wanted {
+        let (account, purpose) = (self.usage.account(tenant), Purpose::Records);
+        Wanted { tenant: tenant.clone(), account, purpose, bytes, told: bytes }
+    }
+
+    async fn wait_for(self: &Arc<Self>, wanted: &Wanted) -> Result<Reservation> {
+        let mut taken = self.take(wanted);
+        if taken.is_err() {
+            taken = self.when_there_is_room(wanted, || self.take(wanted)).await;
+        }
+        self.refusing(wanted, taken)
+    }
+
+    /// Tells of what is refused.
+    fn refusing<T>(&self, wanted: &Wanted, taken: Result<T>) -> Result<T> {
+        if taken.is_err() {
+            self.events.emit(Event::Refused(Refused::Upload { tenant: &wanted.tenant }));
+        }
+        taken
+    }
+
+    /// What `take` takes, now or when a round of eviction has made room for it.
+    async fn when_there_is_room<T>(&self, wanted: &Wanted, mut take: impl FnMut() -> Result<T>) -> Result<T> {
+        let _awaited = Awaited::new(self, wanted);
         // Before the look: a round that ends just behind it is not missed.
         let mut rounds = self.rounds.subscribe();
-        let mut taken = self.take(tenant, size);
+        let mut taken = take();
         if taken.is_err() && self.relieved.load(Relaxed) {
             let waiting = async {
                 for _ in 0..ROUNDS {
-                    if taken.is_ok() || self.is_futile() || rounds.changed().await.is_err() {
+                    if taken.is_ok() || self.is_futile(&wanted.tenant) || rounds.changed().await.is_err() {
                         return;
                     }
-                    taken = self.take(tenant, size);
+                    taken = take();
                 }
             };
             // In vain or not, what the last look found counts.
             let _ = tokio::time::timeout(WAIT, waiting).await;
         }
-        if taken.is_err() {
-            self.events.emit(Event::Refused(Refused::Upload { tenant }));
-        }
         taken
     }
 
-    /// Asks for a round of eviction when the backend had no room.
-    pub fn noticing<T>(&self, done: Result<T>) -> Result<T> {
-        if let Err(Error::Full | Error::Short { .. }) = &done {
-            self.press();
+    /// Asks for a round of eviction when the backend had no room for the object `key`.
+    pub fn noticing<T>(&self, key: &Key, done: Result<T>) -> Result<T> {
+        if let Err(Error::Full | Error::Short { .. }) = &done
+            && let Some(tenant) = layout::tenant_of(key.as_str())
+        {
+            self.press(&tenant);
         }
         done
     }
 
-    fn press(&self) {
-        if !self.is_futile() {
+    /// Follows deletes of objects that were known to have so many bytes, where the backend does not tell of them.
+    pub fn deleted<'a>(&self, objects: impl IntoIterator<Item = (&'a Key, u64)>) {
+        if self.objects.traits().remote {
+            objects.into_iter().for_each(|(key, size)| self.usage.follow_delete(key, size));
+        }
+    }
+
+    /// Ends the upload of a scope to which nothing has come for longest, and for `idle` at least, so that what it has
+    /// written goes. Returns whether there was one.
+    pub async fn end_idle_of_scopes(&self, idle: Duration) -> bool {
+        self.under_way.end_idle_of_scopes(idle).await
+    }
+
+    fn press(&self, tenant: &Tenant) {
+        if !self.is_futile(tenant) {
             self.pressed.notify_one();
         }
     }
 
-    fn is_futile(&self) -> bool {
-        self.rounds.borrow().is_some_and(|until| Instant::now() < until)
+    fn is_futile(&self, tenant: &Tenant) -> bool {
+        self.rounds.borrow().is_for(tenant)
     }
 
-    /// Whether the disk takes no uploads, or something should have been condemned that was not.
+    /// Whether the disk takes no uploads of tenants, or something of theirs should have been condemned that was not.
     fn is_full(&self) -> bool {
-        self.is_short() || self.is_below(1)
+        let mut tenants = self.usage.accounts().into_iter().filter(|(tenant, _)| !tenant.is_scope());
+        self.shortage() > 0 || self.is_below(1) || tenants.any(|(tenant, _)| self.excess(&tenant) > 0)
     }
 
-    /// Whether something should go that has not been condemned yet.
-    fn is_short(&self) -> bool {
-        let mut accounts = self.usage.accounts().into_iter();
-        self.shortage() > 0 || accounts.any(|(tenant, _)| self.excess(&tenant) > 0)
+    /// The same for what scopes have.
+    fn are_scopes_full(&self) -> bool {
+        let mut scopes = self.usage.accounts().into_iter().filter(|(tenant, _)| tenant.is_scope());
+        self.excess_of_scopes() > 0 || scopes.any(|(tenant, _)| self.excess(&tenant) > 0)
     }
 
-    /// Whether a tenant has more than its quota wants, with what is being sent to it.
+    /// Whether a tenant has more than its quota wants, with what is being sent to it; of a scope, also whether all of
+    /// them together have more than they may, or than others leave them.
     pub fn is_over(&self, tenant: &Tenant) -> bool {
         let account = self.usage.account(tenant);
         let used = account.live().saturating_add(account.arriving());
-        self.config.quota(tenant).high.is_some_and(|high| used > high)
+        let is_over = self.config.quota(tenant).high.is_some_and(|high| used > high);
+        is_over || tenant.is_scope() && self.are_scopes_pressed()
+    }
+
+    /// Whether what scopes have is to go soon, also what of it has been condemned.
+    fn are_scopes_pressed(&self) -> bool {
+        let held = self.usage.of_scopes();
+        let is_above_share = self.share_of_scopes().is_some_and(|share| held > percent(share, SHARE_HIGH_PERCENT));
+        held > 0 && (is_above_share || self.lacking() > 0 || self.is_below(SCOPES_LOW_RESERVES))
     }
 
     /// Whether the disk needs room soon, also that of what has been condemned.
@@ -153,12 +286,27 @@ impl Room {
         self.shortage() > 0 || self.is_below(LOW_RESERVES)
     }
 
-    /// Whether there is less than so many reserves beside what is being sent. Unlike an upload that finds it so, whoever
-    /// collects does not ask for another collection.
+    /// Whether uploads of scopes are to go: the disk needs room soon, or tenants wait for what scopes have.
+    pub fn is_low_for_scopes(&self) -> bool {
+        self.is_low() || self.lacking() > 0
+    }
+
+    /// Bytes that scopes should give for what tenants wait for.
+    fn lacking(&self) -> u64 {
+        let (awaited, Some(space)) = (self.awaited.load(Relaxed), self.space()) else { return 0 };
+        if awaited == 0 {
+            return 0;
+        }
+        let needed = self.config.store.reserve(space.total).saturating_add(self.under_way.coming());
+        needed.saturating_add(awaited).saturating_sub(space.free).min(self.usage.of_scopes())
+    }
+
+    /// Whether there is less than so many reserves beside what is being sent to tenants. Unlike an upload that finds it
+    /// so, whoever collects does not ask for another collection.
     fn is_below(&self, reserves: u64) -> bool {
         self.space().is_some_and(|space| {
             let reserve = self.config.store.reserve(space.total).saturating_mul(reserves);
-            space.free < reserve.saturating_add(self.coming.load(Relaxed))
+            space.free < reserve.saturating_add(self.under_way.coming())
         })
     }
 
@@ -173,15 +321,36 @@ impl Room {
 
     /// Bytes that should go, of whichever tenant, for the disk. What is condemned goes already.
     pub fn shortage(&self) -> u64 {
+        self.shortage_below(LOW_RESERVES, ENOUGH_RESERVES)
+    }
+
+    fn shortage_below(&self, low: u64, enough: u64) -> u64 {
         let Some(space) = self.space() else { return 0 };
         let reserve = self.config.store.reserve(space.total).max(space.total / EVICTION_PART);
         let condemned: u64 = self.usage.accounts().iter().map(|(_, account)| account.stored() - account.live()).sum();
-        let free = space.free.saturating_add(condemned).saturating_sub(self.coming.load(Relaxed));
-        if free < LOW_RESERVES.saturating_mul(reserve) {
-            ENOUGH_RESERVES.saturating_mul(reserve).saturating_sub(free)
-        } else {
-            0
+        let free = space.free.saturating_add(condemned).saturating_sub(self.under_way.coming());
+        if free < low.saturating_mul(reserve) { enough.saturating_mul(reserve).saturating_sub(free) } else { 0 }
+    }
+
+    /// Bytes of scopes that should go, of whichever: for their share of the disk, and for the room that tenants may
+    /// need before what is condemned from then on has gone.
+    fn excess_of_scopes(&self) -> u64 {
+        let scopes = self.usage.accounts().into_iter().filter(|(tenant, _)| tenant.is_scope());
+        let condemned: u64 = scopes.map(|(_, account)| account.stored() - account.live()).sum();
+        let held = self.usage.of_scopes().saturating_sub(condemned);
+        if held == 0 {
+            return 0;
         }
+        let of_share = match self.share_of_scopes() {
+            Some(share) if held > percent(share, SHARE_HIGH_PERCENT) => held - percent(share, SHARE_LOW_PERCENT),
+            _ => 0,
+        };
+        of_share.max(self.shortage_below(SCOPES_LOW_RESERVES, SCOPES_ENOUGH_RESERVES)).max(self.lacking())
+    }
+
+    /// Bytes of the disk that scopes may hold together; nothing where there is no disk.
+    fn share_of_scopes(&self) -> Option<u64> {
+        Some(self.config.scopes.share.of(self.space()?.total))
     }
 
     /// Bytes of a tenant that should go while the disk is short of room. Scopes give all that they have before any tenant
@@ -196,7 +365,8 @@ impl Room {
         };
         let scopes = sum(true);
         let (due, all) = match tenant.is_scope() {
-            true => (shortage.min(scopes), scopes),
+            true if shortage == 0 && !self.are_scopes_pressed() => return 0,
+            true => (shortage.max(self.excess_of_scopes()).min(scopes), scopes),
             false => (shortage.saturating_sub(scopes), sum(false)),
         };
         let live = self.usage.account(tenant).live();
@@ -210,57 +380,70 @@ impl Room {
         Some(space)
     }
 
-    /// A place for an upload of `size` bytes; without a size, for as long as there is room at all.
-    fn take(self: &Arc<Self>, tenant: &Tenant, size: Option<u64>) -> Result<Reservation> {
-        let (account, bytes) = (self.usage.account(tenant), size.unwrap_or(0));
+    fn take(self: &Arc<Self>, wanted: &Wanted) -> Result<Reservation> {
         // Announced first and looked at then: of two that fit only alone, one at least sees the other.
-        account.announce(bytes);
-        self.coming.fetch_add(bytes, Relaxed);
-        let mut place = Reservation { room: self.clone(), account, bytes, coming: bytes };
-        let fits = self.fits_quota(tenant, &place).and_then(|()| self.fits_disk_for(tenant));
-        if fits.is_err() {
-            self.press();
-            place.give_back();
-        }
-        fits.map(|()| place)
+        let place = Reservation::new(self, wanted.clone());
+        self.fits(wanted, 0).map(|()| place)
     }
 
-    fn fits_quota(&self, tenant: &Tenant, place: &Reservation) -> Result<()> {
-        let quota = self.config.quota(tenant);
-        let stored = place.account.live();
-        let used = stored.saturating_add(place.account.arriving());
-        if quota.high.is_some_and(|high| used > high) {
-            self.press();
+    /// Whether there is room for what has been announced, and for `unwritten` bytes that are about to be written.
+    fn fits(&self, wanted: &Wanted, unwritten: u64) -> Result<()> {
+        let looked = self.fits_now(wanted, unwritten);
+        let fits = if looked.is_err() && self.under_way.lapse() { self.fits_now(wanted, unwritten) } else { looked };
+        if fits.is_err() {
+            self.press(&wanted.tenant);
         }
+        fits
+    }
+
+    fn fits_now(&self, wanted: &Wanted, unwritten: u64) -> Result<()> {
+        self.fits_quota(wanted)?;
+        let Some(space) = self.space() else { return Ok(()) };
+        self.fits_share(wanted, space)?;
+        self.fits_disk(wanted, space, unwritten)
+    }
+
+    fn fits_quota(&self, wanted: &Wanted) -> Result<()> {
+        let (tenant, quota) = (&wanted.tenant, self.config.quota(&wanted.tenant));
+        let stored = wanted.account.live();
+        let used = stored.saturating_add(wanted.account.arriving());
+        if quota.high.is_some_and(|high| used > high) {
+            self.press(tenant);
+        }
+        let beyond = match wanted.purpose {
+            Purpose::Records if !tenant.is_scope() => RECORDS_BEYOND_PART,
+            _ => u64::MAX,
+        };
         match quota.max {
-            // An upload that tells no size may begin while there is a byte left.
-            Some(max) if used > max || used == max && place.bytes == 0 => {
-                Err(Error::OverQuota { tenant: tenant.clone(), stored, max, size: place.bytes })
+            Some(max) if used > max.saturating_add(max / beyond) => {
+                Err(Error::OverQuota { tenant: tenant.clone(), stored, max, size: wanted.told })
             }
             _ => Ok(()),
         }
     }
 
-    /// Scopes do not take the room in which eviction makes some for the tenants.
-    fn fits_disk_for(&self, tenant: &Tenant) -> Result<()> {
-        self.fits_disk()?;
-        if !tenant.is_scope() {
-            return Ok(());
-        }
-        let Some(space) = self.space() else { return Ok(()) };
-        let (reserve, coming) = (LOW_RESERVES * self.config.store.reserve(space.total), self.coming.load(Relaxed));
-        if space.free < reserve.saturating_add(coming) {
-            return Err(Error::Short { free: space.free, reserve, coming });
+    fn fits_share(&self, wanted: &Wanted, space: Space) -> Result<()> {
+        let max = self.config.scopes.share.of(space.total);
+        if wanted.tenant.is_scope() && self.usage.of_scopes() > max {
+            return Err(Error::ScopesFull { max });
         }
         Ok(())
     }
 
-    fn fits_disk(&self) -> Result<()> {
-        let Some(space) = self.space() else { return Ok(()) };
-        let (reserve, coming) = (self.config.store.reserve(space.total), self.coming.load(Relaxed));
-        if space.free < LOW_RESERVES * reserve {
-            self.press();
+    fn fits_disk(&self, wanted: &Wanted, space: Space, unwritten: u64) -> Result<()> {
+        let reserve = self.config.store.reserve(space.total);
+        if space.free < LOW_RESERVES.saturating_mul(reserve) {
+            self.press(&wanted.tenant);
         }
+        let (reserve, coming) = match wanted.purpose {
+            _ if wanted.tenant.is_scope() => {
+                let coming = self.under_way.coming().saturating_add(self.under_way.coming_to_scopes());
+                (SCOPES_LEAVE_RESERVES.saturating_mul(reserve), coming)
+            }
+            Purpose::Content => (reserve, self.under_way.coming()),
+            Purpose::Records => (reserve / RECORDS_LEAVE_PART, wanted.bytes),
+        };
+        let coming = coming.saturating_add(unwritten);
         if space.free < reserve.saturating_add(coming) {
             return Err(Error::Short { free: space.free, reserve, coming });
         }
@@ -268,44 +451,30 @@ impl Room {
     }
 }
 
-/// The room that one upload has, given back when it is dropped.
-pub struct Reservation {
-    room: Arc<Room>,
-    account: Arc<Account>,
-    /// Of the quota.
+fn percent(of: u64, percent: u64) -> u64 {
+    of / 100 * percent
+}
+
+/// What a tenant waits for that scopes could give it. A wish that all of theirs would not fulfil is nobody's concern.
+struct Awaited<'a> {
+    room: &'a Room,
     bytes: u64,
-    /// Of the disk, not yet written.
-    coming: u64,
 }
 
-impl Reservation {
-    /// So many bytes are about to be written.
-    pub fn write(&mut self, bytes: u64) -> Result<()> {
-        let announced = bytes.min(self.coming);
-        self.room.coming.fetch_sub(announced, Relaxed);
-        self.coming -= announced;
-        // What told its length has been looked at.
-        if announced == bytes { Ok(()) } else { self.room.fits_disk() }
-    }
-
-    /// The blob is stored.
-    pub fn stored(self, bytes: u64) {
-        self.account.received(bytes);
-    }
-
-    /// A part of a blob is stored.
-    pub fn staged(self, bytes: u64) {
-        self.account.staged(i64::try_from(bytes).unwrap_or(i64::MAX));
-    }
-
-    fn give_back(&mut self) {
-        self.account.arrived(std::mem::take(&mut self.bytes));
-        self.room.coming.fetch_sub(std::mem::take(&mut self.coming), Relaxed);
+impl Awaited<'_> {
+    fn new<'a>(room: &'a Room, wanted: &Wanted) -> Awaited<'a> {
+        let could_be_had = room.space().is_some_and(|space| {
+            let needed = room.config.store.reserve(space.total).saturating_add(room.under_way.coming());
+            needed.saturating_add(wanted.bytes) <= space.free.saturating_add(room.usage.of_scopes())
+        });
+        let bytes = if could_be_had && !wanted.tenant.is_scope() { wanted.bytes } else { 0 };
+        room.awaited.fetch_add(bytes, Relaxed);
+        Awaited { room, bytes }
     }
 }
 
-impl Drop for Reservation {
+impl Drop for Awaited<'_> {
     fn drop(&mut self) {
-        self.give_back();
+        self.room.awaited.fetch_sub(self.bytes, Relaxed);
     }
 }

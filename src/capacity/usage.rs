@@ -1,10 +1,13 @@
 //! How much each tenant stores: an account in memory, so that no request counts anything.
 //!
-//! It begins with a scan of the store in the background and then follows what this server writes and deletes. Each later
-//! scan replaces it. It is an estimate: until the first scan is through it knows of nothing; what was written or deleted
-//! during a scan may count twice; a blob that is sent although it was there counts again until the next scan; and in a
-//! bucket each replica sees what the others do only when it scans. All of this is corrected by the next scan, and none of
-//! it decides what is deleted.
+//! It begins with a scan of the store in the background and then follows what the backend says that this server has
+//! written and deleted. Both weigh an object alike ([`weight`]), so on files, which have one owner, an account is what
+//! the next scan finds. Each scan replaces it: until the first is through it knows of nothing, and what is written or
+//! deleted during one may count twice. In a bucket it is an estimate: what is sent although it was there counts again,
+//! and what other replicas do is not seen, until the next scan. None of it decides what is deleted.
+//!
+//! Invariant: every object of a tenant counts, with [`OBJECT_FLOOR`] at least: a tenant that stores many small ones
+//! takes its room like one that stores few large ones.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,17 +16,73 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
+use crate::layout::{self, EntryItem, Place, RepoItem, UploadItem};
 use crate::metrics::Metrics;
 use crate::metrics::tenant::TenantMetrics;
 use crate::names::Tenant;
+use crate::objects::{Change, Held, Key};
+
+/// The least that an object counts for, in bytes: what a file takes at least, with its name, its inode and its block.
+pub const OBJECT_FLOOR: u64 = 4 << 10;
+
+/// What an object of `size` bytes takes of its tenant's account, in bytes. A root pays for the note of its last use,
+/// which is written when somebody reads: to read is never refused for want of room.
+pub fn weight(place: &Place, size: u64) -> u64 {
+    let bytes = size.max(OBJECT_FLOOR);
+    match place {
+        Place::Repo { item: RepoItem::Used(_) | RepoItem::Entry(_, EntryItem::Used), .. } => 0,
+        Place::Repo { item: RepoItem::Tag(_) | RepoItem::Entry(_, EntryItem::Record), .. } => bytes + OBJECT_FLOOR,
+        _ => bytes,
+    }
+}
+
+/// As [`weight`], by the key; nothing when it is not an object of a tenant.
+pub fn weight_of(key: &str, size: u64) -> Option<(Tenant, u64)> {
+    let place = layout::parse(key)?;
+    let weight = weight(&place, size);
+    match place {
+        Place::Blob { tenant, .. } | Place::Repo { tenant, .. } | Place::Upload { tenant, .. } => {
+            Some((tenant, weight))
+        }
+        _ => None,
+    }
+}
+
+/// Objects that are written again under their key: where the backend does not say what was there before, each writing
+/// would count. Those of tenants are left to the next scan, so that nobody is refused for them; those of scopes count
+/// each time, so that no scope goes past its quota by them.
+fn is_left_to_scans(place: &Place) -> bool {
+    use RepoItem::{Push, Referrer, Tag, Used, View};
+    match place {
+        Place::Repo { tenant, item, .. } => {
+            let is_rewritten = matches!(
+                item,
+                Tag(_) | View(_) | Used(_) | Push(..) | Referrer { .. } | RepoItem::Entry(_, EntryItem::Used)
+            );
+            is_rewritten && !tenant.is_scope()
+        }
+        // With each chunk, which counts.
+        Place::Upload { item, .. } => *item == UploadItem::State,
+        _ => false,
+    }
+}
 
 /// The accounts of all tenants.
 pub struct Usage {
     accounts: RwLock<BTreeMap<Tenant, Arc<Account>>>,
     metrics: Arc<Metrics>,
+    of_scopes: Arc<Together>,
 }
 
-/// What one tenant stores, as far as this server knows. Bytes are those of blobs, finished or staged.
+/// What all scopes have together.
+#[derive(Default)]
+struct Together {
+    stored: AtomicI64,
+    arriving: AtomicU64,
+}
+
+/// What one tenant stores, as far as this server knows. Bytes are the weights of all its objects ([`weight`]), those of
+/// uploads that are not finished included.
 pub struct Account {
     /// What the last scan found, less what had changed before it began: so the sum with `changed` is right.
     base: Count,
@@ -34,8 +93,9 @@ pub struct Account {
     arriving: AtomicU64,
     scanned: Mutex<Option<Scanned>>,
     counted: Arc<TenantMetrics>,
-    /// There is one for each pull request: they share their numbers, so that none can say how much there is in it.
-    is_scope: bool,
+    /// Where it is a scope, what all of them have. There is one for each pull request: they share their metrics, so
+    /// that none can say how much there is in it.
+    of_scopes: Option<Arc<Together>>,
 }
 
 #[derive(Default)]
@@ -75,18 +135,55 @@ pub struct Began {
 
 impl Usage {
     pub fn new(metrics: Arc<Metrics>) -> Usage {
-        Usage { accounts: RwLock::default(), metrics }
+        Usage { accounts: RwLock::default(), metrics, of_scopes: Arc::default() }
     }
 
     pub fn account(&self, tenant: &Tenant) -> Arc<Account> {
         let known = self.accounts.read().get(tenant).cloned();
         known.unwrap_or_else(|| {
             let mut accounts = self.accounts.write();
-            let account = accounts
-                .entry(tenant.clone())
-                .or_insert_with(|| Arc::new(Account::new(self.metrics.tenants.of(tenant), tenant.is_scope())));
+            let account = accounts.entry(tenant.clone()).or_insert_with(|| {
+                let of_scopes = tenant.is_scope().then(|| self.of_scopes.clone());
+                Arc::new(Account::new(self.metrics.tenants.of(tenant), of_scopes))
+            });
             account.clone()
         })
+    }
+
+    /// Bytes that all scopes have together: stored, what is condemned included, and announced by uploads under way.
+    pub fn of_scopes(&self) -> u64 {
+        let stored = u64::try_from(self.of_scopes.stored.load(Relaxed)).unwrap_or(0);
+        stored.saturating_add(self.of_scopes.arriving.load(Relaxed))
+    }
+
+    /// Follows a delete in a bucket, which does not say what it removed: an object that was known to have `size` bytes.
+    pub fn follow_delete(&self, key: &Key, size: u64) {
+        if layout::parse(key.as_str()).is_some_and(|place| !is_left_to_scans(&place)) {
+            self.follow(key, Change { before: Held::Bytes(size), after: Held::Nothing });
+        }
+    }
+
+    /// Follows a change of the store that this process has made.
+    pub fn follow(&self, key: &Key, change: Change) {
+        let Some(place) = layout::parse(key.as_str()) else { return };
+        let (Place::Blob { tenant, .. } | Place::Repo { tenant, .. } | Place::Upload { tenant, .. }) = &place else {
+            return;
+        };
+        let bytes = |held| match held {
+            Held::Bytes(size) => Some(weight(&place, size)),
+            Held::Nothing | Held::Unknown => None,
+        };
+        let (before, after) = match change {
+            // Whoever deletes says what is known of it.
+            Change { before: Held::Unknown, after: Held::Nothing } => return,
+            Change { before: Held::Unknown, .. } if is_left_to_scans(&place) => return,
+            Change { before, after } => (bytes(before), bytes(after)),
+        };
+        let blobs = match place {
+            Place::Blob { .. } => i64::from(after.is_some()) - i64::from(before.is_some()),
+            _ => 0,
+        };
+        self.account(tenant).change(signed(after.unwrap_or(0)) - signed(before.unwrap_or(0)), blobs);
     }
 
     /// All accounts there are, by name.
@@ -109,13 +206,18 @@ impl Usage {
         }
         let mut accounts = self.accounts.write();
         accounts.retain(|tenant, account| {
-            !tenant.is_scope() || found.contains(tenant) || account.stored() > 0 || Arc::strong_count(account) > 1
+            let stays =
+                !tenant.is_scope() || found.contains(tenant) || account.stored() > 0 || Arc::strong_count(account) > 1;
+            if !stays {
+                self.of_scopes.stored.fetch_sub(account.raw_bytes(), Relaxed);
+            }
+            stays
         });
     }
 }
 
 impl Account {
-    fn new(counted: Arc<TenantMetrics>, is_scope: bool) -> Account {
+    fn new(counted: Arc<TenantMetrics>, of_scopes: Option<Arc<Together>>) -> Account {
         Account {
             base: Count::default(),
             changed: Count::default(),
@@ -123,7 +225,7 @@ impl Account {
             arriving: AtomicU64::default(),
             scanned: Mutex::default(),
             counted,
-            is_scope,
+            of_scopes,
         }
     }
 
@@ -164,39 +266,33 @@ impl Account {
         scanned.as_ref()?.repositories.get(repo).copied()
     }
 
-    /// A blob was stored.
-    pub fn added(&self, bytes: u64) {
-        self.change(signed(bytes), 1);
-    }
-
-    /// Somebody sent a blob that was stored.
-    pub fn received(&self, bytes: u64) {
-        self.added(bytes);
-        self.counted.stored_new_bytes.inc_by(bytes);
-    }
-
-    /// A blob was deleted.
-    pub fn removed(&self, bytes: u64) {
-        self.change(-signed(bytes), -1);
-    }
-
-    /// Bytes were staged by a chunked upload, or removed again.
-    pub fn staged(&self, bytes: i64) {
-        self.change(bytes, 0);
-    }
-
     fn change(&self, bytes: i64, blobs: i64) {
         self.changed.bytes.fetch_add(bytes, Relaxed);
         self.changed.blobs.fetch_add(blobs, Relaxed);
+        if let Some(together) = &self.of_scopes {
+            together.stored.fetch_add(bytes, Relaxed);
+        }
         self.show();
     }
 
-    pub fn announce(&self, bytes: u64) {
-        self.arriving.fetch_add(bytes, Relaxed);
+    fn raw_bytes(&self) -> i64 {
+        self.base.bytes.load(Relaxed).saturating_add(self.changed.bytes.load(Relaxed))
     }
 
+    /// An upload takes so many bytes more.
+    pub fn announce(&self, bytes: u64) {
+        self.arriving.fetch_add(bytes, Relaxed);
+        if let Some(together) = &self.of_scopes {
+            together.arriving.fetch_add(bytes, Relaxed);
+        }
+    }
+
+    /// Bytes that were announced are stored, or do not come.
     pub fn arrived(&self, bytes: u64) {
         self.arriving.fetch_sub(bytes, Relaxed);
+        if let Some(together) = &self.of_scopes {
+            together.arriving.fetch_sub(bytes, Relaxed);
+        }
     }
 
     /// How many of the stored bytes are about to be deleted.
@@ -214,7 +310,11 @@ impl Account {
 
     /// Replaces the account by what was found, with what has changed since.
     pub fn set_scanned(&self, began: Began, found: Scanned) {
-        self.base.bytes.store(signed(found.bytes) - began.bytes, Relaxed);
+        let base = signed(found.bytes) - began.bytes;
+        let before = self.base.bytes.swap(base, Relaxed);
+        if let Some(together) = &self.of_scopes {
+            together.stored.fetch_add(base - before, Relaxed);
+        }
         self.base.blobs.store(signed(found.blobs) - began.blobs, Relaxed);
         if let Some(gauges) = self.gauges() {
             let tags = found.repositories.values().map(|repo| repo.tags).sum();
@@ -228,7 +328,7 @@ impl Account {
     }
 
     fn gauges(&self) -> Option<&TenantMetrics> {
-        (!self.is_scope).then_some(&*self.counted)
+        self.of_scopes.is_none().then_some(&*self.counted)
     }
 
     fn show(&self) {
@@ -258,10 +358,11 @@ mod tests {
         let scope = |name: &str| tenant.scope(&ScopeName::of(name));
         let [gone, used, written] = ["pr:1", "pr:2", "pr:3"].map(scope);
         for tenant in [&tenant, &gone, &used, &written] {
-            usage.account(tenant).added(7);
+            usage.account(tenant).change(7, 1);
         }
+        assert_eq!(usage.of_scopes(), 21);
         let (known, held) = (usage.begin_scan(), usage.account(&used));
-        usage.account(&written).added(5);
+        usage.account(&written).change(5, 1);
         usage.keep(&[], known);
         let left: Vec<(Tenant, u64)> =
             usage.accounts().iter().map(|(of, account)| (of.clone(), account.stored())).collect();
@@ -270,6 +371,7 @@ mod tests {
         assert_eq!(left, expected);
         held.announce(3);
         assert_eq!(usage.account(&used).arriving(), 3);
+        assert_eq!(usage.of_scopes(), 5 + 3);
     }
 
     #[test]
@@ -277,18 +379,39 @@ mod tests {
         let metrics = Arc::new(Metrics::default());
         let usage = Usage::new(metrics.clone());
         let account = usage.account(&Tenant::default_tenant());
-        account.added(10);
-        account.added(10);
+        account.change(20, 2);
         let began = account.begin_scan();
-        account.added(5);
+        account.change(5, 1);
         account.set_scanned(began, Scanned { bytes: 100, blobs: 7, ..Scanned::default() });
         assert_eq!((account.stored(), account.blobs()), (105, 8));
-        account.removed(100);
-        account.removed(100);
+        account.change(-200, -2);
         assert_eq!((account.stored(), account.blobs()), (0, 6));
-        account.added(200);
+        account.change(200, 1);
         account.set_condemned(50);
         assert_eq!((account.stored(), account.live()), (105, 55));
         assert!(metrics.render().contains("larder_stored_bytes{tenant=\"default\"} 105"));
+    }
+
+    #[test]
+    fn whatever_is_written_and_deleted_leaves_an_account_as_it_was() {
+        let usage = Usage::new(Arc::new(Metrics::default()));
+        let (tenant, repo) = (Tenant::default_tenant(), "app".parse().unwrap());
+        let digest = crate::digest::Digest::sha256(b"x");
+        let account = usage.account(&tenant);
+        for (key, taken) in [
+            (layout::blob(&tenant, &digest), OBJECT_FLOOR),
+            (layout::manifest(&tenant, &repo, &digest), OBJECT_FLOOR),
+            (layout::tag(&tenant, &repo, &"v1".parse().unwrap()), 2 * OBJECT_FLOOR),
+            (layout::used(&tenant, &repo, &"v1".parse().unwrap()), 0),
+            (layout::clock(), 0),
+        ] {
+            usage.follow(&key, Change { before: Held::Nothing, after: Held::Bytes(1) });
+            assert_eq!(account.stored(), taken, "{key}");
+            // Written again, it is there once.
+            usage.follow(&key, Change { before: Held::Bytes(1), after: Held::Bytes(OBJECT_FLOOR + 1) });
+            assert_eq!(account.stored(), if taken > 0 { taken + 1 } else { 0 }, "{key}");
+            usage.follow(&key, Change { before: Held::Bytes(OBJECT_FLOOR + 1), after: Held::Nothing });
+            assert_eq!((account.stored(), account.blobs()), (0, 0), "{key}");
+        }
     }
 }

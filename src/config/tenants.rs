@@ -36,12 +36,41 @@ pub struct ScopesConfig {
     pub max_age: Span,
     /// How much each may store.
     pub quota: Quota,
+    /// How much of the disk all of them may hold together.
+    pub share: DiskShare,
 }
+
+/// A part of a disk: more than nothing, and at most all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "f64")]
+pub struct DiskShare(f64);
+
+impl DiskShare {
+    /// The part of so many bytes.
+    pub fn of(self, total: u64) -> u64 {
+        (total as f64 * self.0) as u64
+    }
+}
+
+impl TryFrom<f64> for DiskShare {
+    type Error = &'static str;
+
+    fn try_from(part: f64) -> Result<DiskShare, Self::Error> {
+        if part > 0.0 && part <= 1.0 { Ok(DiskShare(part)) } else { Err("a share is above 0 and at most 1") }
+    }
+}
+
+/// What scopes may hold together when nothing is configured.
+const SCOPES_SHARE: f64 = 0.5;
 
 impl Default for ScopesConfig {
     fn default() -> Self {
         let written = Written { max: Some(ByteSize::gib(10)), high: None, low: None };
-        ScopesConfig { max_age: Span::hours(14 * 24), quota: Quota::try_from(written).unwrap_or_default() }
+        ScopesConfig {
+            max_age: Span::hours(14 * 24),
+            quota: Quota::try_from(written).unwrap_or_default(),
+            share: DiskShare(SCOPES_SHARE),
+        }
     }
 }
 
@@ -168,6 +197,12 @@ mod tests {
         assert_eq!(of("max = 1000, high = 1000, low = 1"), Quota { max: Some(1000), high: Some(1000), low: Some(1) });
         assert_eq!(of("high = 100"), Quota { max: None, high: Some(100), low: Some(90) });
         assert_eq!(of(""), Quota::default());
+        for (text, half) in [("", 500), ("share = 0.25", 250), ("share = 1.0", 1000), ("share = 1", 1000)] {
+            assert_eq!(parse(&format!("[scopes]\n{text}\n")).unwrap().scopes.share.of(1000), half, "{text}");
+        }
+        for bad in ["0.0", "-0.5", "1.01", "nan"] {
+            assert!(parse(&format!("[scopes]\nshare = {bad}\n")).is_err(), "{bad}");
+        }
         for bad in ["max = 1, high = 2", "high = 1, low = 2", "low = 2", "soft = 1"] {
             assert!(quota(bad).is_err(), "{bad}");
         }

@@ -89,11 +89,12 @@ impl Writer {
         let deadline = self.reader().deadline().restarted();
         let bytes = only.join();
         fits(digest, hash(digest.algorithm(), bytes.clone()).await?)?;
-        place.write(bytes.len() as u64)?;
+        place.write(bytes.len() as u64).await?;
         let put = async { content.calls(deadline).put(&key, bytes.clone()).await };
         let written = content.write(&key, deadline, put).await?;
         let size = written.meta().size;
-        place.stored(size);
+        self.reader().counted().stored_new_bytes.inc_by(size);
+        drop(place);
         if size <= content.hot_blob_max() {
             content.hot().keep_pushed(Slot::Whole(key), &bytes);
         }
@@ -113,7 +114,7 @@ impl Writer {
         let mut draft = content.objects().begin(&key, size).await?;
         let watch = Watch { hashers: vec![Hasher::new(digest.algorithm())], keep: self.keep(&key, size) };
         let received = pump(first, &mut body, &mut *draft, watch, (limit, &mut place)).await;
-        let received = content.room().noticing(received)?;
+        let received = content.room().noticing(&key, received)?;
         if let Some(error) = received.failed {
             return Err(Error::Body(error));
         }
@@ -123,7 +124,8 @@ impl Writer {
         // The body took as long as it took.
         let deadline = self.reader().deadline().restarted();
         let written = content.write(&key, deadline, async { Ok(draft.commit().await?) }).await?;
-        place.stored(written.meta().size);
+        self.reader().counted().stored_new_bytes.inc_by(written.meta().size);
+        drop(place);
         if let Some(keep) = received.watch.keep {
             keep.commit(&written.meta().version);
         }
@@ -146,7 +148,12 @@ impl Writer {
 
     /// Room for `size` bytes, now or when it has been made.
     pub(super) async fn reserve(&self, size: Option<u64>) -> Result<Reservation> {
-        self.reader().content().room().wait(self.reader().tenant(), size).await
+        self.reserve_with(size, 0).await
+    }
+
+    /// As [`Writer::reserve`], with so many bytes of something that is written beside it.
+    pub(super) async fn reserve_with(&self, size: Option<u64>, beside: u64) -> Result<Reservation> {
+        self.reader().content().room().wait(self.reader().tenant(), size, beside).await
     }
 }
 

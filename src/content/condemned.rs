@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::calls::{Calls, FAN_OUT, json};
+use crate::capacity::usage::weight_of;
 use crate::config::{CollectConfig, Ingredients};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
@@ -58,11 +59,12 @@ pub struct CondemnedList {
 }
 
 impl CondemnedList {
-    fn blob_bytes(&self) -> BTreeMap<Tenant, u64> {
+    /// What goes of each tenant's account.
+    fn weights(&self) -> BTreeMap<Tenant, u64> {
         let mut bytes = BTreeMap::new();
         for (key, size) in self.keys.iter().zip(&self.sizes) {
-            if let Some(Place::Blob { tenant, .. }) = layout::parse(key) {
-                *bytes.entry(tenant).or_default() += size;
+            if let Some((tenant, weight)) = weight_of(key, *size) {
+                *bytes.entry(tenant).or_default() += weight;
             }
         }
         bytes
@@ -143,7 +145,7 @@ pub(crate) fn fingerprint(key: &str) -> u64 {
 struct Known {
     kind: CondemnedKind,
     fingerprints: Vec<u64>,
-    /// Bytes of the blobs in it.
+    /// What it takes of accounts.
     bytes: BTreeMap<Tenant, u64>,
 }
 
@@ -174,7 +176,7 @@ type Listener = Box<dyn Fn(&News) + Send + Sync>;
 pub struct News<'a> {
     /// What is condemned since the last one.
     pub keys: &'a [Key],
-    /// Bytes of all blobs that are condemned now.
+    /// What all that is condemned now takes of accounts.
     pub bytes: &'a BTreeMap<Tenant, u64>,
     /// There was no look for so long that what memory says of the store is void.
     pub gap: bool,
@@ -343,7 +345,7 @@ impl Condemned {
         }
         let Some(list) = read_list(Calls::until(&*self.objects, deadline), &id).await? else { return Ok(None) };
         let fingerprints = list.keys.iter().map(|key| fingerprint(key)).collect();
-        let known = Arc::new(Known { kind: list.kind, fingerprints, bytes: list.blob_bytes() });
+        let known = Arc::new(Known { kind: list.kind, fingerprints, bytes: list.weights() });
         self.known.lock().insert(id.clone(), known.clone());
         let keys = list.keys.into_iter().map(Key::new).collect();
         Ok(Some((id, known, keys)))

@@ -41,7 +41,7 @@ impl Writer {
             if let Some(error) = portion.failed {
                 return Err(Error::Body(error));
             }
-            place.write(portion.length as u64)?;
+            place.write(portion.length as u64).await?;
             let last = portion.last;
             for mut bytes in portion.pieces {
                 while !bytes.is_empty() {
@@ -49,13 +49,14 @@ impl Writer {
                     gathered.extend_from_slice(&taken);
                     if gathered.len() == PIECE_BYTES_MAX {
                         pieces.push(self.put_piece(gathered.split().freeze()).await?);
+                        place.stored(PIECE_BYTES_MAX as u64);
                     }
                 }
             }
             if last {
                 break;
             }
-            portion = body.next(PORTION_BYTES).await;
+            portion = place.unless_ended(body.next(PORTION_BYTES)).await?;
         }
         if !gathered.is_empty() {
             pieces.push(self.put_piece(gathered.freeze()).await?);
@@ -77,7 +78,7 @@ impl Writer {
         if known.await?.is_none() {
             let put = async { content.calls(deadline).put(&key, bytes.clone()).await };
             let written: Written = content.write(&key, deadline, put).await?;
-            content.room().usage().account(reader.tenant()).received(written.meta().size);
+            reader.counted().stored_new_bytes.inc_by(written.meta().size);
         }
         Ok(piece)
     }

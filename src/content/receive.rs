@@ -125,7 +125,7 @@ pub(super) async fn pump(
         if length > limit {
             return Err(Error::Body(BodyError::TooLarge { limit }));
         }
-        place.write(portion.length as u64)?;
+        place.write(portion.length as u64).await?;
         let ended = portion.last || portion.failed.is_some();
         let failed = portion.failed.take();
         let pieces = portion.pieces.clone();
@@ -138,7 +138,12 @@ pub(super) async fn pump(
             }
             watch
         });
-        let next = async { if ended { Portion::default() } else { body.next(portion_bytes).await } };
+        let next = async {
+            match ended {
+                true => Ok(Portion::default()),
+                false => place.unless_ended(body.next(portion_bytes)).await,
+            }
+        };
         let written = draft.write(portion.pieces);
         let moved = async {
             if !gathers {
@@ -147,7 +152,7 @@ pub(super) async fn pump(
             // Many that wait for memory would each hold a portion more.
             match written.await {
                 Ok(()) => (Ok(()), next.await),
-                failed => (failed, Portion::default()),
+                failed => (failed, Ok(Portion::default())),
             }
         };
         let (hashed, (written, next)) = tokio::join!(hash, moved);
@@ -156,6 +161,6 @@ pub(super) async fn pump(
         if ended {
             return Ok(Received { watch, length, failed });
         }
-        portion = next;
+        portion = next?;
     }
 }

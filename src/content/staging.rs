@@ -19,6 +19,7 @@ use super::receive::{Watch, pump};
 use super::service::Content;
 use super::uploads::Uploads;
 use crate::calls::json;
+use crate::capacity::usage::OBJECT_FLOOR;
 use crate::deadline::Deadline;
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result};
@@ -133,12 +134,21 @@ impl Writer {
         if closing.at.is_some_and(|at| at != state.offset) {
             return Err(Error::OffsetMismatch { offset: state.offset });
         }
-        let parts = self.close(session, digest, state, closing).await?;
-        self.join(session, digest, &parts).await
+        let (parts, size) = self.close(session, digest, state, closing).await?;
+        // What is copied together is there twice for a moment.
+        let place = if parts.len() > 1 { Some(self.reserve(Some(size)).await?) } else { None };
+        self.join(session, digest, &parts).await.inspect(|()| drop(place))
     }
 
-    /// Receives the last bytes of an upload, and verifies all of it. Returns the keys of the parts that make the blob.
-    async fn close(&self, session: &Session, digest: &Digest, mut state: State, closing: Chunk) -> Result<Vec<Key>> {
+    /// Receives the last bytes of an upload, and verifies all of it. Returns the keys of the parts that make the blob,
+    /// and its size in bytes.
+    async fn close(
+        &self,
+        session: &Session,
+        digest: &Digest,
+        mut state: State,
+        closing: Chunk,
+    ) -> Result<(Vec<Key>, u64)> {
         let mut hashers = vec![self.hasher_for(&session.id, &state, digest.algorithm()).await?];
         if closing.at.is_none() {
             hashers.push(Hasher::new(digest.algorithm()));
@@ -151,11 +161,12 @@ impl Writer {
         let (behind, alone) = (digests.next(), digests.next());
         if staged.part.is_some() && alone == Some(*digest) {
             state.parts.clear();
+            state.offset = 0;
         } else {
             fits(digest, behind.unwrap_or(*digest))?;
         }
         state.parts.extend(staged.part);
-        Ok(state.part_keys(self.reader().tenant(), &session.id))
+        Ok((state.part_keys(self.reader().tenant(), &session.id), state.offset + staged.length))
     }
 
     /// Makes the blob of its parts, and removes them.
@@ -173,7 +184,7 @@ impl Writer {
             Err(Error::UploadUnknown) => return self.sealed_before(digest, Error::UploadUnknown, deadline).await,
             written => written?,
         };
-        content.room().usage().account(reader.tenant()).received(written.meta().size);
+        reader.counted().stored_new_bytes.inc_by(written.meta().size);
         content.metrics().blobs_stored.inc();
         // The blob is there: whatever cannot be removed now goes when the session has been idle.
         if let Err(error) = self.staging().remove(&session.id, deadline.restarted()).await {
@@ -224,9 +235,9 @@ impl Writer {
         let now = self.load(id, deadline).await?;
         let offset = now.as_ref().map_or(0, |now| now.offset);
         if offset != began.offset || now.is_some_and(|now| now.parts != began.parts) {
-            content.delete(&[self.part_key(id, part)], deadline).await?;
-            let staged = state.offset - began.offset;
-            content.room().usage().account(reader.tenant()).staged(-i64::try_from(staged).unwrap_or(i64::MAX));
+            let key = self.part_key(id, part);
+            content.delete(std::slice::from_ref(&key), deadline).await?;
+            content.room().deleted([(&key, state.offset - began.offset)]);
             return Err(Error::OffsetMismatch { offset });
         }
         content.put(&self.state_key(id), json(state)?, deadline).await?;
@@ -259,7 +270,8 @@ impl Writer {
         let content = self.reader().content();
         let limit = content.config().limits.blob.as_u64().saturating_sub(state.offset);
         let part = Part { offset: state.offset, nonce: rand::random() };
-        let mut place = self.reserve(chunk.size).await?;
+        // With the part, the state that names it.
+        let mut place = self.reserve_with(chunk.size, OBJECT_FLOOR).await?;
         let (first, mut body) = self.take_in(chunk.size, chunk.body).await?;
         if first.length == 0 {
             return Ok(Staged { part: None, length: 0, hashers, failed: first.failed });
@@ -267,12 +279,12 @@ impl Writer {
         if state.parts.len() >= PARTS_MAX {
             return Err(Error::TooManyParts { limit: PARTS_MAX });
         }
-        let mut draft = content.objects().begin(&self.part_key(id, &part), None).await?;
+        let key = self.part_key(id, &part);
+        let mut draft = content.objects().begin(&key, None).await?;
         let watch = Watch { hashers, keep: None };
         let received = pump(first, &mut body, &mut *draft, watch, (limit, &mut place)).await;
-        let received = content.room().noticing(received)?;
-        content.room().noticing(draft.commit().await.map_err(Error::from))?;
-        place.staged(received.length);
+        let received = content.room().noticing(&key, received)?;
+        content.room().noticing(&key, draft.commit().await.map_err(Error::from))?;
         let hashers = received.watch.hashers;
         Ok(Staged { part: Some(part), length: received.length, hashers, failed: received.failed })
     }
@@ -345,19 +357,16 @@ impl Staging<'_> {
     async fn remove(&self, id: &UploadId, deadline: Deadline) -> Result<()> {
         let (content, tenant) = (self.content, self.tenant);
         let listed = content.calls(deadline).list(&layout::upload_prefix(tenant, id)).await?;
-        let state = layout::upload_state(tenant, id);
-        let bytes: u64 = listed.iter().filter(|meta| meta.key != state).map(|meta| meta.size).sum();
-        let mut keys: Vec<Key> = listed.into_iter().map(|meta| meta.key).collect();
+        let mut keys: Vec<Key> = listed.iter().map(|meta| meta.key.clone()).collect();
         // The state goes first: without it, parts are leftovers.
         keys.reverse();
         content.delete(&keys, deadline).await?;
-        let staged = i64::try_from(bytes).unwrap_or(i64::MAX);
-        content.room().usage().account(tenant).staged(-staged);
+        content.room().deleted(listed.iter().map(|meta| (&meta.key, meta.size)));
         Ok(())
     }
 
-    /// Removes uploads to which nothing has been added for `idle`. Returns how many.
-    pub async fn sweep(&self, idle: Duration, now: SystemTime) -> Result<usize> {
+    /// When something was last added to each upload.
+    pub async fn last_added(&self) -> Result<BTreeMap<UploadId, SystemTime>> {
         let mut newest = BTreeMap::<UploadId, SystemTime>::new();
         let mut listed = self.content.objects().list(&layout::uploads_prefix(self.tenant), None);
         while let Some(meta) = listed.try_next().await? {
@@ -366,13 +375,23 @@ impl Staging<'_> {
                 *at = meta.modified.max(*at);
             }
         }
+        Ok(newest)
+    }
+
+    /// Removes uploads to which nothing has been added for `idle`. Returns how many.
+    pub async fn sweep(&self, idle: Duration, now: SystemTime) -> Result<usize> {
+        let mut newest = self.last_added().await?;
         newest.retain(|_, at| now.duration_since(*at).is_ok_and(|age| age > idle));
-        if !newest.is_empty() {
-            self.content.format().confirm().await?;
-        }
         for id in newest.keys() {
-            self.remove(id, Deadline::of_each_call()).await?;
+            self.give_up(id).await?;
         }
         Ok(newest.len())
+    }
+
+    /// Removes an upload whose client is not asked: what it sends later continues nothing.
+    pub async fn give_up(&self, id: &UploadId) -> Result<()> {
+        self.content.format().confirm().await?;
+        let _turn = self.content.uploads().alone(id).await;
+        self.remove(id, Deadline::of_each_call()).await
     }
 }

@@ -55,7 +55,7 @@ impl Content {
     /// Remembers what `write` made, and tells those who make room when the backend had none.
     async fn written(&self, key: &Key, write: impl Future<Output = Result<Meta>>) -> Result<Meta> {
         let ticket = self.presence().ticket(key);
-        let meta = self.room().noticing(write.await)?;
+        let meta = self.room().noticing(key, write.await)?;
         self.verdicts().quarantine().end(&**self.objects(), key).await;
         self.presence().insert(ticket, &meta);
         Ok(meta)

@@ -162,9 +162,6 @@ impl Deletion {
         let (_alone, mut seen) = self.alone(digest, &prefix, &names).await?;
         let again = async { Ok(self.named_by(&prefix, &names, &mut seen).await?.is_none()) };
         self.delete_content(&meta, &prefix, deadline, again.boxed()).await?;
-        if !self.is_shared() {
-            self.refs.usage().account(repo.tenant()).removed(meta.size);
-        }
         Ok(())
     }
 
@@ -283,7 +280,9 @@ impl Deletion {
     ) -> Result<()> {
         let (key, content) = (&meta.key, self.refs.content());
         if !self.is_shared() {
-            return content.delete(std::slice::from_ref(key), deadline).await;
+            content.delete(std::slice::from_ref(key), deadline).await?;
+            content.room().deleted([(key, meta.size)]);
+            return Ok(());
         }
         // First: what comes to be seen from now on is looked at later on, and what came before is by `is_unnamed`.
         let tombstones = content.tombstones();

@@ -212,7 +212,7 @@ impl Tenants {
             imports: m.counters("larder_imports_total", "Caches that BuildKit imported: configs of caches read.", one),
             exports: m.counters("larder_exports_total", "Caches that were exported: cache manifests pushed to tags.", one),
             received: m.counters("larder_stored_new_bytes_total", "Bytes of blobs received and stored.", one),
-            stored_bytes: m.gauges("larder_stored_bytes", "Bytes of blobs, as this server has counted them.", one),
+            stored_bytes: m.gauges("larder_stored_bytes", "Bytes that count for quotas, as last counted.", one),
             stored_blobs: m.gauges("larder_stored_blobs", "Blobs, as this server has counted them.", one),
             condemned_bytes: m.gauges(
                 "larder_condemned_waiting_bytes",

@@ -13,6 +13,7 @@ mod folders;
 mod tests;
 mod walk;
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
@@ -29,10 +30,11 @@ use futures::stream::{self, BoxStream};
 use parking_lot::Mutex;
 
 use super::{
-    ByteStream, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Traits, Unfinished,
-    Version, When,
+    ByteStream, Change, Draft, Error, Fence, Held, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Traits,
+    Unfinished, Version, Watcher, Watchers, When,
 };
 use crate::digest::Digest;
+use crate::sync::{STRIPES, stripe};
 use file::{Buffers, READ_BYTES, from_io, look, meta, open, read_all, write_all_vectored};
 use folders::{Folders, SyncFolder, sync_folder};
 
@@ -59,6 +61,9 @@ struct Inner {
     buffers: Buffers,
     /// Objects that have their name already, but whose name may not survive a power cut yet.
     unsynced: Mutex<HashSet<PathBuf>>,
+    watchers: Watchers,
+    /// Held while a name is given or taken away, so that what was there before is certain.
+    turns: [Mutex<()>; STRIPES],
     /// Held for as long as the store is open.
     _lock: File,
 }
@@ -120,6 +125,8 @@ impl FsObjects {
             folders: Folders::new(root, sync_folder),
             buffers: Buffers::default(),
             unsynced: Mutex::default(),
+            watchers: Watchers::default(),
+            turns: std::array::from_fn(|_| Mutex::default()),
             _lock: lock,
         };
         Ok(FsObjects { inner: Arc::new(inner) })
@@ -195,12 +202,22 @@ impl Inner {
         let meta = meta(key.clone(), &found);
         drop(file);
         self.unsynced.lock().insert(path.clone());
-        let place = || match when {
-            When::Always => fs::rename(&temporary.path, &path),
-            // A link fails where the name is taken; a rename would replace it.
-            When::Absent => fs::hard_link(&temporary.path, &path),
+        let before = Cell::new(None);
+        let place = || {
+            let _turn = self.turns[stripe(key)].lock();
+            let held = self.held(key);
+            match when {
+                When::Always => fs::rename(&temporary.path, &path)?,
+                // A link fails where the name is taken; a rename would replace it.
+                When::Absent => fs::hard_link(&temporary.path, &path)?,
+            }
+            before.set(Some(held));
+            Ok(())
         };
         let placed = self.folders.place(&path, place).map_err(from_io);
+        if let Some(before) = before.get() {
+            self.watchers.tell(key, Change { before, after: Held::Bytes(meta.size) });
+        }
         // After a failed sync it stays: whoever asks for it next has to sync it.
         if matches!(placed, Ok(()) | Err(Error::Exists)) {
             self.unsynced.lock().remove(&path);
@@ -208,6 +225,11 @@ impl Inner {
         // A rename to another name of the same file does nothing.
         temporary.is_renamed = when == When::Always && placed.is_ok() && found.nlink() == 1;
         placed.map(|()| meta)
+    }
+
+    /// What a key holds now.
+    fn held(&self, key: &Key) -> Held {
+        look(&self.root, key).map_or(Held::Nothing, |meta| Held::Bytes(meta.size))
     }
 
     fn is_unsynced(&self, key: &Key) -> bool {
@@ -225,11 +247,15 @@ impl Inner {
 
     fn delete(&self, key: &Key) -> Result<()> {
         let path = self.path(key);
-        match fs::remove_file(&path) {
+        let (before, removed) = {
+            let _turn = self.turns[stripe(key)].lock();
+            (self.held(key), fs::remove_file(&path))
+        };
+        match removed {
             // Perhaps by another one just now: its going is made durable below all the same.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(from_io(error)),
-            Ok(()) => {}
+            Ok(()) => self.watchers.tell(key, Change { before, after: Held::Nothing }),
         }
         // Deletes keep their order over a power cut: a pointer must not come back after what it names is gone.
         self.folders.settle_removal(&path).map_err(from_io)
@@ -383,6 +409,10 @@ impl Objects for FsObjects {
         // In place, like a stat: the kernel has it in memory.
         let found = rustix::fs::statvfs(self.inner.folders.root()).ok()?;
         Some(Space { free: found.f_bavail * found.f_frsize, total: found.f_blocks * found.f_frsize })
+    }
+
+    fn watch(&self, watcher: Watcher) {
+        self.inner.watchers.add(watcher);
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>> {

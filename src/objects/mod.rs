@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use parking_lot::RwLock;
 
 use crate::digest::Digest;
 use crate::names::Tenant;
@@ -197,6 +198,10 @@ pub trait Objects: Send + Sync + 'static {
     /// Writes that are under way, and those that a crash left behind.
     async fn unfinished(&self) -> Result<Vec<Unfinished>>;
 
+    /// Has `watcher` told of every write and every delete that succeeds, once each, also of those whose caller does not
+    /// wait for them any more. A backend with one owner says exactly what was there before.
+    fn watch(&self, watcher: Watcher);
+
     /// What the backend is like. The same for as long as the store is open.
     fn traits(&self) -> Traits;
 
@@ -210,6 +215,50 @@ pub trait Objects: Send + Sync + 'static {
 }
 
 pub use crate::config::READ_BYTES_MAX;
+
+/// What a backend knows of the bytes of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// There is no object.
+    Nothing,
+    /// So many bytes.
+    Bytes(u64),
+    /// A bucket does not say what a write or a delete has replaced.
+    Unknown,
+}
+
+/// A write or a delete that was done: what the key held before and holds now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub before: Held,
+    pub after: Held,
+}
+
+impl Change {
+    /// Something was written of which the backend cannot say what it has replaced.
+    pub fn written(bytes: u64) -> Change {
+        Change { before: Held::Unknown, after: Held::Bytes(bytes) }
+    }
+}
+
+/// Told of every change that this process makes. It is called where the change is done, so it must not wait.
+pub type Watcher = Arc<dyn Fn(&Key, Change) + Send + Sync>;
+
+/// Those who are told of what changes.
+#[derive(Default)]
+pub struct Watchers(RwLock<Vec<Watcher>>);
+
+impl Watchers {
+    /// Tells one more.
+    pub fn add(&self, watcher: Watcher) {
+        self.0.write().push(watcher);
+    }
+
+    /// Something was changed.
+    pub fn tell(&self, key: &Key, change: Change) {
+        self.0.read().iter().for_each(|watcher| watcher(key, change));
+    }
+}
 
 /// What is known of requests that come late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

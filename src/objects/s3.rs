@@ -42,7 +42,8 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
 use super::{
-    ByteStream, Draft, Error, Fence, Key, Meta, Objects, READ_BYTES_MAX, Read, Space, Traits, Unfinished, Version, When,
+    ByteStream, Change, Draft, Error, Fence, Held, Key, Meta, Objects, READ_BYTES_MAX, Read, Space, Traits, Unfinished,
+    Version, Watcher, Watchers, When,
 };
 use crate::config::{Checksum, Redirect, S3Config};
 use crate::digest::Digest;
@@ -92,6 +93,7 @@ struct Inner {
     refuses_late: Option<dated::RefusesLate>,
     /// Objects of so many bytes and more may be fetched by clients themselves.
     direct_min: Option<u64>,
+    watchers: Arc<Watchers>,
 }
 
 impl S3Objects {
@@ -121,6 +123,7 @@ impl S3Objects {
             conditional_create: true,
             refuses_late: None,
             direct_min: (config.redirect == Redirect::ColdLarge).then(|| config.redirect_min.as_u64()),
+            watchers: Arc::default(),
         };
         let probing = S3Objects { inner: Arc::new(inner.clone()) };
         inner.conditional_create = probe::bucket(&probing, config).await?;
@@ -344,7 +347,10 @@ impl Objects for S3Objects {
     }
 
     async fn put(&self, key: &Key, body: Bytes, when: When) -> Result<Meta> {
-        Ok(self.inner.put(key, body, when).await?)
+        let written = self.inner.put(key, body, when).await?;
+        let before = if when == When::Absent { Held::Nothing } else { Held::Unknown };
+        self.inner.watchers.tell(key, Change { before, after: Held::Bytes(written.size) });
+        Ok(written)
     }
 
     async fn begin(&self, key: &Key, size: Option<u64>) -> Result<Box<dyn Draft>> {
@@ -378,6 +384,11 @@ impl Objects for S3Objects {
 
     fn space(&self) -> Option<Space> {
         None
+    }
+
+    /// Of deletes it does not tell: a bucket does not say what they removed.
+    fn watch(&self, watcher: Watcher) {
+        self.inner.watchers.add(watcher);
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>> {

@@ -11,7 +11,8 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::{
-    ByteStream, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Traits, Unfinished, Version, When,
+    ByteStream, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Traits, Unfinished, Version, Watcher,
+    When,
 };
 use crate::digest::Digest;
 use crate::trace::{self, CallSpan, Failed};
@@ -108,6 +109,10 @@ impl Objects for Traced {
 
     fn space(&self) -> Option<Space> {
         self.objects.space()
+    }
+
+    fn watch(&self, watcher: Watcher) {
+        self.objects.watch(watcher);
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>> {

@@ -9,14 +9,20 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::referrers::Referrer;
 use super::repo::{Repo, RepoWriter};
-use crate::calls::FAN_OUT;
+use crate::calls::{FAN_OUT, json};
+use crate::capacity::Reservation;
+use crate::capacity::usage::OBJECT_FLOOR;
 use crate::content::Pin;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::metrics::tenant::Asked;
 use crate::objects::Key;
 use crate::oci::{ManifestContent, media_type_of};
+
+/// Small objects that a push to a tag may make.
+const OBJECTS_OF_TAG: u64 = 3;
 
 /// A manifest that is here.
 #[derive(Clone, Debug)]
@@ -27,6 +33,23 @@ pub struct Manifest {
 }
 
 impl RepoWriter {
+    /// Room for a manifest of `size` bytes with what goes with it: its entry among the referrers of its subject, and
+    /// for each of so many tags a pointer, the note of its use and, of a cache, a push record.
+    pub async fn reserve_manifest(
+        &self,
+        digest: &Digest,
+        parsed: &ManifestContent,
+        size: u64,
+        tags: usize,
+    ) -> Result<Reservation> {
+        let referrer = match &parsed.subject {
+            Some(_) => (json(&Referrer::of(digest, size, parsed))?.len() as u64).max(OBJECT_FLOOR),
+            None => 0,
+        };
+        let bytes = size.max(OBJECT_FLOOR) + referrer + tags as u64 * OBJECTS_OF_TAG * OBJECT_FLOOR;
+        self.repo().content().room().wait_for_records(self.repo().tenant(), bytes).await
+    }
+
     /// Stores a manifest for an answer that rests on `pin`: refuses one that names what is not here, then writes the bytes
     /// and its entry among the referrers of its subject. Whoever calls it holds [`Refs::writing`](super::Refs::writing) until tags point to it.
     pub async fn store_manifest(

@@ -19,6 +19,10 @@ use crate::oci::ManifestContent;
 
 /// Bytes of one page of a list, whatever its number of entries: clients read it as a manifest.
 const PAGE_BYTES_MAX: usize = 4 << 20;
+/// Bytes of the annotations that a descriptor repeats. Those of a manifest with more are in the manifest only.
+const ANNOTATIONS_BYTES_MAX: usize = 64 << 10;
+/// Bytes of an artifact type that a descriptor repeats: a media type has 255 at most (RFC 6838, 4.2).
+const ARTIFACT_TYPE_BYTES_MAX: usize = 255;
 
 /// Descriptor of a manifest in a list of referrers (distribution spec, "Listing Referrers").
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,12 +39,16 @@ pub struct Referrer {
 
 impl Referrer {
     pub fn of(digest: &Digest, size: u64, parsed: &ManifestContent) -> Referrer {
+        let is_short = |annotations: &&HashMap<String, String>| {
+            let bytes: usize = annotations.iter().map(|(name, value)| name.len() + value.len()).sum();
+            bytes <= ANNOTATIONS_BYTES_MAX
+        };
         Referrer {
             media_type: parsed.media_type.to_string(),
             digest: *digest,
             size,
-            artifact_type: parsed.artifact_type.clone(),
-            annotations: parsed.annotations.clone(),
+            artifact_type: parsed.artifact_type.clone().filter(|kind| kind.len() <= ARTIFACT_TYPE_BYTES_MAX),
+            annotations: parsed.annotations.as_ref().filter(is_short).cloned(),
         }
     }
 }

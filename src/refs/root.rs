@@ -33,11 +33,12 @@ pub enum Evictable {
     Whole,
 }
 
-/// A blob that a root names.
+/// A blob that a root names, or another object that goes with it.
 #[derive(Clone, Copy, Debug)]
 pub struct NamedBlob {
     /// The fingerprint of its key.
     pub id: u64,
+    /// As the account of the tenant counts them.
     pub bytes: u64,
     /// When it was last pushed, or served with the cache that it is part of.
     pub used: SystemTime,

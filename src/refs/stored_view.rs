@@ -9,6 +9,7 @@ use super::pointer::Pointer;
 use super::pushes::LivePush;
 use super::repo::Repo;
 use crate::calls::{Calls, json};
+use crate::capacity::usage::OBJECT_FLOOR;
 use crate::content::Pin;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -97,6 +98,11 @@ impl Repo {
     pub async fn put_stored_view(&self, tag: &Tag, view: &StoredView) -> Result<()> {
         let key = layout::view(self.tenant(), self.name(), tag);
         let body = json(view)?;
+        let room = self.content().room();
+        let Ok(_place) = room.take_for_records(self.tenant(), (body.len() as u64).max(OBJECT_FLOOR)) else {
+            tracing::info!(%key, "no room for a view record");
+            return Ok(());
+        };
         if let Err(error) = self.content().put(&key, body, self.deadline()).await {
             tracing::warn!(%key, %error, "cannot save a view record");
         }
@@ -104,25 +110,31 @@ impl Repo {
     }
 
     /// Stores manifest and config of a view. They follow from what was pushed: so whoever may read the tag makes them.
-    /// Content before pointer, here as everywhere: the config, then the manifest that names it.
+    /// Content before pointer, here as everywhere: the config, then the manifest that names it. Returns whether there
+    /// was room for them: to read is no reason to take a tenant beyond what it may store.
     pub async fn put_view_content(
         &self,
         pin: &Pin,
         (config, config_bytes): (Digest, bytes::Bytes),
         (manifest, manifest_bytes): (Digest, bytes::Bytes),
-    ) -> Result<()> {
-        let size = config_bytes.len() as u64;
+    ) -> Result<bool> {
+        let bytes = [&config_bytes, &manifest_bytes].map(|bytes| (bytes.len() as u64).max(OBJECT_FLOOR)).iter().sum();
+        let Ok(_place) = self.content().room().take_for_records(self.tenant(), bytes) else {
+            tracing::warn!(tenant = %self.tenant(), repo = %self.name(), "no room to store a view");
+            return Ok(false);
+        };
         let config = (layout::blob(self.tenant(), &config), config_bytes);
         for (key, bytes) in [config, (self.manifest_key(&manifest), manifest_bytes)] {
             match pin.write(&key, bytes.clone()).await {
-                // Reads go on: this server has it in memory, and makes it again when it has not.
-                Err(Error::Full) => tracing::warn!(%key, "cannot store a view: the store is full"),
+                Err(Error::Full) => {
+                    tracing::warn!(%key, "cannot store a view: the store is full");
+                    return Ok(false);
+                }
                 done => drop(done?),
             }
             pin.keep(key, &bytes);
         }
-        self.content().room().usage().account(self.tenant()).added(size);
-        Ok(())
+        Ok(true)
     }
 }
 

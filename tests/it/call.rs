@@ -46,6 +46,15 @@ impl<'w> Call<'w> {
         call
     }
 
+    /// A body that comes as it comes. `length`: what the client says that it has, in bytes.
+    pub fn incoming(mut self, body: Body, length: Option<usize>) -> Call<'w> {
+        if let Some(length) = length {
+            self = self.header("content-length", &length.to_string());
+        }
+        self.body = body;
+        self
+    }
+
     /// A body of untold length, as `Transfer-Encoding: chunked` makes it.
     pub fn stream(mut self, bytes: impl Into<Bytes>) -> Call<'w> {
         self.body = Body::from(bytes.into());

@@ -18,7 +18,8 @@ use larder::config::Config;
 use larder::digest::Digest;
 use larder::objects::fs::FsObjects;
 use larder::objects::{
-    ByteStream, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Traits, Unfinished, Version, When,
+    ByteStream, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Traits, Unfinished, Version, Watcher,
+    When,
 };
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -91,6 +92,10 @@ impl Objects for StopAfter {
 
     fn space(&self) -> Option<Space> {
         self.objects.space()
+    }
+
+    fn watch(&self, watcher: Watcher) {
+        self.objects.watch(watcher);
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>> {

@@ -3,6 +3,7 @@
 mod bucket;
 mod call;
 mod crash;
+mod disk;
 mod fault;
 mod tap;
 mod wire;
@@ -20,6 +21,7 @@ mod objects;
 mod over_s3;
 mod pages;
 mod registry;
+mod room;
 mod server;
 mod shape;
 mod tenants;

@@ -23,13 +23,15 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "calls" => &["objects", "error", "deadline"],
         "layout" | "hot" => &["objects"],
         "meta" => &["objects", "error", "calls", "layout"],
-        "capacity" => &["objects", "error"],
+        "capacity" => &["objects", "error", "layout"],
         "content" => &["objects", "error", "deadline", "calls", "layout", "hot", "meta", "capacity"],
         "refs" => &["oci", "objects", "error", "deadline", "calls", "layout", "hot", "capacity", "content"],
         // A cache knows no key: it has no `layout`.
         "cache" => &["oci", "buildkit", "objects", "error", "calls", "content", "refs"],
         "account" => &["oci", "error", "layout", "capacity", "content", "refs"],
-        "lifetime" => &["oci", "buildkit", "objects", "error", "deadline", "calls", "layout", "content", "refs"],
+        "lifetime" => {
+            &["oci", "buildkit", "objects", "error", "deadline", "calls", "layout", "capacity", "content", "refs"]
+        }
         "check" => &["oci", "objects", "error", "deadline", "calls", "layout", "meta", "capacity", "content", "refs"],
         "store" => &[
             "objects", "error", "deadline", "meta", "capacity", "content", "refs", "cache", "account", "lifetime",

@@ -132,14 +132,15 @@ async fn a_quota_refuses_what_does_not_fit_before_it_is_sent_and_only_that() {
     // Full to the last byte: refused at the first request.
     let refused = world.post("/v2/red/app/blobs/uploads/").await.expect(403);
     assert_eq!(refused.code(), "DENIED");
-    // Manifests are let through: the build has sent its layers.
+    // A manifest may go a little beyond: the build has sent its layers.
     let layer = descriptor(LAYER, &noise(100_000, 3));
     world.put_manifest("red/app", "v1", &image(layer, vec![])).await;
     // And mounts move nothing.
     world.post(format!("/v2/red/two/blobs/uploads/?mount={small}")).await.expect(201);
     let metrics = world.app().metrics.render();
     assert!(metrics.contains("larder_uploads_refused_total 3"), "{metrics}");
-    assert!(metrics.contains("larder_stored_bytes{tenant=\"red\"} 1000000"), "{metrics}");
+    // The manifest takes 4 KiB, and its tag 8 with the note of its use.
+    assert!(metrics.contains("larder_stored_bytes{tenant=\"red\"} 1012288"), "{metrics}");
 }
 
 #[tokio::test]
@@ -240,10 +241,12 @@ async fn the_reserve_of_the_disk_is_not_for_uploads() {
     world.patch(chunked).stream("x").await.expect(507);
     drop(world.app().store.room().pressed().await);
     assert!(world.app().store.room().shortage() > 0);
-    // All else goes on: reads, tags, health.
+    // Nor is all of it for manifests.
+    world.put("/v2/app/manifests/v2").body(image.manifest.to_string()).await.expect(507);
+    // All else goes on: reads, deletes, health.
     world.get("/v2/app/manifests/v1").await.expect(200);
     world.get(format!("/v2/app/blobs/{}", image.layer)).await.expect(200);
-    world.put_manifest("app", "v2", &image.manifest).await;
+    world.delete("/v2/app/manifests/v1").await.expect(202);
     world.get("/readyz").await.expect(200);
     world.reconfigure(|config| config.store.reserve = None).await;
     world.put_blob("app", "x").await;
@@ -268,11 +271,14 @@ async fn usage_is_counted_at_the_start_and_kept_by_tenant_and_repository() {
     world.restart().await;
     world.app().store.scan_usage().await.unwrap();
     let (counted, told) = usage(&world).await;
-    // The first image was pushed twice: until the next scan, it counts twice.
     let seed = (r#"{"seed":"seed"}"#.len() + "layer of seed".len()) as u64;
     let other = (r#"{"seed":"other"}"#.len() + "layer of other".len()) as u64;
-    assert_eq!(counted, [(json!("blue"), json!(11), json!(1)), (json!("red"), json!(seed + other), json!(4))]);
-    assert_eq!(followed[1], (json!("red"), json!(2 * seed + other), json!(6)));
+    // Small as they are, each takes 4 KiB: a blob, a chunk and its state; four blobs, two manifests, and twice that a
+    // tag.
+    let [blue, red] = [3, 4 + 2 + 3 * 2].map(|objects: u64| objects * 4096);
+    assert_eq!(counted, [(json!("blue"), json!(blue), json!(1)), (json!("red"), json!(red), json!(4))]);
+    // The first image was pushed twice, and is there once.
+    assert_eq!(followed, counted);
     let repos = &told["tenants"][1]["counted"]["repositories"];
     assert_eq!(repos["red/app"], json!({ "manifests": 1, "tags": 2, "bytes": seed }));
     assert_eq!(repos["red/two"], json!({ "manifests": 1, "tags": 1, "bytes": other }));

@@ -13,6 +13,7 @@ use larder::config::Config;
 use larder::digest::Digest;
 use larder::doors::Front;
 use larder::doors::listen;
+use larder::objects::Objects;
 use larder::objects::fs::FsObjects;
 use larder::oci::OCI_MANIFEST;
 use serde_json::{Value, json};
@@ -23,6 +24,7 @@ use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
 use crate::call::{Answer, Call};
+use crate::disk::SmallDisk;
 
 pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -31,6 +33,8 @@ pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub struct World {
     running: Option<Running>,
     config: Config,
+    /// Bytes of the disk, where it is a small one.
+    disk: Option<u64>,
     folder: TempDir,
     damaged: bool,
     /// What every request shows, unless it shows something itself.
@@ -50,18 +54,23 @@ impl World {
 
     /// A server with another configuration than none.
     pub async fn with(change: impl FnOnce(&mut Config)) -> World {
+        World::on_disk(None, change).await
+    }
+
+    /// A server on a disk of its own, of so many bytes.
+    pub async fn on_disk(disk: Option<u64>, change: impl FnOnce(&mut Config)) -> World {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.store.path = folder.path().join("store");
         change(&mut config);
-        let running = Some(Running::open(&config).await);
-        World { running, config, folder, damaged: false, shown: Mutex::default() }
+        let running = Some(Running::open(&config, disk).await);
+        World { running, config, disk, folder, damaged: false, shown: Mutex::default() }
     }
 
     /// The same folder under a new server, which knows nothing but what is in it.
     pub async fn restart(&mut self) {
         self.running = None;
-        self.running = Some(Running::open(&self.config).await);
+        self.running = Some(Running::open(&self.config, self.disk).await);
     }
 
     /// The same folder under a new server with another configuration.
@@ -201,9 +210,13 @@ impl World {
 }
 
 impl Running {
-    async fn open(config: &Config) -> Running {
+    async fn open(config: &Config, disk: Option<u64>) -> Running {
         let objects = FsObjects::open(&config.store.path).unwrap();
-        let app = App::over(Arc::new(objects.clone()), config.clone()).await.unwrap();
+        let backend: Arc<dyn Objects> = match disk {
+            Some(bytes) => Arc::new(SmallDisk::new(objects.clone(), &config.store.path, bytes)),
+            None => Arc::new(objects.clone()),
+        };
+        let app = App::over(backend, config.clone()).await.unwrap();
         let front = app.front();
         Running { objects, app, front }
     }

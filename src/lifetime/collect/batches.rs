@@ -163,7 +163,7 @@ impl Collector {
             (0..batch.list.keys.len()).filter(|number| stays(*number as u32)).filter_map(together).collect();
         let spared =
             |number: u32| stays(number) || together(number as usize).is_some_and(|root| spared_roots.contains(&root));
-        let (mut gone, mut freed, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let (mut gone, mut sizes, mut bytes) = (Vec::new(), Vec::new(), 0);
         for (number, key) in batch.list.keys.iter().enumerate() {
             let number = number as u32;
             if keep.contains(&number) {
@@ -173,9 +173,7 @@ impl Collector {
             } else {
                 let size = batch.list.sizes.get(number as usize).copied().unwrap_or(0);
                 bytes += size;
-                if let Some(Place::Blob { tenant, .. }) = layout::parse(key) {
-                    freed.push((tenant, size));
-                }
+                sizes.push(size);
                 gone.push(Key::new(key.as_str()));
             }
         }
@@ -206,9 +204,7 @@ impl Collector {
                     self.refs.stock().removed(&tenant, &repo, &tag);
                 }
             }
-            for (tenant, size) in freed {
-                self.refs.usage().account(&tenant).removed(size);
-            }
+            self.refs.room().deleted(gone.iter().zip(sizes));
             report.deleted.objects += gone.len() as u64;
             report.deleted.bytes += bytes;
         }

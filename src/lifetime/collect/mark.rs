@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use futures::TryStreamExt;
 
+use crate::capacity::usage::weight;
 use crate::content::condemned::{CondemnedKind, Snapshot, fingerprint};
 use crate::digest::Digest;
 use crate::error::Result;
@@ -148,9 +149,13 @@ impl<'a> Mark<'a> {
         let collector = self.collector;
         let mut repos = BTreeMap::<RepoName, RepoListing>::new();
         let mut listed = walk(&**collector.refs.objects(), &layout::repos_prefix(tenant));
+        let mut bytes = 0_u64;
         while let Some((place, meta)) = listed.try_next().await? {
             report.objects += 1;
             self.throttle.step().await;
+            if let Some(place) = place.as_ref().filter(|_| !self.known.has(&meta.key)) {
+                bytes = bytes.saturating_add(weight(place, meta.size));
+            }
             if let Some(Place::Repo { repo, item, .. }) = place {
                 let listing = repos.entry(repo.clone()).or_insert_with(|| RepoListing::new(tenant, repo));
                 listing.add(item, meta);
@@ -163,7 +168,7 @@ impl<'a> Mark<'a> {
             found.manifests += repo.manifests.len() as u64;
             roots.extend(roots::roots(&collector.graph, repo).await?);
         }
-        let gone = self.decide(tenant, &repos, &mut roots, report).await?;
+        let gone = self.decide(tenant, (&repos, bytes), &mut roots, report).await?;
         // What stays first: what is named by both stays.
         for stays in [true, false] {
             for (at, root) in roots.iter().enumerate() {

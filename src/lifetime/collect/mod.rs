@@ -72,6 +72,7 @@
 mod batches;
 mod mark;
 pub mod policy;
+mod staged;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -247,9 +248,12 @@ impl Collector {
         let config = &self.refs.config().collect;
         // Before anybody is found to hold too much: what is condemned does not count.
         self.refs.condemned().snapshot(Deadline::of_each_call()).await?;
-        let low = self.refs.room().is_low();
+        let mut low = self.refs.room().is_low();
         let now = if wish.dry { SystemTime::now() } else { self.now().await? };
         report.began = jiff::Timestamp::try_from(now).ok();
+        if !wish.dry && self.refs.room().is_low_for_scopes() && self.drop_uploads_of_scopes(now).await? > 0 {
+            low = self.refs.room().is_low();
+        }
         self.graph.take_reads();
         let mut due = Vec::new();
         if !wish.dry {

@@ -9,7 +9,7 @@ use super::again::again;
 use super::multipart::{PARTS_MAX, Upload};
 use super::{Error, Key, MARK, Meta, Result, S3Objects, When, client, error, mark};
 use crate::digest::{Digest, Hasher};
-use crate::objects::Objects;
+use crate::objects::{Change, Objects};
 
 /// Smallest part of a multipart upload, but for the last. Bytes.
 const COPIED_PART_MIN: u64 = 5 << 20;
@@ -29,12 +29,17 @@ pub(super) async fn concat(objects: &S3Objects, from: &[Key], to: &Key, digest: 
     let parts: u64 = sources.iter().map(|source| source.size.div_ceil(COPY_MAX)).sum();
     match &sources[..] {
         [] => again(|| objects.put(to, Bytes::new(), When::Always)).await,
-        [only] if only.size <= COPY_MAX => again(|| copy(objects, only, to)).await,
+        [only] if only.size <= COPY_MAX => told(objects, again(|| copy(objects, only, to)).await),
         [most @ .., _] if most.iter().all(|source| source.size >= COPIED_PART_MIN) && parts <= PARTS_MAX => {
-            assemble(objects, &sources, to).await
+            told(objects, assemble(objects, &sources, to).await)
         }
         _ => again(|| through(objects, &sources, to, digest)).await,
     }
+}
+
+/// What was made inside the bucket, told to those who watch.
+fn told(objects: &S3Objects, made: Result<Meta>) -> Result<Meta> {
+    made.inspect(|meta| objects.inner.watchers.tell(&meta.key, Change::written(meta.size)))
 }
 
 /// What S3 calls the source of a copy.

@@ -10,7 +10,7 @@ use super::again::again;
 use super::multipart::{PARTS_MAX, Upload};
 use super::pool::{Buffer, Pool, PooledPart};
 use super::{Error, Key, Meta, Result, S3Objects, When};
-use crate::objects::Draft;
+use crate::objects::{Change, Draft};
 
 /// Parts of a draft of unknown size double whenever so many have been sent.
 const PARTS_OF_ONE_SIZE: u64 = 1_000;
@@ -117,7 +117,9 @@ impl Draft for S3Draft {
             let part = last.map(Buffer::freeze).transpose()?;
             let bytes = part.as_ref().map(PooledPart::bytes).cloned().unwrap_or_default();
             self.expect(bytes.len() as u64)?;
-            return Ok(again(|| self.objects.inner.put(&self.key, bytes.clone(), When::Always)).await?);
+            let written = again(|| self.objects.inner.put(&self.key, bytes.clone(), When::Always)).await?;
+            self.objects.inner.watchers.tell(&self.key, Change::written(written.size));
+            return Ok(written);
         }
         if let Some(last) = last {
             self.send(last).await?;
@@ -125,7 +127,9 @@ impl Draft for S3Draft {
         match self.upload.take() {
             Some(upload) => {
                 self.expect(upload.bytes())?;
-                upload.complete().await
+                let written = upload.complete().await?;
+                self.objects.inner.watchers.tell(&self.key, Change::written(written.size));
+                Ok(written)
             }
             None => Err(Error::Backend("upload is gone".into())),
         }

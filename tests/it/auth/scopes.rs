@@ -299,7 +299,7 @@ fn count(folder: &Path, files: &mut usize) {
 #[tokio::test]
 async fn each_scope_has_a_quota_of_its_own_and_what_is_mains_does_not_count() {
     let tokens: String = ["main", "one", "two"].map(token_entry).concat();
-    let text = format!("{tokens}[scopes]\nquota = {{ max = 1000 }}\n{RULES}");
+    let text = format!("{tokens}[scopes]\nquota = {{ max = 10000 }}\n{RULES}");
     let world = World::with(|config| configure(config, &text)).await;
     let push = |who: &'static str, bytes: usize, seed: u64| {
         let world = of(&world, who);
@@ -313,9 +313,9 @@ async fn each_scope_has_a_quota_of_its_own_and_what_is_mains_does_not_count() {
             world.put(crate::world::with_digest(&location, &digest)).body(bytes).await.status.as_u16()
         }
     };
-    assert_eq!(push("main", 5000, 1).await, 201);
-    assert_eq!(push("one", 900, 2).await, 201);
-    assert_ne!(push("one", 900, 3).await, 201);
-    assert_eq!(push("two", 900, 4).await, 201);
-    assert_eq!(push("main", 5000, 5).await, 201);
+    assert_eq!(push("main", 50_000, 1).await, 201);
+    assert_eq!(push("one", 9000, 2).await, 201);
+    assert_ne!(push("one", 9000, 3).await, 201);
+    assert_eq!(push("two", 9000, 4).await, 201);
+    assert_eq!(push("main", 50_000, 5).await, 201);
 }

@@ -64,7 +64,7 @@ async fn what_an_entry_names_stays_for_as_long_as_the_entry() {
 
 #[tokio::test]
 async fn the_least_recently_used_entry_makes_room_and_all_of_it_goes() {
-    let limits = "[[tenants]]\nname = \"default\"\nquota = { max = \"1MB\", high = \"800kB\", low = \"600kB\" }\n";
+    let limits = "[[tenants]]\nname = \"default\"\nquota = { max = \"1MB\", high = \"800kB\", low = \"620kB\" }\n";
     let configured: Config = toml::from_str(limits).unwrap();
     let world = World::with(|config| config.tenants = configured.tenants).await;
     for (seed, entry) in ["a/1", "b/2", "c/3"].into_iter().enumerate() {

@@ -146,19 +146,19 @@ async fn what_has_gone_is_not_made_room_for_again() {
 async fn what_no_tag_names_yet_counts_and_what_goes_by_itself_does_not() {
     let world = world("").await;
     put_chain(&world, "main", 4, 100 * KB, 1).await;
-    world.put_blob("app", noise(480 * KB, 2)).await;
+    world.put_blob("app", noise(460 * KB, 2)).await;
     // As old as garbage has to be: it is to go, and that is enough.
     aged(&world, 30 * HOUR);
     assert_eq!(going(&world).await, Vec::<String>::new());
     // Sent a while ago, it is what uploads would be refused for.
-    let orphan = world.blob_file(&Digest::sha256(&noise(480 * KB, 2)));
+    let orphan = world.blob_file(&Digest::sha256(&noise(460 * KB, 2)));
     age_file(&orphan, HOUR / 4);
     assert_eq!(going(&world).await.len(), 3);
     // So are parts of blobs that are being sent.
     std::fs::remove_file(orphan).unwrap();
     assert_eq!(going(&world).await, Vec::<String>::new());
     let session = world.begin("app").await;
-    world.patch(session).body(noise(480 * KB, 4)).await.expect(202);
+    world.patch(session).body(noise(460 * KB, 4)).await.expect(202);
     assert_eq!(going(&world).await.len(), 3);
 }
 
@@ -167,7 +167,7 @@ async fn of_a_chain_the_upper_half_goes() {
     let mut world = world("").await;
     let chain = put_chain(&world, "main", 40, 20_100, 1).await;
     aged(&world, 3 * HOUR);
-    world.reconfigure(|config| config.tenants[0].quota.low = Some(416_000)).await;
+    world.reconfigure(|config| config.tenants[0].quota.low = Some(450_000)).await;
     assert_eq!(going(&world).await, hexes(&chain[20..]));
 }
 

@@ -4,7 +4,9 @@ use std::io;
 
 use axum::body::Body;
 use futures::{StreamExt, stream};
+use larder::capacity::usage::OBJECT_FLOOR;
 use larder::digest::Digest;
+use larder::names::Tenant;
 
 use super::{Replica, blob_uri, eventually};
 use crate::call::Answer;
@@ -55,5 +57,39 @@ async fn a_blob_whose_client_goes_away_is_given_up() {
         let Ok(answer) = tower::ServiceExt::oneshot(replica.front.clone(), request).await;
         Answer::of(answer).await.expect(400);
         assert_given_up(&tap, &replica, [digest, Digest::sha256(&blob[..sent])]).await;
+    }
+}
+
+/// What overwrites something is not seen in a bucket until the next count: so nothing is overwritten here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_follows_what_is_written_to_a_bucket_and_removed() {
+    for tap in Tap::all().await {
+        let replica = Replica::over(&tap).await;
+        let account = replica.app.store.usage().account(&Tenant::default_tenant());
+        let assert_right = async || {
+            let followed = (account.stored(), account.blobs());
+            replica.app.store.scan_usage().await.unwrap();
+            assert_eq!(followed, (account.stored(), account.blobs()));
+            followed
+        };
+        // By one PUT, by parts, and out of chunks.
+        for blob in [noise(10, 1), noise(20 * MIB, 2)] {
+            let begun = replica.send("POST", "/v2/c/blobs/uploads/", "").await.expect(202);
+            let uri = with_digest(begun.header("location"), &Digest::sha256(&blob));
+            replica.send("PUT", &uri, blob).await.expect(201);
+        }
+        let begun = replica.send("POST", "/v2/c/blobs/uploads/", "").await.expect(202);
+        let chunk = noise(MIB, 3);
+        let staged = replica.send("PATCH", begun.header("location"), chunk.clone()).await.expect(202);
+        let uri = with_digest(staged.header("location"), &Digest::sha256(&chunk));
+        replica.send("PUT", &uri, "").await.expect(201);
+        let stored = OBJECT_FLOOR + 21 * MIB as u64;
+        assert_eq!(assert_right().await, (stored, 3));
+        // A chunk that is given up leaves nothing.
+        let begun = replica.send("POST", "/v2/c/blobs/uploads/", "").await.expect(202);
+        let staged = replica.send("PATCH", begun.header("location"), noise(MIB, 4)).await.expect(202);
+        assert_eq!(account.stored(), stored + MIB as u64);
+        replica.send("DELETE", staged.header("location"), "").await.expect(204);
+        assert_eq!(assert_right().await, (stored, 3));
     }
 }

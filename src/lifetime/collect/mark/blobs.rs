@@ -9,8 +9,8 @@ use crate::objects::Meta;
 pub(super) struct BlobInventory {
     /// By id, once they are sorted.
     blobs: Vec<MarkedBlob>,
-    /// Bytes of uploads under way that are stored.
-    pub staged: u64,
+    /// Bytes of all that is no blob, as the account counts them: uploads under way, and what repositories have.
+    pub others: u64,
 }
 
 /// One of them.

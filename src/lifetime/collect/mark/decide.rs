@@ -12,11 +12,11 @@ use crate::refs::listing::RepoListing;
 use crate::refs::root::Root;
 
 impl Mark<'_> {
-    /// Positions of the roots that go.
+    /// Positions of the roots that go. With the repositories, what their objects take of the tenant's account.
     pub(super) async fn decide(
         &mut self,
         tenant: &Tenant,
-        repos: &BTreeMap<RepoName, RepoListing>,
+        (repos, bytes): (&BTreeMap<RepoName, RepoListing>, u64),
         roots: &mut [Root],
         report: &mut Report,
     ) -> Result<HashSet<usize>> {
@@ -29,7 +29,7 @@ impl Mark<'_> {
         }
         self.retire(tenant, roots, &mut gone, report);
         if let Some(limits) = self.collector.limits(tenant) {
-            let held = self.list_held(tenant, report).await?;
+            let held = self.list_held(tenant, bytes, report).await?;
             let plan = self.plan(tenant, repos, roots, &gone, held, limits).await?;
             self.evict(tenant, roots, plan, &mut gone, report);
         }

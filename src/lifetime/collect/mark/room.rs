@@ -8,12 +8,13 @@ use std::time::SystemTime;
 use futures::TryStreamExt;
 
 use crate::buildkit::CacheConfig;
+use crate::capacity::usage::{OBJECT_FLOOR, weight, weight_of};
 use crate::config::GRAIN;
 use crate::content::condemned::fingerprint;
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::layout;
-use crate::layout::{Place, UploadItem};
+use crate::layout::Place;
 use crate::lifetime::collect::mark::Mark;
 use crate::lifetime::collect::mark::blobs::BlobInventory;
 use crate::lifetime::collect::policy;
@@ -70,8 +71,16 @@ impl Scene<'_> {
 
 impl Mark<'_> {
     /// Lists what a tenant holds. It is kept until its blobs are condemned: no list is asked for twice.
-    pub(super) async fn list_held(&mut self, tenant: &Tenant, report: &mut Report) -> Result<BlobInventory> {
-        let (mut held, wait) = (BlobInventory::default(), self.collector.wait(tenant, self.low));
+    /// `of_repos` are the bytes of all else that it has, as its account counts them.
+    pub(super) async fn list_held(
+        &mut self,
+        tenant: &Tenant,
+        of_repos: u64,
+        report: &mut Report,
+    ) -> Result<BlobInventory> {
+        let wait = self.collector.wait(tenant, self.low);
+        let mut held = BlobInventory::default();
+        held.others = of_repos;
         let objects = &**self.collector.refs.objects();
         let mut listed = walk(objects, &layout::blobs_prefix(tenant));
         while let Some((place, meta)) = listed.try_next().await? {
@@ -85,9 +94,8 @@ impl Mark<'_> {
         while let Some((place, meta)) = listed.try_next().await? {
             report.objects += 1;
             self.throttle.step().await;
-            if let Some(Place::Upload { item: UploadItem::Part { .. }, .. }) = place {
-                held.staged = held.staged.saturating_add(meta.size);
-            }
+            let weight = place.map_or(0, |place| weight(&place, meta.size));
+            held.others = held.others.saturating_add(weight);
         }
         held.sort();
         Ok(held)
@@ -153,10 +161,10 @@ impl Mark<'_> {
     /// Bytes that have to go beside what goes by itself: what is condemned, and what this collection condemns because
     /// nothing names it. What is too young for that counts as held.
     fn excess(&self, held: &BlobInventory, limits: QuotaLimits) -> u64 {
-        let (mut stays, mut goes) = (held.staged, 0_u64);
+        let (mut stays, mut goes) = (held.others, 0_u64);
         for blob in held.iter().filter(|blob| !self.known.has_fingerprint(blob.id)) {
             let sum = if blob.is_old && !blob.is_named { &mut goes } else { &mut stays };
-            *sum = sum.saturating_add(blob.bytes);
+            *sum = sum.saturating_add(blob.bytes.max(OBJECT_FLOOR));
         }
         let of_quota = if stays > limits.high { stays - limits.low } else { 0 };
         of_quota.max(limits.part.saturating_sub(goes))
@@ -230,7 +238,8 @@ impl Mark<'_> {
         Ok(recorded)
     }
 
-    /// What each root names of what the tenant holds, each blob once.
+    /// What goes with each root of what the tenant holds, each object once: the blobs that it names, its manifests, and
+    /// what it is made of itself.
     async fn contents(&self, scene: &Scene<'_>, held: &BlobInventory) -> Result<Vec<(usize, Vec<NamedBlob>)>> {
         let mut contents = Vec::new();
         for (at, repo, root) in scene.staying() {
@@ -245,18 +254,33 @@ impl Mark<'_> {
                 let times = root.times_of(digest);
                 let config = node.config.map(|config| blob_id(scene.tenant, &config));
                 let there = node.blobs.iter().filter(|id| !self.known.has_fingerprint(**id));
+                // The manifest itself goes with its roots.
+                if let Some((digest, written)) = digest.and_then(|digest| Some((digest, repo.manifests.get(digest)?))) {
+                    let id = fingerprint(repo.manifest_key(digest).as_str());
+                    if !self.known.has_fingerprint(id) {
+                        let (used, pushed) = times;
+                        let bytes = written.bytes.max(OBJECT_FLOOR);
+                        content.entry(id).or_insert(NamedBlob { id, bytes, used, pushed, fixed: true });
+                    }
+                }
                 for blob in there.filter_map(|id| held.get(*id)) {
                     let fixed = blob.is_fixed || !node.cache || config == Some(blob.id);
                     // What no record named when they were listed has come with a push since.
                     let is_new = recorded.as_ref().is_some_and(|recorded| !recorded.contains(&blob.id));
                     let (used, pushed) = if is_new { (self.now, self.now) } else { times };
-                    let new = NamedBlob { id: blob.id, bytes: blob.bytes, used, pushed, fixed };
+                    let bytes = blob.bytes.max(OBJECT_FLOOR);
+                    let new = NamedBlob { id: blob.id, bytes, used, pushed, fixed };
                     let known = content.entry(blob.id).or_insert(new);
                     (known.used, known.pushed) = (known.used.max(used), known.pushed.max(pushed));
                     known.fixed |= fixed;
                 }
             };
             root.visit(&self.collector.graph, repo, visit).await?;
+            let own = root.keys().filter_map(|(key, bytes)| {
+                let ((_, bytes), id) = (weight_of(key.as_str(), bytes)?, fingerprint(key.as_str()));
+                Some((id, NamedBlob { id, bytes, used: root.used, pushed: root.pushed, fixed: true }))
+            });
+            content.extend(own);
             contents.push((at, content.into_values().collect()));
         }
         Ok(contents)

@@ -16,7 +16,8 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use larder::digest::Digest;
 use larder::objects::{
-    ByteStream, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Traits, Unfinished, Version, When, fs, s3,
+    ByteStream, Change, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Traits, Unfinished, Version,
+    Watcher, Watchers, When, fs, s3,
 };
 use tokio::time::Instant;
 
@@ -112,6 +113,7 @@ pub struct State {
 #[derive(Clone)]
 pub struct Sim {
     pub state: Arc<Mutex<State>>,
+    watchers: Arc<Watchers>,
     start: Instant,
 }
 
@@ -122,7 +124,7 @@ fn epoch() -> SystemTime {
 impl Sim {
     pub fn new() -> Sim {
         let state = State { fenced: true, ..State::default() };
-        Sim { state: Arc::new(Mutex::new(state)), start: Instant::now() }
+        Sim { state: Arc::new(Mutex::new(state)), watchers: Arc::default(), start: Instant::now() }
     }
 
     /// The backend's time, to the second, as a bucket tells it.
@@ -341,7 +343,9 @@ impl Objects for Sim {
     }
 
     async fn put(&self, key: &Key, body: Bytes, when: When) -> Result<Meta> {
-        answered!(self.ask(Ask::Put(key.clone(), body, when)), Meta)
+        let written: Meta = answered!(self.ask(Ask::Put(key.clone(), body, when)), Meta)?;
+        self.watchers.tell(key, Change::written(written.size));
+        Ok(written)
     }
 
     async fn begin(&self, key: &Key, _size: Option<u64>) -> Result<Box<dyn Draft>> {
@@ -386,6 +390,10 @@ impl Objects for Sim {
 
     fn space(&self) -> Option<Space> {
         None
+    }
+
+    fn watch(&self, watcher: Watcher) {
+        self.watchers.add(watcher);
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>> {

@@ -1,0 +1,313 @@
+//! Uploads under way: what each has announced, what of that has come, and what is held for it.
+//!
+//! Bytes that were announced are held against others so that uploads at the same time do not take one room twice. What
+//! does not come is not held for ever: every [`LAPSE`] an upload keeps what it would bring at its pace within
+//! [`LAPSES_AHEAD`] times that, and announces the rest again, portion by portion, when it comes.
+//!
+//! Nothing here waits or takes a lock while bytes come; a list of the uploads is held for those who find too little
+//! room.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::usage::Account;
+use super::{Room, Wanted};
+use crate::error::{Error, Result};
+
+/// What was announced is held for so long; then, only what comes at the pace of the upload.
+pub const LAPSE: Duration = Duration::from_secs(60);
+/// For how many times [`LAPSE`] room is held at that pace.
+const LAPSES_AHEAD: u64 = 5;
+/// All uploads are looked at once in this time at most, whoever finds too little room.
+const LAPSE_EVERY: Duration = Duration::from_secs(1);
+/// How long an upload that is ended to make room may take to let go of it.
+const ENDING: Duration = Duration::from_secs(1);
+
+/// The uploads under way in this process.
+pub(super) struct UnderWay {
+    /// Bytes announced and not written, by tenants that are no scopes.
+    coming: AtomicU64,
+    /// The same, by scopes. They stand in the way of scopes only.
+    coming_to_scopes: AtomicU64,
+    uploads: Mutex<HashMap<u64, Arc<Upload>>>,
+    numbered: AtomicU64,
+    began: Instant,
+    /// When all uploads were looked at last. Milliseconds since the beginning, as all times here.
+    looked: AtomicU64,
+    /// An upload that was ended has let go of its room.
+    gone: Notify,
+}
+
+/// One upload, and the room that is held for it. Bytes.
+struct Upload {
+    account: Arc<Account>,
+    is_scope: bool,
+    /// Announced, not written.
+    coming: AtomicU64,
+    /// Written, not yet an object.
+    written: AtomicU64,
+    /// Came since then.
+    came: AtomicU64,
+    since: AtomicU64,
+    /// When bytes came last.
+    touched: AtomicU64,
+    is_ended: AtomicBool,
+    ended: Notify,
+}
+
+impl UnderWay {
+    pub fn new() -> UnderWay {
+        UnderWay {
+            coming: AtomicU64::new(0),
+            coming_to_scopes: AtomicU64::new(0),
+            uploads: Mutex::default(),
+            numbered: AtomicU64::new(0),
+            began: Instant::now(),
+            looked: AtomicU64::new(0),
+            gone: Notify::new(),
+        }
+    }
+
+    /// Bytes that are on their way to tenants that are no scopes.
+    pub fn coming(&self) -> u64 {
+        self.coming.load(Relaxed)
+    }
+
+    /// Bytes that are on their way to scopes.
+    pub fn coming_to_scopes(&self) -> u64 {
+        self.coming_to_scopes.load(Relaxed)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn sum(&self, is_scope: bool) -> &AtomicU64 {
+        if is_scope { &self.coming_to_scopes } else { &self.coming }
+    }
+
+    fn begin(&self, account: Arc<Account>, is_scope: bool, bytes: u64) -> (u64, Arc<Upload>) {
+        account.announce(bytes);
+        self.sum(is_scope).fetch_add(bytes, Relaxed);
+        let now = self.now();
+        let upload = Arc::new(Upload {
+            account,
+            is_scope,
+            coming: AtomicU64::new(bytes),
+            written: AtomicU64::new(0),
+            came: AtomicU64::new(0),
+            since: AtomicU64::new(now),
+            touched: AtomicU64::new(now),
+            is_ended: AtomicBool::new(false),
+            ended: Notify::new(),
+        });
+        let number = self.numbered.fetch_add(1, Relaxed);
+        self.uploads.lock().insert(number, upload.clone());
+        (number, upload)
+    }
+
+    /// Bytes of an upload are about to be written. Returns how many of them had not been announced; they are now.
+    fn write(&self, upload: &Upload, bytes: u64) -> u64 {
+        let announced = upload.take_coming(|coming| coming.min(bytes));
+        self.sum(upload.is_scope).fetch_sub(announced, Relaxed);
+        upload.account.announce(bytes - announced);
+        upload.written.fetch_add(bytes, Relaxed);
+        upload.came.fetch_add(bytes, Relaxed);
+        upload.touched.store(self.now(), Relaxed);
+        bytes - announced
+    }
+
+    /// An upload is over, or what it wanted is given up.
+    fn end(&self, number: u64, upload: &Upload) {
+        self.uploads.lock().remove(&number);
+        let coming = upload.take_coming(|coming| coming);
+        self.sum(upload.is_scope).fetch_sub(coming, Relaxed);
+        upload.account.arrived(coming + upload.written.swap(0, Relaxed));
+        if upload.is_ended.load(Relaxed) {
+            self.gone.notify_waiters();
+        }
+    }
+
+    /// Lets go of what was announced and does not come. Returns whether there was any.
+    pub fn lapse(&self) -> bool {
+        let (now, looked) = (self.now(), self.looked.load(Relaxed));
+        let every = LAPSE_EVERY.as_millis() as u64;
+        if now - looked < every || self.looked.compare_exchange(looked, now, Relaxed, Relaxed).is_err() {
+            return false;
+        }
+        let mut lapsed = 0;
+        for upload in self.uploads.lock().values() {
+            let window = now.saturating_sub(upload.since.load(Relaxed));
+            let lapse = LAPSE.as_millis() as u64;
+            if window < lapse {
+                continue;
+            }
+            let ahead =
+                u128::from(upload.came.swap(0, Relaxed)) * u128::from(LAPSES_AHEAD * lapse) / u128::from(window);
+            upload.since.store(now, Relaxed);
+            let gone = upload.take_coming(|coming| coming.saturating_sub(u64::try_from(ahead).unwrap_or(u64::MAX)));
+            self.sum(upload.is_scope).fetch_sub(gone, Relaxed);
+            upload.account.arrived(gone);
+            lapsed += gone;
+        }
+        lapsed > 0
+    }
+
+    /// Ends the upload of a scope to which nothing has come for longest, and for `idle` at least, and waits until it
+    /// has let go of what it wrote. Returns whether there was one.
+    pub async fn end_idle_of_scopes(&self, idle: Duration) -> bool {
+        let now = self.now();
+        let longest = {
+            let uploads = self.uploads.lock();
+            let ending = uploads.iter().filter(|(_, upload)| {
+                let touched = upload.touched.load(Relaxed);
+                let is_idle = u128::from(now.saturating_sub(touched)) >= idle.as_millis();
+                upload.is_scope && is_idle && upload.written.load(Relaxed) > 0 && !upload.is_ended.load(Relaxed)
+            });
+            let longest = ending.min_by_key(|(_, upload)| upload.touched.load(Relaxed));
+            longest.map(|(number, upload)| (*number, upload.clone()))
+        };
+        let Some((number, upload)) = longest else { return false };
+        upload.is_ended.store(true, Relaxed);
+        upload.ended.notify_waiters();
+        let left = async {
+            loop {
+                let gone = self.gone.notified();
+                if !self.uploads.lock().contains_key(&number) {
+                    return;
+                }
+                gone.await;
+            }
+        };
+        // It may be writing to a slow disk: then a later round finds what it has freed.
+        let _ = tokio::time::timeout(ENDING, left).await;
+        true
+    }
+}
+
+impl Upload {
+    /// Takes what `wanted` says of what is coming. Returns how much that was.
+    fn take_coming(&self, wanted: impl Fn(u64) -> u64) -> u64 {
+        let taken = self.coming.fetch_update(Relaxed, Relaxed, |coming| Some(coming - wanted(coming)));
+        taken.map_or(0, wanted)
+    }
+}
+
+/// The room that one upload has, given back when it is dropped.
+pub struct Reservation {
+    room: Arc<Room>,
+    wanted: Wanted,
+    number: u64,
+    upload: Arc<Upload>,
+}
+
+impl Reservation {
+    /// Announces what is wanted; whether there is so much room is for the caller to find out.
+    pub(super) fn new(room: &Arc<Room>, wanted: Wanted) -> Reservation {
+        let is_scope = wanted.tenant.is_scope();
+        let (number, upload) = room.under_way.begin(wanted.account.clone(), is_scope, wanted.bytes);
+        Reservation { room: room.clone(), wanted, number, upload }
+    }
+
+    /// Takes room for bytes that are about to be written. What was not announced, or has lapsed, is announced now, and
+    /// fits or is refused as a new upload would be; that of a tenant that is no scope waits for room that is being
+    /// made.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Room::wait`]. Nothing of the upload is held when it is dropped after one.
+    pub async fn write(&mut self, bytes: u64) -> Result<()> {
+        self.check_ended()?;
+        let new = self.room.under_way.write(&self.upload, bytes);
+        let is_scope = self.upload.is_scope;
+        if new == 0 && !is_scope {
+            // What told its length has been looked at.
+            return Ok(());
+        }
+        // Of a scope also what was announced: that stands in nobody's way.
+        let wanted = Wanted { bytes: new, ..self.wanted.clone() };
+        let mut fits = self.room.fits(&wanted, bytes);
+        if fits.is_err() && !is_scope {
+            fits = self.room.when_there_is_room(&wanted, || self.room.fits(&wanted, bytes)).await;
+        }
+        self.room.refusing(&wanted, fits)
+    }
+
+    /// What `body` brings, unless the upload is ended meanwhile to make room.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ended`].
+    pub async fn unless_ended<T>(&self, body: impl Future<Output = T>) -> Result<T> {
+        if !self.upload.is_scope {
+            return Ok(body.await);
+        }
+        let ended = async {
+            loop {
+                let told = self.upload.ended.notified();
+                if self.check_ended().is_err() {
+                    return;
+                }
+                told.await;
+            }
+        };
+        tokio::select! {
+            came = body => Ok(came),
+            () = ended => Err(Error::Ended),
+        }
+    }
+
+    fn check_ended(&self) -> Result<()> {
+        if self.upload.is_ended.load(Relaxed) { Err(Error::Ended) } else { Ok(()) }
+    }
+
+    /// So many of the bytes that were written are in an object, which counts by itself.
+    pub fn stored(&mut self, bytes: u64) {
+        let written = &self.upload.written;
+        let stored = written.fetch_update(Relaxed, Relaxed, |written| Some(written.saturating_sub(bytes)));
+        self.upload.account.arrived(stored.unwrap_or(0).min(bytes));
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.room.under_way.end(self.number, &self.upload);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capacity::usage::Usage;
+    use crate::metrics::Metrics;
+    use crate::names::Tenant;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_keeps_the_room_that_it_needs_at_its_pace_and_not_what_does_not_come() {
+        let usage = Usage::new(Arc::new(Metrics::default()));
+        let (account, uploads) = (usage.account(&Tenant::default_tenant()), UnderWay::new());
+        let (fast, slow) =
+            (uploads.begin(account.clone(), false, 1000), uploads.begin(account.clone(), false, 1_000_000));
+        assert_eq!((uploads.write(&fast.1, 400), uploads.write(&slow.1, 1)), (0, 0));
+        tokio::time::advance(LAPSE / 2).await;
+        assert!(!uploads.lapse());
+        assert_eq!((uploads.coming(), account.arriving()), (600 + 999_999, 1_001_000));
+        tokio::time::advance(LAPSE / 2).await;
+        assert!(uploads.lapse());
+        // All of the one, and of the other what comes within five times that at a byte a minute.
+        assert_eq!((uploads.coming(), account.arriving()), (600 + 5, 605 + 401));
+        // What has lapsed is announced again when it comes.
+        assert_eq!(uploads.write(&slow.1, 100), 95);
+        assert_eq!((uploads.coming(), account.arriving()), (600, 600 + 501));
+        for (number, upload) in [fast, slow] {
+            uploads.end(number, &upload);
+        }
+        assert_eq!((uploads.coming(), account.arriving(), uploads.coming_to_scopes()), (0, 0, 0));
+    }
+}

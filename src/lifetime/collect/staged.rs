@@ -1,0 +1,43 @@
+//! What scopes are sending goes first when the disk is short of room: nothing names it, and nobody was told that it is
+//! there.
+//!
+//! A client whose upload was ended is told so; one whose chunks were dropped begins that upload anew.
+
+use std::time::{Duration, SystemTime};
+
+use crate::error::Result;
+use crate::lifetime::collect::{Collector, passed};
+
+/// An upload of a scope to which nothing has been added for so long goes as soon as the disk is short of room. Others
+/// go while it still is, the longest idle first.
+const IDLE: Duration = Duration::from_secs(5 * 60);
+
+impl Collector {
+    /// Ends and drops uploads of scopes, until the disk has room for what is being sent to tenants. Returns how many.
+    pub(super) async fn drop_uploads_of_scopes(&self, now: SystemTime) -> Result<usize> {
+        let (room, mut dropped) = (self.refs.room(), 0);
+        while room.end_idle_of_scopes(IDLE).await {
+            dropped += 1;
+        }
+        let mut staged = Vec::new();
+        for tenant in self.refs.tenants().await?.into_iter().filter(|tenant| tenant.is_scope()) {
+            let added = self.refs.content().staging(&tenant).last_added().await?;
+            staged.extend(added.into_iter().map(|(id, at)| (at, tenant.clone(), id)));
+        }
+        staged.sort_by_key(|(at, ..)| *at);
+        for (at, tenant, id) in staged {
+            if !passed(at, now, IDLE) && !room.is_low_for_scopes() {
+                break;
+            }
+            self.refs.content().staging(&tenant).give_up(&id).await?;
+            dropped += 1;
+        }
+        while room.is_low_for_scopes() && room.end_idle_of_scopes(Duration::ZERO).await {
+            dropped += 1;
+        }
+        if dropped > 0 {
+            tracing::info!(uploads = dropped, "uploads of scopes were dropped to make room on the disk");
+        }
+        Ok(dropped)
+    }
+}
