@@ -81,7 +81,6 @@ impl Caches {
             // The reserve is the tenants'.
             to.blobs().expect_room().await?;
         }
-        let _writing = self.refs().writing().await;
         let (content, bytes) = ((&parsed, cache.as_ref()), &push.bytes);
         let store = |pin: Pin| async move { self.store(&pin, to, digest, push.tags, content, bytes).await };
         to.repo().content().pinned(to.repo().deadline(), store).await?;
@@ -114,21 +113,31 @@ impl Caches {
         if !ingredients.content_before_pointer() {
             stream::iter(tags).map(Ok).try_for_each(|tag| to.put_tag(pin, tag, &pointer)).await?;
         }
-        to.store_manifest(pin, &digest, parsed, bytes).await?;
+        let required = to.require(pin, parsed).await?;
         let push = match cache {
             Some(cache) => Some(self.new_push(repo, cache).await?),
             None => None,
         };
+        let writing = self.refs().writing(repo.deadline()).await?;
+        to.store_manifest(pin, &required, &digest, parsed, bytes).await?;
         for tag in tags {
             // Before the pointer: a view is made with it, and knows better.
             let weight = Weight::of(parsed, size);
             self.refs().stock().pushed(repo.tenant(), repo.name(), tag, &digest, push.is_some(), weight);
         }
+        let mut firsts = Vec::new();
         for tag in tags {
             pin.spare(&repo.tag_key(tag)).await?;
             match &push {
-                Some(push) => self.put_push(pin, to, tag, pointer.clone(), push).await?,
+                Some(push) => firsts.extend(self.put_push(pin, to, tag, pointer.clone(), push).await?.zip(Some(tag))),
                 None => to.put_plain(pin, tag, &pointer).await?,
+            }
+        }
+        // A view takes its time, and names nothing that the lock keeps.
+        drop(writing);
+        if let Some(push) = push {
+            for ((at_pointer, live), tag) in firsts {
+                self.make_first(pin, repo, tag, at_pointer, (live, push.clone())).await;
             }
         }
         Ok(())
@@ -145,7 +154,8 @@ impl Caches {
         }
     }
 
-    /// Adds a push to a cache tag: the record, then what it makes expire, then the pointer.
+    /// Adds a push to a cache tag: the record, then what it makes expire, then the pointer. Returns the push that is alone
+    /// on its tag: its view is to be made.
     async fn put_push(
         &self,
         pin: &Pin,
@@ -153,7 +163,7 @@ impl Caches {
         tag: &Tag,
         mut pointer: Pointer,
         push: &Arc<Push>,
-    ) -> Result<()> {
+    ) -> Result<Option<(VersionedPointer, LivePush)>> {
         let repo = to.repo();
         let id = PushId { identity: push.identity(), manifest: pointer.digest };
         let (before, live) = match repo.pointer(tag).await? {
@@ -176,14 +186,15 @@ impl Caches {
             && before.follows(&known.id)
             && to.has_record(pin, tag, &known.id).await?
         {
-            return self.push_again(pin, to, tag, &before, pointer, (known, live.len())).await;
+            self.push_again(pin, to, tag, &before, pointer, (known, live.len())).await?;
+            return Ok(None);
         }
         let family = push.family();
         let record = json(&Record { family: family.clone() })?;
         if !repo.content().config().collect.ingredients.record_before_pointer() {
             to.put_tag(pin, tag, &pointer).await?;
             to.put_record(pin, tag, &id, record).await?;
-            return Ok(());
+            return Ok(None);
         }
         let at = to.put_record(pin, tag, &id, record).await?;
         pointer.follows = live.iter().map(|push| push.id.short()).collect();
@@ -202,12 +213,11 @@ impl Caches {
             && let Some(version) = to.put_new_tag(pin, tag, &pointer).await?
         {
             let at_pointer = VersionedPointer { asked, version, pointer: Arc::new(pointer) };
-            self.make_first(pin, repo, tag, at_pointer, (LivePush { id, at }, push.clone())).await;
-            return Ok(());
+            return Ok(Some((at_pointer, LivePush { id, at })));
         }
         to.put_tag(pin, tag, &pointer).await?;
         self.make_ahead(repo, tag);
-        Ok(())
+        Ok(None)
     }
 
     /// A push that is there already makes no record.
