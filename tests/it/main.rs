@@ -8,8 +8,10 @@ mod tap;
 mod wire;
 mod world;
 
+mod audit;
 mod auth;
 mod bad_input;
+mod browsers;
 mod check;
 mod collect;
 mod docs;

@@ -15,8 +15,8 @@ use crate::call::Answer;
 use crate::world::World;
 
 /// An issuer with one key at a time.
-struct Issuer {
-    url: String,
+pub struct Issuer {
+    pub url: String,
     key: Arc<Mutex<(String, EcdsaKeyPair)>>,
     asked: Arc<Mutex<usize>>,
 }
@@ -28,7 +28,7 @@ fn key(id: &str) -> (String, EcdsaKeyPair) {
 }
 
 impl Issuer {
-    async fn start() -> Issuer {
+    pub async fn start() -> Issuer {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (shared, asked) = (Arc::new(Mutex::new(key("first"))), Arc::new(Mutex::new(0)));
@@ -59,7 +59,7 @@ impl Issuer {
     }
 
     /// A JWT with these claims beside the usual ones.
-    fn jwt(&self, claims: Value) -> String {
+    pub fn jwt(&self, claims: Value) -> String {
         let now = jiff::Timestamp::now().as_second();
         let mut payload = json!({
             "iss": self.url, "aud": "larder", "sub": "repo:org/app:ref:refs/heads/main",
