@@ -202,10 +202,12 @@ impl Deletion {
         let names =
             |key: Key| async move { Ok(!is_sparse && self.children(&key, deadline).await?.contains(digest)) }.boxed();
         let prefix = layout::repo_prefix(repo.tenant(), repo.name());
-        let (_alone, mut seen) = self.alone(digest, &prefix, &names).await?;
+        // Write-once: read and parsed while others push.
         let bytes = content.small_in(std::iter::once(key), *digest, deadline).await?;
+        let subject = bytes.and_then(|bytes| ManifestContent::parse(&bytes, None).ok()?.subject);
+        let (_alone, mut seen) = self.alone(digest, &prefix, &names).await?;
         from.withdraw(digest).await?;
-        if let Some(subject) = bytes.and_then(|bytes| ManifestContent::parse(&bytes, None).ok()?.subject) {
+        if let Some(subject) = subject {
             let referrer = layout::referrer(repo.tenant(), repo.name(), &subject, digest);
             content.delete(&[referrer], deadline).await?;
         }

@@ -5,12 +5,14 @@ use std::borrow::Cow;
 use http::{Method, Uri};
 use percent_encoding::percent_decode_str;
 
+use crate::names::UploadId;
+
 /// Longest path in a log line, in bytes: names are bounded, but what is no name is not.
 const PATH_BYTES_MAX: usize = 512;
 /// What stands for the rest of a text that is too long, and of an id that is not for everybody to read.
 const REST: char = '…';
-/// Between the name of a repository and the id of an upload.
-const UPLOADS: &str = "/blobs/uploads/";
+/// What comes before the id of an upload in a path.
+const UPLOADS: &str = "uploads";
 /// Characters of an upload's id that are shown: enough to find the requests of one upload among others.
 const UPLOAD_ID_SHOWN: usize = 8;
 
@@ -62,13 +64,16 @@ pub fn path(uri: &Uri) -> Cow<'_, str> {
         true => percent_decode_str(path).decode_utf8_lossy(),
         false => Cow::Borrowed(path),
     };
-    let Some(at) = decoded.rfind(UPLOADS) else { return text(path, PATH_BYTES_MAX) };
-    let id = at + UPLOADS.len();
-    let shown = decoded[id..].char_indices().nth(UPLOAD_ID_SHOWN).map(|(shown, _)| id + shown);
-    match shown {
-        Some(end) => Cow::Owned(text(&format!("{}{REST}", &decoded[..end]), PATH_BYTES_MAX).into_owned()),
-        None => text(path, PATH_BYTES_MAX),
+    let (mut at, mut before) = (0, "");
+    for segment in decoded.split('/') {
+        if before == UPLOADS && segment.parse::<UploadId>().is_ok() {
+            let shown = format!("{}{}{REST}", &decoded[..at], &segment[..UPLOAD_ID_SHOWN]);
+            return Cow::Owned(text(&shown, PATH_BYTES_MAX).into_owned());
+        }
+        at += segment.len() + 1;
+        before = segment;
     }
+    text(path, PATH_BYTES_MAX)
 }
 
 #[cfg(test)]
@@ -98,7 +103,9 @@ mod tests {
         for (path_sent, shown) in [
             (format!("/v2/a/blobs/uploads/{id}"), "/v2/a/blobs/uploads/01234567…"),
             (format!("/v2/a%2Fblobs/%75ploads%2f{id}"), "/v2/a/blobs/uploads/01234567…"),
+            (format!("/v2/a/blobs/uploads/{id}/state"), "/v2/a/blobs/uploads/01234567…"),
             ("/v2/a/blobs/uploads/".to_string(), "/v2/a/blobs/uploads/"),
+            (format!("/v2/a/manifests/{id}"), "/v2/a/manifests/0123456789abcdef0123456789abcdef"),
             ("/v2/uploads/manifests/latest%21".to_string(), "/v2/uploads/manifests/latest%21"),
         ] {
             assert_eq!(path(&path_sent.parse().unwrap()), shown, "{path_sent}");
