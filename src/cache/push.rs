@@ -154,8 +154,8 @@ impl Caches {
         }
     }
 
-    /// Adds a push to a cache tag: the record, then what it makes expire, then the pointer. Returns the push that is alone
-    /// on its tag: its view is to be made.
+    /// Adds a push to a cache tag: the record, then what it makes expire, then the pointer. Returns the push that is
+    /// alone on its tag: its view is to be made.
     async fn put_push(
         &self,
         pin: &Pin,

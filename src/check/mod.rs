@@ -114,8 +114,8 @@ pub async fn all(objects: &dyn Objects, config: &Config, depth: Depth) -> Result
     check.run(|_| ready(())).await
 }
 
-/// Checks the store and tells what it finds; mends what can be mended when told to. It waits for `report` each time: who
-/// reads slowly slows the check, and fills no memory.
+/// Checks the store and tells what it finds; mends what can be mended when told to. It waits for `report` each time:
+/// who reads slowly slows the check, and fills no memory.
 pub async fn check_store<F: Future<Output = ()> + Send>(
     refs: &Refs,
     depth: Depth,

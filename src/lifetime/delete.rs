@@ -233,8 +233,8 @@ impl Deletion {
         let mut seen = HashSet::new();
         let named = |by| Error::Referenced { digest: *digest, by };
         for _ in 0..ROUNDS_MAX {
-            // Twice: first while others push, which takes long; then alone, only through what has come meanwhile. Where that
-            // is much, it is not parsed while all others wait.
+            // Twice: first while others push, which takes long; then alone, only through what has come meanwhile. Where
+            // that is much, it is not parsed while all others wait.
             if let Looked::Named(by) = self.named_by(prefix, names, &mut seen, usize::MAX).await? {
                 return Err(named(by));
             }
@@ -248,8 +248,8 @@ impl Deletion {
         Err(Error::Busy)
     }
 
-    /// Looks for a manifest or an entry that is none of those `seen` and of which `names` is true, among at most `looks_max`.
-    /// What was deleted may still lie there, and names nothing any more.
+    /// Looks for a manifest or an entry that is none of those `seen` and of which `names` is true, among at most
+    /// `looks_max`. What was deleted may still lie there, and names nothing any more.
     async fn named_by(
         &self,
         prefix: &str,

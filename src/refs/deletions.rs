@@ -7,7 +7,8 @@ use parking_lot::Mutex;
 use crate::content::condemned::fingerprint;
 use crate::objects::Key;
 
-/// Deletions that are remembered, 8 bytes each: a caller who looked for something before so many others takes it to be gone.
+/// Deletions that are remembered, 8 bytes each. A push that has looked for what it names before so many of them is asked
+/// to come again.
 const RECENT_MAX: usize = 16_384;
 
 /// The deletions of this server, in their order.

@@ -13,8 +13,8 @@ use crate::layout::{self, Place};
 use crate::names::{RepoName, Tenant};
 
 impl Repo {
-    /// Tags of which `is_seen` is true, in byte order, which for tags is also the order of the spec. Each tenant of the chain
-    /// is listed once, however few of its tags are seen, within the time that the caller has.
+    /// Tags of which `is_seen` is true, in byte order, which for tags is also the order of the spec. Each tenant of the
+    /// chain is listed once, however few of its tags are seen, within the time that the caller has.
     ///
     /// # Errors
     ///

@@ -36,20 +36,20 @@ pub struct Required {
 }
 
 impl RepoWriter {
-    /// Refuses a manifest that names what is not here. Before the lock of references is taken: what a client names may be
-    /// tens of thousands of objects.
+    /// Refuses a manifest that names what is not here. Before the lock of references is taken: what a client names may
+    /// be tens of thousands of objects.
     ///
     /// # Why nothing is named that goes in between
     ///
     /// *A caller of this server deletes it* by its digest, alone with the lock, and notes it before. Either he has the lock
-    /// first: then [`RepoWriter::store_manifest`] finds it noted since the mark, which was taken before it was looked for, and
-    /// looks again. Or the manifest is written first: then he finds it, and deletes nothing that it names.
+    /// first: then [`RepoWriter::store_manifest`] finds it noted since the mark, which was taken before it was looked
+    /// for, and looks again. Or the manifest is written first: then he finds it, and deletes nothing that it names.
     ///
     /// *A collector deletes it*, or another server's caller, who in a bucket only condemns. That takes no lock, here or there,
     /// and need not: what was looked for and the manifest rest on one pin, and the argument at the head of
-    /// [`crate::lifetime::collect`] has its times from that alone. What the pin's snapshot had was spared; what it had not
-    /// stays for W behind a list that came later, and the manifest is in the store X after the snapshot at the latest: the
-    /// pointer is not written with a pin that has become too old, nor is the answer given.
+    /// [`crate::lifetime::collect`] has its times from that alone. What the pin's snapshot had was spared; what it had
+    /// not stays for W behind a list that came later, and the manifest is in the store X after the snapshot at the
+    /// latest: the pointer is not written with a pin that has become too old, nor is the answer given.
     pub async fn require(&self, pin: &Pin, parsed: &ManifestContent) -> Result<Required> {
         let since = self.repo().refs().deletions().mark();
         let mut keys = HashSet::new();
@@ -63,9 +63,9 @@ impl RepoWriter {
         Ok(Required { since, keys })
     }
 
-    /// Stores a manifest for an answer that rests on `pin`, as did looking for what is `required`: the bytes, then its entry
-    /// among the referrers of its subject. Whoever calls it holds [`Refs::writing`](super::Refs::writing) until tags point
-    /// to it.
+    /// Stores a manifest for an answer that rests on `pin`, as did looking for what is `required`: the bytes, then its
+    /// entry among the referrers of its subject. Whoever calls it holds [`Refs::writing`](super::Refs::writing) until
+    /// tags point to it.
     pub async fn store_manifest(
         &self,
         pin: &Pin,

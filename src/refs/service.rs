@@ -36,8 +36,8 @@ struct Shared {
     inventory: Stock,
     /// When the last use of a tag was last written.
     used: Cache<Key, Instant>,
-    /// Held shared while a manifest is written with its tags, alone while something is deleted that manifests or tags may
-    /// name: in between, they would name what is about to go. What a client can make last long, looking for what a
+    /// Held shared while a manifest is written with its tags, alone while something is deleted that manifests or tags
+    /// may name: in between, they would name what is about to go. What a client can make last long, looking for what a
     /// manifest names, parsing, making a view, happens outside: one who waits to delete keeps all who write waiting.
     guard: RwLock<()>,
     deletions: Deletions,

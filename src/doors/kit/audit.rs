@@ -1,8 +1,8 @@
 //! One line for each write, each token, each order and each refusal: who, what, from where, and what came of it. A write to
 //! the registry that is let in has none where everybody may everything.
 //!
-//! Invariant: a request that may change something has its line, whatever the door: the front gives it a [`Note`] before it
-//! is handed out, the door fills it in, and the front closes what was left open.
+//! Invariant: a request that may change something has its line, whatever the door: the front gives it a [`Note`] before
+//! it is handed out, the door fills it in, and the front closes what was left open.
 //!
 //! Invariant: a line is one line of bounded length: all that a client or an issuer chose goes through [`logged`].
 
@@ -92,8 +92,8 @@ impl Note {
         })
     }
 
-    /// Tells that the request of `who` was answered with success. Where there is nobody to name, the line of the request
-    /// tells as much.
+    /// Tells that the request of `who` was answered with success. Where there is nobody to name, the line of the
+    /// request tells as much.
     pub fn written(&self, who: Option<&str>, status: StatusCode) {
         self.told.store(true, Ordering::Relaxed);
         if who.is_some() {

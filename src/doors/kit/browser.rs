@@ -1,5 +1,5 @@
-//! What is refused to browsers. A browser sends what it remembers of a server, its password and its place in the network,
-//! along with whatever a page of another site asks of that server; programs do not.
+//! What is refused to browsers. A browser sends what it remembers of a server, its password and its place in the
+//! network, along with whatever a page of another site asks of that server; programs do not.
 //!
 //! Two things are refused, on all doors alike. What changes something is, when the browser says that a page of another
 //! site asks for it (`Sec-Fetch-Site`, W3C Fetch Metadata; `Origin`, RFC 6454). And all is that comes by a name which
@@ -63,8 +63,8 @@ fn is_browser(headers: &HeaderMap) -> bool {
         || headers.keys().any(|name| *name == ORIGIN || name.as_str().starts_with(FETCH_METADATA))
 }
 
-/// Whether a host is this server for certain: an address, the browser's own machine, or a name of the configuration. Only
-/// names can be led elsewhere.
+/// Whether a host is this server for certain: an address, the browser's own machine, or a name of the configuration.
+/// Only names can be led elsewhere.
 fn is_ours(origin: &RequestOrigin<'_>, host: &str) -> bool {
     let server = &origin.config.server;
     let public = server.public_url.as_ref().and_then(|url| Authority::of_url(url.as_str()));

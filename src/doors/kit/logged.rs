@@ -16,8 +16,8 @@ const UPLOADS: &str = "uploads";
 /// Characters of an upload's id that are shown: enough to find the requests of one upload among others.
 const UPLOAD_ID_SHOWN: usize = 8;
 
-/// At most `bytes_max` bytes of a text and a mark for the rest, without anything that ends a line, steers a terminal or turns
-/// the direction of writing: such characters are escaped as in Rust, `\n` or `\u{202e}`.
+/// At most `bytes_max` bytes of a text and a mark for the rest, without anything that ends a line, steers a terminal or
+/// turns the direction of writing: such characters are escaped as in Rust, `\n` or `\u{202e}`.
 pub fn text(text: &str, bytes_max: usize) -> Cow<'_, str> {
     if text.len() <= bytes_max && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return Cow::Borrowed(text);

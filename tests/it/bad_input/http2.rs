@@ -1,5 +1,5 @@
-//! What no client of HTTP/2 sends (RFC 9113): floods end their connection, what is malformed its request, and all others
-//! are served.
+//! What no client of HTTP/2 sends (RFC 9113): floods end their connection, what is malformed its request, and all
+//! others are served.
 
 use std::sync::Arc;
 
