@@ -2,6 +2,7 @@
 //!
 //! Grammar of repositories and tags: OCI distribution spec, "Pulling manifests".
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
@@ -135,6 +136,24 @@ name!(
     is_tenant,
     InvalidName::Tenant
 );
+
+/// Digits of an upload's id that are shown: enough to find what is of one upload among others.
+const UPLOAD_ID_SHOWN: usize = 8;
+
+/// A path or a key for people to read, with no more than the beginning of an upload's id: whoever has all of it, and may
+/// push, can send to the upload or end it.
+pub fn without_upload_id(path: &str) -> Cow<'_, str> {
+    let (mut at, mut before) = (0, "");
+    for part in path.split('/') {
+        if before == "uploads" && part.parse::<UploadId>().is_ok() {
+            let (shown, rest) = (at + UPLOAD_ID_SHOWN, at + part.len());
+            return Cow::Owned(format!("{}…{}", &path[..shown], &path[rest..]));
+        }
+        at += part.len() + 1;
+        before = part;
+    }
+    Cow::Borrowed(path)
+}
 
 impl RepoName {
     /// Whether the name is one of [`RESERVED_NAMES`], or lies below one.

@@ -5,17 +5,12 @@ use std::borrow::Cow;
 use http::{Method, Uri};
 use percent_encoding::percent_decode_str;
 
-use crate::names::UploadId;
+use crate::names::without_upload_id;
 
 /// Longest path in a log line, in bytes: names are bounded, but what is no name is not.
 const PATH_BYTES_MAX: usize = 512;
-/// What stands for the rest of a text that is too long, and of an id that is not for everybody to read.
+/// What stands for the rest of a text that is too long.
 const REST: char = '…';
-/// What comes before the id of an upload in a path.
-const UPLOADS: &str = "uploads";
-/// Characters of an upload's id that are shown: enough to find the requests of one upload among others.
-const UPLOAD_ID_SHOWN: usize = 8;
-
 /// At most `bytes_max` bytes of a text and a mark for the rest, without anything that ends a line, steers a terminal or
 /// turns the direction of writing: such characters are escaped as in Rust, `\n` or `\u{202e}`.
 pub fn text(text: &str, bytes_max: usize) -> Cow<'_, str> {
@@ -56,7 +51,7 @@ pub fn method(method: &Method) -> &str {
     if METHODS.contains(method) { method.as_str() } else { "_OTHER" }
 }
 
-/// A path. Of an upload's id only the beginning: whoever has all of it, and may push, can send to the upload or end it.
+/// A path, without the id of an upload.
 pub fn path(uri: &Uri) -> Cow<'_, str> {
     let path = uri.path();
     // A client may have escaped what the registry decodes.
@@ -64,16 +59,10 @@ pub fn path(uri: &Uri) -> Cow<'_, str> {
         true => percent_decode_str(path).decode_utf8_lossy(),
         false => Cow::Borrowed(path),
     };
-    let (mut at, mut before) = (0, "");
-    for segment in decoded.split('/') {
-        if before == UPLOADS && segment.parse::<UploadId>().is_ok() {
-            let shown = format!("{}{}{REST}", &decoded[..at], &segment[..UPLOAD_ID_SHOWN]);
-            return Cow::Owned(text(&shown, PATH_BYTES_MAX).into_owned());
-        }
-        at += segment.len() + 1;
-        before = segment;
+    match without_upload_id(&decoded) {
+        Cow::Owned(shown) => Cow::Owned(text(&shown, PATH_BYTES_MAX).into_owned()),
+        Cow::Borrowed(_) => text(path, PATH_BYTES_MAX),
     }
-    text(path, PATH_BYTES_MAX)
 }
 
 #[cfg(test)]
@@ -103,7 +92,7 @@ mod tests {
         for (path_sent, shown) in [
             (format!("/v2/a/blobs/uploads/{id}"), "/v2/a/blobs/uploads/01234567…"),
             (format!("/v2/a%2Fblobs/%75ploads%2f{id}"), "/v2/a/blobs/uploads/01234567…"),
-            (format!("/v2/a/blobs/uploads/{id}/state"), "/v2/a/blobs/uploads/01234567…"),
+            (format!("/v2/a/blobs/uploads/{id}/state"), "/v2/a/blobs/uploads/01234567…/state"),
             ("/v2/a/blobs/uploads/".to_string(), "/v2/a/blobs/uploads/"),
             (format!("/v2/a/manifests/{id}"), "/v2/a/manifests/0123456789abcdef0123456789abcdef"),
             ("/v2/uploads/manifests/latest%21".to_string(), "/v2/uploads/manifests/latest%21"),
