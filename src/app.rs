@@ -103,11 +103,11 @@ impl App {
     }
 
     /// Checks the store, and tells what it finds.
-    pub async fn check(
+    pub async fn check<F: Future<Output = ()> + Send>(
         &self,
         depth: Depth,
         repair: bool,
-        report: impl FnMut(CheckEvent) + Send,
+        report: impl FnMut(CheckEvent) -> F + Send,
     ) -> error::Result<Summary> {
         self.store.check(depth, repair, report).await
     }

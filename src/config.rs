@@ -28,7 +28,7 @@ use complaint::{complaint, complaint_of_value};
 pub use auth::{AuthConfig, Challenge, IssuerConfig, Label, RuleConfig, TokenConfig, TokenHash};
 pub use collect::{CollectConfig, GRAIN, RetainConfig};
 pub use ingredients::Ingredients;
-pub use network::{Network, PublicUrl};
+pub use network::{HostName, Network, PublicUrl};
 pub use pattern::{Glob, Pattern, ScopeTemplate, Template};
 pub use store::{Checksum, Redirect, S3Config, Secret, StoreConfig};
 pub use tenants::{DiskShare, Quota, ScopesConfig, TenantConfig};
@@ -69,6 +69,8 @@ pub struct ServerConfig {
     pub listen_plain: Vec<SocketAddr>,
     /// How clients reach the server, when they cannot be told by the address that they ask: `https://cache.example.com`.
     pub public_url: Option<PublicUrl>,
+    /// Names by which browsers may reach the server, beside that of `public_url`, `localhost` and addresses.
+    pub hosts: Vec<HostName>,
     /// Proxies whose `X-Forwarded-…` headers are believed.
     pub trusted_proxies: Vec<Network>,
     /// How long requests may go on after SIGTERM before they are cut.
@@ -81,6 +83,7 @@ impl Default for ServerConfig {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 5000))],
             listen_plain: Vec::new(),
             public_url: None,
+            hosts: Vec::new(),
             trusted_proxies: Vec::new(),
             drain: Span::seconds(60),
         }

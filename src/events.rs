@@ -43,8 +43,8 @@ pub enum Event<'a> {
     },
     /// Something was not allowed.
     Refused(Refused<'a>),
-    /// A request that changes something, takes a token or orders work was let in and answered.
-    Written(AnsweredWrite<'a>),
+    /// A request that changes something, takes a token or orders work was let in and answered with success.
+    Written(AuditedRequest<'a>),
 }
 
 /// What was not allowed.
@@ -52,17 +52,24 @@ pub enum Event<'a> {
 pub enum Refused<'a> {
     /// An upload: the disk or the tenant is full.
     Upload { tenant: &'a Tenant },
-    /// A caller, by the rules or for want of good credentials.
-    Caller { reason: &'a str, route: &'static str, path: &'a str, address: Option<IpAddr> },
+    /// A request: its caller has no right to it, or what was sent cannot be taken.
+    Request(AuditedRequest<'a>),
 }
 
-/// What a caller did, and what came of it.
+/// A request that changes something or was refused, and what came of it. The texts may be what a client has chosen.
 #[derive(Clone, Copy, Debug)]
-pub struct AnsweredWrite<'a> {
-    pub who: &'a str,
+pub struct AuditedRequest<'a> {
+    /// Who asked, where that is known.
+    pub who: Option<&'a str>,
     pub method: &'a str,
+    /// Of bounded length, and without the id of an upload.
     pub path: &'a str,
+    /// What metrics call the route.
+    pub route: &'static str,
     pub status: u16,
+    /// Why it was refused.
+    pub reason: &'a str,
+    /// Where the request began.
     pub address: Option<IpAddr>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Grammar of repositories and tags: OCI distribution spec, "Pulling manifests".
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
@@ -179,6 +179,24 @@ fn is_session(text: &str) -> bool {
     let mut groups = text.split('-');
     [16, 16, 32].iter().all(|length| groups.next().is_some_and(|digits| digits.len() == *length && hex(digits)))
         && groups.next().is_none()
+}
+
+/// Digits of an upload's id that are shown: enough to find what is of one upload among others.
+const UPLOAD_ID_SHOWN: usize = 8;
+
+/// A path or a key for people to read, with no more than the beginning of an upload's id: whoever has all of it, and may
+/// push, can send to the upload or end it.
+pub fn without_upload_id(path: &str) -> Cow<'_, str> {
+    let (mut at, mut before) = (0, "");
+    for part in path.split('/') {
+        if before == "uploads" && part.parse::<UploadId>().is_ok() {
+            let (shown, rest) = (at + UPLOAD_ID_SHOWN, at + part.len());
+            return Cow::Owned(format!("{}…{}", &path[..shown], &path[rest..]));
+        }
+        at += part.len() + 1;
+        before = part;
+    }
+    Cow::Borrowed(path)
 }
 
 impl RepoName {

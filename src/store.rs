@@ -143,7 +143,12 @@ impl Store {
     }
 
     /// Checks the store and tells what it finds; mends what can be mended when told to.
-    pub async fn check(&self, depth: Depth, repair: bool, report: impl FnMut(CheckEvent) + Send) -> Result<Summary> {
+    pub async fn check<F: Future<Output = ()> + Send>(
+        &self,
+        depth: Depth,
+        repair: bool,
+        report: impl FnMut(CheckEvent) -> F + Send,
+    ) -> Result<Summary> {
         check::check_store(self.refs(), depth, repair, report).await
     }
 

@@ -110,12 +110,11 @@ impl Caches {
         let parse = move || read_manifest(&bytes, sent_as.as_deref(), makes_pushes);
         let (parsed, cache) = self.parse_manifest(to.repo(), push.bytes.len(), parse).await??;
         let _place = to.reserve_manifest(&digest, &parsed, push.bytes.len() as u64, push.tags.len()).await?;
-        // Before the lock: a config may take long to parse.
+        // Before the pin and the lock: a config may have to wait for memory, and takes long to parse.
         let new = match &cache {
             Some(cache) => Some(self.new_push(to.repo(), cache).await?),
             None => None,
         };
-        let _writing = self.refs().writing().await;
         let (content, bytes) = ((&parsed, new.as_ref()), &push.bytes);
         let store = |pin: Pin| async move { self.store(&pin, to, digest, push.tags, content, bytes).await };
         to.repo().content().pinned(to.repo().deadline(), store).await?;
@@ -148,23 +147,33 @@ impl Caches {
         if !ingredients.content_before_pointer() {
             stream::iter(tags).map(Ok).try_for_each(|tag| to.put_tag(pin, tag, &pointer)).await?;
         }
-        to.store_manifest(pin, &digest, parsed, bytes).await?;
+        let required = to.require(pin, parsed).await?;
         let push = match push {
             Some(Ok(push)) => Some(push),
             // It is there, and its bytes are wrong, or it came a moment too late: the builder is to send it again.
             Some(Err(ConfigGone(digest))) => return Err(Error::ManifestBlobUnknown(vec![*digest])),
             None => None,
         };
+        let writing = self.refs().writing(repo.deadline()).await?;
+        to.store_manifest(pin, &required, &digest, parsed, bytes).await?;
         for tag in tags {
             // Before the pointer: a view is made with it, and knows better.
             let weight = Weight::of(parsed, size);
             self.refs().stock().pushed(repo.tenant(), repo.name(), tag, &digest, push.is_some(), weight);
         }
+        let mut firsts = Vec::new();
         for tag in tags {
             pin.spare(&repo.tag_key(tag)).await?;
             match push {
-                Some(push) => self.put_push(pin, to, tag, pointer.clone(), push).await?,
+                Some(push) => firsts.extend(self.put_push(pin, to, tag, pointer.clone(), push).await?.zip(Some(tag))),
                 None => to.put_plain(pin, tag, &pointer).await?,
+            }
+        }
+        // A view takes its time, and names nothing that the lock keeps.
+        drop(writing);
+        if let Some(parsed) = push.and_then(|push| push.parsed.as_ref()) {
+            for ((at_pointer, live), tag) in firsts {
+                self.make_first(pin, repo, tag, at_pointer, (live, parsed.push.clone())).await;
             }
         }
         Ok(())
@@ -201,7 +210,8 @@ impl Caches {
         Ok(Ok(NewPush { identity, family, parsed: Some(ParsedPush { push, _memory: memory }) }))
     }
 
-    /// Adds a push to a cache tag: the record, then what it makes expire, then the pointer.
+    /// Adds a push to a cache tag: the record, then what it makes expire, then the pointer. Returns the push that is
+    /// alone on its tag: its view is to be made.
     async fn put_push(
         &self,
         pin: &Pin,
@@ -209,7 +219,7 @@ impl Caches {
         tag: &Tag,
         mut pointer: Pointer,
         push: &NewPush,
-    ) -> Result<()> {
+    ) -> Result<Option<(VersionedPointer, LivePush)>> {
         let repo = to.repo();
         let id = PushId { identity: push.identity, manifest: pointer.digest };
         let (before, live) = match repo.pointer(tag).await? {
@@ -232,14 +242,15 @@ impl Caches {
             && before.follows(&known.id)
             && to.has_record(pin, tag, &known.id).await?
         {
-            return self.push_again(pin, to, tag, &before, pointer, (known, live.len())).await;
+            self.push_again(pin, to, tag, &before, pointer, (known, live.len())).await?;
+            return Ok(None);
         }
         let family = push.family.clone();
         let record = json(&Record { family: family.clone() })?;
         if !repo.content().config().collect.ingredients.record_before_pointer() {
             to.put_tag(pin, tag, &pointer).await?;
             to.put_record(pin, tag, &id, record).await?;
-            return Ok(());
+            return Ok(None);
         }
         let at = to.put_record(pin, tag, &id, record).await?;
         pointer.follows = live.iter().map(|push| push.id.short()).collect();
@@ -255,16 +266,15 @@ impl Caches {
         let asked = Instant::now();
         if is_new
             && !repo.blobs().is_scope()
-            && let Some(parsed) = &push.parsed
+            && push.parsed.is_some()
             && let Some(version) = to.put_new_tag(pin, tag, &pointer).await?
         {
             let at_pointer = VersionedPointer { asked, version, pointer: Arc::new(pointer) };
-            self.make_first(pin, repo, tag, at_pointer, (LivePush { id, at }, parsed.push.clone())).await;
-            return Ok(());
+            return Ok(Some((at_pointer, LivePush { id, at })));
         }
         to.put_tag(pin, tag, &pointer).await?;
         self.make_ahead(repo, tag);
-        Ok(())
+        Ok(None)
     }
 
     /// A push that is there already makes no record.

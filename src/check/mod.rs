@@ -15,6 +15,7 @@ mod walk;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::SystemTime;
@@ -110,15 +111,16 @@ pub async fn check(objects: &dyn Objects, config: &Config, depth: Depth) -> Resu
 /// Everything that is broken, and what is worth knowing beside. Nothing is changed.
 pub async fn all(objects: &dyn Objects, config: &Config, depth: Depth) -> Result<Vec<Finding>> {
     let check = Check::new(objects, config, depth).await?;
-    check.run(|_| {}).await
+    check.run(|_| ready(())).await
 }
 
-/// Checks the store and tells what it finds; mends what can be mended when told to.
-pub async fn check_store(
+/// Checks the store and tells what it finds; mends what can be mended when told to. It waits for `report` each time:
+/// who reads slowly slows the check, and fills no memory.
+pub async fn check_store<F: Future<Output = ()> + Send>(
     refs: &Refs,
     depth: Depth,
     repair: bool,
-    mut report: impl FnMut(CheckEvent) + Send,
+    mut report: impl FnMut(CheckEvent) -> F + Send,
 ) -> Result<Summary> {
     let accounts = refs.usage().accounts();
     let expected =
@@ -143,9 +145,10 @@ pub async fn check_store(
             harmless: finding.problem.is_harmless(),
             message: finding.problem.to_string(),
             repaired: repaired.map(Into::into),
-        }));
+        }))
+        .await;
     }
-    report(CheckEvent::Done(summary));
+    report(CheckEvent::Done(summary)).await;
     Ok(summary)
 }
 
@@ -184,7 +187,10 @@ impl<'a> Check<'a> {
         self.seen.load(Relaxed)
     }
 
-    async fn run(&self, mut report: impl FnMut(CheckProgress) + Send) -> Result<Vec<Finding>> {
+    async fn run<F: Future<Output = ()> + Send>(
+        &self,
+        mut report: impl FnMut(CheckProgress) -> F + Send,
+    ) -> Result<Vec<Finding>> {
         let (mut walk, mut jobs) = (Walk::new(self.look()), FuturesOrdered::new());
         let at_once = if self.depth == Depth::Bytes { READS } else { FAN_OUT };
         let mut listed = listing::walk(self.objects, "");
@@ -195,7 +201,8 @@ impl<'a> Check<'a> {
                     Some((place, meta)) => {
                         progress.objects += 1;
                         if progress.objects.is_multiple_of(PROGRESS_EVERY) {
-                            report(CheckProgress { blobs: walk.blobs(), bytes: self.bytes.load(Relaxed), ..progress });
+                            let (blobs, bytes) = (walk.blobs(), self.bytes.load(Relaxed));
+                            report(CheckProgress { blobs, bytes, ..progress }).await;
                         }
                         jobs.extend(walk.next(place, meta));
                     }
@@ -213,7 +220,7 @@ impl<'a> Check<'a> {
         }
         drop(jobs);
         self.seen.store(progress.objects, Relaxed);
-        report(CheckProgress { blobs: walk.blobs(), bytes: self.bytes.load(Relaxed), ..progress });
+        report(CheckProgress { blobs: walk.blobs(), bytes: self.bytes.load(Relaxed), ..progress }).await;
         self.confirm(found).await
     }
 

@@ -39,7 +39,11 @@ impl Check {
         let mut shown = Shown::new(self.json, self.read_data);
         match App::open_existing(config.clone()).await {
             Ok(app) => {
-                let done = app.check(depth, self.repair, |event| shown.event(event)).await;
+                let report = |event| {
+                    shown.event(event);
+                    std::future::ready(())
+                };
+                let done = app.check(depth, self.repair, report).await;
                 done.map_err(|error| anyhow!("cannot check the store: {error}"))?;
             }
             Err(error) if app::is_in_use(&error) => {

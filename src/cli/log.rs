@@ -81,8 +81,17 @@ impl Fields<'_> {
 impl Visit for Fields<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.name(field);
+        let begin = self.0.len();
         // To a `String`, which takes all.
         let _ = write!(self.0, "{value:?}");
+        // A client must not be able to begin a line of its own, nor to steer the terminal of who reads.
+        if !self.0.as_bytes()[begin..].iter().all(|byte| matches!(byte, b' '..=b'~')) {
+            let value = self.0.split_off(begin);
+            value.chars().for_each(|char| match char {
+                ' '..='~' => self.0.push(char),
+                _ => self.0.extend(char.escape_debug()),
+            });
+        }
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -134,6 +143,23 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn what_is_shown_as_it_is_stays_on_its_line_too() {
+        let written = Written::default();
+        let to = written.clone();
+        let plain = tracing_subscriber::fmt().event_format(Plain).with_writer(move || to.clone()).finish();
+        tracing::subscriber::with_default(plain, || {
+            tracing::info!(who = %"a)\n2026-11-30T00:00:00Z  INFO larder: \u{1b}[31m\u{2028}\u{202e}é", "write");
+        });
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let line = &text[27..];
+        assert!(
+            line.ends_with("who=a)\\n2026-11-30T00:00:00Z  INFO larder: \\u{1b}[31m\\u{2028}\\u{202e}é\n"),
+            "{line}"
+        );
+        assert_eq!(text.lines().count(), 1);
     }
 
     #[test]

@@ -50,6 +50,35 @@ impl PublicUrl {
     }
 }
 
+/// Longest name of a host, in bytes (RFC 1035, section 2.3.4).
+const HOST_NAME_BYTES_MAX: usize = 253;
+
+/// A name by which browsers may reach the server, without a scheme and a port: `cache.internal`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct HostName(String);
+
+impl TryFrom<String> for HostName {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<HostName, Self::Error> {
+        let name = text.strip_suffix('.').unwrap_or(&text).to_ascii_lowercase();
+        let fits = (1..=HOST_NAME_BYTES_MAX).contains(&name.len());
+        if fits && name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b)) {
+            Ok(HostName(name))
+        } else {
+            Err("a host is a name like cache.example.com, without a scheme and a port")
+        }
+    }
+}
+
+impl HostName {
+    /// The name in lower case, without a dot behind it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +109,16 @@ mod tests {
         }
         for bad in ["a", "ftp://a", "https://", "https://a/b", "https://a\"b", "https://u@a"] {
             assert!(PublicUrl::try_from(bad.to_string()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_a_name_and_nothing_else() {
+        for (good, name) in [("larder", "larder"), ("Cache.Example.com.", "cache.example.com"), ("a_b-c", "a_b-c")] {
+            assert_eq!(HostName::try_from(good.to_string()).map(|host| host.as_str().to_string()), Ok(name.into()));
+        }
+        for bad in ["", ".", "https://a", "a:5000", "a/b", "*.a", "[::1]", "a b", &"a".repeat(254)] {
+            assert!(HostName::try_from(bad.to_string()).is_err(), "{bad}");
         }
     }
 }

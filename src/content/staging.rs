@@ -17,7 +17,7 @@ use super::blobs::fits;
 use super::handles::Writer;
 use super::receive::{Watch, pump};
 use super::service::Content;
-use super::uploads::Uploads;
+use super::uploads::{OwnUpload, Uploads};
 use crate::calls::json;
 use crate::capacity::usage::OBJECT_FLOOR;
 use crate::deadline::Deadline;
@@ -109,7 +109,7 @@ impl Writer {
     /// A body without a place that hashes to the digest by itself is the whole blob, whatever came before, and also when
     /// the session is not known any more: builders send a failed upload again, to the same address, from the beginning.
     pub async fn seal(&self, session: &Session, digest: &Digest, closing: Chunk) -> Result<()> {
-        if self.uploads().is_cancelled(&session.id) {
+        if self.uploads().is_cancelled(&self.own(&session.id)) {
             return Err(Error::UploadUnknown);
         }
         let empty = closing.size == Some(0);
@@ -202,13 +202,13 @@ impl Writer {
     /// Ends an upload. On this server its id stays unknown, even for a late closing request.
     pub async fn cancel(&self, session: &Session) -> Result<()> {
         self.find(session).await?;
-        self.uploads().cancel(&session.id);
+        self.uploads().cancel(self.own(&session.id));
         self.staging().remove(&session.id, self.reader().deadline()).await
     }
 
     /// The state of a session that this repository may go on with; nothing when no chunk has come yet.
     async fn find(&self, session: &Session) -> Result<Option<State>> {
-        if self.uploads().is_cancelled(&session.id) {
+        if self.uploads().is_cancelled(&self.own(&session.id)) {
             return Err(Error::UploadUnknown);
         }
         match self.load(&session.id, self.reader().deadline()).await? {
@@ -242,6 +242,10 @@ impl Writer {
         }
         content.put(&self.state_key(id), json(state)?, deadline).await?;
         Ok(())
+    }
+
+    fn own(&self, id: &UploadId) -> OwnUpload {
+        (self.reader().tenant().clone(), self.reader().repo().clone(), id.clone())
     }
 
     fn uploads(&self) -> &Uploads {

@@ -3,17 +3,20 @@
 use moka::sync::Cache;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::names::{Tenant, UploadId};
+use crate::names::{RepoName, Tenant, UploadId};
 use crate::sync::{STRIPES, lru, stripe};
 use crate::turns::{Class, Turn, Turns};
 
 /// Uploads cancelled here that stay unknown.
 const CANCELLED_MAX: u64 = 10_000;
 
+/// An upload, by whose it is: whoever knows the id of another's can do nothing to it.
+pub(super) type OwnUpload = (Tenant, RepoName, UploadId);
+
 /// The uploads under way in this process.
 pub struct Uploads {
     places: Turns<Tenant>,
-    cancelled: Cache<UploadId, ()>,
+    cancelled: Cache<OwnUpload, ()>,
     sessions: [Mutex<()>; STRIPES],
 }
 
@@ -34,13 +37,13 @@ impl Uploads {
     }
 
     /// Whether the upload was cancelled at this server.
-    pub(super) fn is_cancelled(&self, id: &UploadId) -> bool {
-        self.cancelled.contains_key(id)
+    pub(super) fn is_cancelled(&self, upload: &OwnUpload) -> bool {
+        self.cancelled.contains_key(upload)
     }
 
     /// From now on the upload is unknown here.
-    pub(super) fn cancel(&self, id: &UploadId) {
-        self.cancelled.insert(id.clone(), ());
+    pub(super) fn cancel(&self, upload: OwnUpload) {
+        self.cancelled.insert(upload, ());
     }
 
     /// The right to replace the state of a session, one caller at a time.

@@ -31,7 +31,11 @@ use crate::auth::Gate;
 use crate::config::Config;
 use crate::doors::claims::Door;
 use crate::doors::kit::answer::without_body;
+use crate::doors::kit::audit::Note;
 use crate::doors::kit::body::Collecting;
+use crate::doors::kit::browser::{self, BrowserRefusal};
+use crate::doors::kit::origin::RequestOrigin;
+use crate::doors::kit::refusal::{Refusal, RefusalKind};
 use crate::events::Events;
 use crate::jobs::Jobs;
 use crate::lifetime::collect::Collector;
@@ -81,21 +85,35 @@ impl Front {
     /// Answers one request. The answer counts and logs itself when its last byte has gone.
     pub fn answer(&self, request: Request) -> impl Future<Output = Response> + Send + use<> {
         let (doors, others) = (self.doors.clone(), self.others.clone());
-        observe::observe(self.doors.metrics.clone(), request, move |request| async move {
+        observe::observe(self.doors.metrics.clone(), request, move |mut request| async move {
             let is_head = request.method() == Method::HEAD;
-            let door = claims::door(request.uri(), request.headers(), &[]);
-            let (label, response) = match door {
-                Door::Registry => registry::serve(doors, request).await,
-                // A route that nobody has claimed is not reached.
-                Door::Reserved | Door::Nobody => ("admin", StatusCode::NOT_FOUND.into_response()),
-                Door::Pages | Door::Admin => {
-                    let Ok(response) = Box::pin(others.oneshot(request)).await;
-                    (if door == Door::Pages { "page" } else { "admin" }, response)
-                }
+            let note = Note::leave_on(&doors, &mut request);
+            let foreign = browser::refuse_foreign(&RequestOrigin::new(&doors, &request), request.method());
+            let (label, response) = match foreign {
+                Err(error) => ("none", refuse(&doors, &request, &error)),
+                Ok(()) => match claims::door(request.uri(), request.headers(), &[]) {
+                    Door::Registry => registry::serve(doors, request).await,
+                    // A route that nobody has claimed is not reached.
+                    Door::Reserved | Door::Nobody => ("admin", StatusCode::NOT_FOUND.into_response()),
+                    door @ (Door::Pages | Door::Admin) => {
+                        let Ok(response) = Box::pin(others.oneshot(request)).await;
+                        (if door == Door::Pages { "page" } else { "admin" }, response)
+                    }
+                },
             };
+            if let Some(note) = note {
+                note.close(label, response.status());
+            }
             (label, if is_head { without_body(response) } else { response })
         })
     }
+}
+
+/// What a browser is told that another site has led here, whatever the door.
+fn refuse(doors: &Doors, request: &Request, error: &BrowserRefusal) -> Response {
+    let refusal = Refusal::from(RefusalKind::Denied);
+    Note::of(doors, request).refused(None, "none", refusal.status, &error.to_string());
+    refusal.told(error)
 }
 
 impl Service<Request<Body>> for Front {

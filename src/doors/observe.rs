@@ -15,7 +15,8 @@ use http::{Method, Uri};
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use crate::doors::kit::origin::{LOGGED_PATH_MAX, Peer, trace_id};
+use crate::doors::kit::logged;
+use crate::doors::kit::origin::{Peer, trace_id};
 use crate::metrics::Metrics;
 use crate::trace::{Answered, RequestSpan};
 
@@ -96,11 +97,6 @@ struct Line {
 }
 
 impl Line {
-    fn path(&self) -> &str {
-        let path = self.uri.path();
-        &path[..path.floor_char_boundary(LOGGED_PATH_MAX)]
-    }
-
     fn known_method(&self) -> &'static str {
         known_method(&self.method).unwrap_or("other")
     }
@@ -117,10 +113,11 @@ impl Drop for Line {
         let labels = [self.label, method, status_text(self.status, &mut digits)];
         self.metrics.requests.with_label_values(&labels).inc();
         self.metrics.request_seconds.with_label_values(&[self.label, method]).observe(took.as_secs_f64());
+        let path = logged::path(&self.uri);
         tracing::info!(
             target: "larder::request",
-            method = self.method.as_str(),
-            path = self.path(),
+            method = logged::method(&self.method),
+            path = &*path,
             status = self.status,
             bytes_in = received,
             bytes_out = self.sent,
@@ -130,7 +127,7 @@ impl Drop for Line {
             "request"
         );
         self.span.end(Answered {
-            path: self.path(),
+            path: &path,
             route: self.label,
             status: self.status,
             received,
@@ -170,7 +167,7 @@ impl HttpBody for Observed {
             }
             Poll::Ready(None) => self.line.complete = true,
             Poll::Ready(Some(Err(error))) => {
-                tracing::warn!(path = self.line.path(), %error, "answer was cut");
+                tracing::warn!(path = &*logged::path(&self.line.uri), %error, "answer was cut");
                 self.line.span.fail(error);
             }
             Poll::Pending => {}

@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::auth::{AuthError, Identity, Issued, Scope};
 use crate::doors::Doors;
 use crate::doors::kit::answer::respond;
-use crate::doors::kit::audit::{self, Note};
+use crate::doors::kit::audit::Note;
 use crate::doors::kit::body::collected;
 use crate::doors::kit::origin::RequestOrigin;
 use crate::doors::kit::refusal::{Refusal, RefusalKind};
@@ -30,6 +30,8 @@ const FORM_BYTES_MAX: usize = 64 << 10;
 const FORM_TIMEOUT: Duration = Duration::from_secs(30);
 /// Scopes of one token.
 const SCOPES_MAX: usize = 64;
+/// What the audit log calls this door.
+const ROUTE: &str = "token";
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 
 /// `GET` and `POST /token`.
@@ -52,13 +54,14 @@ pub async fn exchange(State(doors): State<Doors>, request: Request) -> Response 
 /// `POST /token/revoke`.
 pub async fn revoke(State(doors): State<Doors>, request: Request) -> Response {
     let (request, body) = parted(request);
+    let note = Note::of(&doors, &request);
     match revoked(&doors, &request, body).await {
         Ok(who) => {
             let response = respond(StatusCode::OK).set_const(CACHE_CONTROL, "no-store").json(&json!({}));
-            Note::new(&doors, &who, &request).write(response.status());
+            note.written(Some(&who.to_string()), response.status());
             response
         }
-        Err(failure) => refuse(&doors, &request, failure),
+        Err(failure) => refuse(&note, failure),
     }
 }
 
@@ -85,19 +88,23 @@ fn parted(request: Request) -> (http::Request<()>, Body) {
 
 /// The answer to who asked for a token. The audit log has who got one, and who did not.
 fn answer(doors: &Doors, request: &http::Request<()>, issued: Result<Issued, Failure>) -> Response {
+    let note = Note::of(doors, request);
     match issued {
         Ok(issued) => {
             let response = shown(&issued);
-            Note::new(doors, &issued.who, request).write(response.status());
+            note.written(Some(&issued.who.to_string()), response.status());
             response
         }
-        Err(failure) => refuse(doors, request, failure),
+        Err(failure) => refuse(&note, failure),
     }
 }
 
-fn refuse(doors: &Doors, request: &http::Request<()>, failure: Failure) -> Response {
-    if let Failure::Refused(error) = &failure {
-        audit::refused(doors, &RequestOrigin::new(doors, request), "token", error);
+fn refuse(note: &Note, failure: Failure) -> Response {
+    let status = failure.refusal().status;
+    match &failure {
+        Failure::Refused(error) => note.turned_away(None, ROUTE, status, error),
+        Failure::Form(what) => note.refused(None, ROUTE, status, what),
+        Failure::Store(error) => note.refused(None, ROUTE, status, &error.to_string()),
     }
     failure.into_response()
 }
@@ -170,16 +177,23 @@ impl From<AuthError> for Failure {
 }
 
 impl Failure {
+    fn refusal(&self) -> Refusal {
+        match self {
+            Failure::Form(_) => Refusal::from(RefusalKind::Unsupported).with_status(StatusCode::BAD_REQUEST),
+            Failure::Refused(error) => Refusal::from(error),
+            Failure::Store(error) => Refusal::from(error),
+        }
+    }
+
     /// `errors` is what clients of registries show, `error` what those of OAuth 2 do.
     fn into_response(self) -> Response {
-        let (refusal, message) = match &self {
-            Failure::Form(what) => {
-                (Refusal::from(RefusalKind::Unsupported).with_status(StatusCode::BAD_REQUEST), what.to_string())
-            }
-            Failure::Refused(error) => (Refusal::from(error), error.to_string()),
+        let refusal = self.refusal();
+        let message = match &self {
+            Failure::Form(what) => what.to_string(),
+            Failure::Refused(error) => error.to_string(),
             Failure::Store(error) => {
                 tracing::warn!(%error, "session cannot be revoked");
-                (Refusal::from(error), "store cannot be written: the session is not revoked".to_string())
+                "store cannot be written: the session is not revoked".to_string()
             }
         };
         let (code, error) = match refusal.kind {

@@ -37,6 +37,20 @@ use crate::refs::{Refs, RepoEraser};
 /// Memory for what indexes name, so that whoever deletes many manifests does not have all of them read for each.
 const CHILDREN_BYTES_MAX: u64 = 16 << 20;
 
+/// Manifests that are read while nobody may write one: those that have come since the others were read.
+const LOOKS_ALONE_MAX: usize = 16;
+/// How often a deletion begins again because more have come.
+const ROUNDS_MAX: usize = 4;
+
+/// Whether something names what is to be deleted.
+enum Looked {
+    Unnamed,
+    /// By this.
+    Named(String),
+    /// There is more to look at than was allowed.
+    TooMany,
+}
+
 /// Whether a manifest names what is to be deleted.
 type Names<'a> = dyn Fn(Key) -> BoxFuture<'a, Result<bool>> + Send + Sync + 'a;
 
@@ -160,7 +174,8 @@ impl Deletion {
         };
         let prefix = layout::repos_prefix(repo.tenant());
         let (_alone, mut seen) = self.alone(digest, &prefix, &names).await?;
-        let again = async { Ok(self.named_by(&prefix, &names, &mut seen).await?.is_none()) };
+        let again =
+            async { Ok(matches!(self.named_by(&prefix, &names, &mut seen, LOOKS_ALONE_MAX).await?, Looked::Unnamed)) };
         self.delete_content(&meta, &prefix, deadline, again.boxed()).await?;
         Ok(())
     }
@@ -184,48 +199,66 @@ impl Deletion {
         let names =
             |key: Key| async move { Ok(!is_sparse && self.children(&key, deadline).await?.contains(digest)) }.boxed();
         let prefix = layout::repo_prefix(repo.tenant(), repo.name());
-        let (_alone, mut seen) = self.alone(digest, &prefix, &names).await?;
+        // Write-once: read and parsed while others push.
         let bytes = content.small_in(std::iter::once(key), *digest, deadline).await?;
+        let subject = bytes.and_then(|bytes| ManifestContent::parse(&bytes, None).ok()?.subject);
+        let (_alone, mut seen) = self.alone(digest, &prefix, &names).await?;
         from.withdraw(digest).await?;
-        if let Some(subject) = bytes.and_then(|bytes| ManifestContent::parse(&bytes, None).ok()?.subject) {
+        if let Some(subject) = subject {
             let referrer = layout::referrer(repo.tenant(), repo.name(), &subject, digest);
             content.delete(&[referrer], deadline).await?;
         }
         let again = async {
             from.withdraw(digest).await?;
-            Ok(self.named_by(&prefix, &names, &mut seen).await?.is_none())
+            Ok(matches!(self.named_by(&prefix, &names, &mut seen, LOOKS_ALONE_MAX).await?, Looked::Unnamed))
         };
         self.delete_content(&meta, &prefix, deadline, again.boxed()).await
     }
 
     /// Keeps this server from writing manifests, once no manifest below `prefix` names `digest`. Also returns which ones have
     /// been looked at.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Referenced`], and [`Error::Busy`] when so much is pushed that it cannot be looked at in between.
     async fn alone(
         &self,
         digest: &Digest,
         prefix: &str,
         names: &Names<'_>,
     ) -> Result<(RwLockWriteGuard<'_, ()>, HashSet<Key>)> {
-        // Twice: first while others push, which takes long; then alone, only through what has come meanwhile.
         let mut seen = HashSet::new();
-        let mut by = self.named_by(prefix, names, &mut seen).await?;
-        let alone = self.refs.alone().await;
-        if by.is_none() {
-            by = self.named_by(prefix, names, &mut seen).await?;
+        let named = |by| Error::Referenced { digest: *digest, by };
+        for _ in 0..ROUNDS_MAX {
+            // Twice: first while others push, which takes long; then alone, only through what has come meanwhile. Where
+            // that is much, it is not parsed while all others wait.
+            if let Looked::Named(by) = self.named_by(prefix, names, &mut seen, usize::MAX).await? {
+                return Err(named(by));
+            }
+            let alone = self.refs.alone().await;
+            match self.named_by(prefix, names, &mut seen, LOOKS_ALONE_MAX).await? {
+                Looked::Unnamed => return Ok((alone, seen)),
+                Looked::Named(by) => return Err(named(by)),
+                Looked::TooMany => {}
+            }
         }
-        match by {
-            Some(by) => Err(Error::Referenced { digest: *digest, by }),
-            None => Ok((alone, seen)),
-        }
+        Err(Error::Busy)
     }
 
-    /// A manifest or an entry that is none of those `seen` and of which `names` is true. What was deleted may still lie there, and names
-    /// nothing any more.
-    async fn named_by(&self, prefix: &str, names: &Names<'_>, seen: &mut HashSet<Key>) -> Result<Option<String>> {
+    /// Looks for a manifest or an entry that is none of those `seen` and of which `names` is true, among at most
+    /// `looks_max`. What was deleted may still lie there, and names nothing any more.
+    async fn named_by(
+        &self,
+        prefix: &str,
+        names: &Names<'_>,
+        seen: &mut HashSet<Key>,
+        looks_max: usize,
+    ) -> Result<Looked> {
         let tombstones = self.refs.content().tombstones();
         let deleted = tombstones.below(prefix);
         let since = deleted.values().map(|gone| gone.seen.load(Ordering::Relaxed)).min().unwrap_or(u64::MAX);
-        let (mut new, mut lying) = (tombstones.new_since(since), Vec::new());
+        let (mut new, mut lying, mut looks_left) = (tombstones.new_since(since), Vec::new(), looks_max);
+        let mut is_too_much = false;
         let look = |(key, name): (Key, String)| {
             let found = names(key);
             async move { Ok::<_, Error>(found.await?.then_some(name)) }
@@ -248,26 +281,38 @@ impl Deletion {
                     lying.push((meta.key, gone.clone(), name));
                     None
                 }
-                None => seen.insert(meta.key.clone()).then_some((meta.key, name)),
+                None if seen.contains(&meta.key) => None,
+                None if looks_left == 0 => {
+                    is_too_much = true;
+                    None
+                }
+                None => {
+                    looks_left -= 1;
+                    seen.insert(meta.key.clone());
+                    Some((meta.key, name))
+                }
             })))
         });
         {
             let mut looks = pin!(unseen.map_ok(look).try_buffer_unordered(FAN_OUT));
             while let Some(found) = looks.try_next().await? {
-                if found.is_some() {
-                    return Ok(found);
+                if let Some(name) = found {
+                    return Ok(Looked::Named(name));
                 }
             }
+        }
+        if is_too_much {
+            return Ok(Looked::TooMany);
         }
         for (key, gone, name) in lying {
             if !tombstones.is_unnamed(&key, &gone, &new).await? {
                 tombstones.remove(&key);
                 if let Some(name) = look((key, name)).await? {
-                    return Ok(Some(name));
+                    return Ok(Looked::Named(name));
                 }
             }
         }
-        Ok(None)
+        Ok(Looked::Unnamed)
     }
 
     /// `is_unnamed` looks whether it has been named meanwhile.
@@ -279,6 +324,8 @@ impl Deletion {
         is_unnamed: BoxFuture<'_, Result<bool>>,
     ) -> Result<()> {
         let (key, content) = (&meta.key, self.refs.content());
+        // Before it goes: whoever has looked for it and not yet named it has to look again.
+        self.refs.deletions().note(key);
         if !self.is_shared() {
             content.delete(std::slice::from_ref(key), deadline).await?;
             content.room().deleted([(key, meta.size)]);

@@ -31,7 +31,7 @@ impl Subscriber for Metrics {
                 which.iter().for_each(|eviction| self.recent.eviction(eviction.clone()));
             }
             Event::Refused(Refused::Upload { .. }) => self.uploads_refused.inc(),
-            Event::Refused(Refused::Caller { .. }) | Event::Written(_) => {}
+            Event::Refused(Refused::Request(_)) | Event::Written(_) => {}
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Lists by page: the tags of a repository, the repositories of a tenant, the tenants of a store.
 
-use futures::TryStreamExt;
+use std::future::ready;
+
+use futures::{StreamExt, TryStreamExt};
 
 use super::page::{Listed, Page, merged};
 use super::repo::Repo;
@@ -11,10 +13,17 @@ use crate::layout::{self, Place};
 use crate::names::{RepoName, Tenant};
 
 impl Repo {
-    /// Tags in byte order, which for tags is also the order of the spec.
-    pub async fn tags(&self, page: &Page) -> Result<Listed<String>> {
-        let page_of = |repo: Repo| async move { own_tags(&repo, page).await };
-        let listed = merged(self, page, page_of, String::clone).await?;
+    /// Tags of which `is_seen` is true, in byte order, which for tags is also the order of the spec. Each tenant of the
+    /// chain is listed once, however few of its tags are seen, within the time that the caller has.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RepoUnknown`] when there is nothing in the repository, and [`Error::Busy`] when there is too much to be
+    /// listed in time.
+    pub async fn tags(&self, page: &Page, is_seen: impl Fn(&str) -> bool + Send + Sync) -> Result<Listed<String>> {
+        let is_seen = &is_seen;
+        let page_of = |repo: Repo| async move { own_tags(&repo, page, is_seen).await };
+        let listed = self.deadline().bound(merged(self, page, page_of, String::clone)).await?;
         if listed.entries.is_empty() && !exists(self).await? {
             return Err(Error::RepoUnknown(self.name().clone()));
         }
@@ -22,12 +31,15 @@ impl Repo {
     }
 }
 
-async fn own_tags(repo: &Repo, page: &Page) -> Result<Listed<String>> {
+async fn own_tags(repo: &Repo, page: &Page, is_seen: &(impl Fn(&str) -> bool + Sync)) -> Result<Listed<String>> {
     let prefix = layout::tags_prefix(repo.tenant(), repo.name());
     let after = page.after.as_ref().map(|after| format!("{prefix}{after}"));
     let listed = repo.content().objects().list(&prefix, after.as_deref());
-    let names = listed.map_ok(|meta| meta.key.as_str()[prefix.len()..].to_string());
-    let mut entries: Vec<String> = futures::StreamExt::take(names, page.limit + 1).try_collect().await?;
+    let names = listed.try_filter_map(|meta| {
+        let name = &meta.key.as_str()[prefix.len()..];
+        ready(Ok(is_seen(name).then(|| name.to_string())))
+    });
+    let mut entries: Vec<String> = names.take(page.limit + 1).try_collect().await?;
     let more = entries.len() > page.limit;
     entries.truncate(page.limit);
     Ok(Listed { entries, more })
@@ -47,6 +59,16 @@ impl Refs {
     /// Repositories of a tenant, in the byte order of their keys. One look at the backend for each: it skips over what
     /// is in them.
     pub async fn repos(&self, tenant: &Tenant, page: &Page) -> Result<Listed<RepoName>> {
+        self.some_repos(tenant, page, |_| true).await
+    }
+
+    /// Those of the tenant's repositories of which `is_wanted` is true.
+    async fn some_repos(
+        &self,
+        tenant: &Tenant,
+        page: &Page,
+        is_wanted: impl Fn(&RepoName) -> bool,
+    ) -> Result<Listed<RepoName>> {
         let prefix = layout::repos_prefix(tenant);
         let after = page.after.as_deref().and_then(|after| after.parse().ok());
         let mut after = after.map(|repo: RepoName| layout::repo_end(tenant, &repo));
@@ -54,10 +76,13 @@ impl Refs {
         while let Some(meta) = self.objects().list(&prefix, after.as_deref()).try_next().await? {
             match layout::parse(meta.key.as_str()) {
                 Some(Place::Repo { repo, .. }) => {
+                    after = Some(layout::repo_end(tenant, &repo));
+                    if !is_wanted(&repo) {
+                        continue;
+                    }
                     if entries.len() == page.limit {
                         return Ok(Listed { entries, more: true });
                     }
-                    after = Some(layout::repo_end(tenant, &repo));
                     entries.push(repo);
                 }
                 // Not ours: `check` reports it.
@@ -86,31 +111,27 @@ impl Refs {
     }
 
     /// Repositories of these tenants, in the byte order of their keys. What a tenant has in a repository that is not its
-    /// own any more is not shown: nobody can read it.
-    pub async fn catalog(&self, tenants: &[Tenant], page: &Page) -> Result<Listed<RepoName>> {
-        let mut all: Vec<RepoName> = Vec::new();
-        for tenant in tenants {
-            all.extend(self.catalog_of(tenant, page).await?);
-        }
+    /// own any more is not shown: nobody can read it. Whatever is left out, each repository is looked at once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] when the page is not found within `deadline`.
+    pub async fn catalog(&self, tenants: &[Tenant], page: &Page, deadline: Deadline) -> Result<Listed<RepoName>> {
+        let pages = async {
+            let (mut all, mut more) = (Vec::new(), false);
+            for tenant in tenants {
+                let is_shown = |repo: &RepoName| self.config().tenant_of(repo) == *tenant && !repo.is_reserved();
+                let listed = self.some_repos(tenant, page, is_shown).await?;
+                more |= listed.more;
+                all.extend(listed.entries);
+            }
+            Ok((all, more))
+        };
+        let (mut all, more) = deadline.bound(pages).await?;
         // As their keys are sorted: `a-b` comes before `a/b`.
-        all.sort_by_cached_key(|repo| format!("{repo}/!"));
-        let more = all.len() > page.limit;
+        all.sort_by_cached_key(|repo: &RepoName| format!("{repo}/!"));
+        let more = more || all.len() > page.limit;
         all.truncate(page.limit);
         Ok(Listed { entries: all, more })
-    }
-
-    /// One more than the page has, where there are as many.
-    async fn catalog_of(&self, tenant: &Tenant, page: &Page) -> Result<Vec<RepoName>> {
-        let is_shown = |repo: &RepoName| self.config().tenant_of(repo) == *tenant && !repo.is_reserved();
-        let (mut found, mut next) = (Vec::new(), Page { limit: page.limit + 1, after: page.after.clone() });
-        loop {
-            let listed = self.repos(tenant, &next).await?;
-            next.after = listed.entries.last().map(ToString::to_string);
-            found.extend(listed.entries.into_iter().filter(is_shown));
-            if !listed.more || found.len() > page.limit {
-                found.truncate(page.limit + 1);
-                return Ok(found);
-            }
-        }
     }
 }

@@ -9,12 +9,14 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::deletions::DeletionMark;
 use super::referrers::Referrer;
 use super::repo::{Repo, RepoWriter};
 use crate::calls::{FAN_OUT, json};
 use crate::capacity::Reservation;
 use crate::capacity::usage::OBJECT_FLOOR;
 use crate::content::Pin;
+use crate::content::condemned::fingerprint;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::metrics::tenant::Asked;
@@ -30,6 +32,13 @@ pub struct Manifest {
     pub digest: Digest,
     pub media_type: String,
     pub bytes: Bytes,
+}
+
+/// What a manifest names was all here, when it was looked for.
+pub struct Required {
+    since: DeletionMark,
+    /// Fingerprints of the keys under which it may be.
+    keys: HashSet<u64>,
 }
 
 impl RepoWriter {
@@ -50,17 +59,46 @@ impl RepoWriter {
         self.repo().content().room().wait_for_records(self.repo().tenant(), bytes).await
     }
 
-    /// Stores a manifest for an answer that rests on `pin`: refuses one that names what is not here, then writes the bytes
-    /// and its entry among the referrers of its subject. Whoever calls it holds [`Refs::writing`](super::Refs::writing) until tags point to it.
+    /// Refuses a manifest that names what is not here. Before the lock of references is taken: what a client names may
+    /// be tens of thousands of objects.
+    ///
+    /// # Why nothing is named that goes in between
+    ///
+    /// *A caller of this server deletes it* by its digest, alone with the lock, and notes it before. Either he has the lock
+    /// first: then [`RepoWriter::store_manifest`] finds it noted since the mark, which was taken before it was looked
+    /// for, and looks again. Or the manifest is written first: then he finds it, and deletes nothing that it names.
+    ///
+    /// *A collector deletes it*, or another server's caller, who in a bucket only condemns. That takes no lock, here or there,
+    /// and need not: what was looked for and the manifest rest on one pin, and the argument at the head of
+    /// [`crate::lifetime::collect`] has its times from that alone. What the pin's snapshot had was spared; what it had
+    /// not stays for W behind a list that came later, and the manifest is in the store X after the snapshot at the
+    /// latest: the pointer is not written with a pin that has become too old, nor is the answer given.
+    pub async fn require(&self, pin: &Pin, parsed: &ManifestContent) -> Result<Required> {
+        let since = self.repo().refs().deletions().mark();
+        let mut keys = HashSet::new();
+        // Many layers are named several times: the empty one, for example.
+        let mut seen = HashSet::new();
+        let needed = self.named(parsed).filter(|(_, of)| seen.insert(of.first().cloned())).inspect(|(_, of)| {
+            keys.extend(of.iter().map(|key| fingerprint(key.as_str())));
+        });
+        let needed: Vec<(Digest, Vec<Key>)> = needed.collect();
+        look_for_all(pin, needed).await?;
+        Ok(Required { since, keys })
+    }
+
+    /// Stores a manifest for an answer that rests on `pin`, as did looking for what is `required`: the bytes, then its
+    /// entry among the referrers of its subject. Whoever calls it holds [`Refs::writing`](super::Refs::writing) until
+    /// tags point to it.
     pub async fn store_manifest(
         &self,
         pin: &Pin,
+        required: &Required,
         digest: &Digest,
         parsed: &ManifestContent,
         bytes: &Bytes,
     ) -> Result<()> {
         let repo = self.repo();
-        self.require(pin, parsed).await?;
+        self.look_again(pin, required, parsed).await?;
         let key = repo.manifest_key(digest);
         pin.write_new(&key, bytes.clone()).await?;
         if let Some(subject) = &parsed.subject {
@@ -70,28 +108,39 @@ impl RepoWriter {
         Ok(())
     }
 
-    /// Refuses a manifest that names what is not here.
-    async fn require(&self, pin: &Pin, parsed: &ManifestContent) -> Result<()> {
-        let repo = self.repo();
-        // A cache that names what is not here fails the builds that import it: no policy allows that.
-        if repo.is_sparse() && !parsed.cache {
+    /// Looks again for what has been deleted since it was looked for.
+    async fn look_again(&self, pin: &Pin, required: &Required, parsed: &ManifestContent) -> Result<()> {
+        let deleted = self.repo().refs().deletions().since(required.since).ok_or(Error::Busy)?;
+        let deleted: HashSet<u64> = deleted.into_iter().filter(|key| required.keys.contains(key)).collect();
+        if deleted.is_empty() {
             return Ok(());
         }
+        let is_deleted = |key: &Key| deleted.contains(&fingerprint(key.as_str()));
+        look_for_all(pin, self.named(parsed).filter(|(_, keys)| keys.iter().any(is_deleted)).collect()).await
+    }
+
+    /// What a manifest must not name unless it is here, with the keys under which it may be.
+    fn named(&self, parsed: &ManifestContent) -> impl Iterator<Item = (Digest, Vec<Key>)> {
+        let repo = self.repo();
+        // A cache that names what is not here fails the builds that import it: no policy allows that.
+        let may_be_absent = repo.is_sparse() && !parsed.cache;
         let children = parsed.children.iter().map(|digest| (*digest, repo.manifest_keys(digest).collect()));
         let blobs = parsed.blobs.iter().map(|digest| (*digest, repo.blobs().blob_keys(digest).collect()));
-        // Many layers are named several times: the empty one, for example.
-        let mut seen = HashSet::new();
-        let needed = blobs.chain(children).filter(|(_, keys): &(_, Vec<Key>)| seen.insert(keys.first().cloned()));
-        let look = |(digest, keys): (Digest, Vec<Key>)| async move {
-            Ok(pin.vouch_any(keys.into_iter()).await?.is_none().then_some(digest))
-        };
-        let missing: Vec<Digest> = stream::iter(needed.map(look).collect::<Vec<_>>())
-            .buffered(FAN_OUT)
-            .try_filter_map(|missing: Option<Digest>| async move { Ok::<_, Error>(missing) })
-            .try_collect()
-            .await?;
-        if missing.is_empty() { Ok(()) } else { Err(Error::ManifestBlobUnknown(missing)) }
+        blobs.chain(children).filter(move |_| !may_be_absent)
     }
+}
+
+/// Refuses what is not all here, under one of its keys each.
+async fn look_for_all(pin: &Pin, needed: Vec<(Digest, Vec<Key>)>) -> Result<()> {
+    let look = |(digest, keys): (Digest, Vec<Key>)| async move {
+        Ok(pin.vouch_any(keys.into_iter()).await?.is_none().then_some(digest))
+    };
+    let missing: Vec<Digest> = stream::iter(needed.into_iter().map(look).collect::<Vec<_>>())
+        .buffered(FAN_OUT)
+        .try_filter_map(|missing: Option<Digest>| async move { Ok::<_, Error>(missing) })
+        .try_collect()
+        .await?;
+    if missing.is_empty() { Ok(()) } else { Err(Error::ManifestBlobUnknown(missing)) }
 }
 
 impl Repo {

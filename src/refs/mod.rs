@@ -6,6 +6,7 @@
 //! of its own right.
 
 pub mod chain;
+pub mod deletions;
 pub mod entries;
 pub mod graph;
 pub mod inventory;

@@ -74,9 +74,13 @@ impl RepoWriter {
 impl Repo {
     /// Manifests that name `subject`, by key order, of one artifact type when asked. The page is counted after the
     /// filter. Nothing is known of a subject that does not exist: that list is empty, not an error.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] when so many are left out that the page is not found in the time that the caller has.
     pub async fn referrers(&self, subject: &Digest, kind: Option<&str>, page: &Page) -> Result<Listed<Referrer>> {
         let page_of = |repo: Repo| async move { own_referrers(&repo, subject, kind, page).await };
-        merged(self, page, page_of, |referrer| referrer.digest.to_string()).await
+        self.deadline().bound(merged(self, page, page_of, |referrer| referrer.digest.to_string())).await
     }
 }
 

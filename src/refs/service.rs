@@ -6,12 +6,15 @@ use moka::sync::Cache;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 
+use super::deletions::Deletions;
 use super::pointer::Pointers;
 use crate::capacity::Room;
 use crate::capacity::usage::Usage;
 use crate::config::Config;
 use crate::content::Content;
 use crate::content::condemned::Condemned;
+use crate::deadline::Deadline;
+use crate::error::Result;
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::objects::{Key, Objects};
@@ -33,9 +36,11 @@ struct Shared {
     inventory: Stock,
     /// When the last use of a tag was last written.
     used: Cache<Key, Instant>,
-    /// Held shared while a manifest is checked and written with its tags, alone while something is deleted that manifests
-    /// or tags may name: in between, they would name what is about to go.
+    /// Held shared while a manifest is written with its tags, alone while something is deleted that manifests or tags
+    /// may name: in between, they would name what is about to go. What a client can make last long, looking for what a
+    /// manifest names, parsing, making a view, happens outside: one who waits to delete keeps all who write waiting.
     guard: RwLock<()>,
+    deletions: Deletions,
 }
 
 impl Refs {
@@ -47,6 +52,7 @@ impl Refs {
             inventory: Stock::default(),
             used: lru(USED_MAX),
             guard: RwLock::new(()),
+            deletions: Deletions::default(),
         };
         Refs { shared: Arc::new(shared) }
     }
@@ -71,8 +77,17 @@ impl Refs {
     }
 
     /// Keeps others from deleting what manifests and tags may name.
-    pub async fn writing(&self) -> RwLockReadGuard<'_, ()> {
-        self.shared.guard.read().await
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`](crate::error::Error::Busy) when something is being deleted for too long.
+    pub async fn writing(&self, deadline: Deadline) -> Result<RwLockReadGuard<'_, ()>> {
+        deadline.bound(async { Ok(self.shared.guard.read().await) }).await
+    }
+
+    /// What callers have deleted by its digest.
+    pub fn deletions(&self) -> &Deletions {
+        &self.shared.deletions
     }
 
     /// Keeps this server from writing manifests and tags.

@@ -18,7 +18,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanData};
 
 use super::{Answered, Failed, is_wanted, setting};
-use crate::names::{RepoName, Tenant};
+use crate::names::{RepoName, Tenant, without_upload_id};
 
 /// How long the end of the process waits for a collector, at most.
 const FINISH_MAX: Duration = Duration::from_secs(5);
@@ -277,7 +277,7 @@ impl CallSpan {
                 current.span().is_recording().then(|| {
                     let kind = if remote { SpanKind::Client } else { SpanKind::Internal };
                     let mut span = tracer.span_builder(name).with_kind(kind).start_with_context(tracer, current);
-                    span.set_attribute(KeyValue::new("larder.key", key.to_string()));
+                    span.set_attribute(KeyValue::new("larder.key", without_upload_id(key).into_owned()));
                     span
                 })
             })

@@ -1,13 +1,13 @@
 //! Who may do what, asked as clients ask: the rules, the tokens, and what is refused how.
 
 mod matrix;
-mod oidc;
+pub mod oidc;
 mod pages;
 mod passwords;
 mod scopes;
 mod secrets;
 mod sessions;
-mod tls;
+pub mod tls;
 mod tokens;
 
 use base64::Engine;
@@ -38,6 +38,7 @@ pub fn configure(config: &mut Config, text: &str) {
     config.tenants = written.tenants;
     config.scopes = written.scopes;
     config.server.public_url = written.server.public_url;
+    config.server.hosts = written.server.hosts;
 }
 
 /// `[[tokens]]` of that name.

@@ -1,5 +1,6 @@
 //! What is malformed is refused for what it is: an exact status and code, never a 5xx, and the server goes on.
 
+mod http2;
 mod over_tcp;
 mod random;
 
@@ -41,6 +42,16 @@ const ROWS: &[Row] = &[
     ("GET /v2/a/blobs/..%2f..%2fmeta%2fformat", &[], "", 404, "NAME_UNKNOWN"),
     ("DELETE /v2/a/blobs/uploads/..", &[], "", 404, "BLOB_UPLOAD_UNKNOWN"),
     ("GET /v2/a/tags/list?last=..%2f..%2f", &[], "", 404, "NAME_UNKNOWN"),
+    ("GET /v2/a/tags/list?last=%00", &[], "", 404, "NAME_UNKNOWN"),
+    ("GET /v2/../../meta/signing-key", &[], "", 404, "NAME_UNKNOWN"),
+    ("GET /v2/..%2f..%2fmeta/blobs/$D", &[], "", 400, "NAME_INVALID"),
+    ("GET /v2/a/manifests/..%2f..%2f..%2fmeta%2fsigning-key", &[], "", 404, "NAME_UNKNOWN"),
+    ("GET /v2/meta/blobs/signing-key", &[], "", 400, "DIGEST_INVALID"),
+    ("GET /v2/a/blobs/sha256:..%2f..%2f..%2fmeta%2fsigning-key", &[], "", 404, "NAME_UNKNOWN"),
+    ("PATCH /v2/a/blobs/uploads/..%2f..%2fmeta%2fsigning-key", &[], "x", 404, "NAME_UNKNOWN"),
+    ("PATCH /v2/a/blobs/uploads/state", &[], "x", 404, "BLOB_UPLOAD_UNKNOWN"),
+    ("GET /v2/a/referrers/sha256:%2e%2e", &[], "", 400, "DIGEST_INVALID"),
+    ("PUT /v2/a/manifests/$D?tag=..%2fx", &[], "{}", 400, "MANIFEST_INVALID"),
     // Tags.
     ("GET /v2/a/manifests/.hidden", &[], "", 400, "MANIFEST_INVALID"),
     ("GET /v2/a/manifests/-dash", &[], "", 400, "MANIFEST_INVALID"),
@@ -65,6 +76,11 @@ const ROWS: &[Row] = &[
         "DIGEST_INVALID",
     ),
     ("DELETE /v2/a/blobs/sha256:xyz", &[], "", 400, "DIGEST_INVALID"),
+    ("GET /v2/a/blobs/sha1:da39a3ee5e6b4b0d3255bfef95601890afd80709", &[], "", 400, "DIGEST_INVALID"),
+    ("GET /v2/a/blobs/sha384:$H$H", &[], "", 400, "DIGEST_INVALID"),
+    ("GET /v2/a/blobs/sha256:$H$H", &[], "", 400, "DIGEST_INVALID"),
+    ("GET /v2/a/blobs/sha256+b64:aaaa", &[], "", 400, "DIGEST_INVALID"),
+    ("PUT $U&digest=sha512:$H", &[], "", 400, "DIGEST_INVALID"),
     ("GET /v2/a/manifests/sha256:abc", &[], "", 400, "DIGEST_INVALID"),
     ("GET /v2/a/manifests/v1:v2", &[], "", 400, "DIGEST_INVALID"),
     ("GET /v2/a/referrers/latest", &[], "", 400, "DIGEST_INVALID"),
@@ -246,6 +262,32 @@ async fn hostile_manifests_are_only_refused() {
         let refused = world.put("/v2/a/manifests/v1").body(body).await.expect(400);
         assert_eq!(refused.code(), "MANIFEST_INVALID");
     }
+    let with = |field: &str| format!("{{\"schemaVersion\":2,\"manifests\":[],{field}}}").into_bytes();
+    let config = |fields: &str| format!("{{\"schemaVersion\":2,\"layers\":[],\"config\":{{{fields}}}}}").into_bytes();
+    let digest = Digest::sha256(b"{}");
+    let utf_16: Vec<u8> = "{\"schemaVersion\":2,\"manifests\":[]}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (what, body) in [
+        ("a deep list without an end", "[".repeat(100_000).into_bytes()),
+        ("a version beyond all numbers", b"{\"schemaVersion\":1e400,\"manifests\":[]}".to_vec()),
+        ("a size below nothing", config(&format!("\"mediaType\":\"a/b\",\"digest\":\"{digest}\",\"size\":-1"))),
+        (
+            "a size beyond 64 bits",
+            config(&format!("\"mediaType\":\"a/b\",\"digest\":\"{digest}\",\"size\":18446744073709551616")),
+        ),
+        ("UTF-16", utf_16),
+    ] {
+        let refused = world.put("/v2/a/manifests/v1").body(body).await;
+        assert_eq!((refused.status.as_u16(), refused.code().as_str()), (400, "MANIFEST_INVALID"), "{what}");
+    }
+    // Fields that nobody reads are passed over, however deep they go.
+    for (what, body) in [
+        ("a deep list beside", with(&format!("\"x\":{}{}", "[".repeat(200_000), "]".repeat(200_000)))),
+        ("deep objects beside", with(&format!("\"x\":{}1{}", "{\"a\":".repeat(100_000), "}".repeat(100_000)))),
+    ] {
+        world.put("/v2/a/manifests/deep").body(body.clone()).await.expect(201);
+        assert!(world.get("/v2/a/manifests/deep").await.expect(200).body == body, "{what}");
+    }
+    world.put("/v2/a/manifests/v1").body(vec![b' '; 5 << 20]).await.expect(413);
     // As many layers as a manifest can name, all missing: one answer that names each once.
     let layers = (0..2_000).map(|i| descriptor(LAYER, format!("layer {}", i % 1_000).as_bytes())).collect();
     let many = image(descriptor(CONFIG, b"{}"), layers);
@@ -253,4 +295,42 @@ async fn hostile_manifests_are_only_refused() {
     let named = refused.json()["errors"][0]["detail"]["digests"].as_array().unwrap().clone();
     assert_eq!(named.len(), named.iter().map(ToString::to_string).collect::<std::collections::HashSet<_>>().len());
     assert_ne!(named, [json!(null)]);
+}
+
+#[tokio::test]
+async fn no_path_leads_to_what_the_store_keeps_for_itself() {
+    let world = World::new().await;
+    world.put_image("a", "v1", "seed").await;
+    for path in [
+        "/repo/..%2f..%2fmeta/signing-key",
+        "/repo/..%2f..%2fmeta/signing-key:v1",
+        "/repo/%3Cimg%20src=x%3E",
+        "/style.css/../../meta/signing-key",
+        "/meta/signing-key",
+        "/meta/format",
+        "/.larder/server",
+        "/t/default/repos/a/!/tags/v1",
+        "/api/inspect?ref=..%2f..%2fmeta:signing-key",
+        "/api/inspect?ref=%3Cscript%3E",
+        "/api/repo/%00",
+    ] {
+        let answer = world.get(path).await;
+        assert!(matches!(answer.status.as_u16(), 400 | 404), "{path}: {}", answer.status);
+        assert!(!answer.text().contains("<img") && !answer.text().contains("<script"), "{path}: {}", answer.text());
+    }
+    for last in ["..%2f..%2f..%2f..%2fetc%2fpasswd", "%2f", "%00", "..%2f"] {
+        for list in ["/v2/_catalog?n=5&last=", "/v2/a/tags/list?last=", &format!("/v2/a/referrers/sha256:{HEX}?last=")]
+        {
+            let answer = world.get(format!("{list}{last}")).await.expect(200).text();
+            assert!(!answer.contains("meta") && !answer.contains("passwd"), "{answer}");
+        }
+    }
+    // What comes back of a name that a client gives to the server, comes back to it alone: addresses have none.
+    let begun = world.post("/v2/a/blobs/uploads/").header("host", "evil.example").header("x-forwarded-host", "evil");
+    assert!(begun.await.expect(202).header("location").starts_with("/v2/a/blobs/uploads/"));
+    for method in ["TRACE", "CONNECT", "PROPFIND", "MKCOL", "COPY", "MOVE", "LOCK", "PURGE", "FOO"] {
+        for path in ["/v2/", "/v2/a/manifests/v1", "/api/gc", "/repositories"] {
+            world.call(method, path).await.expect(405);
+        }
+    }
 }

@@ -127,11 +127,14 @@ impl Stocked {
     /// Repairs, and tells what came of it.
     async fn repair(&self) -> (Vec<Told>, Summary) {
         let (mut told, mut summary) = (Vec::new(), None);
-        let report = |event| match event {
-            CheckEvent::Finding(finding) => told.push(finding),
-            CheckEvent::Done(done) => summary = Some(done),
-            CheckEvent::Progress(_) => {}
-            CheckEvent::Failed(reason) => panic!("{reason}"),
+        let report = |event| {
+            match event {
+                CheckEvent::Finding(finding) => told.push(finding),
+                CheckEvent::Done(done) => summary = Some(done),
+                CheckEvent::Progress(_) => {}
+                CheckEvent::Failed(reason) => panic!("{reason}"),
+            }
+            std::future::ready(())
         };
         let returned = self.world.app().store.check(Depth::Bytes, true, report).await.unwrap();
         assert_eq!(Some(returned), summary);

@@ -25,7 +25,7 @@ const RULES: &str = r#"
 "#;
 
 /// The lines that this thread logs, until it is dropped.
-struct Log {
+pub struct Log {
     written: Written,
     _guard: DefaultGuard,
 }
@@ -44,17 +44,22 @@ impl io::Write for Written {
 }
 
 impl Log {
-    fn new() -> Log {
+    pub fn new() -> Log {
         let written = Written::default();
         let to = written.clone();
         let log = tracing_subscriber::fmt().json().with_writer(move || to.clone()).finish();
         Log { written, _guard: tracing::subscriber::set_default(log) }
     }
 
-    /// The audit lines since the last look, without what is not theirs.
-    fn audit(&self) -> Vec<Value> {
+    /// All lines since the last look.
+    pub fn text(&self) -> String {
         let written = std::mem::take(&mut *self.written.0.lock().unwrap());
-        let text = String::from_utf8(written).unwrap();
+        String::from_utf8(written).unwrap()
+    }
+
+    /// The audit lines since the last look, without what is not theirs.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = self.text();
         for secret in ["owner", "reader", "wrong"].map(static_token) {
             assert!(!text.contains(&secret), "a token is in the log: {text}");
         }
@@ -72,8 +77,14 @@ fn write(who: &str, method: &str, path: &str, status: u16) -> Value {
     json!({ "message": "write", "who": who, "method": method, "path": path, "status": status })
 }
 
-fn refused(reason: &str, route: &str, path: &str) -> Value {
-    json!({ "message": "refused", "reason": reason, "route": route, "path": path })
+fn refused(who: Option<&str>, reason: &str, (method, path): (&str, &str), route: &str, status: u16) -> Value {
+    let mut line = json!({
+        "message": "refused", "reason": reason, "method": method, "route": route, "path": path, "status": status,
+    });
+    if let Some(who) = who {
+        line["who"] = who.into();
+    }
+    line
 }
 
 async fn ask(world: &World, who: &str, method: &str, path: &str) -> Answer {
@@ -84,24 +95,22 @@ async fn ask(world: &World, who: &str, method: &str, path: &str) -> Answer {
 async fn each_token_order_and_refusal_is_one_audit_line() {
     let world = world().await;
     let log = Log::new();
-    let (wrong, denied) = ("token is not valid", |what: &str| format!("token:reader {what}"));
+    let wrong = |method: &str, path: &str, route: &str| refused(None, "token is not valid", (method, path), route, 401);
+    let denied = |what: &str, method: &str, path: &str, route: &str| {
+        refused(Some("token:reader"), &format!("token:reader {what}"), (method, path), route, 403)
+    };
+    let (begin, gc) = ("/v2/a/blobs/uploads/", "/api/gc");
     for (who, method, path, status, line) in [
         ("owner", "GET", "/token?scope=repository:a:pull", 200, write("token:owner", "GET", "/token", 200)),
-        ("wrong", "GET", "/token?scope=repository:a:pull", 401, refused(wrong, "token", "/token")),
-        ("owner", "POST", "/v2/a/blobs/uploads/", 202, write("token:owner", "POST", "/v2/a/blobs/uploads/", 202)),
-        (
-            "reader",
-            "POST",
-            "/v2/a/blobs/uploads/",
-            403,
-            refused(&denied("may not push to a"), "upload", "/v2/a/blobs/uploads/"),
-        ),
-        ("wrong", "GET", "/", 401, refused(wrong, "page", "/")),
-        ("reader", "GET", "/jobs", 403, refused(&denied("may not administer"), "page", "/jobs")),
-        ("owner", "POST", "/api/gc?dry_run=true", 200, write("token:owner", "POST", "/api/gc", 200)),
-        ("reader", "POST", "/api/gc", 403, refused(&denied("may not administer"), "admin", "/api/gc")),
+        ("wrong", "GET", "/token?scope=repository:a:pull", 401, wrong("GET", "/token", "token")),
+        ("owner", "POST", begin, 202, write("token:owner", "POST", begin, 202)),
+        ("reader", "POST", begin, 403, denied("may not push to a", "POST", begin, "upload")),
+        ("wrong", "GET", "/", 401, wrong("GET", "/", "page")),
+        ("reader", "GET", "/jobs", 403, denied("may not administer", "GET", "/jobs", "page")),
+        ("owner", "POST", "/api/gc?dry_run=true", 200, write("token:owner", "POST", gc, 200)),
+        ("reader", "POST", gc, 403, denied("may not administer", "POST", gc, "admin")),
         ("owner", "POST", "/api/check", 200, write("token:owner", "POST", "/api/check", 200)),
-        ("wrong", "GET", "/api/usage", 401, refused(wrong, "admin", "/api/usage")),
+        ("wrong", "GET", "/api/usage", 401, wrong("GET", "/api/usage", "admin")),
     ] {
         let answer = ask(&world, who, method, path).await;
         assert_eq!(answer.status, status, "{method} {path}");
@@ -113,8 +122,9 @@ async fn each_token_order_and_refusal_is_one_audit_line() {
     world.post("/token/exchange").header("authorization", "Bearer a.b.c").await.expect(401);
     let [line] = log.audit().try_into().unwrap();
     assert_eq!((&line["message"], &line["path"]), (&"refused".into(), &"/token/exchange".into()), "{line}");
-    // A form that asks for nothing is no refusal.
     world.post("/token").body("grant_type=magic").await.expect(400);
+    let why = "grant_type must be password, refresh_token or token-exchange";
+    assert_eq!(log.audit(), [refused(None, why, ("POST", "/token"), "token", 400)]);
     // What changes nothing and is allowed, and what nobody has asked for with credentials, is in the log of requests alone.
     for (who, path) in [("owner", "/"), ("owner", "/api/usage"), ("reader", "/v2/a/tags/list")] {
         ask(&world, who, "GET", path).await;
@@ -129,7 +139,7 @@ async fn an_order_is_audited_also_where_everybody_may_everything() {
     let world = World::new().await;
     let log = Log::new();
     world.post("/api/gc").await.expect(403);
-    assert_eq!(log.audit(), [refused("access denied", "admin", "/api/gc")]);
+    assert_eq!(log.audit(), [refused(None, "access denied", ("POST", "/api/gc"), "admin", 403)]);
     let operator = format!("Bearer {}", world.app().gate.operator_token().expose());
     world.post("/api/gc").header("authorization", &operator).await.expect(200);
     assert_eq!(log.audit(), [write("operator", "POST", "/api/gc", 200)]);

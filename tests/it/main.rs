@@ -9,8 +9,10 @@ mod tap;
 mod wire;
 mod world;
 
+mod audit;
 mod auth;
 mod bad_input;
+mod browsers;
 mod check;
 mod collect;
 mod docs;

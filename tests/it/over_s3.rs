@@ -3,6 +3,7 @@
 mod budgets;
 mod copy;
 mod damage;
+mod lock;
 mod outage;
 mod reads;
 mod replicas;

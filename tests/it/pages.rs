@@ -115,6 +115,36 @@ async fn a_search_finds_repositories_and_tags() {
 }
 
 #[tokio::test]
+async fn what_a_cache_says_of_itself_is_text_on_a_page() {
+    const EVIL: &str = "\"'><script>alert(1)</script><svg onload=x>";
+    let world = World::new().await;
+    world.put_blob("app", "layer").await;
+    let mut layer = descriptor(EVIL, b"layer");
+    let diff = Digest::sha256(b"diff").to_string();
+    layer["annotations"] = serde_json::json!({ "containerd.io/uncompressed": diff, EVIL: EVIL });
+    let records = (0..50).map(|i| match i {
+        0 => serde_json::json!({ "digest": EVIL, "layers": [{ "layer": 0, "createdAt": "2026-01-02T03:04:05Z" }] }),
+        i => serde_json::json!({ "digest": format!("{EVIL}{i}"), "inputs": [[{ "link": i - 1, "selector": EVIL }]] }),
+    });
+    let config = serde_json::json!({
+        "layers": [{ "blob": layer["digest"], "parent": -1 }],
+        "records": records.collect::<Vec<_>>(),
+    });
+    let config = config.to_string();
+    world.put_blob("app", config.clone()).await;
+    let mut manifest = image(descriptor("application/vnd.buildkit.cacheconfig.v0", config.as_bytes()), vec![layer]);
+    manifest["annotations"] = serde_json::json!({ EVIL: EVIL });
+    world.put_manifest("app", "evil", &manifest).await;
+    for path in ["/repo/app:evil", "/repo/app", "/", "/repositories?q=evil", "/repositories?tenant=%3Cscript%3E%22"] {
+        let shown = page(&world.get(path).header("accept", "text/html").await.expect(200));
+        let lower = shown.to_lowercase();
+        assert!(!lower.contains("<script") && !lower.contains("<svg onload"), "{path}: {shown}");
+    }
+    let shown = page(&world.get("/repo/app:evil").await.expect(200));
+    assert!(shown.contains("&lt;script&gt;"), "the name of the record is on the page: {shown}");
+}
+
+#[tokio::test]
 async fn every_page_is_guarded_and_is_json_for_programs() {
     let world = World::new().await;
     push_cache(&world, "app", "cache", "one").await;

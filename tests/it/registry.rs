@@ -3,7 +3,7 @@
 mod blobs;
 mod chunks;
 mod interrupted;
-mod lists;
+pub mod lists;
 mod manifests;
 mod ranges;
 mod referrers;

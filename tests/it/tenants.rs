@@ -60,6 +60,26 @@ async fn a_tenant_does_not_learn_what_another_has() {
 }
 
 #[tokio::test]
+async fn who_knows_the_id_of_an_upload_of_another_tenant_cannot_end_it() {
+    let world = configured(TEAMS).await;
+    let fresh = world.begin("red/app").await;
+    let staged = world.patch(world.begin("red/app").await).body("hel").await.expect(202).header("location").to_string();
+    for repo in ["blue/app", "app", "red/other"] {
+        for location in [&fresh, &staged] {
+            let elsewhere = location.replace("/v2/red/app/", &format!("/v2/{repo}/"));
+            // Without the mark that there is a state to find.
+            for location in [&elsewhere, &elsewhere.replace("?staged=1", "")] {
+                world.delete(location).await;
+            }
+        }
+    }
+    let digest = Digest::sha256(b"hello");
+    world.put(crate::world::with_digest(&fresh, &Digest::sha256(b"fresh"))).body("fresh").await.expect(201);
+    world.put(crate::world::with_digest(&staged, &digest)).header("content-range", "3-4").body("lo").await.expect(201);
+    world.get(format!("/v2/red/app/blobs/{digest}")).await.expect(200);
+}
+
+#[tokio::test]
 async fn what_one_tenant_deletes_another_keeps() {
     let world = configured(TEAMS).await;
     for repo in ["red/app", "blue/app", "app"] {

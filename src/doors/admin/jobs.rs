@@ -2,6 +2,8 @@
 //!
 //! A job ends with the connection that started it.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -10,7 +12,7 @@ use futures::stream;
 use http::header::CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 
 use crate::auth::AuthError;
@@ -21,6 +23,9 @@ use crate::doors::kit::audit::Note;
 use crate::doors::kit::origin::RequestOrigin;
 use crate::lifetime::collect::Wish;
 
+/// Lines of a report that wait for a slow reader. Beyond, the work waits.
+const LINES_MAX: usize = 64;
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub struct CheckJob {
@@ -30,15 +35,18 @@ pub struct CheckJob {
 
 /// Checks the store: see `larder check`.
 pub async fn check(State(doors): State<Doors>, Query(job): Query<CheckJob>, request: Request) -> Response {
-    let note = match admit(&doors, request).await {
-        Ok(note) => note,
+    let order = match admit(&doors, request).await {
+        Ok(order) => order,
         Err(refusal) => return refusal,
     };
     let depth = if job.read_data { Depth::Bytes } else { Depth::Names };
-    ordered(note, |lines| async move {
-        let report = |event| send_line(&lines, &event);
+    ordered(order, |lines| async move {
+        let report = |event| {
+            let lines = lines.clone();
+            async move { send_line(&lines, &event).await }
+        };
         if let Err(error) = doors.store.check(depth, job.repair, report).await {
-            send_line(&lines, &CheckEvent::Failed(error.to_string()));
+            send_line(&lines, &CheckEvent::Failed(error.to_string())).await;
         }
     })
 }
@@ -51,43 +59,44 @@ pub struct CollectJob {
 
 /// Collects once: see `larder gc`.
 pub async fn collect(State(doors): State<Doors>, Query(job): Query<CollectJob>, request: Request) -> Response {
-    let note = match admit(&doors, request).await {
-        Ok(note) => note,
+    let order = match admit(&doors, request).await {
+        Ok(order) => order,
         Err(refusal) => return refusal,
     };
-    ordered(note, |lines| async move {
+    ordered(order, |lines| async move {
         match doors.collector.run(Wish { dry: job.dry_run }).await {
-            Ok(report) => send_line(&lines, &json!({ "done": &*report })),
-            Err(error) => send_line(&lines, &json!({ "failed": error.to_string() })),
+            Ok(report) => send_line(&lines, &json!({ "done": &*report })).await,
+            Err(error) => send_line(&lines, &json!({ "failed": error.to_string() })).await,
         }
     })
 }
 
+/// An order that was let in, for the audit log.
+struct Order {
+    note: Arc<Note>,
+    who: String,
+}
+
 /// Where everybody may everything, still only who can read the files of the store may start jobs.
-async fn admit(doors: &Doors, request: Request) -> Result<Note, Response> {
+async fn admit(doors: &Doors, request: Request) -> Result<Order, Response> {
     let request = request.map(drop);
     let credentials = RequestOrigin::new(doors, &request).credentials();
     if doors.gate.is_open() && !doors.gate.is_operator(credentials.bearer()) {
-        return Err(refused(doors, &request, &AuthError::Denied("access denied".into())));
+        return Err(refused(doors, &request, None, &AuthError::Denied("access denied".into())));
     }
-    Ok(Note::new(doors, admit_operator(doors, &request).await?, &request))
+    Ok(Order { who: admit_operator(doors, &request).await?, note: Note::of(doors, &request) })
 }
 
 /// The answer to an order: its work has begun.
-fn ordered<F: Future<Output = ()> + Send + 'static>(
-    note: Note,
-    work: impl FnOnce(UnboundedSender<Bytes>) -> F,
-) -> Response {
+fn ordered<F: Future<Output = ()> + Send + 'static>(order: Order, work: impl FnOnce(Sender<Bytes>) -> F) -> Response {
     let answer = stream_json_lines(work);
-    note.write(answer.status());
+    order.note.written(Some(&order.who), answer.status());
     answer
 }
 
 /// The answer that is what `work` reports, line by line.
-pub fn stream_json_lines<F: Future<Output = ()> + Send + 'static>(
-    work: impl FnOnce(UnboundedSender<Bytes>) -> F,
-) -> Response {
-    let (lines, report) = unbounded_channel();
+pub fn stream_json_lines<F: Future<Output = ()> + Send + 'static>(work: impl FnOnce(Sender<Bytes>) -> F) -> Response {
+    let (lines, report) = channel(LINES_MAX);
     let work = Work { report, task: tokio::spawn(work(lines)) };
     let lines = stream::unfold(work, |mut work| async move {
         let line = work.report.recv().await?;
@@ -96,13 +105,13 @@ pub fn stream_json_lines<F: Future<Output = ()> + Send + 'static>(
     ([(CONTENT_TYPE, "application/jsonl")], Body::from_stream(lines)).into_response()
 }
 
-/// Sends one line of a job's report.
-pub fn send_line(lines: &UnboundedSender<Bytes>, what: &impl Serialize) {
+/// Sends one line of a job's report, as soon as its reader has taken those that wait.
+pub async fn send_line(lines: &Sender<Bytes>, what: &impl Serialize) {
     match serde_json::to_vec(what) {
         Ok(mut line) => {
             line.push(b'\n');
             // Who does not listen any more has ended the work.
-            let _ = lines.send(line.into());
+            let _ = lines.send(line.into()).await;
         }
         Err(error) => tracing::error!(%error, "line cannot be sent"),
     }
@@ -110,12 +119,42 @@ pub fn send_line(lines: &UnboundedSender<Bytes>, what: &impl Serialize) {
 
 /// Work that ends when nobody listens.
 struct Work {
-    report: UnboundedReceiver<Bytes>,
+    report: Receiver<Bytes>,
     task: JoinHandle<()>,
 }
 
 impl Drop for Work {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_reads_slowly_slows_the_report_and_fills_no_memory() {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = sent.clone();
+        let answer = stream_json_lines(move |lines| async move {
+            for line in 0..10_000 {
+                send_line(&lines, &line).await;
+                count.fetch_add(1, Relaxed);
+            }
+        });
+        let mut body = answer.into_body();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "0\n");
+        // As long as the report can go on by itself.
+        let mut before = usize::MAX;
+        while std::mem::replace(&mut before, sent.load(Relaxed)) != before {
+            tokio::task::yield_now().await;
+        }
+        assert!(sent.load(Relaxed) <= LINES_MAX + 2, "{} lines are in memory", sent.load(Relaxed));
+        assert!(body.collect().await.unwrap().to_bytes().ends_with(b"\n9999\n"));
     }
 }

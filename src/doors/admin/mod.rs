@@ -65,10 +65,13 @@ pub async fn inspect(State(doors): State<Doors>, Query(asked): Query<Inspected>,
         Err(error) => return Refusal::from(&error).with_status(StatusCode::BAD_REQUEST).told(error),
     };
     let tags = Tags::Named(vec![tag.clone()]);
-    let identified = doors.gate.identify(&RequestOrigin::new(&doors, &request).credentials()).await;
-    let permit = match identified.and_then(|caller| doors.gate.admit::<Pull>(&caller, repo, tags)) {
+    let caller = match doors.gate.identify(&RequestOrigin::new(&doors, &request).credentials()).await {
+        Ok(caller) => caller,
+        Err(error) => return refused(&doors, &request, None, &error),
+    };
+    let permit = match doors.gate.admit::<Pull>(&caller, repo, tags) {
         Ok(permit) => permit,
-        Err(error) => return refused(&doors, &request, &error),
+        Err(error) => return refused(&doors, &request, Some(&caller), &error),
     };
     let repo = doors.store.repo(permit, Deadline::of_each_call());
     match doors.store.caches().inspect(&repo, &tag).await {

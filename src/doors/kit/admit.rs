@@ -6,12 +6,14 @@ use http::header::WWW_AUTHENTICATE;
 use crate::auth::{AuthError, Caller};
 use crate::config::Challenge;
 use crate::doors::Doors;
-use crate::doors::kit::audit;
+use crate::doors::kit::audit::Note;
 use crate::doors::kit::origin::RequestOrigin;
 use crate::doors::kit::refusal::Refusal;
 
 /// What the audit log calls whoever can read the files of the store.
 const OPERATOR: &str = "operator";
+/// What the audit log calls the doors of operators, as metrics do.
+const ROUTE: &str = "admin";
 
 /// Lets in who may administer, and who can read the files of the store. Returns who it is, for the audit log.
 pub async fn admit_operator(doors: &Doors, request: &http::Request<()>) -> Result<String, Response> {
@@ -28,15 +30,19 @@ pub async fn admit(
     if doors.gate.is_operator(credentials.bearer()) {
         return Ok(OPERATOR.to_string());
     }
-    let admitted =
-        doors.gate.identify(&credentials).await.and_then(|caller| may(&caller).map(|()| caller.identity().to_string()));
-    admitted.map_err(|error| refused(doors, request, &error))
+    let caller = doors.gate.identify(&credentials).await.map_err(|error| refused(doors, request, None, &error))?;
+    match may(&caller) {
+        Ok(()) => Ok(caller.identity().to_string()),
+        Err(error) => Err(refused(doors, request, Some(&caller), &error)),
+    }
 }
 
 /// A refusal for want of a right, with a challenge for a browser. The audit log has it.
-pub fn refused(doors: &Doors, request: &http::Request<()>, error: &AuthError) -> Response {
-    let (mut response, origin) = (Refusal::from(error).told(error), RequestOrigin::new(doors, request));
-    audit::refused(doors, &origin, "admin", error);
+pub fn refused(doors: &Doors, request: &http::Request<()>, caller: Option<&Caller>, error: &AuthError) -> Response {
+    let (refusal, origin) = (Refusal::from(error), RequestOrigin::new(doors, request));
+    let who = caller.map(|caller| caller.identity().to_string());
+    Note::of(doors, request).turned_away(who.as_deref(), ROUTE, refusal.status, error);
+    let mut response = refusal.told(error);
     if let Some(challenge) = origin.challenge(Challenge::Basic, error, None) {
         response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     }

@@ -1,38 +1,56 @@
 //! One line for each write, each token, each order and each refusal: who, what, from where, and what came of it. A write to
-//! the registry has none where everybody may everything.
+//! the registry that is let in has none where everybody may everything.
+//!
+//! Invariant: a request that may change something has its line, whatever the door: the front gives it a [`Note`] before
+//! it is handed out, the door fills it in, and the front closes what was left open.
+//!
+//! Invariant: a line is one line of bounded length: all that a client or an issuer chose goes through [`logged`].
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Uri};
 
 use crate::auth::AuthError;
 use crate::doors::Doors;
-use crate::doors::kit::origin::{RequestOrigin, logged_path};
-use crate::events::{AnsweredWrite, Event, Events, Refused, Subscriber};
+use crate::doors::kit::logged;
+use crate::doors::kit::origin::RequestOrigin;
+use crate::events::{AuditedRequest, Event, Events, Refused, Subscriber};
+
+/// Longest name of who asks, in bytes: of what an issuer says in `sub` there is no bound.
+const WHO_BYTES_MAX: usize = 256;
+/// Longest reason, in bytes.
+const REASON_BYTES_MAX: usize = 512;
 
 /// Writes the lines.
 pub struct AuditLog;
 
 impl Subscriber for AuditLog {
     fn on(&self, event: &Event<'_>) {
-        match *event {
-            Event::Written(AnsweredWrite { who, method, path, status, address }) => tracing::info!(
+        match event {
+            Event::Written(AuditedRequest { who, method, path, status, address, .. }) => tracing::info!(
                 target: "larder::audit",
-                who = %who,
+                who = who.map(|who| logged::text(who, WHO_BYTES_MAX)).as_deref(),
                 method,
                 path,
                 status,
                 address = address.map(tracing::field::display),
                 "write"
             ),
-            Event::Refused(Refused::Caller { reason, route, path, address }) => tracing::info!(
-                target: "larder::audit",
-                reason = %reason,
-                route,
-                path,
-                address = address.map(tracing::field::display),
-                "refused"
-            ),
+            Event::Refused(Refused::Request(AuditedRequest { who, method, path, route, status, reason, address })) => {
+                tracing::info!(
+                    target: "larder::audit",
+                    who = who.map(|who| logged::text(who, WHO_BYTES_MAX)).as_deref(),
+                    reason = &*logged::text(reason, REASON_BYTES_MAX),
+                    method,
+                    route,
+                    path,
+                    status,
+                    address = address.map(tracing::field::display),
+                    "refused"
+                );
+            }
             Event::Refused(Refused::Upload { .. }) => {}
             Event::Pushed { .. } | Event::Served { .. } | Event::Missed { .. } => {}
             Event::Imported { .. } | Event::Evicted { .. } => {}
@@ -40,48 +58,87 @@ impl Subscriber for AuditLog {
     }
 }
 
-/// What is known of a write before it is done.
+/// What is known of a request before it is answered, and whether its line has been told.
 pub struct Note {
     events: Events,
-    who: String,
     method: Method,
-    path: String,
+    uri: Uri,
     address: Option<IpAddr>,
+    told: AtomicBool,
 }
 
 impl Note {
-    pub fn new<B>(doors: &Doors, who: impl ToString, request: &http::Request<B>) -> Note {
-        Note {
+    /// The note of a request that may change something, left on it for its door; nothing for any other request.
+    pub fn leave_on<B>(doors: &Doors, request: &mut http::Request<B>) -> Option<Arc<Note>> {
+        if request.method().is_safe() {
+            return None;
+        }
+        let note = Note::of(doors, request);
+        request.extensions_mut().insert(note.clone());
+        Some(note)
+    }
+
+    /// The note that was left on a request, or one of its own.
+    pub fn of<B>(doors: &Doors, request: &http::Request<B>) -> Arc<Note> {
+        if let Some(left) = request.extensions().get::<Arc<Note>>() {
+            return left.clone();
+        }
+        Arc::new(Note {
             events: doors.events.clone(),
-            who: who.to_string(),
             method: request.method().clone(),
-            path: logged_path(request.uri()),
+            uri: request.uri().clone(),
             address: RequestOrigin::new(doors, request).address(),
+            told: AtomicBool::new(false),
+        })
+    }
+
+    /// Tells that the request of `who` was answered with success. Where there is nobody to name, the line of the
+    /// request tells as much.
+    pub fn written(&self, who: Option<&str>, status: StatusCode) {
+        self.told.store(true, Ordering::Relaxed);
+        if who.is_some() {
+            self.events.emit(Event::Written(self.audited(&logged::path(&self.uri), "", who, status, "")));
         }
     }
 
-    /// Tells that the request was answered so.
-    pub fn write(self, status: StatusCode) {
-        self.events.emit(Event::Written(AnsweredWrite {
-            who: &self.who,
-            method: self.method.as_str(),
-            path: &self.path,
-            status: status.as_u16(),
-            address: self.address,
-        }));
+    /// Tells that the request was refused or failed, and why.
+    pub fn refused(&self, who: Option<&str>, route: &'static str, status: StatusCode, reason: &str) {
+        self.told.store(true, Ordering::Relaxed);
+        let path = logged::path(&self.uri);
+        self.events.emit(Event::Refused(Refused::Request(self.audited(&path, route, who, status, reason))));
     }
-}
 
-/// Tells of a refusal. The reason names who it was, as far as that is known; what was shown is in no event.
-pub fn refused(doors: &Doors, origin: &RequestOrigin<'_>, route: &'static str, error: &AuthError) {
-    // The first request of any client that has credentials is one without.
-    if *error == AuthError::Unidentified {
-        return;
+    /// Tells that `who` is not let in. What was shown is in no event.
+    pub fn turned_away(&self, who: Option<&str>, route: &'static str, status: StatusCode, error: &AuthError) {
+        // The first request of any client that has credentials is one without.
+        if *error == AuthError::Unidentified {
+            self.told.store(true, Ordering::Relaxed);
+        } else {
+            self.refused(who, route, status, &error.to_string());
+        }
     }
-    doors.events.emit(Event::Refused(Refused::Caller {
-        reason: &error.to_string(),
-        route,
-        path: &logged_path(origin.uri),
-        address: origin.address(),
-    }));
+
+    /// Tells of a request of which its door has told nothing.
+    pub fn close(&self, route: &'static str, status: StatusCode) {
+        if self.told.load(Ordering::Relaxed) {
+            return;
+        }
+        if status.is_client_error() || status.is_server_error() {
+            self.refused(None, route, status, status.canonical_reason().unwrap_or_default());
+        } else {
+            self.events.emit(Event::Written(self.audited(&logged::path(&self.uri), route, None, status, "")));
+        }
+    }
+
+    fn audited<'a>(
+        &'a self,
+        path: &'a str,
+        route: &'static str,
+        who: Option<&'a str>,
+        status: StatusCode,
+        reason: &'a str,
+    ) -> AuditedRequest<'a> {
+        let (method, status, address) = (logged::method(&self.method), status.as_u16(), self.address);
+        AuditedRequest { who, method, path, route, status, reason, address }
+    }
 }

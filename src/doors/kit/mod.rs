@@ -1,5 +1,5 @@
 //! What every door needs and no protocol owns: bodies, answers, ranges, entity tags, refusals, deadlines, tasks, the
-//! audit log, builds.
+//! audit log, log lines, browsers, builds.
 //!
 //! Invariant: the kit knows no door, and doors know the kit and not each other; `tests/it/shape.rs` holds it.
 
@@ -7,8 +7,10 @@ pub mod admit;
 pub mod answer;
 pub mod audit;
 pub mod body;
+pub mod browser;
 pub mod builds;
 pub mod etag;
+pub mod logged;
 pub mod origin;
 pub mod range;
 pub mod refusal;

@@ -21,8 +21,8 @@ pub struct Peer {
 
 /// The origin of a request: all that is known of its sender before anything of it is believed.
 pub struct RequestOrigin<'r> {
-    config: &'r Config,
-    headers: &'r HeaderMap,
+    pub config: &'r Config,
+    pub headers: &'r HeaderMap,
     peer: Option<&'r Peer>,
     pub uri: &'r Uri,
 }
@@ -74,6 +74,16 @@ impl<'r> RequestOrigin<'r> {
         self.behind_proxy().then(|| value.split(',').next().unwrap_or_default().trim())
     }
 
+    /// All names that the request gives to the server: by its address, by `Host` and, from trusted proxies, by
+    /// `X-Forwarded-Host`. One that is no text is empty.
+    pub fn names(&self) -> impl Iterator<Item = &'r str> {
+        let text = |value: &'r HeaderValue| value.to_str().unwrap_or_default();
+        let forwarded = self.behind_proxy().then(|| self.headers.get_all("x-forwarded-host"));
+        let forwarded = forwarded.into_iter().flatten().flat_map(move |value| text(value).split(',').map(str::trim));
+        let named = self.uri.authority().map(|authority| authority.as_str()).into_iter();
+        named.chain(self.headers.get_all(HOST).into_iter().map(text)).chain(forwarded)
+    }
+
     /// How the sender reaches the server: `https://host:port`. What it says of that comes back to it alone.
     fn base_url(&self) -> Option<String> {
         if let Some(url) = &self.config.server.public_url {
@@ -121,14 +131,6 @@ fn address_of(hop: &str) -> Option<IpAddr> {
     let unzoned = bare.split_once('%').map_or(bare, |(address, _)| address);
     let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
     unzoned.parse().ok().or_else(with_port)
-}
-
-/// Longest path in a log line, in bytes: names are bounded, but what is no name is not.
-pub const LOGGED_PATH_MAX: usize = 512;
-
-/// As much of a path as goes into a line.
-pub fn logged_path(uri: &Uri) -> String {
-    uri.path().chars().take(LOGGED_PATH_MAX).collect()
 }
 
 /// The trace that a request belongs to (W3C Trace Context, `traceparent`): one for all requests of a build.

@@ -123,8 +123,9 @@ fn row(tenant: &Tenant, repo: &RepoName, tags: &[(&Tag, &TagEntry)]) -> RepoRow 
 pub struct ReposList {
     now: Timestamp,
     query: String,
+    /// As it was asked for: whether there is such a tenant is not told.
     #[serde(skip_serializing_if = "Option::is_none")]
-    tenant: Option<Tenant>,
+    tenant: Option<String>,
     repositories: Vec<RepoRow>,
     from: usize,
     repositories_in_all: usize,
@@ -134,15 +135,14 @@ pub struct ReposList {
 
 pub fn list(doors: &Doors, visible: &Visibility<'_>, wanted: Wanted) -> ReposList {
     let query = wanted.q.trim().to_string();
-    let tenant: Option<Tenant> = wanted.tenant.parse().ok().filter(|tenant| visible.tenants().contains(tenant));
-    let only = tenant.as_ref();
+    let tenant = Some(wanted.tenant).filter(|tenant| !tenant.is_empty());
     let from = wanted.from.min(crate::refs::inventory::TAGS_MAX);
     let fits = |repo: &RepoName, tag: Option<&Tag>| match tag {
         None => repo.contains(&*query),
         // Without a search tags are found in their repositories.
         Some(tag) => !query.is_empty() && (tag.contains(&*query) || format!("{repo}:{tag}").contains(&*query)),
     };
-    let mut found = gather(doors, &visible.narrowed(only), &fits, from + PAGE);
+    let mut found = gather(doors, &visible.narrowed(tenant.as_deref()), &fits, from + PAGE);
     found.tags.truncate(PAGE);
     ReposList {
         now: Timestamp::now(),
@@ -177,7 +177,7 @@ impl Page for ReposList {
             }
             (repo_table(&self.repositories, self.now))
             (pages(self.from, more, self.repositories_in_all, &|from| {
-                let tenant = self.tenant.as_ref().map_or("", |tenant| tenant);
+                let tenant = self.tenant.as_deref().unwrap_or_default();
                 address("/repositories", &[("q", &self.query), ("tenant", tenant), ("from", &from.to_string())])
             }))
         }

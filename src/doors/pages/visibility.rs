@@ -7,7 +7,7 @@ use crate::access::{Permit, Pull, Tags};
 use crate::auth::{AuthError, Caller};
 use crate::config::Challenge;
 use crate::doors::Doors;
-use crate::doors::kit::audit;
+use crate::doors::kit::audit::Note;
 use crate::doors::kit::origin::RequestOrigin;
 use crate::doors::kit::refusal::Refusal;
 use crate::names::{RepoName, Tag, Tenant};
@@ -30,13 +30,13 @@ pub struct Visibility<'a> {
 impl Visibility<'_> {
     /// Who asks, and what they may see: the one place where the pages decide.
     pub async fn of<'a>(doors: &'a Doors, request: &'a http::Request<()>) -> Result<Visibility<'a>, PageError> {
-        let turned_away = |error: AuthError| turned_away(doors, request, &error);
-        let caller =
-            doors.gate.identify(&RequestOrigin::new(doors, request).credentials()).await.map_err(turned_away)?;
+        let identified = doors.gate.identify(&RequestOrigin::new(doors, request).credentials()).await;
+        let caller = identified.map_err(|error| turned_away(doors, request, None, &error))?;
         match doors.gate.visible_tenants(&caller) {
             Ok(tenants) => Ok(Visibility { doors, request, caller, whole: true, tenants }),
             Err(_) => {
-                doors.gate.admit_identified(&caller).map_err(turned_away)?;
+                let admitted = doors.gate.admit_identified(&caller);
+                admitted.map_err(|error| turned_away(doors, request, Some(&caller), &error))?;
                 Ok(Visibility { doors, request, caller, whole: false, tenants: doors.config.all_tenants() })
             }
         }
@@ -59,9 +59,9 @@ impl Visibility<'_> {
         &self.tenants
     }
 
-    /// The same, of one tenant alone where one is given.
-    pub fn narrowed(&self, only: Option<&Tenant>) -> Visibility<'_> {
-        let of = |tenant: &&Tenant| only.is_none_or(|only| only == *tenant);
+    /// The same, of one tenant alone where one is given: nothing where there is none of that name.
+    pub fn narrowed(&self, only: Option<&str>) -> Visibility<'_> {
+        let of = |tenant: &&Tenant| only.is_none_or(|only| only == &***tenant);
         let tenants = self.tenants.iter().filter(of).cloned().collect();
         Visibility { doors: self.doors, request: self.request, caller: self.caller.clone(), whole: self.whole, tenants }
     }
@@ -101,7 +101,7 @@ impl Visibility<'_> {
     }
 
     fn tell_refusal(&self, error: &AuthError) {
-        audit::refused(self.doors, &RequestOrigin::new(self.doors, self.request), ROUTE, error);
+        tell_refusal(self.doors, self.request, Some(&self.caller), error);
     }
 
     fn owns(&self, tenant: &Tenant, repo: &RepoName, tags: Tags) -> bool {
@@ -111,9 +111,13 @@ impl Visibility<'_> {
 }
 
 /// A caller who is nobody, or not who they say: told as everywhere else, so that a browser asks for a password.
-fn turned_away(doors: &Doors, request: &http::Request<()>, error: &AuthError) -> PageError {
-    let origin = RequestOrigin::new(doors, request);
-    audit::refused(doors, &origin, ROUTE, error);
-    let challenge = origin.challenge(Challenge::Basic, error, None);
+fn turned_away(doors: &Doors, request: &http::Request<()>, caller: Option<&Caller>, error: &AuthError) -> PageError {
+    tell_refusal(doors, request, caller, error);
+    let challenge = RequestOrigin::new(doors, request).challenge(Challenge::Basic, error, None);
     PageError { challenge, ..PageError::new(Refusal::from(error).status, error) }
+}
+
+fn tell_refusal(doors: &Doors, request: &http::Request<()>, caller: Option<&Caller>, error: &AuthError) {
+    let (who, status) = (caller.map(|caller| caller.identity().to_string()), Refusal::from(error).status);
+    Note::of(doors, request).turned_away(who.as_deref(), ROUTE, status, error);
 }

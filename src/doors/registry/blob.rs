@@ -2,7 +2,10 @@
 
 use axum::response::Response;
 use http::StatusCode;
-use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_RANGE, HeaderMap, IF_NONE_MATCH, IF_RANGE, LOCATION, RANGE};
+use http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_RANGE, HeaderMap, IF_NONE_MATCH, IF_RANGE, LOCATION, RANGE,
+    X_CONTENT_TYPE_OPTIONS,
+};
 
 use crate::content::Reader;
 use crate::digest::Digest;
@@ -68,5 +71,7 @@ pub async fn delete(deletion: &Deletion, from: &RepoEraser, digest: &Digest) -> 
 }
 
 fn found(status: StatusCode, etag: &EntityTag) -> Answer {
-    respond(status).set_const(ACCEPT_RANGES, "bytes").content(etag)
+    // A blob may be a page with a script: no browser is to take it for one by looking into it.
+    let answer = respond(status).set_const(ACCEPT_RANGES, "bytes").set_const(X_CONTENT_TYPE_OPTIONS, "nosniff");
+    answer.content(etag)
 }

@@ -98,6 +98,10 @@ impl OciError {
         self.refusal.status
     }
 
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     pub fn into_response(self) -> Response {
         let mut entry = json!({ "code": code(self.refusal.kind), "message": self.message });
         if let Some(detail) = self.detail {

@@ -7,6 +7,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
 use crate::auth::Caller;
+use crate::deadline::{self, Deadline};
 use crate::digest::Digest;
 use crate::doors::kit::answer::{Answer, respond};
 use crate::doors::registry::error::OciError;
@@ -23,7 +24,7 @@ pub fn base() -> Response {
 }
 
 pub async fn catalog(refs: &Refs, tenants: &[Tenant], page: &Page) -> Result<Response, OciError> {
-    let listed = refs.catalog(tenants, page).await?;
+    let listed = refs.catalog(tenants, page, Deadline::within(deadline::LONG)).await?;
     let names: Vec<String> = listed.entries.iter().map(ToString::to_string).collect();
     let answer = linked(respond(StatusCode::OK), "/v2/_catalog?", page, &listed, names.last());
     Ok(answer.json(&json!({ "repositories": names })))
@@ -31,18 +32,8 @@ pub async fn catalog(refs: &Refs, tenants: &[Tenant], page: &Page) -> Result<Res
 
 /// The tags that the caller may pull: the others, and how many they are, do not show.
 pub async fn tags(repo: &Repo, caller: &Caller, page: Page) -> Result<Response, OciError> {
-    let mut listed = repo.tags(&page).await?;
-    let mut seen = listed.entries.last().cloned();
-    let visible = |tag: &String| tag.parse::<Tag>().is_ok_and(|tag| caller.may_pull(repo.name(), &tag));
-    listed.entries.retain(visible);
-    while listed.more && listed.entries.len() < page.limit {
-        let Some(last) = seen.take() else { break };
-        let next = repo.tags(&Page { limit: page.limit, after: Some(last) }).await?;
-        seen = next.entries.last().cloned();
-        listed.entries.extend(next.entries.into_iter().filter(visible));
-        listed.more = next.more || listed.entries.len() > page.limit;
-        listed.entries.truncate(page.limit);
-    }
+    let is_visible = |tag: &str| tag.parse::<Tag>().is_ok_and(|tag| caller.may_pull(repo.name(), &tag));
+    let listed = repo.tags(&page, is_visible).await?;
     let path = format!("/v2/{}/tags/list?", repo.name());
     let answer = linked(respond(StatusCode::OK), &path, &page, &listed, listed.entries.last());
     Ok(answer.json(&json!({ "name": repo.name().to_string(), "tags": listed.entries })))

@@ -10,6 +10,7 @@ mod manifest;
 pub mod route;
 mod upload;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::Request;
@@ -22,12 +23,13 @@ use crate::auth::{AuthError, Caller};
 use crate::deadline::{self, Deadline};
 use crate::doors::Doors;
 use crate::doors::kit::answer::{Answer, header};
+use crate::doors::kit::audit::Note;
 use crate::doors::kit::body::incoming;
 use crate::doors::kit::builds::Part;
 use crate::doors::kit::etag::EntityTag;
 use crate::doors::kit::origin::RequestOrigin;
-use crate::doors::kit::refusal::RefusalKind;
-use crate::doors::kit::{audit, builds, range, task};
+use crate::doors::kit::refusal::{Refusal, RefusalKind};
+use crate::doors::kit::{builds, range, task};
 use crate::names::Tenant;
 use crate::oci::CACHE_CONFIG;
 use crate::refs::{Repo, RepoEraser, RepoWriter};
@@ -44,17 +46,26 @@ pub async fn serve(doors: Doors, request: Request) -> (&'static str, Response) {
     let uri = request.uri();
     let route = match Route::parse(request.method(), uri.path(), uri.query()) {
         Ok(route) => route,
-        Err(error) => return ("none", error.into_response()),
+        Err(error) => {
+            // What would have changed something had it been understood; of reads the line of the request tells as much.
+            if !request.method().is_safe() {
+                Note::of(&doors, &request).refused(None, "none", error.status(), error.message());
+            }
+            return ("none", error.into_response());
+        }
     };
     let label = route.label();
-    let origin = RequestOrigin::new(&doors, &request);
-    let admitted = match admit(&doors, &route, &origin).await {
+    let caller = match doors.gate.identify(&RequestOrigin::new(&doors, &request).credentials()).await {
+        Ok(caller) => caller,
+        Err(error) => return (label, refuse(&doors, &route, &request, None, error)),
+    };
+    let admitted = match admit(&doors, &route, &caller) {
         Ok(admitted) => admitted,
-        Err(error) => return (label, refuse(&doors, &route, &origin, error)),
+        Err(error) => return (label, refuse(&doors, &route, &request, Some(&caller), error)),
     };
     let answer = match (admitted, route) {
         // In a box: whoever holds this future copies it, from here up to the connection.
-        (Admitted::Repo(caller, granted), route) => Box::pin(handle(doors, caller, granted, route, request)).await,
+        (Admitted::Repo(granted), route) => Box::pin(handle(doors, caller, granted, route, request)).await,
         (Admitted::Catalog(tenants), Route::Catalog { page }) => {
             Box::pin(list::catalog(doors.store.refs(), &tenants, &page)).await
         }
@@ -65,7 +76,7 @@ pub async fn serve(doors: Doors, request: Request) -> (&'static str, Response) {
 
 /// What the caller was let in to.
 enum Admitted {
-    Repo(Caller, Granted),
+    Repo(Granted),
     Catalog(Vec<Tenant>),
     Base,
 }
@@ -104,32 +115,33 @@ impl Handle {
     }
 }
 
-async fn admit(doors: &Doors, route: &Route, origin: &RequestOrigin<'_>) -> Result<Admitted, AuthError> {
+fn admit(doors: &Doors, route: &Route, caller: &Caller) -> Result<Admitted, AuthError> {
     let gate = &doors.gate;
-    let caller = gate.identify(&origin.credentials()).await?;
     let Some(Access { repo, verb, tags }) = route.access() else {
         return match route {
-            Route::Catalog { .. } => Ok(Admitted::Catalog(gate.visible_tenants(&caller)?)),
-            _ => gate.admit_identified(&caller).map(|()| Admitted::Base),
+            Route::Catalog { .. } => Ok(Admitted::Catalog(gate.visible_tenants(caller)?)),
+            _ => gate.admit_identified(caller).map(|()| Admitted::Base),
         };
     };
     let granted = match verb {
-        Verb::Pull => Granted::Pull(gate.admit(&caller, repo, tags)?),
-        Verb::Delete => Granted::Delete(gate.admit(&caller, repo, tags)?),
-        Verb::Push | Verb::Admin => Granted::Push(gate.admit(&caller, repo, tags)?),
+        Verb::Pull => Granted::Pull(gate.admit(caller, repo, tags)?),
+        Verb::Delete => Granted::Delete(gate.admit(caller, repo, tags)?),
+        Verb::Push | Verb::Admin => Granted::Push(gate.admit(caller, repo, tags)?),
     };
     // Another token would let them mount: it is worth asking for one.
     if let Route::BeginUpload { begin: Begin::Mount { from: Some(from), .. }, .. } = route
-        && let Err(error @ AuthError::Insufficient) = gate.admit::<Pull>(&caller, from.clone(), Tags::None)
+        && let Err(error @ AuthError::Insufficient) = gate.admit::<Pull>(caller, from.clone(), Tags::None)
     {
         return Err(error);
     }
-    Ok(Admitted::Repo(caller, granted))
+    Ok(Admitted::Repo(granted))
 }
 
 /// A refusal that tells clients what to ask for, and the operator who was turned away.
-fn refuse(doors: &Doors, route: &Route, origin: &RequestOrigin<'_>, error: AuthError) -> Response {
-    audit::refused(doors, origin, route.label(), &error);
+fn refuse(doors: &Doors, route: &Route, request: &Request, caller: Option<&Caller>, error: AuthError) -> Response {
+    let who = caller.map(|caller| caller.identity().to_string());
+    Note::of(doors, request).turned_away(who.as_deref(), route.label(), Refusal::from(&error).status, &error);
+    let origin = RequestOrigin::new(doors, request);
     let challenge = origin.challenge(doors.gate.challenge(), &error, route.scope().as_deref());
     let error = OciError::from(error);
     match challenge {
@@ -147,19 +159,29 @@ async fn handle(
     request: Request,
 ) -> Result<Response, OciError> {
     let deadline = Deadline::within(waiting_time(&route, request.headers()));
-    let handle = granted.handle(&doors.store, deadline)?;
+    let audited = route.writes().then(|| Audited {
+        note: Note::of(&doors, &request),
+        // Where everybody may everything there is nobody to name.
+        who: (!doors.gate.is_open()).then(|| caller.identity().to_string()),
+        label: route.label(),
+    });
+    let handle = match granted.handle(&doors.store, deadline) {
+        Ok(handle) => handle,
+        Err(error) => {
+            let refused = Err(error);
+            audited.into_iter().for_each(|audited| audited.tell(&refused));
+            return refused;
+        }
+    };
     let repo = handle.repo();
     trace::place(repo.tenant(), repo.name());
     let import = classify(&route, request.method(), request.headers())
         .and_then(|action| builds::watch(&doors, repo, action, request.headers()));
-    let answer = if route.writes() {
-        // Where everybody may everything, the line of the request tells as much.
-        let note = (!doors.gate.is_open()).then(|| audit::Note::new(&doors, caller.identity(), &request));
+    let answer = if let Some(audited) = audited {
         let writing = task::carried_through(async move {
             let call = Call::new(&doors, request);
             let answer = write(&doors, &caller, handle, route, call).await;
-            let status = answer.as_ref().map_or_else(OciError::status, Response::status);
-            note.into_iter().for_each(|note| note.write(status));
+            audited.tell(&answer);
             answer
         });
         writing.await.unwrap_or_else(|| Err(OciError::new(RefusalKind::Failed)))
@@ -168,6 +190,23 @@ async fn handle(
     };
     import.into_iter().for_each(|import| import.on_response(&answer));
     answer
+}
+
+/// A write, for the audit log: told by the task that does it, whether or not its client is still there.
+struct Audited {
+    note: Arc<Note>,
+    who: Option<String>,
+    label: &'static str,
+}
+
+impl Audited {
+    fn tell(self, answer: &Result<Response, OciError>) {
+        let who = self.who.as_deref();
+        match answer {
+            Ok(answer) => self.note.written(who, answer.status()),
+            Err(error) => self.note.refused(who, self.label, error.status(), error.message()),
+        }
+    }
 }
 
 /// The part of a build that a request is.

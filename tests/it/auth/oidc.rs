@@ -17,7 +17,7 @@ use crate::world::World;
 
 /// An issuer with one key at a time.
 pub struct Issuer {
-    url: String,
+    pub url: String,
     key: Arc<Mutex<(String, EcdsaKeyPair)>>,
     asked: Arc<watch::Sender<usize>>,
     /// Whether it takes questions and answers none.

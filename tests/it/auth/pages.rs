@@ -84,6 +84,47 @@ async fn each_sees_what_he_may_pull() {
 }
 
 #[tokio::test]
+async fn whether_there_is_a_tenant_of_a_name_is_not_told() {
+    let mut world = world().await;
+    let tokens: String = ["reader", "tagger", "owner"].into_iter().map(token_entry).collect();
+    let tenants = "[[tenants]]\nname = \"acme\"\nrepositories = [\"secret/**\"]\n";
+    world.reconfigure(|config| configure(config, &format!("{tokens}{RULES}{tenants}"))).await;
+    world.app().store.scan_usage().await.unwrap();
+    let asked = async |name: &str| {
+        let (status, mut list) = told(&world, "reader", &format!("/api/repositories?tenant={name}")).await;
+        assert_eq!((status, list["tenant"].as_str()), (200, Some(name)));
+        list["tenant"].take();
+        list["now"].take();
+        list
+    };
+    assert_eq!(asked("acme").await, asked("nope").await);
+    assert_eq!(names(&asked("nope").await["repositories"], "repo"), Vec::<String>::new());
+    assert_eq!(names(&asked("default").await["repositories"], "repo"), ["team/app"]);
+    let all = told(&world, "reader", "/api/repositories?tenant=").await.1;
+    assert_eq!((all["tenant"].is_null(), names(&all["repositories"], "repo")), (true, vec!["team/app".to_string()]));
+}
+
+#[tokio::test]
+async fn lists_of_tags_hide_those_that_a_caller_may_not_pull() {
+    let mut world = World::new().await;
+    let pushed = world.put_image("team/app", "a", "seed").await;
+    for tag in ["b", "c", "v1", "v2", "x", "y"] {
+        world.put_manifest("team/app", tag, &pushed.manifest).await;
+    }
+    let tokens: String = ["reader", "tagger", "owner"].into_iter().map(token_entry).collect();
+    world.reconfigure(|config| configure(config, &format!("{tokens}{RULES}"))).await;
+    world.show(basic("any", &static_token("tagger")));
+    for n in [1, 2, 3, 100] {
+        let pages = crate::registry::lists::pages(&world, &format!("/v2/team/app/tags/list?n={n}"), "tags").await;
+        assert_eq!(pages.concat(), ["v1", "v2"], "pages of {n}");
+        // None of them says by an empty page that something is hidden.
+        assert!(pages.iter().all(|page| !page.is_empty()), "{pages:?}");
+    }
+    assert_eq!(told(&world, "tagger", "/v2/team/app/tags/list?last=v2").await.1["tags"], serde_json::json!([]));
+    assert!(!world.get("/v2/team/app/tags/list?n=1").await.expect(200).text().contains("\"b\""));
+}
+
+#[tokio::test]
 async fn numbers_of_a_whole_repository_are_for_who_may_pull_all_of_it() {
     let world = world().await;
     // A config of a cache is read by its digest: which tag is imported, nobody knows.

@@ -8,9 +8,9 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use super::configure;
 use crate::world::World;
 
-type Ca = CertifiedIssuer<'static, KeyPair>;
+pub type Ca = CertifiedIssuer<'static, KeyPair>;
 
-fn ca(name: &str) -> Ca {
+pub fn ca(name: &str) -> Ca {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(DnType::CommonName, name);
@@ -25,7 +25,8 @@ fn signed(ca: &Ca, name: &str) -> (String, String) {
     (params.signed_by(&key, ca).unwrap().pem(), key.serialize_pem())
 }
 
-fn write(folder: &Path, ca: &Ca) -> String {
+/// Writes a certificate of the server, and returns what says so in a configuration.
+pub fn write(folder: &Path, ca: &Ca) -> String {
     let (cert, key) = signed(ca, "server");
     for (name, text) in [("cert.pem", &cert), ("key.pem", &key), ("ca.pem", &ca.pem())] {
         std::fs::write(folder.join(name), text).unwrap();

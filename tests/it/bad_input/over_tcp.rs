@@ -28,6 +28,22 @@ async fn what_is_no_http_is_refused_and_the_server_goes_on() {
         (format!("PUT {path} HTTP/1.1\n{host}\ntransfer-encoding: gzip\n\n{{}}"), Some(400)),
         (format!("PUT {path} HTTP/1.1\n{host}\ntransfer-encoding: chunked\n\nzz\n"), Some(400)),
         (format!("GET {path} HTTP/1.1\n{host}\nbad header\n\n"), Some(400)),
+        // What two servers in a row might take for two requests.
+        (format!("PUT {path} HTTP/1.1\n{host}\ncontent-length: 6\ntransfer-encoding: chunked\n\n0\n\nX"), Some(400)),
+        (format!("PUT {path} HTTP/1.1\n{host}\ntransfer-encoding: chunked\ncontent-length: 6\n\n0\n\nX"), Some(400)),
+        (format!("PUT {path} HTTP/1.1\n{host}\ntransfer-encoding: chunked\ntransfer-encoding: x\n\n0\n\n"), Some(400)),
+        (format!("PUT {path} HTTP/1.1\n{host}\ntransfer-encoding : chunked\n\n0\n\n"), Some(400)),
+        (format!("PUT {path} HTTP/1.1\n{host}\ntransfer-encoding: xchunked\n\n0\n\n"), Some(400)),
+        (format!("PUT {path} HTTP/1.0\n{host}\ntransfer-encoding: chunked\n\n0\n\n"), Some(400)),
+        (format!("PUT {path} HTTP/1.1\n{host}\ncontent-length: +5\n\nhello"), Some(400)),
+        (format!("PUT {path} HTTP/1.1\n{host}\ncontent-length: 5, 5\n\nhello"), Some(400)),
+        (format!("PUT {path} HTTP/1.1\n{host}\ncontent-length: 18446744073709551616\n\nhello"), Some(400)),
+        (format!("PUT {path} HTTP/1.1\n{host}\ntransfer-encoding: chunked\n\n0x5\nhello\n0\n\n"), Some(400)),
+        (format!("PUT {path} HTTP/1.1\n{host}\ntransfer-encoding: chunked\n\nfffffffffffffffff\nx"), Some(400)),
+        (format!("GET {path} HTTP/1.1\n{host}\nx: a\u{0}b\n\n"), Some(400)),
+        (format!("GET {path} HTTP/1.1\n{host}\nx: a\n folded\n\n"), Some(400)),
+        (format!("GET {path}?a=%0d%0aset-cookie:%20x HTTP/1.1\n{host}\n\n"), Some(404)),
+        (format!("GET /v2/a%0d%0aset-cookie:%20x/tags/list HTTP/1.1\n{host}\n\n"), Some(400)),
         (format!("GET {path}{} HTTP/1.1\n{host}\n\n", "x".repeat(70_000)), Some(414)),
         (format!("GET {path} HTTP/1.1\n{host}\n{}\n", "x-flood: y\n".repeat(1_000)), Some(431)),
         (format!("GET {path} HTTP/1.1\n{host}\nx-flood: {}\n\n", "y".repeat(2_000_000)), Some(431)),
@@ -39,6 +55,47 @@ async fn what_is_no_http_is_refused_and_the_server_goes_on() {
         assert!(found == expected || lost, "{shown:?}: expected {expected:?}, got {found:?}");
     }
     assert_eq!(status(&server, &format!("GET /v2/ HTTP/1.1\n{host}\n\n")).await, Some(200));
+    server.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_behind_a_request_is_the_next_one_and_no_part_of_it() {
+    let world = World::new().await;
+    let server = world.serve().await;
+    let mut stream = server.connect().await;
+    // The body of a GET is no request of its own.
+    let smuggled = "GET /metrics HTTP/1.1\nhost: larder\n\n";
+    let body = smuggled.replace('\n', "\r\n").len();
+    wire::send(&mut stream, &format!("GET /v2/ HTTP/1.1\nhost: larder\ncontent-length: {body}\n\n{smuggled}")).await;
+    wire::send(&mut stream, "GET /healthz HTTP/1.1\nhost: larder\nconnection: close\n\n").await;
+    let answers = wire::rest(&mut stream).await;
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");
+    assert!(answers.ends_with("ok\n") && !answers.contains("larder_connections"), "{answers}");
+    // HTTP/2 comes with TLS alone.
+    let mut stream = server.connect().await;
+    let upgrade = "connection: upgrade, http2-settings, close\nupgrade: h2c\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA";
+    wire::send(&mut stream, &format!("GET /healthz HTTP/1.1\nhost: larder\n{upgrade}\n\n")).await;
+    let answer = wire::rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_ne!(status(&server, "PRI * HTTP/2.0\n\nSM\n\n").await, Some(200));
+    server.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_length_beyond_all_limits_is_refused_and_is_in_no_account() {
+    let world = World::new().await;
+    let server = world.serve().await;
+    for length in ["9223372036854775808", "18446744073709551615", "1099511627776"] {
+        let mut stream = server.connect().await;
+        let location = world.begin("a").await;
+        let uri = crate::world::with_digest(&location, &larder::digest::Digest::sha256(b""));
+        wire::send(&mut stream, &format!("PUT {uri} HTTP/1.1\nhost: larder\ncontent-length: {length}\n\nx")).await;
+        let (head, _) = wire::answer(&mut stream).await;
+        let status = head.split(' ').nth(1).unwrap();
+        assert!(matches!(status, "400" | "413" | "431"), "{length}: {head}");
+    }
+    let account = world.app().store.usage().account(&larder::names::Tenant::default_tenant());
+    assert_eq!((account.arriving(), account.stored()), (0, 0));
     server.stopped().await;
 }
 

@@ -1,7 +1,11 @@
 //! Manifests: pushed, served exactly as pushed, refused where they name what is not here, deleted.
 
+use larder::access::Tags;
+use larder::deadline::Deadline;
 use larder::digest::{Algorithm, Digest};
-use larder::oci::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use larder::error::Error;
+use larder::names::RepoName;
+use larder::oci::{DOCKER_LIST, DOCKER_MANIFEST, ManifestContent, OCI_INDEX, OCI_MANIFEST};
 use serde_json::{Value, json};
 
 use crate::world::{CONFIG, LAYER, World, descriptor, image, noise};
@@ -289,4 +293,31 @@ async fn a_blob_deleted_beside_the_push_that_names_it_is_refused_or_the_push_is(
         let outcome = (pushed.as_u16(), deleted.as_u16());
         assert!(matches!(outcome, (201, 405) | (404, 202)), "{outcome:?}");
     }
+}
+
+#[tokio::test]
+async fn what_is_deleted_after_it_was_looked_for_is_looked_for_again() {
+    let world = World::new().await;
+    for blob in ["{}", "kept", "deleted"] {
+        world.put_blob("a", blob).await;
+    }
+    let (app, deadline) = (world.app(), Deadline::of_each_call());
+    let (caller, repo) = (app.gate.anonymous(), "a".parse::<RepoName>().unwrap());
+    let to = app.store.writer(app.gate.admit(&caller, repo.clone(), Tags::None).unwrap(), deadline).unwrap();
+    let from = app.store.eraser(app.gate.admit(&caller, repo, Tags::None).unwrap(), deadline).unwrap();
+    let pin = app.store.content().pin(deadline).await.unwrap();
+    let manifest =
+        |layer: &str| image(descriptor(CONFIG, b"{}"), vec![descriptor(LAYER, layer.as_bytes())]).to_string();
+    let [kept, deleted] = ["kept", "deleted"].map(|layer| bytes::Bytes::from(manifest(layer)));
+    let [of_kept, of_deleted] = [&kept, &deleted].map(|bytes| ManifestContent::parse(bytes, None).unwrap());
+    let required = [to.require(&pin, &of_kept).await.unwrap(), to.require(&pin, &of_deleted).await.unwrap()];
+    // As a request would that has the lock of references first.
+    app.store.deletion().delete_blob(&from, &Digest::sha256(b"deleted")).await.unwrap();
+    let _writing = app.store.refs().writing(deadline).await.unwrap();
+    to.store_manifest(&pin, &required[0], &Digest::sha256(&kept), &of_kept, &kept).await.unwrap();
+    let refused = to.store_manifest(&pin, &required[1], &Digest::sha256(&deleted), &of_deleted, &deleted).await;
+    let is_it = |missing: &[Digest]| missing == [Digest::sha256(b"deleted")];
+    assert!(matches!(&refused, Err(Error::ManifestBlobUnknown(missing)) if is_it(missing)), "{refused:?}");
+    world.get(format!("/v2/a/manifests/{}", Digest::sha256(&kept))).await.expect(200);
+    world.get(format!("/v2/a/manifests/{}", Digest::sha256(&deleted))).await.expect(404);
 }

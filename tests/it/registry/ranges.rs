@@ -124,3 +124,24 @@ async fn a_resumed_download_is_of_the_same_blob_or_begins_anew() {
     assert_eq!(resume(format!("\"{digest}\"")).await.expect(206).body, "56789");
     assert_eq!(resume("\"other\"".into()).await.expect(200).body, "0123456789");
 }
+
+#[tokio::test]
+async fn hostile_ranges_are_clipped_refused_or_ignored() {
+    let world = World::new().await;
+    let single: Vec<String> = (0..60).map(|at| format!("{at}-{at}")).collect();
+    for (digest, bytes) in blobs(&world).await {
+        for (range, status, length) in [
+            ("bytes=0-18446744073709551615".to_string(), 206, Some(bytes.len())),
+            ("bytes=18446744073709551615-".to_string(), 416, None),
+            ("bytes=-18446744073709551615".to_string(), 206, Some(bytes.len())),
+            ("bytes=9999999999999999999999-".to_string(), 200, Some(bytes.len())),
+            ("bytes=,".to_string(), 200, Some(bytes.len())),
+            (format!("bytes={}", single.join(",")), 206, None),
+            (format!("bytes={}", vec!["0-"; 500].join(",")), 200, Some(bytes.len())),
+            (format!("bytes={}", [&single[..], &single[..]].concat().join(",")), 200, Some(bytes.len())),
+        ] {
+            let answer = ranged(&world, &digest, &range).await.expect(status);
+            assert!(length.is_none_or(|length| answer.body.len() == length), "{range}: {}", answer.body.len());
+        }
+    }
+}
