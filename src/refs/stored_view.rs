@@ -11,7 +11,7 @@ use super::repo::Repo;
 use crate::calls::{Calls, json};
 use crate::content::Pin;
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::layout::{self, PushId};
 use crate::names::Tag;
 use crate::objects::{Key, Version};
@@ -105,6 +105,10 @@ impl Repo {
 
     /// Stores manifest and config of a view. They follow from what was pushed: so whoever may read the tag makes them.
     /// Content before pointer, here as everywhere: the config, then the manifest that names it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`](crate::error::Error::Full) and [`Error::LeftBehind`](crate::error::Error::LeftBehind) when the store takes no view: then there is something else to serve.
     pub async fn put_view_content(
         &self,
         pin: &Pin,
@@ -114,11 +118,7 @@ impl Repo {
         let size = config_bytes.len() as u64;
         let config = (layout::blob(self.tenant(), &config), config_bytes);
         for (key, bytes) in [config, (self.manifest_key(&manifest), manifest_bytes)] {
-            match pin.write(&key, bytes.clone()).await {
-                // Reads go on: this server has it in memory, and makes it again when it has not.
-                Err(Error::Full) => tracing::warn!(%key, "cannot store a view: the store is full"),
-                done => drop(done?),
-            }
+            pin.write(&key, bytes.clone()).await?;
             pin.keep(key, &bytes);
         }
         self.content().room().usage().account(self.tenant()).added(size);
