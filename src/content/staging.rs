@@ -272,6 +272,7 @@ impl Writer {
         let watch = Watch { hashers, keep: None };
         let received = pump(first, &mut body, &mut *draft, watch, (limit, &mut place)).await;
         let received = content.room().noticing(received)?;
+        content.format().may_change()?;
         content.room().noticing(draft.commit().await.map_err(Error::from))?;
         place.staged(received.length);
         let hashers = received.watch.hashers;

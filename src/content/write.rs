@@ -60,8 +60,9 @@ impl Content {
     }
 }
 
-/// Runs `write`, which makes the object `key` appear: whatever was wrong with it has ended.
+/// Runs `write`, which makes the object `key` appear, unless the store's format has moved on: what is written passes here.
 async fn change(content: &Content, key: &Key, write: impl Future<Output = Result<Meta>>) -> Result<Meta> {
+    content.format().may_change()?;
     let meta = write.await?;
     if content.verdicts().quarantine().end(key) {
         tracing::info!(%key, "a corrupt object has been written anew");
