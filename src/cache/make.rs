@@ -45,46 +45,42 @@ impl Caches {
             None => Some(self.memory(repo, self.memory_of(repo, live).await?).await?),
         };
         let made = self.united(pin, repo, live, at_hand).await?;
-        let mut needed = made.present;
-        let mut config = None;
-        let mut weight = None;
-        let view = match made.view {
+        let (mut needed, mut weight, mut is_stored) = (None, None, true);
+        let (config, view) = match made.view {
             Some((View { outcome: ViewOutcome::Merged(merged), explanation }, _)) => {
                 let served = Served {
                     media_type: OCI_MANIFEST.to_string(),
                     digest: Digest::sha256(&merged.manifest),
                     size: merged.manifest.len() as u64,
                 };
-                let newest = made.pushes.last().map(|(_, push)| push.manifest.layers.iter());
-                let is_whole = newest.is_some_and(|mut layers| layers.all(|layer| needed.contains(&layer.digest)));
                 let parsed = ManifestContent::parse(&merged.manifest, None).ok();
-                weight = parsed.as_ref().map(|parsed| Weight::of(parsed, served.size));
                 self.report(repo, tag, &explanation, began);
-                let content = ((merged.config_digest, merged.config), (served.digest, merged.manifest));
-                if repo.put_view_content(pin, content.0, content.1).await? {
-                    needed = parsed.map(|parsed| parsed.blobs).unwrap_or_default();
-                    config = Some(merged.config_digest);
-                    Some(served)
-                } else if is_whole {
-                    // What was pushed last is there by itself.
-                    weight = None;
-                    None
-                } else {
-                    return Err(Error::Full);
+                let (config, manifest) = ((merged.config_digest, merged.config), (served.digest, merged.manifest));
+                match repo.put_view_content(pin, config, manifest).await {
+                    Ok(()) => {
+                        weight = parsed.as_ref().map(|parsed| Weight::of(parsed, served.size));
+                        needed = Some(parsed.map(|parsed| parsed.blobs).unwrap_or_default());
+                        (Some(merged.config_digest), Some(served))
+                    }
+                    // Nobody could read it by its digest. The newest push is there as it was sent, until the tag is pushed to
+                    // again; no other server is told that there is nothing better.
+                    Err(refused @ (Error::Full | Error::LeftBehind { .. })) => {
+                        tracing::warn!(repo = %repo.name(), %tag, error = %refused, "cannot store a view");
+                        is_stored = false;
+                        let newest = made.pushes.last().filter(|(_, push)| is_whole(push, &made.present));
+                        as_sent(repo, pointer, newest.ok_or(refused)?).await?
+                    }
+                    Err(error) => return Err(error),
                 }
             }
             Some((View { outcome: ViewOutcome::Unchanged(index), .. }, first)) => {
-                let push = made.pushes.get(first + index);
-                config = push.map(|(_, push)| push.manifest.config.digest);
-                match push.map(|(id, _)| *id) {
-                    // The pointer has it as it was sent last.
-                    Some(id) if pointer.push.is_none_or(|push| push.identity == id.identity) => None,
-                    Some(id) => as_pushed(repo, &id).await?,
-                    None => None,
+                match made.pushes.get(first + index) {
+                    Some(push) => as_sent(repo, pointer, push).await?,
+                    None => (None, None),
                 }
             }
             // There is nothing better to serve than what was pushed last.
-            None => None,
+            None => (None, None),
         };
         if let Some(weight) = weight {
             self.refs().stock().viewed(repo.tenant(), repo.name(), tag, live.len(), weight);
@@ -92,7 +88,7 @@ impl Caches {
         let stored = StoredView {
             rules: VIEW_ALGORITHM_VERSION,
             pushes: live.iter().map(|push| push.id).collect(),
-            needed,
+            needed: needed.unwrap_or(made.present),
             config,
             missing: made.missing,
             missing_manifests: made.missing_manifests,
@@ -101,7 +97,7 @@ impl Caches {
             view,
         };
         // One push that is served as it is: to find that out costs no more than to read a stored view.
-        if stored.view.is_some() || live.len() > 1 {
+        if is_stored && (stored.view.is_some() || live.len() > 1) {
             repo.put_stored_view(tag, &stored).await?;
         }
         Ok(stored)
@@ -218,11 +214,26 @@ impl Caches {
     }
 }
 
-/// A push that is served byte for byte.
-async fn as_pushed(repo: &Repo, id: &PushId) -> Result<Option<Served>> {
-    let Some(bytes) = repo.manifest_bytes(&id.manifest).await? else { return Ok(None) };
+/// The config of a push that is served byte for byte, and what is served; nothing when that is what the pointer names, as it
+/// was sent last.
+async fn as_sent(
+    repo: &Repo,
+    pointer: &Pointer,
+    (id, push): &(PushId, Arc<Push>),
+) -> Result<(Option<Digest>, Option<Served>)> {
+    let config = Some(push.manifest.config.digest);
+    if pointer.push.is_none_or(|push| push.identity == id.identity) {
+        return Ok((config, None));
+    }
+    let Some(bytes) = repo.manifest_bytes(&id.manifest).await? else { return Ok((config, None)) };
     let media_type = media_type_of(&bytes)?.to_string();
-    Ok(Some(Served { media_type, digest: id.manifest, size: bytes.len() as u64 }))
+    Ok((config, Some(Served { media_type, digest: id.manifest, size: bytes.len() as u64 })))
+}
+
+/// Whether a push can be imported as it was sent, given the layers that can be served, in order.
+fn is_whole(push: &Push, present: &[Digest]) -> bool {
+    let has_layers = push.manifest.layers.iter().all(|layer| present.binary_search(&layer.digest).is_ok());
+    has_layers && push.config.is_ok()
 }
 
 /// Which of these layers can be served, given when each was last pushed.

@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
-use crate::calls::{Calls, FAN_OUT, json};
+use crate::calls::{Calls, FAN_OUT};
 use crate::error::{Error, Result};
 use crate::layout::{self, Place};
 use crate::objects::{Key, Meta, Objects, Version};
@@ -56,34 +56,21 @@ impl Quarantine {
         self.notes.write().insert(key.clone(), version.clone()).as_ref() != Some(version)
     }
 
-    /// Notes that this version is wrong. Where it cannot be written down, this server knows all the same.
-    pub(super) async fn add(&self, objects: &dyn Objects, meta: &Meta) {
-        {
-            let mut notes = self.notes.write();
-            if notes.len() >= NOTES_MAX
-                || notes.insert(meta.key.clone(), meta.version.clone()).as_ref() == Some(&meta.version)
-            {
-                return;
-            }
-        }
-        let note =
-            QuarantineNote { version: meta.version.0.to_string(), bytes: meta.size, found: jiff::Timestamp::now() };
-        let key = layout::quarantine(&meta.key);
-        let written = async { Calls::of(objects).put(&key, json(&note)?).await };
-        if let Err(error) = written.await {
-            tracing::warn!(%key, %error, "cannot write a quarantine note");
-        }
+    /// Learns that this version is wrong. Returns the note to write for the other servers, where there is none yet.
+    pub(super) fn add(&self, meta: &Meta) -> Option<QuarantineNote> {
+        let mut notes = self.notes.write();
+        let is_new = notes.len() < NOTES_MAX
+            && notes.insert(meta.key.clone(), meta.version.clone()).as_ref() != Some(&meta.version);
+        is_new.then(|| QuarantineNote {
+            version: meta.version.0.to_string(),
+            bytes: meta.size,
+            found: jiff::Timestamp::now(),
+        })
     }
 
-    /// Removes the note of an object that has been written anew.
-    pub(super) async fn end(&self, objects: &dyn Objects, key: &Key) {
-        if self.is_empty() || self.notes.write().remove(key).is_none() {
-            return;
-        }
-        tracing::info!(%key, "a corrupt object has been written anew");
-        if let Err(error) = objects.delete(&[layout::quarantine(key)]).await {
-            tracing::warn!(%key, %error, "cannot remove the note of a quarantine that has ended");
-        }
+    /// Forgets what was wrong with an object that has been written anew. Returns whether there is a note to remove.
+    pub(super) fn end(&self, key: &Key) -> bool {
+        !self.is_empty() && self.notes.write().remove(key).is_some()
     }
 }
 

@@ -288,6 +288,7 @@ impl Writer {
         let watch = Watch { hashers, keep: None };
         let received = pump(first, &mut body, &mut *draft, watch, (limit, &mut place)).await;
         let received = content.room().noticing(&key, received)?;
+        content.format().may_change()?;
         content.room().noticing(&key, draft.commit().await.map_err(Error::from))?;
         let hashers = received.watch.hashers;
         Ok(Staged { part: Some(part), length: received.length, hashers, failed: received.failed })

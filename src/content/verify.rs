@@ -19,9 +19,12 @@ use futures::{StreamExt, TryStreamExt};
 use super::quarantine::notes;
 use super::service::{Content, chunk as slot};
 use super::verdicts::{Checked, Hashed, Passing};
+use crate::calls::json;
+use crate::deadline::Deadline;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::hot::{self, Piece};
+use crate::layout;
 use crate::objects::{Meta, Version};
 
 /// What a read of a whole object came to.
@@ -114,8 +117,13 @@ impl Content {
         }
         let verdict = if right { Checked::Right } else { Checked::Wrong };
         self.verdicts().note(meta, verdict);
-        if !right {
-            self.verdicts().quarantine().add(&**self.objects(), meta).await;
+        if !right && let Some(note) = self.verdicts().quarantine().add(meta) {
+            let key = layout::quarantine(&meta.key);
+            let written = async { self.put(&key, json(&note)?, Deadline::of_each_call()).await };
+            // This server knows all the same.
+            if let Err(error) = written.await {
+                tracing::warn!(%key, %error, "cannot write a quarantine note");
+            }
         }
     }
 

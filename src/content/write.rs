@@ -4,9 +4,10 @@ use bytes::Bytes;
 
 use super::lookup::Pin;
 use super::service::Content;
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, SHORT};
 use crate::error::{Error, Result};
 use crate::hot::Slot;
+use crate::layout;
 use crate::objects::{Key, Meta};
 
 /// Proof that an object was written durably, and stays for a grace period.
@@ -47,19 +48,30 @@ impl Content {
 
     /// Writes a small object that may change, or that nobody is told of.
     pub async fn put(&self, key: &Key, body: impl Into<Bytes>, deadline: Deadline) -> Result<Meta> {
-        let meta = self.calls(deadline).put(key, body).await?;
-        self.verdicts().quarantine().end(&**self.objects(), key).await;
-        Ok(meta)
+        change(self, key, self.calls(deadline).put(key, body)).await
     }
 
     /// Remembers what `write` made, and tells those who make room when the backend had none.
     async fn written(&self, key: &Key, write: impl Future<Output = Result<Meta>>) -> Result<Meta> {
         let ticket = self.presence().ticket(key);
-        let meta = self.room().noticing(key, write.await)?;
-        self.verdicts().quarantine().end(&**self.objects(), key).await;
+        let meta = self.room().noticing(key, change(self, key, write).await)?;
         self.presence().insert(ticket, &meta);
         Ok(meta)
     }
+}
+
+/// Runs `write`, which makes the object `key` appear, unless the store's format has moved on: what is written passes here.
+async fn change(content: &Content, key: &Key, write: impl Future<Output = Result<Meta>>) -> Result<Meta> {
+    content.format().may_change()?;
+    let meta = write.await?;
+    if content.verdicts().quarantine().end(key) {
+        tracing::info!(%key, "a corrupt object has been written anew");
+        // What is left of it says nothing of the new version.
+        if let Err(error) = content.delete(&[layout::quarantine(key)], Deadline::within(SHORT)).await {
+            tracing::warn!(%key, %error, "cannot remove the note of a quarantine that has ended");
+        }
+    }
+    Ok(meta)
 }
 
 impl Pin {

@@ -9,8 +9,10 @@
 //! Invariant: a server deletes nothing on the strength of an answer that it did not get. When `meta/format` cannot be
 //! read, is damaged or is gone, the batch stays.
 //!
-//! A server that was left behind refuses what clients ask it to write or delete, and its collector rests. Reads go on, and so
-//! do the small writes that serving needs: spares, notes of use, views. They add, and keep content in the store.
+//! A server that was left behind writes and deletes nothing any more, and its collector rests: writes look at
+//! [`StoreFormat::may_change`] where they pass (`content::write`). Reads go on, without the notes of use that they leave
+//! otherwise; and a tag whose view is not stored yet serves its newest push. Spares alone are still written: an answer that
+//! rests on what is condemned would be wrong without them, and all that they do is to keep content in the store.
 //!
 //! # Why one read before a batch is enough
 //!
@@ -29,6 +31,7 @@
 //! number write the same thing: the order does not matter.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -89,6 +92,8 @@ pub struct StoreFormat {
     /// The newest format that the server reads.
     ours: u32,
     seen: Mutex<Option<Seen>>,
+    /// The format of the version that has left this server behind; 0 while none has. Each write looks at it.
+    left_behind_by: AtomicU32,
 }
 
 #[derive(Clone)]
@@ -117,7 +122,7 @@ impl StoreFormat {
 
     /// The format of a store, for a server that reads formats up to `ours`.
     pub fn for_version(objects: Arc<dyn Objects>, ours: u32) -> StoreFormat {
-        StoreFormat { objects, ours, seen: Mutex::default() }
+        StoreFormat { objects, ours, seen: Mutex::default(), left_behind_by: AtomicU32::new(0) }
     }
 
     /// Checks the format of the store, and writes it into a new one.
@@ -150,11 +155,9 @@ impl StoreFormat {
 
     /// Whether this server may still write and delete, as far as it knows. It asks nobody.
     pub fn may_change(&self) -> Result<()> {
-        match self.seen() {
-            Some(Seen { highest: (oldest_reader, found), .. }) if oldest_reader > self.ours => {
-                Err(Error::LeftBehind { found, ours: self.ours })
-            }
-            _ => Ok(()),
+        match self.left_behind_by.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            found => Err(Error::LeftBehind { found, ours: self.ours }),
         }
     }
 
@@ -216,6 +219,10 @@ impl StoreFormat {
         let mut seen = self.seen.lock();
         let new = (stored.oldest_reader, stored.format);
         let highest = seen.as_ref().map_or(new, |seen| seen.highest.max(new));
+        let (oldest_reader, format) = highest;
+        if oldest_reader > self.ours {
+            self.left_behind_by.store(format.max(oldest_reader), Ordering::Relaxed);
+        }
         seen.insert(Seen { version, stored, highest }).clone()
     }
 

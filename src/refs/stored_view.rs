@@ -110,31 +110,27 @@ impl Repo {
     }
 
     /// Stores manifest and config of a view. They follow from what was pushed: so whoever may read the tag makes them.
-    /// Content before pointer, here as everywhere: the config, then the manifest that names it. Returns whether there
-    /// was room for them: to read is no reason to take a tenant beyond what it may store.
+    /// Content before pointer, here as everywhere: the config, then the manifest that names it. To read is no reason to
+    /// take a tenant beyond what it may store.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`] where there is no room for them, and [`Error::LeftBehind`] when the store takes no view: then there
+    /// is something else to serve.
     pub async fn put_view_content(
         &self,
         pin: &Pin,
         (config, config_bytes): (Digest, bytes::Bytes),
         (manifest, manifest_bytes): (Digest, bytes::Bytes),
-    ) -> Result<bool> {
+    ) -> Result<()> {
         let bytes = [&config_bytes, &manifest_bytes].map(|bytes| (bytes.len() as u64).max(OBJECT_FLOOR)).iter().sum();
-        let Ok(_place) = self.content().room().take_for_records(self.tenant(), bytes) else {
-            tracing::warn!(tenant = %self.tenant(), repo = %self.name(), "no room to store a view");
-            return Ok(false);
-        };
+        let _place = self.content().room().take_for_records(self.tenant(), bytes).map_err(|_| Error::Full)?;
         let config = (layout::blob(self.tenant(), &config), config_bytes);
         for (key, bytes) in [config, (self.manifest_key(&manifest), manifest_bytes)] {
-            match pin.write(&key, bytes.clone()).await {
-                Err(Error::Full) => {
-                    tracing::warn!(%key, "cannot store a view: the store is full");
-                    return Ok(false);
-                }
-                done => drop(done?),
-            }
+            pin.write(&key, bytes.clone()).await?;
             pin.keep(key, &bytes);
         }
-        Ok(true)
+        Ok(())
     }
 }
 

@@ -38,7 +38,8 @@ impl Repo {
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`] when `pin`, by which what the pointer names is known to be there to stay, has become too old.
+    /// [`Error::Busy`] when `pin`, by which what the pointer names is known to be there to stay, has become too old;
+    /// [`Error::LeftBehind`] when the store's format has moved on.
     pub(super) async fn write_tag(
         &self,
         pin: &Pin,
@@ -47,6 +48,7 @@ impl Repo {
         when: When,
     ) -> Result<Option<Version>> {
         let (key, body) = (self.tag_key(tag), json(pointer)?);
+        self.content().format().may_change()?;
         // Looked at last of all, and at each attempt: what a pointer names that comes too late may be gone already.
         let put = || async {
             match pin.is_young() {

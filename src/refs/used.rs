@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::repo::Repo;
 use crate::calls::json;
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layout;
 use crate::names::Tag;
 
@@ -29,9 +29,13 @@ impl Repo {
             let body = json(&serde_json::json!({ "at": jiff::Timestamp::now() }))?;
             self.content().put(&key, body, deadline).await
         };
-        if let Err(error) = noted.await {
-            tracing::warn!(%key, %error, "cannot note the last use of a tag");
-            refs.used().invalidate(&key);
+        match noted.await {
+            // That it writes no more, the server has said.
+            Ok(_) | Err(Error::LeftBehind { .. }) => {}
+            Err(error) => {
+                tracing::warn!(%key, %error, "cannot note the last use of a tag");
+                refs.used().invalidate(&key);
+            }
         }
     }
 

@@ -1,12 +1,16 @@
 //! Servers of two versions over one store: what the older one knows nothing of is not lost, over files and a bucket.
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use http::Request;
 use larder::app::App;
+use larder::buildkit::CONFIG_MEDIA_TYPE;
 use larder::config::{Config, Span};
 use larder::digest::Digest;
 use larder::error::Error;
@@ -15,15 +19,19 @@ use larder::lifetime::collect::Wish;
 use larder::meta::format::{FORMAT, RootKind, StoreFormat};
 use larder::names::Tenant;
 use larder::objects::fs::FsObjects;
-use larder::objects::{Key, Objects, Read, When};
+use larder::objects::{Key, Objects, Read, Version, When};
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use tower::ServiceExt;
 
 use crate::call::Answer;
 use crate::tap::Tap;
+use crate::world::{CONFIG, LAYER, descriptor, image};
 
 /// The version that brings entries.
 const NEXT: u32 = FORMAT + 1;
+/// A cache tag. Its name is short: the bucket of the tests makes file names of keys.
+const CACHE: &str = "/v2/c/manifests/m";
 
 /// A store, and what it lives in.
 struct Shared {
@@ -50,6 +58,11 @@ impl Shared {
         App::over(self.objects.clone(), config).await.unwrap()
     }
 
+    /// A server of this version as it is configured by default.
+    async fn patient_server(&self) -> App {
+        App::over(self.objects.clone(), Config::default()).await.unwrap()
+    }
+
     /// The format as a server of the next version sees it.
     async fn next_version(&self) -> StoreFormat {
         let format = StoreFormat::for_version(self.objects.clone(), NEXT);
@@ -62,7 +75,7 @@ impl Shared {
         serde_json::from_slice(&bytes).unwrap()
     }
 
-    async fn put(&self, key: &Key, body: impl Into<bytes::Bytes>) {
+    async fn put(&self, key: &Key, body: impl Into<Bytes>) {
         self.objects.put(key, body.into(), When::Always).await.unwrap();
     }
 
@@ -80,6 +93,29 @@ impl Shared {
     async fn has(&self, key: &Key) -> bool {
         self.objects.head(key).await.is_ok()
     }
+
+    /// All objects with their versions.
+    async fn content(&self) -> Vec<(Key, Version)> {
+        self.objects.list("", None).map_ok(|meta| (meta.key, meta.version)).try_collect().await.unwrap()
+    }
+
+    /// Takes away what a server has made to serve a cache tag, and returns the digest that it served.
+    async fn lose_view(&self, app: &App) -> String {
+        let served = send(app, "GET", CACHE, "").await.expect(200);
+        let view: Digest = served.header("docker-content-digest").parse().unwrap();
+        let config: Digest = served.json()["config"]["digest"].as_str().unwrap().parse().unwrap();
+        let (tenant, repo) = (Tenant::default_tenant(), "c".parse().unwrap());
+        let keys = [
+            layout::view(&tenant, &repo, &"m".parse().unwrap()),
+            layout::manifest(&tenant, &repo, &view),
+            layout::blob(&tenant, &config),
+        ];
+        for key in keys {
+            assert!(self.has(&key).await, "{key}");
+            self.objects.delete(&[key]).await.unwrap();
+        }
+        view.to_string()
+    }
 }
 
 /// Until what was written or condemned before is old enough for the collector.
@@ -87,10 +123,33 @@ async fn older() {
     tokio::time::sleep(Duration::from_millis(2_100)).await;
 }
 
-async fn send(app: &App, method: &str, uri: &str, body: &'static str) -> Answer {
+async fn send(app: &App, method: &str, uri: &str, body: impl Into<Bytes>) -> Answer {
+    let body = body.into();
     let request = Request::builder().method(method).uri(uri).header("content-length", body.len());
     let Ok(response) = app.front().oneshot(request.body(Body::from(body)).unwrap()).await;
     Answer::of(response).await
+}
+
+async fn push_blob(app: &App, content: &str) -> Digest {
+    let digest = Digest::sha256(content.as_bytes());
+    send(app, "POST", &format!("/v2/app/blobs/uploads/?digest={digest}"), content.to_string()).await.expect(201);
+    digest
+}
+
+/// Pushes the cache of a build of one step, and returns the digest of its manifest.
+async fn push_cache(app: &App, step: &str) -> String {
+    let layer_content = format!("layer of {step}");
+    let blob = push_blob(app, &layer_content).await.to_string();
+    let record = json!({ "digest": Digest::sha256(step.as_bytes()).to_string(), "inputs": [],
+        "layers": [{ "layer": 0, "createdAt": "2026-01-02T03:04:05Z" }] });
+    let config = json!({ "layers": [{ "blob": blob, "parent": -1 }], "records": [record] }).to_string();
+    push_blob(app, &config).await;
+    let mut layer = descriptor(LAYER, layer_content.as_bytes());
+    layer["annotations"] =
+        json!({ "containerd.io/uncompressed": Digest::sha256(format!("diff of {step}").as_bytes()).to_string() });
+    let manifest = image(descriptor(CONFIG_MEDIA_TYPE, config.as_bytes()), vec![layer]).to_string();
+    send(app, "PUT", CACHE, manifest.clone()).await.expect(201);
+    Digest::sha256(manifest.as_bytes()).to_string()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -157,6 +216,54 @@ async fn a_server_whose_format_was_left_behind_deletes_nothing_stops_writing_and
         // It is not started again over this store.
         let refused = App::over(store.objects.clone(), Config::default()).await.err().unwrap();
         assert!(format!("{refused:#}").contains("newer version"), "{refused:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_format_was_left_behind_reads_without_leaving_a_trace_in_the_store() {
+    for store in stores().await {
+        let before = store.patient_server().await;
+        let blob = push_blob(&before, "{}").await;
+        let manifest = image(descriptor(CONFIG, b"{}"), vec![]).to_string();
+        send(&before, "PUT", "/v2/app/manifests/v1", manifest).await.expect(201);
+        push_cache(&before, "one").await;
+        let newest = push_cache(&before, "two").await;
+        assert_ne!(store.lose_view(&before).await, newest);
+        let damaged = push_blob(&before, "soon damaged").await;
+        store.put(&layout::blob(&Tenant::default_tenant(), &damaged), "what a disk made").await;
+
+        let server = store.patient_server().await;
+        // A blob that began to come before, and ends after.
+        let late = Digest::sha256(b"first and last");
+        let ((asked, is_asked), (end, ended)) = (oneshot::channel(), oneshot::channel());
+        let pieces = stream::once(async { Ok::<_, Infallible>("first and ") }).chain(stream::once(async move {
+            asked.send(()).unwrap();
+            ended.await.unwrap();
+            Ok("last")
+        }));
+        let uri = format!("/v2/app/blobs/uploads/?digest={late}");
+        let request = Request::post(uri).body(Body::from_stream(pieces)).unwrap();
+        let upload = tokio::spawn(server.front().oneshot(request));
+        is_asked.await.unwrap();
+
+        store.next_version().await.raise(NEXT).await.unwrap();
+        assert!(matches!(server.store.format().confirm().await, Err(Error::LeftBehind { .. })));
+        let found = store.content().await;
+        end.send(()).unwrap();
+        let Ok(refused) = upload.await.unwrap();
+        let refused = Answer::of(refused).await.expect(503);
+        assert!(refused.text().contains("has stopped writing"), "{}", refused.text());
+
+        send(&server, "GET", &format!("/v2/app/blobs/{blob}"), "").await.expect(200);
+        send(&server, "GET", &format!("/v2/app/blobs/{damaged}"), "").await.expect(404);
+        send(&server, "GET", "/v2/app/manifests/v1", "").await.expect(200);
+        // It could not store a view, so it serves what can be read by its digest from any server.
+        let served = send(&server, "HEAD", CACHE, "").await.expect(200);
+        assert_eq!(served.header("docker-content-digest"), newest);
+        let read = send(&server, "GET", &format!("/v2/c/manifests/{newest}"), "").await.expect(200).json();
+        let config = read["config"]["digest"].as_str().unwrap();
+        send(&server, "GET", &format!("/v2/app/blobs/{config}"), "").await.expect(200);
+        assert_eq!(store.content().await, found);
     }
 }
 

@@ -323,6 +323,7 @@ impl<'a> Publisher<'a> {
         }
         let (keys, sizes) = filled.into_iter().map(|one| (one.key.to_string(), one.bytes)).unzip();
         let list = CondemnedList { kind, marked: self.marked, keys, sizes };
+        self.collector.refs.content().format().may_change()?;
         self.collector.refs.condemned().publish(&list).await
     }
 }

@@ -49,7 +49,13 @@ fn no_order_of_events_breaks_a_promise() {
 /// The settings in which most plays are about one moment.
 #[test]
 fn no_order_of_events_breaks_a_promise_from_near() {
-    let near = [Setting::of_seconds(), Setting::of_late_writes(), Setting::of_dead_claims(), Setting::of_pushes()];
+    let near = [
+        Setting::of_seconds(),
+        Setting::of_late_writes(),
+        Setting::of_dead_claims(),
+        Setting::of_pushes(),
+        Setting::of_claims(),
+    ];
     let (plays, mut deleted) = (plays(PLAYS / 5), 0);
     for (number, setting) in near.into_iter().enumerate() {
         for seed in first()..first() + plays {
@@ -89,7 +95,7 @@ fn without_any_one_ingredient_a_promise_is_broken() {
         ("memory dropped", Setting::of_deletes(), |s| s.ingredients.drop_memory = false),
         ("grace from the list's own time", Setting::of_pauses(), |s| s.ingredients.grace_from_list = false),
         ("re-mark", Setting::for_faults(), |s| s.ingredients.re_mark = false),
-        ("exclusive claim", Setting::of_deletes(), |s| s.ingredients.exclusive_claim = false),
+        ("exclusive claim", Setting::of_claims(), |s| s.ingredients.exclusive_claim = false),
         ("list after the claim", Setting::of_deletes(), |s| s.ingredients.list_after_claim = false),
         ("list before the claim", Setting::of_seconds(), |s| s.ingredients.list_before_claim = false),
         ("unanswered batches left", Setting::of_late_writes(), |s| s.ingredients.keep_unanswered = false),

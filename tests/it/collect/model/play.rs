@@ -173,6 +173,11 @@ impl Setting {
         }
     }
 
+    /// Collectors meet at one claim: all find the batch due at once, and each comes to it at a moment of its own.
+    pub fn of_claims() -> Setting {
+        Setting { collectors: 3, ..Setting::of_seconds() }
+    }
+
     /// What was given up is done when nobody waits for it any more.
     pub fn of_late_writes() -> Setting {
         Setting { given_up: 100, lingers: 950, ..Setting::of_seconds() }
