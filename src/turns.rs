@@ -239,6 +239,12 @@ impl<P: Clone + Eq + Hash> Turn<P> {
         next.0 < self.party.0 || next.0 == self.party.0 && held(&next) < held(&self.party)
     }
 
+    /// Whether anybody waits of this class or of one that goes before it.
+    pub fn is_awaited(&self) -> bool {
+        self.shared.waiting.load(Relaxed) > 0
+            && self.shared.state.lock().next(&self.shared).is_some_and(|((class, _), _)| class <= self.party.0)
+    }
+
     /// The units that are held.
     pub fn units(&self) -> u64 {
         self.units

@@ -9,15 +9,14 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 use serde_json::json;
 
 use crate::auth::{AuthError, Identity, Issued, Scope};
 use crate::doors::Doors;
-use crate::doors::kit::answer::respond;
+use crate::doors::kit::answer::{header, respond};
 use crate::doors::kit::audit::Note;
-use crate::doors::kit::body::collected;
 use crate::doors::kit::origin::RequestOrigin;
 use crate::doors::kit::refusal::{Refusal, RefusalKind};
 use crate::doors::kit::task;
@@ -67,7 +66,7 @@ pub async fn revoke(State(doors): State<Doors>, request: Request) -> Response {
 
 /// Whose session was revoked.
 async fn revoked(doors: &Doors, request: &http::Request<()>, body: Body) -> Result<Identity, Failure> {
-    let form = Form::read(body).await?;
+    let form = Form::read(doors, request, body).await?;
     let token = form.get("token").or(bearer(request));
     let token = token.ok_or(Failure::Form("token is missing: what /token/exchange has issued"))?;
     let (who, session) = doors.gate.revocable(token)?;
@@ -122,7 +121,7 @@ async fn by_query(doors: &Doors, request: &http::Request<()>) -> Result<Issued, 
 }
 
 async fn by_form(doors: &Doors, request: &http::Request<()>, body: Body) -> Result<Issued, Failure> {
-    let form = Form::read(body).await?;
+    let form = Form::read(doors, request, body).await?;
     let credentials = RequestOrigin::new(doors, request).credentials();
     let caller = match form.get("grant_type") {
         Some("password") => {
@@ -144,7 +143,7 @@ async fn by_form(doors: &Doors, request: &http::Request<()>, body: Body) -> Resu
 }
 
 async fn exchanged(doors: &Doors, request: &http::Request<()>, body: Body) -> Result<Issued, Failure> {
-    let form = Form::read(body).await?;
+    let form = Form::read(doors, request, body).await?;
     let jwt = form.get("subject_token").or(bearer(request));
     let jwt = jwt.ok_or(Failure::Form("subject_token is missing: the JWT to exchange"))?;
     Ok(doors.gate.exchange(jwt).await?)
@@ -226,10 +225,12 @@ impl Form {
         Form { pairs: form_urlencoded::parse(text).into_owned().collect() }
     }
 
-    async fn read(body: Body) -> Result<Form, Failure> {
-        match collected(body, FORM_BYTES_MAX, FORM_TIMEOUT).await {
+    async fn read(doors: &Doors, request: &http::Request<()>, body: Body) -> Result<Form, Failure> {
+        let from = RequestOrigin::new(doors, request).address();
+        let size = header(request.headers(), CONTENT_LENGTH).and_then(|text| text.parse().ok());
+        match doors.collecting.form(from, size, body, FORM_BYTES_MAX, FORM_TIMEOUT).await {
             Ok(bytes) => Ok(Form::parse(&bytes)),
-            Err(BodyError::Idle) => Err(Failure::Form("form comes too slowly")),
+            Err(BodyError::Idle) => Err(Failure::Form("form comes too slowly, or too many come at once")),
             Err(_) => Err(Failure::Form("form was cut, or is too long")),
         }
     }

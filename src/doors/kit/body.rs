@@ -1,5 +1,6 @@
 //! Bodies: those of requests, bounded in time, and content on its way out.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -32,28 +33,24 @@ pub fn incoming(body: Body, idle: Duration) -> Incoming {
     .boxed()
 }
 
-/// The whole of a short body: at most `limit` bytes, which come within `span`.
-pub async fn collected(body: Body, limit: usize, span: Duration) -> Result<Bytes, BodyError> {
-    match tokio::time::timeout(span, axum::body::to_bytes(body, limit)).await {
-        Ok(read) => read.map_err(|_| BodyError::Cut),
-        Err(_) => Err(BodyError::Idle),
-    }
-}
-
-/// Memory for bodies that are read whole before anybody looks at them: manifests. They wait for it unread, and it is theirs
-/// until their request is answered.
+/// Memory for bodies that are read whole before anybody looks at them: manifests, and the forms of strangers. They wait for
+/// it unread.
 #[derive(Clone)]
 pub struct Collecting {
     memory: Turns<Tenant>,
+    forms: Turns<Option<IpAddr>>,
 }
+
+/// What all forms take together, in bytes.
+const FORMS_BYTES: u64 = 8 << 20;
 
 /// What collected bodies take together, in bytes, and how many of the largest kind fit in at least.
 const COLLECTED_BYTES: u64 = 48 << 20;
 const COLLECTED_MIN: u64 = 4;
 /// How long a body takes at most that is read whole.
 const COLLECT_TIME: Duration = Duration::from_secs(120);
-/// A body that has paused for so long ends when another tenant, which holds less, waits for memory.
-const COLLECT_PAUSE: Duration = Duration::from_secs(5);
+/// A body that has paused for so long ends when another waits for memory.
+const COLLECT_PAUSE: Duration = Duration::from_secs(3);
 
 /// A whole body, with its memory.
 pub struct Collected {
@@ -65,11 +62,29 @@ impl Collecting {
     /// For bodies of at most `limit` bytes.
     pub fn new(limit: u64) -> Collecting {
         let bytes = COLLECTED_BYTES.max(limit.saturating_mul(COLLECTED_MIN));
-        Collecting { memory: Turns::new(bytes, bytes / 2) }
+        Collecting { memory: Turns::new(bytes, bytes / 2), forms: Turns::new(FORMS_BYTES, 0) }
+    }
+
+    /// The whole of a form of at most `limit` bytes, which comes from this address within `span`; `size` is its length where
+    /// that is told.
+    pub async fn form(
+        &self,
+        from: Option<IpAddr>,
+        size: Option<u64>,
+        body: Body,
+        limit: usize,
+        span: Duration,
+    ) -> Result<Bytes, BodyError> {
+        let longest = limit as u64;
+        let reading = async {
+            let _memory = self.forms.take(Class::First, from, size.unwrap_or(longest).min(longest)).await;
+            axum::body::to_bytes(body, limit).await.map_err(|_| BodyError::Cut)
+        };
+        tokio::time::timeout(span, reading).await.unwrap_or(Err(BodyError::Idle))
     }
 
     /// The whole of a body of at most `limit` bytes; `size` is its length where that is told. Waits for memory until
-    /// `deadline`.
+    /// `deadline`, and has it until the body is dropped.
     ///
     /// # Errors
     ///
@@ -94,7 +109,7 @@ impl Collecting {
         while whole.length <= limit && !whole.last && whole.failed.is_none() {
             let before = whole.length;
             body.fill_within(&mut whole, limit.saturating_add(1), COLLECT_PAUSE).await;
-            let pauses = whole.length == before && !whole.last && memory.is_wanted();
+            let pauses = whole.length == before && !whole.last && memory.is_awaited();
             if pauses || Instant::now() >= ends {
                 whole.failed.get_or_insert(BodyError::Idle);
             }
