@@ -58,8 +58,8 @@ struct State<P: Clone + Eq + Hash> {
     free: u64,
     held_by_second: u64,
     parties: HashMap<(Class, P), Party<P>>,
-    /// Counts turns, to tell who had the last one longest ago.
-    served: u64,
+    /// Counts requests and turns, to tell who came first and who had the last one longest ago.
+    count: u64,
 }
 
 /// What one party holds and waits for. Forgotten when that is nothing.
@@ -71,6 +71,8 @@ struct Party<P: Clone + Eq + Hash> {
 
 struct Waiter<P: Clone + Eq + Hash> {
     units: u64,
+    /// How many had asked before.
+    order: u64,
     tell: oneshot::Sender<Turn<P>>,
 }
 
@@ -84,7 +86,7 @@ pub struct Turn<P: Clone + Eq + Hash> {
 impl<P: Clone + Eq + Hash> Turns<P> {
     /// So many `units`, of which the second class holds at most `second` together.
     pub fn new(units: u64, second: u64) -> Turns<P> {
-        let state = State { free: units, held_by_second: 0, parties: HashMap::new(), served: 0 };
+        let state = State { free: units, held_by_second: 0, parties: HashMap::new(), count: 0 };
         Turns { shared: Arc::new(Shared { units, second, state: Mutex::new(state), waiting: AtomicUsize::new(0) }) }
     }
 
@@ -124,7 +126,9 @@ impl<P: Clone + Eq + Hash> Turns<P> {
         let (tell, told) = oneshot::channel();
         let granted = {
             let mut state = self.shared.state.lock();
-            state.party(&party).waiting.push_back(Waiter { units, tell });
+            state.count += 1;
+            let order = state.count;
+            state.party(&party).waiting.push_back(Waiter { units, order, tell });
             self.shared.waiting.fetch_add(1, Relaxed);
             // It may go before those who wait already.
             state.grant_next(&self.shared)
@@ -195,7 +199,8 @@ impl<P: Clone + Eq + Hash> State<P> {
             }
         }
         let waiting = self.parties.iter().filter_map(|(name, party)| Some((name, party, party.waiting.front()?)));
-        let next = waiting.min_by_key(|((class, _), party, _)| (*class, party.held, party.last_served));
+        let next =
+            waiting.min_by_key(|((class, _), party, waiter)| (*class, party.held, party.last_served, waiter.order));
         next.map(|(name, _, waiter)| (name.clone(), waiter.units))
     }
 
@@ -204,11 +209,11 @@ impl<P: Clone + Eq + Hash> State<P> {
         if name.0 == Class::Second {
             self.held_by_second += units;
         }
-        self.served += 1;
-        let served = self.served;
+        self.count += 1;
+        let count = self.count;
         let party = self.party(&name);
         party.held += units;
-        party.last_served = served;
+        party.last_served = count;
         Turn { shared: shared.clone(), party: name, units }
     }
 
