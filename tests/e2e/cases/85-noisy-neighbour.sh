@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# One pull request does everything at once that could stop a server: uploads and
+# Pull requests do everything at once that could stop a server: uploads and
 # manifests that are never finished, room that is announced and never used, floods
 # beyond its quota, configs and views that are dear to make, pages, passwords. Main
 # builds meanwhile, and its export may not fail.
@@ -26,8 +26,10 @@ lines=(--export-cache "type=registry,ref=$ref,mode=max" --import-cache "type=reg
 builder_start main
 build main "$CONTEXTS/app" "${lines[@]}"
 
-spawn noise "$WORK/noise.out" nice -n 19 python3 "$E2E/lib/noisy.py" attack "$LARDER" "$(login_of pull/7/merge)"
-eventually 60 grep -q attacking noise.out || fail "the pull request does not get going"
+for attack in hold:7 work:8; do
+  spawn "${attack%:*}" "$WORK/${attack%:*}.out" nice -n 19 python3 "$E2E/lib/noisy.py" "${attack%:*}" "$LARDER" "$(login_of "pull/${attack#*:}/merge")"
+  eventually 90 grep -q attacking "${attack%:*}.out" || fail "the attack does not get going: $(cat "${attack%:*}.out")"
+done
 spawn probe "$WORK/probe.out" python3 "$E2E/lib/noisy.py" probe "$LARDER" "$main"
 
 began=$SECONDS builds=0
@@ -41,11 +43,14 @@ while [ $((SECONDS - began)) -lt "$([ -n "$FULL" ] && echo 60 || echo 15)" ]; do
   build main changed "${lines[@]}"
   assert_cached 2 3
 done
-is_running noise || fail "the pull request has stopped: $(cat noise.out)"
+for attack in hold work; do
+  is_running $attack || fail "the attack has stopped: $(cat $attack.out)"
+done
 stop_process probe
-stop_process noise
+stop_process hold
+stop_process work
 grep -vE ' (200|201) ' probe.out >refused || true
 [ ! -s refused ] || fail "main was refused: $(head -5 refused)"
 slowest() { grep "^$1 " probe.out | sort -k3 -n | tail -1 | cut -d' ' -f3; }
 note "$builds builds of main beside it, all exported, all steps CACHED; $(wc -l <probe.out) requests of main, none refused, the slowest blob $(slowest blob) s, of 23 MiB $(slowest large) s, view $(slowest view) s"
-note "peak memory of the server $(peak) MiB; the pull request was answered: $(grep -v attacking noise.out | tr '\n' ';')"
+note "peak memory of the server $(peak) MiB; the pull requests were answered: $(grep -hv attacking hold.out work.out | tr '\n' ';')"

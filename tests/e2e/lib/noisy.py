@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""A pull request that does everything at once that a server could stop at, until it is told to end.
+"""Pull requests that do everything at once that a server could stop at, until they are told to end.
 
-    noisy.py attack HOST:PORT TOKEN   writes `attacking` when all of it is under way, and what was answered at the end
+    noisy.py hold HOST:PORT TOKEN     holds uploads and manifests open, announces, floods, guesses passwords
+    noisy.py work HOST:PORT TOKEN     has configs parsed, views made and pages shown that are as dear as they can be
     noisy.py probe HOST:PORT TOKEN    pushes small blobs and fresh cache tags as main does, one after the other, and writes a
                                       line `kind status seconds` for each
 
-Both end on SIGTERM. TOKEN is the password of a login.
+The first two write `attacking` when all is under way, and at the end what was answered. All end on SIGTERM. TOKEN is the
+password of a login.
 """
 import base64
 import collections
@@ -82,21 +84,18 @@ def repeat(what):
     return run
 
 
-def attack(client):
-    uploads = iter(range(1 << 60))
-    # Valid, and as dear to parse and to unite as it can be: few digests, and many ways to each.
-    layers = [b"layer %d" % n for n in range(64)]
-    records = [{"digest": "sha256:%064x" % n, "layers": [{"layer": n % 64}]} for n in range(50)]
-    records += [{"digest": "sha256:%064x" % (1000 + n % 40),
-                 "inputs": [[{"link": (n * 7 + i * 31) % n} for i in range(6)] for _ in range(2)],
-                 "layers": [{"layer": n % 64}]} for n in range(50, 12_000)]
-    dear = json.dumps({"layers": [{"blob": digest_of(layer), "parent": -1} for layer in layers], "records": records}).encode()
-    # Two million objects in six megabytes.
-    many = b'{"layers":[],"records":[' + b",".join([b"{}"] * 2_000_000) + b"]}"
-    for data in [*layers, dear, many]:
-        client.blob(data)
-    client.cache("dear", dear, layers)
+def attack(kinds):
+    threads = [threading.Thread(target=repeat(kind), daemon=True) for kind in kinds]
+    for thread in threads:
+        thread.start()
+    print("attacking", flush=True)
+    ended.wait()
+    for (kind, status), count in sorted(answers.items(), key=str):
+        print(kind, status, count)
 
+
+def hold(client):
+    uploads = iter(range(1 << 60))
     held = []
     for n in range(400):
         held.append(client.open("PATCH", f"/v2/{REPO}/blobs/uploads/{n:032x}", None))
@@ -104,9 +103,12 @@ def attack(client):
         held.append(client.open("POST", f"/v2/{REPO}/blobs/uploads/?digest={digest_of(b'%d' % n)}", 64 << 20))
 
     def drip():
-        time.sleep(1)
+        ended.wait(1)
         for connection in held[::3]:
-            connection.sendall(b"1\r\n{\r\n")
+            try:
+                connection.sendall(b"1\r\n{\r\n")
+            except OSError:
+                pass
 
     def flood():
         """A body of unknown length, until it is refused."""
@@ -125,36 +127,49 @@ def attack(client):
     def tiny():
         return client.blob(os.urandom(1))
 
+    def wrong_password():
+        wrong = Client(client.host, "wrong")
+        wrong.auth = "Basic " + base64.b64encode(b"alice:" + os.urandom(8).hex().encode()).decode()
+        return wrong.ask("GET", "/v2/")
+
+    attack([drip, flood, tiny, wrong_password])
+
+
+def work(client):
+    tags = iter(range(1 << 60))
+    # Valid, and as dear to parse and to unite as it can be: few digests, and many ways to each.
+    layers = [b"layer %d" % n for n in range(64)]
+    records = [{"digest": "sha256:%064x" % n, "layers": [{"layer": n % 64}]} for n in range(50)]
+    records += [{"digest": "sha256:%064x" % (1000 + n % 40),
+                 "inputs": [[{"link": (n * 7 + i * 31) % n} for i in range(6)] for _ in range(2)],
+                 "layers": [{"layer": n % 64}]} for n in range(50, 12_000)]
+    text = json.dumps({"layers": [{"blob": digest_of(layer), "parent": -1} for layer in layers], "records": records})
+    dear = [text.replace(f"{1000:064x}", f"{5000 + n:064x}").encode() for n in range(8)]
+    # Two million objects in six megabytes.
+    many = b'{"layers":[],"records":[' + b",".join([b"{}"] * 2_000_000) + b"]}"
+    for data in [*layers, *dear, many]:
+        client.blob(data)
+    client.cache("dear", dear[0], layers)
+
     def many_records():
-        return client.cache(f"many-{next(uploads)}", many)
+        return client.cache(f"many-{next(tags)}", many)
+
+    def dear_push():
+        return client.cache("dear", dear[next(tags) % len(dear)], layers)
 
     def dear_view():
-        client.cache("dear", dear.replace(b"1000", b"%d" % (1000 + next(uploads) % 1000), 1), layers)
         return client.ask("GET", f"/v2/{REPO}/manifests/dear")
 
     def page():
         return client.ask("GET", f"/api/repo/{REPO}:dear")
 
     def large_manifest():
-        note = {"note": "x" * (3 << 20), "n": str(next(uploads))}
-        return client.manifest(f"large-{next(uploads)}", {
-            "schemaVersion": 2, "mediaType": MANIFEST, "annotations": note, "layers": [],
-            "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(layers[0]),
-                       "size": len(layers[0])}})
+        return client.manifest(f"large-{next(tags)}", {
+            "schemaVersion": 2, "mediaType": MANIFEST, "annotations": {"note": "x" * (3 << 20), "n": str(next(tags))},
+            "layers": [], "config": {"mediaType": "application/vnd.oci.image.config.v1+json",
+                                     "digest": digest_of(layers[0]), "size": len(layers[0])}})
 
-    def wrong_password():
-        wrong = Client(client.host, "wrong")
-        wrong.auth = "Basic " + base64.b64encode(b"alice:" + os.urandom(8).hex().encode()).decode()
-        return wrong.ask("GET", "/v2/")
-
-    kinds = [drip, flood, tiny, many_records, many_records, dear_view, page, page, large_manifest, wrong_password]
-    threads = [threading.Thread(target=repeat(kind), daemon=True) for kind in kinds]
-    for thread in threads:
-        thread.start()
-    print("attacking", flush=True)
-    ended.wait()
-    for (kind, status), count in sorted(answers.items(), key=str):
-        print(kind, status, count)
+    attack([many_records, many_records, dear_push, dear_view, page, page, large_manifest])
 
 
 def probe(client):
@@ -178,4 +193,4 @@ def probe(client):
 
 
 if __name__ == "__main__":
-    {"attack": attack, "probe": probe}[sys.argv[1]](Client(sys.argv[2], sys.argv[3]))
+    {"hold": hold, "work": work, "probe": probe}[sys.argv[1]](Client(sys.argv[2], sys.argv[3]))
