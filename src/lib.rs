@@ -4,7 +4,7 @@
 //!
 //! In reading order; a module imports only from those above it.
 //!
-//! - [`digest`], [`names`], [`human`], [`access`], [`stream`], [`mod@sync`], [`config`], [`events`], [`metrics`],
+//! - [`digest`], [`names`], [`human`], [`access`], [`stream`], [`mod@sync`], [`turns`], [`config`], [`events`], [`metrics`],
 //!   [`operator`], [`systemd`], [`trace`]: the leaves.
 //! - [`oci`]: manifests and indexes, parsed.
 //! - [`buildkit`]: BuildKit's cache format and the view, pure functions.
