@@ -15,4 +15,5 @@ cargo test --quiet --test it -- --nocapture fault:: objects::s3:: over_s3:: >"$W
   fail "tests over a real bucket failed"
 }
 note "$(grep -h '^test result' "$WORK/tests.log")"
-grep -h '^seed' "$WORK/tests.log" | while read -r line; do note "$line"; done
+# The dots of other tests may stand before it on its line.
+grep -ho 'seed [0-9]*: .*' "$WORK/tests.log" | while read -r line; do note "$line"; done
