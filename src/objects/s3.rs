@@ -4,7 +4,7 @@
 //! upload on their final key (`draft`): S3 shows an object whole or not at all, and acknowledges it when it is durable.
 //!
 //! S3 names a writing by its ETag, and equal bytes have equal ETags. So each object is written with a random mark in its
-//! metadata, and a [`Version`] is both: two writings never share one, and a write whose answer was lost finds out by its
+//! metadata, one for each attempt of a PUT, and a [`Version`] is both: two writings never share one, and a write whose answer was lost finds out by its
 //! mark whether it was done. What comes to the bucket by other means has no mark; its version is the ETag alone.
 //! Lists do not show metadata: what they tell of an object has the ETag alone, too.
 //!
@@ -13,6 +13,7 @@
 //! Invariant: types of the SDK stop here.
 
 mod again;
+mod attempt;
 mod client;
 mod concat;
 mod dated;
@@ -48,6 +49,7 @@ use super::{
 use crate::config::{Checksum, Redirect, S3Config};
 use crate::digest::Digest;
 use crate::metrics::Metrics;
+use attempt::MarkedAttempts;
 use error::S3Error;
 use pool::Pool;
 
@@ -177,7 +179,8 @@ impl Inner {
     /// After a write that may or may not have been done: its object when it is there, otherwise the given error.
     async fn settle(&self, key: &Key, mark: &str, error: Error) -> Result<Meta> {
         let found = self.head(key).await?;
-        if found.version.0.ends_with(mark) { Ok(found) } else { Err(error) }
+        // Whichever attempt it was.
+        if found.version.0.contains(mark) { Ok(found) } else { Err(error) }
     }
 
     async fn head(&self, key: &Key) -> Result<Meta> {
@@ -207,12 +210,14 @@ impl Inner {
         let request = request.set_server_side_encryption(self.encryption());
         let request = request.set_ssekms_key_id(self.sse_kms_key.clone());
         let request = request.set_if_none_match((when == When::Absent).then(|| "*".to_string()));
+        let attempts = MarkedAttempts::of(&mark);
         let mut request = request.body(body.into()).customize().config_override(client::patience(bytes));
+        request = request.interceptor(attempts.clone());
         if self.unsigned_payload {
             request = request.disable_payload_signing();
         }
         match request.send().await.map_err(|error| error::from_sdk("PUT", key, error)) {
-            Ok(written) => Ok(self.written(key, bytes, written.e_tag, &mark)?),
+            Ok(written) => Ok(self.written(key, bytes, written.e_tag, &attempts.last())?),
             // Of an earlier attempt of ours, perhaps, whose answer was lost.
             Err(S3Error { meaning: Error::Exists, .. }) => match self.settle(key, &mark, Error::Exists).await {
                 // Refused because of a delete at the same moment.

@@ -275,6 +275,33 @@ async fn a_write_whose_answer_is_lost_is_not_taken_for_somebody_elses() {
     assert!(whole(&objects, "lost/draft").await == bytes);
 }
 
+/// Another one may have written in between: whoever remembers what the first attempt wrote must see that it was written again.
+#[tokio::test]
+async fn an_attempt_that_writes_once_more_is_another_version() {
+    let bucket = Bucket::in_process().await;
+    let objects = bucket.open().await;
+    let mut seen = 0;
+    // When the second attempt comes at once, nothing is seen of the first.
+    for round in 0..20 {
+        let key = Key::new(format!("twice/{round}"));
+        bucket.fail("put", Fault::AnswerLost, 1);
+        let writing = objects.put(&key, "mine".into(), When::Always);
+        let first = async {
+            loop {
+                if let Ok(first) = objects.head(&key).await {
+                    return first.version;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let (written, first) = futures::join!(writing, first);
+        let written = written.unwrap().version;
+        assert_eq!(objects.head(&key).await.unwrap().version, written);
+        seen += usize::from(first != written);
+    }
+    assert!(seen > 0, "each first attempt has the version of its second");
+}
+
 #[tokio::test]
 async fn a_body_that_is_cut_short_is_an_error() {
     let bucket = Bucket::in_process().await;
