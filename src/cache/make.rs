@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::load::NotLoaded;
 use super::memory::VIEW_BYTES;
 use super::service::Caches;
-use crate::buildkit::{BOUNDS, Explanation, Push, View, ViewOutcome, view};
+use crate::buildkit::{BOUNDS, CacheManifest, Explanation, Push, View, ViewOutcome, view};
 use crate::calls::FAN_OUT;
 use crate::content::Pin;
 use crate::digest::Digest;
@@ -107,7 +107,10 @@ impl Caches {
     pub(super) async fn memory_of(&self, repo: &Repo, live: &[LivePush]) -> Result<u64> {
         let Some(newest) = live.last() else { return Ok(VIEW_BYTES) };
         let Some(bytes) = repo.manifest_bytes(&newest.id.manifest).await? else { return Ok(VIEW_BYTES) };
-        let Ok(manifest) = self.read_manifest(bytes).await? else { return Ok(VIEW_BYTES) };
+        // Many may ask at once, and none has the memory of a view yet.
+        let length = bytes.len();
+        let detected = self.parse_manifest(repo, length, move || CacheManifest::detect(&bytes)).await?;
+        let Ok(Some(manifest)) = detected else { return Ok(VIEW_BYTES) };
         Ok(self.push_of(repo, manifest).await?.map_or(VIEW_BYTES, |push| VIEW_BYTES.max(push.memory())))
     }
 
