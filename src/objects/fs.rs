@@ -207,7 +207,7 @@ impl Inner {
             let _turn = self.turns[stripe(key)].lock();
             let held = self.held(key);
             match when {
-                When::Always => fs::rename(&temporary.path, &path)?,
+                When::Always | When::Once => fs::rename(&temporary.path, &path)?,
                 // A link fails where the name is taken; a rename would replace it.
                 When::Absent => fs::hard_link(&temporary.path, &path)?,
             }
@@ -223,7 +223,7 @@ impl Inner {
             self.unsynced.lock().remove(&path);
         }
         // A rename to another name of the same file does nothing.
-        temporary.is_renamed = when == When::Always && placed.is_ok() && found.nlink() == 1;
+        temporary.is_renamed = when != When::Absent && placed.is_ok() && found.nlink() == 1;
         placed.map(|()| meta)
     }
 

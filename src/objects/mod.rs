@@ -94,6 +94,10 @@ pub enum Read {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     Always,
+    /// As [`When::Always`], and asked for once: never again below, as a backend does when an answer is lost. For an object
+    /// that changes, whose writer gives each write bytes of its own: written a second time, bytes that another writer has
+    /// replaced meanwhile would come back, and whoever remembers them would be told that nothing has changed.
+    Once,
     /// Only when no object has the key; of several such puts at once, one wins and the others get [`Error::Exists`].
     Absent,
 }

@@ -13,7 +13,6 @@
 //! Invariant: types of the SDK stop here.
 
 mod again;
-mod attempt;
 mod client;
 mod concat;
 mod dated;
@@ -49,7 +48,6 @@ use super::{
 use crate::config::{Checksum, Redirect, S3Config};
 use crate::digest::Digest;
 use crate::metrics::Metrics;
-use attempt::MarkedAttempts;
 use error::S3Error;
 use pool::Pool;
 
@@ -179,7 +177,6 @@ impl Inner {
     /// After a write that may or may not have been done: its object when it is there, otherwise the given error.
     async fn settle(&self, key: &Key, mark: &str, error: Error) -> Result<Meta> {
         let found = self.head(key).await?;
-        // Whichever attempt it was.
         if found.version.0.contains(mark) { Ok(found) } else { Err(error) }
     }
 
@@ -210,14 +207,14 @@ impl Inner {
         let request = request.set_server_side_encryption(self.encryption());
         let request = request.set_ssekms_key_id(self.sse_kms_key.clone());
         let request = request.set_if_none_match((when == When::Absent).then(|| "*".to_string()));
-        let attempts = MarkedAttempts::of(&mark);
-        let mut request = request.body(body.into()).customize().config_override(client::patience(bytes));
-        request = request.interceptor(attempts.clone());
+        let patience = client::patience(bytes);
+        let patience = if when == When::Once { client::once(patience) } else { patience };
+        let mut request = request.body(body.into()).customize().config_override(patience);
         if self.unsigned_payload {
             request = request.disable_payload_signing();
         }
         match request.send().await.map_err(|error| error::from_sdk("PUT", key, error)) {
-            Ok(written) => Ok(self.written(key, bytes, written.e_tag, &attempts.last())?),
+            Ok(written) => Ok(self.written(key, bytes, written.e_tag, &mark)?),
             // Of an earlier attempt of ours, perhaps, whose answer was lost.
             Err(S3Error { meaning: Error::Exists, .. }) => match self.settle(key, &mark, Error::Exists).await {
                 // Refused because of a delete at the same moment.

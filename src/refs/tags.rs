@@ -34,7 +34,7 @@ impl Repo {
         .await
     }
 
-    /// Writes the pointer of a tag of this tenant.
+    /// Writes the pointer of a tag of this tenant, with the moment of the write as that of its push.
     ///
     /// # Errors
     ///
@@ -47,22 +47,27 @@ impl Repo {
         pointer: &Pointer,
         when: When,
     ) -> Result<Option<Version>> {
-        let (key, body) = (self.tag_key(tag), json(pointer)?);
+        let key = self.tag_key(tag);
         self.content().format().may_change()?;
-        // Looked at last of all, and at each attempt: what a pointer names that comes too late may be gone already.
         let put = || async {
-            match pin.is_young() {
-                true => self.content().objects().put(&key, body.clone(), when).await.map(Some),
-                false => Ok(None),
+            // Looked at last of all, and at each attempt: what a pointer names that comes too late may be gone already.
+            if !pin.is_young() {
+                return Ok(None);
             }
+            // An attempt whose answer was lost may have been done, and another push may have followed it: the next attempt
+            // must not bring the same bytes back, which others remember as what that push has replaced.
+            let pointer = Pointer { pushed: jiff::Timestamp::now(), ..pointer.clone() };
+            let body = json(&pointer).map_err(|error| objects::Error::Backend(error.to_string().into()))?;
+            let meta = self.content().objects().put(&key, body, when).await?;
+            Ok(Some((meta.version, pointer)))
         };
-        let meta = match pin.deadline().retry(put).await {
+        let (version, pointer) = match pin.deadline().retry(put).await {
             Ok(written) => written.ok_or(Error::Busy)?,
             Err(objects::Error::Exists) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        self.refs().pointers().remember(key, meta.version.clone(), pointer.clone());
-        Ok(Some(meta.version))
+        self.refs().pointers().remember(key, version.clone(), pointer);
+        Ok(Some(version))
     }
 }
 
@@ -73,7 +78,7 @@ impl RepoWriter {
     ///
     /// [`Error::Busy`] when `pin` has become too old.
     pub async fn put_tag(&self, pin: &Pin, tag: &Tag, pointer: &Pointer) -> Result<()> {
-        self.repo().write_tag(pin, tag, pointer, When::Always).await.map(drop)
+        self.repo().write_tag(pin, tag, pointer, When::Once).await.map(drop)
     }
 
     /// Writes a tag that nobody has written so far. Returns its version, or nothing when somebody has.

@@ -70,6 +70,6 @@ impl RepoEraser {
         let Some(bytes) = repo.manifest_bytes(&id.manifest).await? else { return self.remove_tag(tag).await };
         let mut pointer = Pointer::new(id.manifest, media_type_of(&bytes)?, bytes.len() as u64);
         pointer.push = Some(id);
-        repo.write_tag(&pin, tag, &pointer, When::Always).await.map(drop)
+        repo.write_tag(&pin, tag, &pointer, When::Once).await.map(drop)
     }
 }

@@ -46,6 +46,12 @@ struct Held {
     part: &'static str,
 }
 
+impl Held {
+    fn is(&self, name: &str, path: &str) -> bool {
+        self.name == name && path.contains(self.part)
+    }
+}
+
 /// Calls that are held back: just now, and ever.
 #[derive(Clone, Copy, Default)]
 struct Waiting {
@@ -61,6 +67,7 @@ pub struct Tap {
     held: watch::Sender<Option<Held>>,
     waiting: watch::Sender<Waiting>,
     flips: Arc<Mutex<Vec<u64>>>,
+    lost: Arc<Mutex<Option<Held>>>,
     running: JoinHandle<()>,
     _bucket: Option<Bucket>,
 }
@@ -82,6 +89,11 @@ impl Tap {
         Tap::on(bucket.config.clone(), Some(bucket)).await
     }
 
+    /// Another proxy before the same bucket, through this one.
+    pub async fn before(&self) -> Tap {
+        Tap::on(self.config.clone(), None).await
+    }
+
     async fn on(mut config: S3Config, bucket: Option<Bucket>) -> Tap {
         let target = config.endpoint.clone().unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -90,10 +102,12 @@ impl Tap {
         let calls = Arc::<Mutex<Calls>>::default();
         let ((open, is_open), (held, holds)) = (watch::channel(true), watch::channel(None));
         let (waiting, flips) = (watch::Sender::new(Waiting::default()), Arc::<Mutex<Vec<u64>>>::default());
-        let waits = waiting.clone();
-        let line = Line { target, calls: calls.clone(), waits, flips: flips.clone(), client: client() };
+        let (waits, lost) = (waiting.clone(), Arc::<Mutex<Option<Held>>>::default());
+        let (calls_of, flips_of, lost_of) = (calls.clone(), flips.clone(), lost.clone());
+        let (holder, client) = (held.clone(), client());
+        let line = Line { target, calls: calls_of, waits, flips: flips_of, lost: lost_of, holder, client };
         let running = tokio::spawn(serve(listener, line, is_open, holds));
-        Tap { config, calls, open, held, waiting, flips, running, _bucket: bucket }
+        Tap { config, calls, open, held, waiting, flips, lost, running, _bucket: bucket }
     }
 
     pub async fn objects(&self) -> S3Objects {
@@ -120,6 +134,11 @@ impl Tap {
         self.held.send_replace(Some(Held { name, part }));
     }
 
+    /// Answers the next call of a name whose path has a part with a 500 when it is done, and holds back those that follow.
+    pub fn lose_at(&self, name: &'static str, part: &'static str) {
+        *self.lost.lock().unwrap() = Some(Held { name, part });
+    }
+
     /// Waits until so many calls are held back.
     pub async fn is_holding(&self, calls: usize) {
         self.waiting.subscribe().wait_for(|waiting| waiting.now == calls).await.unwrap();
@@ -144,6 +163,8 @@ struct Line {
     calls: Arc<Mutex<Calls>>,
     waits: watch::Sender<Waiting>,
     flips: Arc<Mutex<Vec<u64>>>,
+    lost: Arc<Mutex<Option<Held>>>,
+    holder: watch::Sender<Option<Held>>,
     client: reqwest::Client,
 }
 
@@ -195,7 +216,7 @@ impl Drop for Waits<'_> {
 impl Line {
     async fn wait(&self, request: &Request<Incoming>, mut holds: watch::Receiver<Option<Held>>) {
         let (name, path) = (bucket::name(request), request.uri().path());
-        let passes = |held: &Option<Held>| !held.is_some_and(|held| held.name == name && path.contains(held.part));
+        let passes = |held: &Option<Held>| !held.is_some_and(|held| held.is(name, path));
         if passes(&holds.borrow()) {
             return;
         }
@@ -214,6 +235,7 @@ impl Line {
         let name = bucket::name(&request);
         *self.calls.lock().unwrap().by_name.entry(name).or_default() += 1;
         let flipped = if name == "get" { self.flipped(&request) } else { None };
+        let lost = self.lost.lock().unwrap().take_if(|lost| lost.is(name, request.uri().path()));
         let (head, body) = request.into_parts();
         let sent = self.client.request(head.method, format!("{}{}", self.target, head.uri)).headers(head.headers);
         let sent = if body.is_end_stream() {
@@ -223,6 +245,12 @@ impl Line {
         };
         let answer = sent.send().await.map_err(io::Error::other)?;
         let mut response = Response::new(());
+        if let Some(lost) = lost {
+            assert!(answer.status().is_success(), "{}", answer.status());
+            self.holder.send_replace(Some(lost));
+            *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+            return Ok(response.map(|()| http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync()));
+        }
         *response.status_mut() = answer.status();
         *response.headers_mut() = answer.headers().clone();
         if name == "get" && answer.status().is_success() {

@@ -52,6 +52,11 @@ pub(super) fn patience(bytes: u64) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::Config::builder().timeout_config(times.build())
 }
 
+/// A call that is sent once, whatever becomes of its answer.
+pub(super) fn once(call: aws_sdk_s3::config::Builder) -> aws_sdk_s3::config::Builder {
+    call.retry_config(RetryConfig::disabled())
+}
+
 pub(super) async fn connect(config: &S3Config, metrics: Arc<Metrics>) -> Result<Client, OpenBucketError> {
     let times = TimeoutConfig::builder().connect_timeout(CONNECT);
     let times = times.operation_attempt_timeout(ATTEMPT).operation_timeout(CALL);

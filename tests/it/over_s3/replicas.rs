@@ -82,6 +82,28 @@ async fn a_reader_between_two_halves_of_a_push_does_not_miss_it_for_ever() {
     assert_eq!(reader.import().await["layers"].as_array().unwrap().len(), 3);
 }
 
+/// A pointer whose answer was lost is written again, perhaps behind another push's. With the same bytes, a reader that has
+/// seen the first writing would be told that nothing has changed, and serve the view of before the other push.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_whose_pointer_is_written_twice_hides_no_push_in_between() {
+    let tap = Tap::in_process().await;
+    let far = tap.before().await;
+    let [one, two, reader] = [Replica::over(&far).await, Replica::over(&tap).await, Replica::over(&tap).await];
+    let export = |i| Export::of(&format!("RUN {i}"), vec![noise(1000, i)]);
+    let layers = async || reader.import().await["layers"].as_array().unwrap().len();
+    one.export(&export(1)).await;
+    far.lose_at("put", "/tags/");
+    let of_one = export(2);
+    let between = async {
+        far.is_holding(1).await;
+        assert_eq!(layers().await, 2);
+        two.export(&export(3)).await;
+        far.hold(None);
+    };
+    tokio::join!(one.export(&of_one), between);
+    assert_eq!(layers().await, 3);
+}
+
 /// Builders ask again once: what the first request has begun must not have been in vain.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_is_made_though_who_asked_for_it_has_gone() {
