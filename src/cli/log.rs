@@ -95,8 +95,9 @@ impl Visit for Fields<'_> {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        // A client must not be able to begin a line of its own.
-        if !value.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
+        // A client must not be able to begin a line of its own. All bytes are looked at, many at once.
+        let is_plain = |byte| matches!(byte, b' '..=b'~') & !matches!(byte, b'"' | b'\\');
+        if !value.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
             return self.record_debug(field, &value);
         }
         self.name(field);

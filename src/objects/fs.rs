@@ -28,6 +28,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use parking_lot::Mutex;
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with, statvfs};
+use rustix::io::Errno;
 
 use super::{
     ByteStream, Change, Draft, Error, Fence, Held, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Traits,
@@ -96,9 +98,9 @@ impl FsObjects {
             make_private(folder).map_err(failed)?;
         }
         let lock = File::create(private.join("lock")).map_err(failed)?;
-        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenFolderError::InUse(root)),
+            Err(Errno::WOULDBLOCK) => return Err(OpenFolderError::InUse(root)),
             Err(error) => return Err(failed(error.into())),
         }
         for (folder, forbidden) in [(&root, OTHERS), (&private, GROUP_AND_OTHERS)] {
@@ -205,13 +207,11 @@ impl Inner {
         let before = Cell::new(None);
         let place = || {
             let _turn = self.turns[stripe(key)].lock();
-            let held = self.held(key);
-            match when {
-                When::Always | When::Once => fs::rename(&temporary.path, &path)?,
+            before.set(Some(match when {
+                When::Always | When::Once => self.rename(&temporary.path, key, &path)?,
                 // A link fails where the name is taken; a rename would replace it.
-                When::Absent => fs::hard_link(&temporary.path, &path)?,
-            }
-            before.set(Some(held));
+                When::Absent => fs::hard_link(&temporary.path, &path).map(|()| Held::Nothing)?,
+            }));
             Ok(())
         };
         let placed = self.folders.place(&path, place).map_err(from_io);
@@ -225,6 +225,20 @@ impl Inner {
         // A rename to another name of the same file does nothing.
         temporary.is_renamed = when != When::Absent && placed.is_ok() && found.nlink() == 1;
         placed.map(|()| meta)
+    }
+
+    /// Renames a file to the path of a key, whatever it has held. Returns what that was.
+    fn rename(&self, from: &Path, key: &Key, to: &Path) -> io::Result<Held> {
+        // Nearly always it has held nothing, and then this is all.
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(Held::Nothing),
+            // Taken; or a filesystem, or a kernel, that does not know this way to rename.
+            Err(Errno::EXIST | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                let held = self.held(key);
+                fs::rename(from, to).map(|()| held)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What a key holds now.
@@ -407,7 +421,7 @@ impl Objects for FsObjects {
 
     fn space(&self) -> Option<Space> {
         // In place, like a stat: the kernel has it in memory.
-        let found = rustix::fs::statvfs(self.inner.folders.root()).ok()?;
+        let found = statvfs(self.inner.folders.root()).ok()?;
         Some(Space { free: found.f_bavail * found.f_frsize, total: found.f_blocks * found.f_frsize })
     }
 

@@ -1,5 +1,6 @@
 //! Who may do what, asked as clients ask: the rules, the tokens, and what is refused how.
 
+mod forged;
 mod matrix;
 pub mod oidc;
 mod pages;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use larder::config::Config;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::configure;
 use crate::world::World;
@@ -120,5 +121,57 @@ async fn a_certificate_is_replaced_under_load() {
         assert!(worker.await.unwrap() > 0);
     }
     drop(kept);
+    server.stopped().await;
+}
+
+/// What a client says first (RFC 5246, section 7.4.1.2), with signatures by ECDSA and RSA and three curves.
+fn hello(version: [u8; 2], suites: &[u16], compression: u8) -> Vec<u8> {
+    let long = |bytes: &[u8]| [(bytes.len() as u16).to_be_bytes().as_slice(), bytes].concat();
+    let extension = |kind: u16, body: &[u8]| [kind.to_be_bytes().as_slice(), &long(body)].concat();
+    let extensions = [
+        extension(10, &long(&[0, 29, 0, 23, 0, 24])),
+        extension(11, &[1, 0]),
+        extension(13, &long(&[4, 3, 8, 4, 4, 1, 2, 3, 2, 1])),
+        extension(23, &[]),
+    ];
+    let suites: Vec<u8> = suites.iter().flat_map(|suite| suite.to_be_bytes()).collect();
+    let body = [&version, [7; 32].as_slice(), &[0], &long(&suites), &[1, compression], &long(&extensions.concat())];
+    let body = body.concat();
+    let message = [&[1, 0], long(&body).as_slice()].concat();
+    [&[22, 3, 1], long(&message).as_slice()].concat()
+}
+
+#[tokio::test]
+async fn old_versions_and_weak_suites_get_no_handshake() {
+    let (folder, ca) = (tempfile::tempdir().unwrap(), ca("larder"));
+    let text = write(folder.path(), &ca);
+    let world = World::with(|config| configure(config, &text)).await;
+    let server = world.serve().await;
+    // The kind of the first record that comes back: 22 goes on with the handshake, 21 is an alert.
+    let told = async |hello: Vec<u8>| {
+        let mut stream = server.connect().await;
+        stream.write_all(&hello).await.unwrap();
+        stream.read_u8().await.ok()
+    };
+    const TLS_1_2: [u8; 2] = [3, 3];
+    // ECDHE with AES-GCM or ChaCha20.
+    for good in [0xc02b, 0xc02c, 0xcca9] {
+        assert_eq!(told(hello(TLS_1_2, &[good], 0)).await, Some(22), "{good:x}");
+    }
+    for (what, hello) in [
+        ("SSL 3.0", hello([3, 0], &[0xc02b, 0xc009, 0x2f], 0)),
+        ("TLS 1.0", hello([3, 1], &[0xc02b, 0xc009, 0x2f], 0)),
+        ("TLS 1.1", hello([3, 2], &[0xc02b, 0xc009, 0x2f], 0)),
+        ("ECDHE with CBC", hello(TLS_1_2, &[0xc009, 0xc00a, 0xc023, 0xc013, 0xc027], 0)),
+        ("DHE", hello(TLS_1_2, &[0x9e, 0x33], 0)),
+        ("static RSA", hello(TLS_1_2, &[0x9c, 0x9d, 0x2f, 0x35], 0)),
+        ("3DES", hello(TLS_1_2, &[0xc008, 0xc012, 0x0a], 0)),
+        ("RC4", hello(TLS_1_2, &[0xc007, 0xc011, 0x05], 0)),
+        ("no encryption", hello(TLS_1_2, &[0xc006, 0xc010, 0x3b, 0x01], 0)),
+        ("nobody known", hello(TLS_1_2, &[0xc018, 0x34, 0x18], 0)),
+        ("compression alone", hello(TLS_1_2, &[0xc02b], 1)),
+    ] {
+        assert_eq!(told(hello).await, Some(21), "{what}");
+    }
     server.stopped().await;
 }

@@ -14,6 +14,7 @@ use crate::world::{Server, World};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
@@ -120,8 +121,9 @@ async fn a_flood_of_frames_ends_its_own_connection() {
         assert!(error.is_some_and(|error| error != [0; 4]), "{what}: {} frames", told.len());
         is_served(&server, &ca).await;
     }
-    // These are answered, one by one, and cost nothing.
-    for next in [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, b"")] {
+    // These are answered, one by one, or passed over, and cost nothing.
+    let after = frame(PRIORITY, 0, 3, &[0, 0, 0, 0, 7]);
+    for next in [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, b""), after] {
         let then = frame(HEADERS, both, 1, GET);
         let told = told(&server, &ca, vec![next; 5_000].into_iter().chain([then]).collect(), &[HEADERS, GOAWAY]).await;
         assert!(told.iter().any(|(kind, _)| *kind == HEADERS), "{} frames", told.len());
@@ -157,5 +159,23 @@ async fn a_malformed_request_is_reset_and_never_answered() {
         assert!(told.iter().any(|(kind, _)| matches!(*kind, RST_STREAM | GOAWAY)), "{what}: {told:?}");
         is_served(&server, &ca).await;
     }
+    server.stopped().await;
+}
+
+/// A head of some kilobytes that names one long field over and over: with its names written out, it has megabytes
+/// (RFC 7541, section 7.3).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_that_is_small_only_on_its_way_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (world, ca) = world(folder.path()).await;
+    let server = world.serve().await;
+    // Remembered under the first number that is free, 62; its value has 3,900 bytes.
+    let long = [b"\x40\x01x\x7f\xbd\x1d".as_slice(), &[b'a'; 3_900]].concat();
+    let block = [GET, &long, &[0xbe; 12_000]].concat();
+    let frames = vec![frame(HEADERS, END_STREAM | END_HEADERS, 1, &block)];
+    let told = told(&server, &ca, frames, &[HEADERS, RST_STREAM, GOAWAY]).await;
+    let is_good = |(kind, payload): &(u8, Vec<u8>)| *kind == HEADERS && payload.first() == Some(&0x88);
+    assert!(!told.is_empty() && !told.iter().any(is_good), "{told:?}");
+    is_served(&server, &ca).await;
     server.stopped().await;
 }
