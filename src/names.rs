@@ -6,6 +6,7 @@ use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::digest::{Digest, InvalidDigest};
 
@@ -69,7 +70,8 @@ macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $valid:expr, $error:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(Box<str>);
+        // Cloned several times for each request.
+        pub struct $name(Arc<str>);
 
         impl FromStr for $name {
             type Err = InvalidName;

@@ -7,7 +7,7 @@
 //! Nothing here waits or takes a lock while bytes come; a list of the uploads is held for those who find too little
 //! room.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub(super) struct UnderWay {
     coming: AtomicU64,
     /// The same, by scopes. They stand in the way of scopes only.
     coming_to_scopes: AtomicU64,
-    uploads: Mutex<HashMap<u64, Arc<Upload>>>,
+    uploads: Mutex<BTreeMap<u64, Arc<Upload>>>,
     numbered: AtomicU64,
     began: Instant,
     /// When all uploads were looked at last. Milliseconds since the beginning, as all times here.

@@ -15,6 +15,7 @@ mod walk;
 
 use std::cell::Cell;
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::ops::Range;
@@ -62,7 +63,7 @@ struct Inner {
     folders: Folders,
     buffers: Buffers,
     /// Objects that have their name already, but whose name may not survive a power cut yet.
-    unsynced: Mutex<HashSet<PathBuf>>,
+    unsynced: Mutex<HashSet<OsString>>,
     watchers: Watchers,
     /// Held while a name is given or taken away, so that what was there before is certain.
     turns: [Mutex<()>; STRIPES],
@@ -203,7 +204,7 @@ impl Inner {
         let found = file.metadata().map_err(from_io)?;
         let meta = meta(key.clone(), &found);
         drop(file);
-        self.unsynced.lock().insert(path.clone());
+        self.unsynced.lock().insert(path.clone().into());
         let before = Cell::new(None);
         let place = || {
             let _turn = self.turns[stripe(key)].lock();
@@ -220,7 +221,7 @@ impl Inner {
         }
         // After a failed sync it stays: whoever asks for it next has to sync it.
         if matches!(placed, Ok(()) | Err(Error::Exists)) {
-            self.unsynced.lock().remove(&path);
+            self.unsynced.lock().remove(path.as_os_str());
         }
         // A rename to another name of the same file does nothing.
         temporary.is_renamed = when != When::Absent && placed.is_ok() && found.nlink() == 1;
@@ -249,13 +250,13 @@ impl Inner {
     fn is_unsynced(&self, key: &Key) -> bool {
         let unsynced = self.unsynced.lock();
         // Nearly always: to make and hash a path costs more than all the rest of a look.
-        !unsynced.is_empty() && unsynced.contains(&self.path(key))
+        !unsynced.is_empty() && unsynced.contains(self.path(key).as_os_str())
     }
 
     /// Makes sure that an object which can be seen is there to stay, before somebody relies on it.
     fn settle(&self, path: &Path) -> Result<()> {
         self.folders.settle(path).map_err(from_io)?;
-        self.unsynced.lock().remove(path);
+        self.unsynced.lock().remove(path.as_os_str());
         Ok(())
     }
 
