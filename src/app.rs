@@ -82,12 +82,12 @@ impl App {
         let events = Events::to([metrics.clone() as Arc<dyn Subscriber>, Arc::new(AuditLog)]);
         let store = Store::new(objects, config.clone(), metrics.clone(), events.clone());
         store.format().open().await.context("cannot use the store")?;
-        store.content().load_quarantine().await.context("cannot read what is in quarantine")?;
+        store.content().load_quarantine().await.context("cannot read the quarantine")?;
         warn(&config);
         let gate = Arc::new(Gate::open(config.clone(), signing_key(&store, &config).await?)?);
         learn_of_revoked(&store, &gate).await.context("cannot read which sessions are revoked")?;
         let collector = Arc::new(Collector::new(store.refs().clone()));
-        collector.recover().await.context("cannot clear what a collection has left")?;
+        collector.recover().await.context("cannot clear the remains of a collection")?;
         let jobs = Arc::new(Jobs::new(metrics.clone()));
         let collecting = Collecting::new(config.limits.manifest.as_u64());
         Ok(App { config, metrics, events, store, gate, collector, jobs, collecting })
@@ -161,7 +161,9 @@ fn warn(config: &Config) {
     let (server, closed) = (&config.server, config.is_closed());
     let remote = |addresses: &[SocketAddr]| addresses.iter().any(|address| !address.ip().is_loopback());
     if !closed && (remote(&server.listen) || remote(&server.listen_plain)) {
-        tracing::warn!("no authentication is configured: whoever can reach the server may read and write the cache");
+        tracing::warn!(
+            "no authentication is configured: everybody who reaches the server may read and write the cache"
+        );
     }
     let plain = if config.tls.is_none() { &server.listen } else { &server.listen_plain };
     if closed && remote(plain) && server.trusted_proxies.is_empty() {
@@ -217,7 +219,7 @@ pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl F
     };
     tokio::select! {
         () = serving => tracing::info!("stopped"),
-        () = stopping => tracing::warn!("stopped with requests under way: the time to drain has run out"),
+        () = stopping => tracing::warn!("stopped with requests in flight: the time to drain has run out"),
     }
     jobs.shutdown().await;
     let left = deadline.get().map(|end| end.saturating_duration_since(Instant::now()));

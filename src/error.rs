@@ -24,22 +24,22 @@ pub enum Error {
     #[error("content has the digest {actual}, not {claimed}")]
     DigestMismatch { claimed: Box<Digest>, actual: Box<Digest> },
     /// The bytes do not continue the upload, which has `offset` bytes.
-    #[error("upload goes on at byte {offset}")]
+    #[error("upload resumes at byte {offset}")]
     OffsetMismatch { offset: u64 },
     #[error("upload has more than {limit} parts: send larger ones")]
     TooManyParts { limit: usize },
     #[error("manifest is invalid: {0}")]
     ManifestInvalid(String),
-    #[error("manifest names unknown content")]
+    #[error("manifest references unknown content")]
     ManifestBlobUnknown(Vec<Digest>),
     /// Something that stays names it.
-    #[error("{digest} is named by {by}")]
+    #[error("{digest} is referenced by {by}")]
     Referenced { digest: Digest, by: String },
     #[error(transparent)]
     Body(#[from] BodyError),
     #[error("store is busy")]
     Busy,
-    #[error("store is full: there is no room for uploads until something is deleted")]
+    #[error("store is full: uploads are refused until space is freed")]
     Full,
     /// What is left of the disk is kept in reserve.
     #[error(
@@ -50,7 +50,7 @@ pub enum Error {
     #[error("scopes are full: together they may take {} of the disk, and have taken them", shown(*max))]
     ScopesFull { max: u64 },
     /// What a scope was sending has made room for others.
-    #[error("upload was ended to make room: the disk is short of it, and scopes give theirs first")]
+    #[error("upload was cancelled to free disk space: uploads of scopes are cancelled first")]
     Ended,
     #[error("tenant {tenant} has {} of the {} that it may store{}", shown(*stored), shown(*max), more(*size))]
     OverQuota { tenant: Tenant, stored: u64, max: u64, size: u64 },
@@ -67,7 +67,7 @@ pub enum Error {
 }
 
 fn others(coming: u64) -> String {
-    if coming > 0 { format!("; {} are on their way", shown(coming)) } else { String::new() }
+    if coming > 0 { format!("; {} are in flight", shown(coming)) } else { String::new() }
 }
 
 fn more(bytes: u64) -> String {
@@ -89,7 +89,7 @@ impl From<objects::Error> for Error {
             }
             objects::Error::Full => Error::Full,
             // Where absence or presence means something, the caller has dealt with it before.
-            objects::Error::NotFound => Error::Internal("object is gone".into()),
+            objects::Error::NotFound => Error::Internal("object is missing".into()),
             objects::Error::Exists => Error::Internal("object exists".into()),
             objects::Error::Backend(reason) => {
                 tracing::error!(%reason, "store failed");

@@ -79,12 +79,12 @@ impl Default for Metrics {
             ),
             request_seconds: m.histograms(
                 "larder_request_seconds",
-                "Time to the last byte of the answer, by route and method.",
+                "Time to the last byte of the response, by route and method.",
                 &["route", "method"],
             ),
             answer_seconds: m.histograms(
                 "larder_answer_seconds",
-                "Time to the head of the answer, by route and method.",
+                "Time to response headers, by route and method.",
                 &["route", "method"],
             ),
             requests_in_flight: m.gauge("larder_requests_in_flight", "Requests being answered."),
@@ -104,14 +104,14 @@ impl Default for Metrics {
                 "Time from the first request of an export to its manifest. Of builders that send traceparent.",
             ),
             blobs_stored: m.counter("larder_blobs_stored_total", "Blobs received and stored."),
-            blobs_mounted: m.counter("larder_blobs_mounted_total", "Blobs mounted from where they were already."),
+            blobs_mounted: m.counter("larder_blobs_mounted_total", "Blobs mounted."),
             corrupt_objects: m.counter("larder_corrupt_objects_total", "Objects whose bytes did not fit their digest."),
             uploads_refused: m
-                .counter("larder_uploads_refused_total", "Uploads refused for want of room: disk full, or quota."),
+                .counter("larder_uploads_refused_total", "Uploads refused because the disk or a quota is full."),
             free_bytes: m.gauge("larder_free_bytes", "Free bytes of the store's filesystem, at the last upload."),
             views_made: m.counter(
                 "larder_views_made_total",
-                "Views made from more than one push, or from less than all of one.",
+                "Views made of several pushes, or of a part of one.",
             ),
             view_seconds: m.histogram("larder_view_seconds", "Time to load the pushes of a tag and make their view."),
             view_pushes: m.counter("larder_view_pushes_total", "Pushes merged, summed over the views made."),
@@ -120,20 +120,20 @@ impl Default for Metrics {
             view_layers_missing: m
                 .counter("larder_view_layers_missing_total", "Layers left out of views because the store lacks them."),
             views_trimmed: m
-                .counter("larder_views_trimmed_total", "Views that had to leave something out to be imported."),
-            collections: m.counter("larder_collections_total", "Collections that were completed."),
+                .counter("larder_views_trimmed_total", "Views that left something out to stay below BuildKit's limit."),
+            collections: m.counter("larder_collections_total", "Completed collections."),
             collections_skipped: m
-                .counter("larder_collections_skipped_total", "Collections that this server may not make."),
-            collections_failed: m.counter("larder_collections_failed_total", "Collections that broke off."),
-            collection_seconds: m.histogram("larder_collection_seconds", "Time of a collection."),
+                .counter("larder_collections_skipped_total", "Collections skipped, because this server may not delete."),
+            collections_failed: m.counter("larder_collections_failed_total", "Aborted collections."),
+            collection_seconds: m.histogram("larder_collection_seconds", "Duration of a collection."),
             collection_last: m.gauge("larder_collection_last_timestamp_seconds", "When the last completed collection began; 0 before the first."),
             condemned_objects: m.counter("larder_condemned_objects_total", "Objects that were condemned."),
             condemned_bytes: m.counter("larder_condemned_bytes_total", "Bytes of the objects that were condemned."),
             deleted_objects: m.counter("larder_deleted_objects_total", "Objects that collections deleted."),
             deleted_bytes: m.counter("larder_deleted_bytes_total", "Bytes of the objects that collections deleted."),
             spared_objects: m
-                .counter("larder_spared_objects_total", "Objects that were condemned and stay, being used again."),
-            collecting: m.gauge("larder_collecting", "Collections under way."),
+                .counter("larder_spared_objects_total", "Condemned objects kept, because they were used or referenced."),
+            collecting: m.gauge("larder_collecting", "Collections in progress."),
             s3_calls: m.counters("larder_s3_calls_total", "Requests sent to the bucket, retries included.", &["kind"]),
             job_runs: m.counters(
                 "larder_job_runs_total",

@@ -41,7 +41,7 @@ pub fn notify(state: State) {
         State::Stopping => "STOPPING=1",
     };
     if let Err(error) = send(&socket, message) {
-        tracing::warn!(%error, ?state, "systemd cannot be told");
+        tracing::warn!(%error, ?state, "cannot notify systemd");
     }
 }
 

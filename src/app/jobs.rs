@@ -53,7 +53,7 @@ fn timed(name: &'static str, what: &'static str, failing: &'static str, (first, 
 }
 
 fn sweep(app: &App) -> impl Job + use<> {
-    let what = "Removes idle uploads, and what is left of writes that were given up. Reads the store's format again.";
+    let what = "Removes idle uploads and unfinished objects. Reads the store's format again.";
     let about = timed("sweep", what, "cannot remove idle uploads", (Duration::ZERO, SWEEP_EVERY));
     let (store, idle) = (app.store.clone(), app.config.limits.upload_idle.get());
     let work = move || {
@@ -75,7 +75,7 @@ fn sweep(app: &App) -> impl Job + use<> {
 /// So that no answer has to wait for the lists.
 fn pending_deletions(app: &App) -> impl Job + use<> {
     let every = app.config.collect.poll();
-    let what = "Lists what collectors are about to delete: answers rest on it.";
+    let what = "Lists condemned objects, which every answer takes into account.";
     let about = timed("pending-deletions", what, "cannot list pending deletions", (Duration::ZERO, every));
     let store = app.store.clone();
     let work = move || {
@@ -90,7 +90,7 @@ fn pending_deletions(app: &App) -> impl Job + use<> {
 }
 
 fn history(app: &App) -> impl Job + use<> {
-    let what = "Reads the counters, for the pictures on the pages.";
+    let what = "Reads the counters, for the charts on the pages.";
     let about = timed("history", what, "cannot read the counters", (recent::READ_EVERY, recent::READ_EVERY));
     let metrics = app.metrics.clone();
     let work = move || {
@@ -101,8 +101,7 @@ fn history(app: &App) -> impl Job + use<> {
 }
 
 fn revoked_sessions(app: &App) -> impl Job + use<> {
-    let what =
-        "Learns which sessions other servers have revoked, and removes what is written of those that have ended.";
+    let what = "Learns which sessions other servers have revoked, and removes the notes of ended ones.";
     let about =
         timed("revoked-sessions", what, "cannot read which sessions are revoked", (REVOKED_EVERY, REVOKED_EVERY));
     let (store, gate) = (app.store.clone(), app.gate.clone());
@@ -134,7 +133,7 @@ impl Job for Count {
     fn about(&self) -> About {
         let what = "Counts what is stored, for quotas and pages.";
         let about = timed("count", what, "cannot count what is stored", (Duration::ZERO, COUNT_EVERY));
-        About { notified_by: Some("something has changed"), ..about }
+        About { notified_by: Some("the store has changed"), ..about }
     }
 
     async fn notified(&mut self) {
@@ -165,9 +164,9 @@ impl Job for Collect {
     fn about(&self) -> About {
         // A server that has just started has other things to do.
         let first = self.every.min(COLLECT_FIRST);
-        let what = "Deletes what nothing references, and what policies and quotas let go.";
+        let what = "Deletes unreferenced content, and content that policies expire or quotas evict.";
         let about = timed("collection", what, "collection failed", (first, self.every));
-        About { notified_by: Some("room is short"), ..about }
+        About { notified_by: Some("space is needed"), ..about }
     }
 
     async fn notified(&mut self) -> Round {
@@ -188,7 +187,7 @@ fn said(report: &Report, at_once: bool) -> String {
     let (condemned, deleted) = (report.condemned, report.deleted);
     format!(
         "collected{}: {} objects ({}) condemned, {} objects ({}) deleted",
-        if at_once { " to make room" } else { "" },
+        if at_once { " to free space" } else { "" },
         condemned.objects,
         bytes(condemned.bytes),
         deleted.objects,

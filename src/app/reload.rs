@@ -71,7 +71,7 @@ impl<L: Fn() -> anyhow::Result<Config> + Send + 'static> Job for Reload<L> {
     fn about(&self) -> About {
         About {
             name: "reload",
-            what: "Takes up changes of users, tokens, issuers, rules and certificates.",
+            what: "Reads users, tokens, issuers, rules and certificates again.",
             failing: "configuration is not reloaded: the old one stays",
             notified_by: Some("SIGHUP is sent or a file has changed"),
             first: Duration::ZERO,

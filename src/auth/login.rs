@@ -255,7 +255,7 @@ impl LiveConfig {
     /// The session of a token, and whose it is, revoked or not.
     pub fn session(&self, token: &str) -> Result<(Identity, SessionId), AuthError> {
         let opened = if token.len() > TOKEN_BYTES_MAX { None } else { self.sealer.open(TokenKind::Session, token) };
-        let payload = opened.ok_or(AuthError::Invalid("token is none that /token/exchange has issued"))?;
+        let payload = opened.ok_or(AuthError::Invalid("token was not issued by /token/exchange"))?;
         if payload.expires <= now() {
             return Err(AuthError::Invalid("token has expired"));
         }

@@ -233,7 +233,7 @@ impl Gate {
     pub fn issue(&self, caller: &Caller, asked: Vec<Scope>) -> Result<Issued, AuthError> {
         let live = self.live.load_full();
         if caller.who.scope.is_some() {
-            return Err(AuthError::Invalid("a token of larder's is not exchanged for another"));
+            return Err(AuthError::Invalid("a token issued by larder cannot be exchanged"));
         }
         let allowed = asked.into_iter().map(|scope| caller.narrowed(scope)).collect();
         let mut who = caller.who.identity.clone();

@@ -50,13 +50,13 @@ const ALGORITHMS: [Algorithm; 9] = [
 pub enum Rejected {
     #[error("JWT cannot be read")]
     Malformed,
-    #[error("JWT is of an issuer that is not configured")]
+    #[error("JWT has an issuer that is not configured")]
     UnknownIssuer,
-    #[error("JWT is signed with a key that its issuer does not have")]
+    #[error("JWT is signed with a key that its issuer does not list")]
     UnknownKey,
-    #[error("JWT has a wrong signature, or one of a kind that is not taken")]
+    #[error("JWT has a wrong signature, or an unsupported algorithm")]
     Signature,
-    #[error("JWT has expired: exchange it for a token of larder's before the build (`larder login`)")]
+    #[error("JWT has expired: exchange it for a token of larder before the build (`larder login`)")]
     Expired,
     #[error("JWT is not valid yet")]
     Early,
@@ -241,7 +241,7 @@ impl Issuer {
             Ok(set) => self.keys.store(Some(Arc::new(Keys { set, fetched }))),
             Err(error) => {
                 let issuer = self.config.name.as_str();
-                tracing::warn!(issuer, error = format!("{error:#}"), "keys of an issuer cannot be fetched");
+                tracing::warn!(issuer, error = format!("{error:#}"), "cannot fetch the keys of an issuer");
             }
         }
     }

@@ -37,7 +37,7 @@ pub struct Grant {
 
 /// A scope that cannot be told, for want of one value of this claim: it is missing or empty, or has several.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("its scope cannot be told: the claim {0} is missing or empty, or has several values")]
+#[error("its scope is unknown: the claim {0} is missing or empty, or has several values")]
 pub struct Untold(String);
 
 /// A scope, and those that are read beside it, the nearest first.
@@ -65,12 +65,12 @@ impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Mismatch::Identity => f.write_str("is for other identities"),
-            Mismatch::Claim(name) => write!(f, "asks for another value of the claim {name}"),
+            Mismatch::Claim(name) => write!(f, "requires another value of the claim {name}"),
             Mismatch::Verb => f.write_str("allows other things"),
             Mismatch::Repository => f.write_str("is for other repositories"),
             Mismatch::Tag(tag) => write!(f, "does not allow the tag {tag}"),
-            Mismatch::AllTags => f.write_str("allows some tags only, and this concerns all of them"),
-            Mismatch::Scope(untold) => write!(f, "sends the caller into a scope and denies, since {untold}"),
+            Mismatch::AllTags => f.write_str("allows some tags only, but the request concerns all tags"),
+            Mismatch::Scope(untold) => write!(f, "has a scope and denies: {untold}"),
         }
     }
 }

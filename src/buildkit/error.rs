@@ -30,9 +30,9 @@ pub enum FormatError {
 pub enum NoView {
     #[error("no push can be read")]
     NoValidPush,
-    #[error("the newest push has more records, links and layers than a view is made from")]
+    #[error("the newest push has more records, links and layers than the limit of a view")]
     TooLarge,
-    #[error("the pushes take more work to unite than a view is worth")]
+    #[error("merging the pushes takes more work than the limit of a view")]
     TooMuchWork,
     #[error("the view would be larger than BuildKit imports")]
     Oversize,

@@ -50,7 +50,7 @@ impl InspectedPush {
             layer_bytes: 0,
             records: 0,
             layers: 0,
-            error: Some("it is gone, or more than can be united".to_string()),
+            error: Some("it is missing, or too large to merge".to_string()),
         };
         let Some(push) = push else { return empty };
         let mut layers: Vec<_> = push.manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();

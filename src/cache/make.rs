@@ -151,7 +151,7 @@ impl Caches {
                 Some(Ok(push)) => {
                     memory += push.memory();
                     if memory > VIEW_BYTES && !pushes.is_empty() {
-                        tracing::warn!(repo = %repo.name(), loaded = pushes.len(), "older pushes are too much to unite");
+                        tracing::warn!(repo = %repo.name(), loaded = pushes.len(), "older pushes left out: too large to merge");
                         break;
                     }
                     pushes.push((id, push.parse().await?));
@@ -159,7 +159,7 @@ impl Caches {
                 Some(Err(NotLoaded::ConfigGone(digest))) => missing.push(digest),
                 Some(Err(NotLoaded::ManifestGone)) => missing_manifests.push(id.manifest),
                 Some(Err(NotLoaded::Malformed(reason))) => {
-                    tracing::warn!(push = %id.manifest, reason, "push cannot be read");
+                    tracing::warn!(push = %id.manifest, reason, "cannot read a push: the view leaves it out");
                 }
             }
         }
@@ -266,7 +266,7 @@ fn view_of(pushes: &[Arc<Push>], present: &dyn Fn(&Digest) -> bool) -> Option<(V
     match view(pushes, present, &BOUNDS) {
         Ok(all) => Some((all, 0)),
         Err(reason) => {
-            tracing::warn!(pushes = pushes.len(), %reason, "pushes are not united");
+            tracing::warn!(pushes = pushes.len(), %reason, "cannot merge the pushes of a tag: its newest is served alone");
             let newest = pushes.len().checked_sub(1)?;
             Some((view(&pushes[newest..], present, &BOUNDS).ok()?, newest))
         }

@@ -256,7 +256,7 @@ impl Caches {
         pointer.follows = live.iter().map(|push| push.id.short()).collect();
         let expired = self.expired(repo, tag, live, family).await?;
         if !expired.is_empty() {
-            tracing::info!(repo = %repo.name(), %tag, pushes = expired.len(), "old pushes made room");
+            tracing::info!(repo = %repo.name(), %tag, pushes = expired.len(), "expired old pushes of a tag");
             to.delete_records(tag, &expired).await?;
         }
         // The record tells by its own time that the tag is in use.

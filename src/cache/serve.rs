@@ -164,7 +164,7 @@ impl Caches {
             if views.made_since(&key, asked).is_none()
                 && let Err(error) = caches.make_newest(&repo, &tag).await
             {
-                tracing::info!(repo = %repo.name(), %tag, %error, "the view is not made yet");
+                tracing::info!(repo = %repo.name(), %tag, %error, "cannot make the view now");
             }
         });
     }
@@ -214,7 +214,7 @@ impl Caches {
             // When the push was written only a list tells for certain.
             Ok(stored) if !stored.evicted.is_empty() => {}
             Ok(stored) => self.views().insert(repo.tag_key(tag), Arc::new(CachedView { at, live, stored })),
-            Err(error) => tracing::info!(repo = %repo.name(), %tag, %error, "the view is not made yet"),
+            Err(error) => tracing::info!(repo = %repo.name(), %tag, %error, "cannot make the view now"),
         }
     }
 }

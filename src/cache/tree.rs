@@ -40,7 +40,7 @@ impl Caches {
             }
             (manifests, looks) = (manifests + 1, looks + names.blobs.len());
             if manifests >= MANIFESTS_MAX || looks >= NAMES_MAX || bytes >= TREE_BYTES_MAX {
-                tracing::info!(repo = %repo.name(), %digest, manifests, looks, "the manifest names more than is looked for");
+                tracing::info!(repo = %repo.name(), %digest, manifests, looks, "references beyond the limit are not looked up");
                 return Ok(true);
             }
             wave.extend(names.children.iter().filter(|child| seen.insert(**child)));

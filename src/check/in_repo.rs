@@ -181,7 +181,7 @@ impl At<'_> {
             Err(problem) => return Ok(self.found(problem)),
         };
         if !name.is_of(&record.key) {
-            return Ok(self.found(text("it is the record of another key")));
+            return Ok(self.found(text("it belongs to another key")));
         }
         let mut found = Vec::new();
         for EntryBlob { digest, size: said } in &record.blobs {

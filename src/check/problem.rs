@@ -26,37 +26,37 @@ pub enum Problem {
     UnknownKey,
     #[error("does not fit its digest")]
     WrongBytes,
-    #[error("is in quarantine since its bytes were found wrong: it counts as missing until it is pushed again")]
+    #[error("is in quarantine because its bytes are wrong: it counts as missing until it is pushed again")]
     Quarantined,
     #[error("cannot be read: {0}")]
     Unreadable(String),
-    #[error("names {0}, which is not there")]
+    #[error("references {0}, which is missing")]
     Missing(Key),
-    #[error("says of its manifest that it is {said}, but it is {is}")]
+    #[error("describes its manifest as {said}, but that is {is}")]
     TagDiffers { said: String, is: String },
-    #[error("has a subject, but no entry {0} among its referrers")]
+    #[error("has a subject without the entry {0} among its referrers")]
     ReferrerMissing(Key),
-    #[error("is the entry of a manifest that does not have this subject")]
+    #[error("is the referrer entry of a manifest with another subject")]
     ReferrerDiffers,
     #[error("is not there: is this a store of larder?")]
     NoFormat,
-    #[error("names {0} layers that are not there: views leave them out")]
+    #[error("references {0} missing layers: views leave them out")]
     LayersGone(usize),
-    #[error("is a hint that names {0}, which is not there: it is made anew when the tag is asked for")]
+    #[error("is a stored view that references {0}, which is missing: the next request makes it again")]
     StaleHint(Key),
-    #[error("is a hint that cannot be read: it is made anew when the tag is asked for")]
+    #[error("is a stored view that cannot be read: the next request makes it again")]
     UnreadableHint,
-    #[error("is a push of a tag that is not there: what a crash or a delete left")]
+    #[error("is a push of a missing tag, left by a crash or a delete")]
     Orphan,
-    #[error("is a part of an upload that does not count it: what a crash left")]
+    #[error("is a part that its upload does not list, left by a crash")]
     Leftover,
-    #[error("was begun and neither finished nor removed: what a crash left")]
+    #[error("is unfinished, left by a crash")]
     HalfWritten,
-    #[error("is a note of an object that has been written anew, or is gone")]
+    #[error("is a quarantine note of an object that was written again or deleted")]
     StaleQuarantine,
-    #[error("is of a repository that is not tenant {0}'s by the configuration: nobody can read it")]
+    #[error("belongs to a repository that the configuration assigns to a tenant other than {0}: nobody can read it")]
     Unreachable(Tenant),
-    #[error("is of a repository whose name is reserved: it is not served, and can be moved to another name")]
+    #[error("belongs to a repository with a reserved name: it is not served, and can be moved to another name")]
     Reserved,
 }
 

@@ -135,6 +135,6 @@ impl Repair<'_> {
     async fn write(&self, key: &Key, content: &impl serde::Serialize) -> Result<Option<&'static str>> {
         self.refs.content().put(key, json(content)?, Deadline::of_each_call()).await?;
         self.refs.pointers().forget(key);
-        Ok(Some("written anew"))
+        Ok(Some("written again"))
     }
 }

@@ -92,7 +92,7 @@ impl Shown {
         self.progress.clear();
         match (self.failed, self.done) {
             (Some(reason), _) => bail!("cannot check the store: {reason}"),
-            (None, None) => bail!("the check ended before its end"),
+            (None, None) => bail!("the check was aborted"),
             (None, Some(Summary { broken: 0, .. })) => Ok(ExitCode::SUCCESS),
             (None, Some(done)) if done.repaired >= done.broken => Ok(ExitCode::from(REPAIRED)),
             (None, Some(_)) => Ok(ExitCode::from(BROKEN)),

@@ -57,7 +57,7 @@ impl Gc {
         let report = match told {
             Some(Told::Done(report)) => report,
             Some(Told::Failed(reason)) => bail!("cannot collect: {reason}"),
-            None => bail!("the collection ended before its end"),
+            None => bail!("the collection was aborted"),
         };
         match self.json {
             true => println!("{}", serde_json::to_string(&report)?),
@@ -75,11 +75,12 @@ fn render(report: &Report) -> String {
     if let Some(skipped) = &report.skipped {
         return format!("nothing was deleted: {skipped}\n");
     }
+    let condemned = if report.dry { "would be condemned" } else { "condemned" };
     let mut out = String::new();
     for decision in &report.decisions {
         let layer = decision.layer.as_ref().map(|layer| format!(" layer {layer}")).unwrap_or_default();
         let (repo, tag, bytes, why) = (&decision.repo, &decision.tag, bytes(decision.bytes), &decision.why);
-        out.push_str(&format!("{repo}:{tag}{layer} goes, {bytes}: {why}\n"));
+        out.push_str(&format!("{repo}:{tag}{layer} {condemned}, {bytes}: {why}\n"));
     }
     let all: u64 = report.going.values().map(|sum| sum.objects).sum();
     if let Some(more) = all.checked_sub(report.decisions.len() as u64).filter(|more| *more > 0) {
@@ -88,16 +89,15 @@ fn render(report: &Report) -> String {
     for (tenant, found) in &report.tenants {
         let (blobs, live) = (sum(found.blobs), sum(found.live));
         out.push_str(&format!(
-            "tenant {tenant}: {} tags, {} manifests, blobs {blobs}, of which named {live}\n",
+            "tenant {tenant}: {} tags, {} manifests, blobs {blobs}, of which referenced {live}\n",
             found.tags, found.manifests
         ));
     }
-    let would = if report.dry { "would be condemned" } else { "condemned" };
-    out.push_str(&format!("{would}: {}\n", sum(report.condemned)));
+    out.push_str(&format!("{condemned}: {}\n", sum(report.condemned)));
     if !report.dry {
         out.push_str(&format!("deleted:   {}\n", sum(report.deleted)));
         let (kept, spared) = (report.kept, report.spared);
-        out.push_str(&format!("stay of what was condemned: {kept} named again, {spared} relied on\n"));
+        out.push_str(&format!("kept:      {kept} referenced again, {spared} in use\n"));
     }
     out.push_str(&format!("{} objects listed and {} read in {:.1} s\n", report.objects, report.reads, report.seconds));
     out
@@ -124,13 +124,13 @@ mod tests {
                 { "tenant": "default", "repo": "a", "tag": "pr-1", "bytes": 100, "known": true,
                     "reason": { "unused": { "seconds": 691_200 } }, "why": "not used for 8 days" },
                 { "tenant": "default", "repo": "a", "tag": "main", "layer": "ab", "bytes": 100, "known": false,
-                    "reason": { "room": { "seconds": 7200 } }, "why": "to make room; last used 2 hours ago" },
+                    "reason": { "room": { "seconds": 7200 } }, "why": "evicted for space; last used 2 hours ago" },
             ],
         }));
         let shown = render(&dry);
         for part in [
-            "a:pr-1 goes, 100 B: not used for 8 days",
-            "a:main layer ab goes, 100 B: to make room; last used 2 hours ago",
+            "a:pr-1 would be condemned, 100 B: not used for 8 days",
+            "a:main layer ab would be condemned, 100 B: evicted for space; last used 2 hours ago",
             "and 3 more",
             "tenant default: 2 tags, 3 manifests",
             "would be condemned: 3 objects, 4.0 KiB",

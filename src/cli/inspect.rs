@@ -93,10 +93,10 @@ fn explain(why: &Explanation, limit_bytes: u64, line: &mut impl FnMut(String)) {
     why.missing_layers.iter().for_each(|digest| line(format!("           {digest}")));
     for (count, meaning) in [
         (why.splits, "steps had several results and are kept apart"),
-        (why.bounded_splits, "of them more coarsely than could be"),
+        (why.bounded_splits, "of these separated less finely than possible, because of a limit"),
         (why.trimmed_records, "records left out for size"),
         (why.trimmed_results, "results left out for size"),
-        (why.loop_links, "links left out that closed a loop"),
+        (why.loop_links, "links left out because they close a loop"),
     ] {
         if count > 0 {
             line(format!("           {count} {meaning}"));

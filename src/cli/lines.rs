@@ -45,7 +45,7 @@ impl OpenServer {
             bail!("{} answered {status}: {text}", self.url);
         }
         let mut rest = Vec::new();
-        while let Some(piece) = response.chunk().await.context("the server went away")? {
+        while let Some(piece) = response.chunk().await.context("the server closed the connection")? {
             rest.extend_from_slice(&piece);
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = rest.drain(..=end).collect();

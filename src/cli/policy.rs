@@ -39,7 +39,7 @@ impl PolicyTest {
         let gate = Gate::open(Arc::new(config), None)?;
         let (allowed, rules) = gate.explain(&identity, &access);
         if gate.is_open() {
-            println!("nothing is configured: everybody may everything");
+            println!("nothing is configured: everybody may do everything");
         }
         for (number, rule) in rules.iter().enumerate() {
             match rule {

@@ -110,7 +110,7 @@ fn render(said: &str, overview: &Overview) -> String {
         out.push_str(&format!("{name:10} {fact}\n"));
     }
     let Some(whole) = &overview.whole else {
-        out.push_str("\nNumbers of the server and of tenants are shown to who may administer.\n");
+        out.push_str("\nNumbers of the server and of tenants are shown to callers that may administer.\n");
         return out;
     };
     let row = |tenant: &Tenant| {

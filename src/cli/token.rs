@@ -55,7 +55,7 @@ impl Revoke {
             None => server.password().context("no session of this server is kept here: give --token-file")?.to_string(),
         };
         revoke(&server, token.trim()).await?;
-        println!("session is revoked; other servers over the same store take it for 30 seconds more at most");
+        println!("session is revoked; other servers over the same store may accept it for 30 more seconds");
         Ok(())
     }
 }

@@ -246,8 +246,8 @@ impl Config {
         });
         let doubt = |(number, claim)| {
             format!(
-                "[[rules]] number {number}: its scope needs the claim {claim}, which neither its claims nor its \
-                 repositories require: the rule denies whoever lacks it"
+                "[[rules]] number {number}: its scope needs the claim {claim}, which neither its claims nor its repositories \
+                 require: the rule denies callers without it"
             )
         };
         unsure.map(doubt).collect()
@@ -295,10 +295,10 @@ pub(super) fn check(config: &Config) -> anyhow::Result<()> {
             bail!("[[rules]] number {}: identity, may and repositories must name something", number + 1);
         }
         if rule.scope.is_none() && !rule.parents.is_empty() {
-            bail!("[[rules]] number {}: parents are of a scope, and there is none", number + 1);
+            bail!("[[rules]] number {}: parents need a scope", number + 1);
         }
         if rule.scope.is_some() && rule.may.contains(&Verb::Admin) {
-            bail!("[[rules]] number {}: who is sent into a scope must not administer", number + 1);
+            bail!("[[rules]] number {}: a rule with a scope must not allow admin", number + 1);
         }
     }
     if config.auth.failed_logins == 0 {

@@ -206,7 +206,7 @@ impl WayOut {
             return Ok(());
         }
         let Object { content, meta, digest } = &self.object;
-        tracing::warn!(key = %meta.key, index, "chunk has other bytes than were verified");
+        tracing::warn!(key = %meta.key, index, "chunk differs from its verified bytes");
         content.hot().forget(&chunk(meta, index));
         Err(Error::BlobUnknown(*digest))
     }
@@ -273,10 +273,10 @@ impl Object {
             let piece = Piece::of(gathered.into());
             let sums = known.clone().or_else(|| content.verdicts().sums(meta));
             if sums.is_some_and(|sums| sums.get(index as usize) != Some(&piece.sum)) {
-                tracing::warn!(key = %meta.key, index, "chunk came with other bytes than before");
+                tracing::warn!(key = %meta.key, index, "chunk was fetched again and differs from its verified bytes");
                 // On the line, or in the bucket.
                 self.check_in_background();
-                return Err(objects::Error::Busy("chunk has other bytes than before".into()));
+                return Err(objects::Error::Busy("chunk differs from its verified bytes".into()));
             }
             Ok(piece)
         };

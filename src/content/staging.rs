@@ -188,7 +188,7 @@ impl Writer {
         content.metrics().blobs_stored.inc();
         // The blob is there: whatever cannot be removed now goes when the session has been idle.
         if let Err(error) = self.staging().remove(&session.id, deadline.restarted()).await {
-            tracing::warn!(%error, "parts of a finished upload stay until it is idle");
+            tracing::warn!(%error, "cannot remove the parts of a finished upload: they stay until it is idle");
         }
         Ok(())
     }

@@ -65,10 +65,10 @@ async fn change(content: &Content, key: &Key, write: impl Future<Output = Result
     content.format().may_change()?;
     let meta = write.await?;
     if content.verdicts().quarantine().end(key) {
-        tracing::info!(%key, "a corrupt object has been written anew");
+        tracing::info!(%key, "a corrupt object has been written again");
         // What is left of it says nothing of the new version.
         if let Err(error) = content.delete(&[layout::quarantine(key)], Deadline::within(SHORT)).await {
-            tracing::warn!(%key, %error, "cannot remove the note of a quarantine that has ended");
+            tracing::warn!(%key, %error, "cannot remove the quarantine note of a healthy object");
         }
     }
     Ok(meta)

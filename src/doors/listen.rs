@@ -94,7 +94,7 @@ async fn accept(listener: Listener, server: &Server, graceful: &GracefulShutdown
             None => return,
             Some((Ok((stream, from)), place)) => {
                 if let Err(error) = server.prepare(&stream) {
-                    tracing::debug!(%error, "connection keeps the system's options");
+                    tracing::debug!(%error, "cannot set options of a connection");
                 }
                 // Asked for each connection: a new certificate counts from the next one on.
                 let tls = server.gate.tls().filter(|_| !listener.plain);

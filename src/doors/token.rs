@@ -68,7 +68,7 @@ pub async fn revoke(State(doors): State<Doors>, request: Request) -> Response {
 async fn revoked(doors: &Doors, request: &http::Request<()>, body: Body) -> Result<Identity, Failure> {
     let form = Form::read(doors, request, body).await?;
     let token = form.get("token").or(bearer(request));
-    let token = token.ok_or(Failure::Form("token is missing: what /token/exchange has issued"))?;
+    let token = token.ok_or(Failure::Form("token is missing: send one that /token/exchange has issued"))?;
     let (who, session) = doors.gate.revocable(token)?;
     let (store, gate) = (doors.store.clone(), doors.gate.clone());
     // Written first: what is answered here holds for every server, and after a restart.
@@ -191,8 +191,8 @@ impl Failure {
             Failure::Form(what) => what.to_string(),
             Failure::Refused(error) => error.to_string(),
             Failure::Store(error) => {
-                tracing::warn!(%error, "session cannot be revoked");
-                "store cannot be written: the session is not revoked".to_string()
+                tracing::warn!(%error, "cannot revoke a session");
+                "cannot write to the store: the session is not revoked".to_string()
             }
         };
         let (code, error) = match refusal.kind {
@@ -230,7 +230,7 @@ impl Form {
         let size = header(request.headers(), CONTENT_LENGTH).and_then(|text| text.parse().ok());
         match doors.collecting.form(from, size, body, FORM_BYTES_MAX, FORM_TIMEOUT).await {
             Ok(bytes) => Ok(Form::parse(&bytes)),
-            Err(BodyError::Idle) => Err(Failure::Form("form comes too slowly, or too many come at once")),
+            Err(BodyError::Idle) => Err(Failure::Form("form arrives too slowly, or too many at once")),
             Err(_) => Err(Failure::Form("form was cut, or is too long")),
         }
     }

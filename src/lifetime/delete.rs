@@ -357,7 +357,7 @@ impl Deletion {
         condemned.publish(&list).await?;
         // What is condemned counts as gone for the tenant's quota. Nothing else rests on knowing of it soon.
         if let Err(error) = condemned.refresh(deadline).await {
-            tracing::info!(%key, %error, "what was deleted is not counted yet");
+            tracing::info!(%key, %error, "cannot update the usage after a delete: the next count corrects it");
         }
         Ok(())
     }

@@ -211,7 +211,7 @@ impl StoreFormat {
                 }
                 Ok(seen)
             }
-            _ => Err(Error::Internal("meta/format is gone: nothing is deleted".into())),
+            _ => Err(Error::Internal("meta/format is missing: nothing is deleted".into())),
         }
     }
 

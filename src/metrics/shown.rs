@@ -14,7 +14,7 @@ impl Metrics {
         let mut text = String::new();
         let encoder = prometheus::TextEncoder::new();
         if let Err(error) = encoder.encode_utf8(&self.registry.gather(), &mut text) {
-            tracing::error!(%error, "metrics cannot be rendered");
+            tracing::error!(%error, "cannot render metrics");
         }
         text
     }

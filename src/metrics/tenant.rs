@@ -186,7 +186,7 @@ impl Tenants {
         let families = Families {
             lookups: m.counters(
                 "larder_lookups_total",
-                "What builders asked for, by kind (tag, manifest, blob; upload: need it be sent) and whether it was there.",
+                "Lookups of builders by kind (tag, manifest, blob; upload: existence check) and result (hit, miss).",
                 &["tenant", "kind", "result"],
             ),
             served: m.counters(
@@ -196,32 +196,36 @@ impl Tenants {
             ),
             saved: m.counters(
                 "larder_upload_saved_bytes_total",
-                "Bytes that clients need not send: they heard that a blob is there (present), or mounted it.",
+                "Bytes that clients did not send, because the blob existed (present) or was mounted.",
                 &["tenant", "how"],
             ),
             evictions: m.counters(
                 "larder_evictions_total",
-                "Tags and layers of tags that were let go, by rule (unused, pushed, not_newest, room).",
+                "Tags and layers expired by a policy (unused, pushed, not_newest) or evicted (room).",
                 &["tenant", "rule"],
             ),
             evicted_bytes: m.counters(
                 "larder_evicted_bytes_total",
-                "Bytes of layers that were let go; what tags named goes as garbage.",
+                "Bytes of these layers. Content of expired tags is deleted as garbage and not counted here.",
                 &["tenant", "rule"],
             ),
             imports: m.counters("larder_imports_total", "Caches that BuildKit imported: configs of caches read.", one),
-            exports: m.counters("larder_exports_total", "Caches that were exported: cache manifests pushed to tags.", one),
+            exports: m.counters(
+                "larder_exports_total",
+                "Caches that were exported: cache manifests pushed to tags.",
+                one,
+            ),
             received: m.counters("larder_stored_new_bytes_total", "Bytes of blobs received and stored.", one),
             stored_bytes: m.gauges("larder_stored_bytes", "Bytes that count for quotas, as last counted.", one),
             stored_blobs: m.gauges("larder_stored_blobs", "Blobs, as this server has counted them.", one),
             condemned_bytes: m.gauges(
                 "larder_condemned_waiting_bytes",
-                "Bytes of what is condemned and not yet deleted.",
+                "Bytes of condemned objects, not yet deleted.",
                 one,
             ),
             named_bytes: m.gauges(
                 "larder_named_bytes",
-                "What the tags would take if nothing were shared: bytes that each names, summed, as last counted.",
+                "Bytes that the tags would take without deduplication, as last counted.",
                 one,
             ),
             tags: m.gauges("larder_tags", "Tags, as last counted.", one),

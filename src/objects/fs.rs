@@ -78,7 +78,7 @@ pub enum OpenFolderError {
         "{0} is in use by another larder: stop that one, or give this one a folder of its own ([store] path, or LARDER_STORE_PATH)"
     )]
     InUse(PathBuf),
-    #[error("{0} does not tell upper from lower case in file names, but tags do: use a case-sensitive filesystem")]
+    #[error("{0} is not on a case-sensitive filesystem, but tags are case-sensitive: use another filesystem")]
     CaseInsensitive(PathBuf),
     #[error("cannot open the store in {0}: {1}")]
     Io(PathBuf, #[source] io::Error),
@@ -175,7 +175,7 @@ fn narrow(folder: &Path, forbidden: u32) {
     };
     // Whoever may write to it need not own it: so it is on volumes of Kubernetes, where no other users are.
     if let Err(error) = narrowed() {
-        tracing::info!(%error, folder = %folder.display(), "folder stays open to other users of this host");
+        tracing::info!(%error, folder = %folder.display(), "cannot restrict a folder: other users may read it");
     }
 }
 
@@ -398,7 +398,7 @@ impl Objects for FsObjects {
         self.blocking(move |inner| {
             keys.iter().try_for_each(|key| match at.elapsed() {
                 // The thread may have waited for a disk that hung.
-                Ok(age) if age > DATED_AGE_MAX => Err(Error::Backend("delete comes too late".into())),
+                Ok(age) if age > DATED_AGE_MAX => Err(Error::Backend("delete arrived too late".into())),
                 _ => inner.delete(key),
             })
         })

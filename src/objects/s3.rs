@@ -140,7 +140,7 @@ fn mark() -> String {
 }
 
 fn version(etag: Option<String>, mark: Option<&str>) -> Result<Version> {
-    let mut text = etag.ok_or_else(|| Error::Backend("endpoint tells no ETag".into()))?;
+    let mut text = etag.ok_or_else(|| Error::Backend("endpoint sends no ETag".into()))?;
     if let Some(mark) = mark {
         text.push(' ');
         text.push_str(mark);
@@ -218,7 +218,7 @@ impl Inner {
             // Of an earlier attempt of ours, perhaps, whose answer was lost.
             Err(S3Error { meaning: Error::Exists, .. }) => match self.settle(key, &mark, Error::Exists).await {
                 // Refused because of a delete at the same moment.
-                Err(Error::NotFound) => Err(Error::Busy("object came and went".into()).into()),
+                Err(Error::NotFound) => Err(Error::Busy("object was replaced repeatedly".into()).into()),
                 settled => Ok(settled?),
             },
             Err(error) => Err(error),
@@ -245,7 +245,7 @@ impl Inner {
         };
         let total = total.ok_or_else(|| Error::Backend("endpoint's Content-Range cannot be read".into()))?;
         if length != range.end.min(total).saturating_sub(range.start) {
-            return Err(Error::Backend(format!("GET {key}: {length} bytes are not what was asked for").into()));
+            return Err(Error::Backend(format!("GET {key}: {length} bytes are not the requested range").into()));
         }
         let mark = found.metadata.as_ref().and_then(|metadata| metadata.get(MARK));
         let version = version(found.e_tag.clone(), mark.map(String::as_str))?;
@@ -257,7 +257,7 @@ impl Inner {
 /// A length as the SDK tells it.
 fn size(length: Option<i64>) -> Result<u64> {
     let length = length.and_then(|length| u64::try_from(length).ok());
-    length.ok_or_else(|| Error::Backend("endpoint tells no size".into()))
+    length.ok_or_else(|| Error::Backend("endpoint sends no size".into()))
 }
 
 /// What a server says to a GET when the known version still is the newest.
@@ -275,7 +275,7 @@ fn pieces(body: SdkStream, length: u64) -> ByteStream {
         match body.try_next().await {
             Ok(Some(piece)) => match left.checked_sub(piece.len() as u64) {
                 Some(left) => Ok(Some((piece, (body, left)))),
-                None => Err(Error::Backend("body is longer than it was said to be".into())),
+                None => Err(Error::Backend("body is longer than announced".into())),
             },
             Ok(None) if left == 0 => Ok(None),
             Ok(None) => Err(cut(format!("{left} bytes are missing"))),

@@ -84,7 +84,7 @@ impl Pointers {
                 let pointer: Pointer = match serde_json::from_slice(&bytes) {
                     Ok(pointer) => pointer,
                     Err(error) => {
-                        tracing::error!(%key, %error, "tag cannot be read");
+                        tracing::error!(%key, %error, "cannot read a tag");
                         return Ok(None);
                     }
                 };

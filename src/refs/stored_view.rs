@@ -100,11 +100,11 @@ impl Repo {
         let body = json(view)?;
         let room = self.content().room();
         let Ok(_place) = room.take_for_records(self.tenant(), (body.len() as u64).max(OBJECT_FLOOR)) else {
-            tracing::info!(%key, "no room for a view record");
+            tracing::info!(%key, "no space for a stored view: the next request makes it again");
             return Ok(());
         };
         if let Err(error) = self.content().put(&key, body, self.deadline()).await {
-            tracing::warn!(%key, %error, "cannot save a view record");
+            tracing::warn!(%key, %error, "cannot save a stored view: the next request makes it again");
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::names::{RepoName, Tenant};
 /// Says so when the environment names a collector.
 pub fn start() {
     if is_wanted() {
-        tracing::warn!("a collector of traces is configured, but this program was built without the feature `otel`");
+        tracing::warn!("a trace collector is configured, but this program was built without the feature `otel`");
     }
 }
 

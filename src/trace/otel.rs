@@ -66,7 +66,7 @@ fn protocol() -> Protocol {
         Some("http/json") => Protocol::HttpJson,
         None | Some("http/protobuf") => Protocol::HttpBinary,
         Some(asked) => {
-            tracing::warn!(asked, "traces are exported by http/protobuf or http/json only: the first it is");
+            tracing::warn!(asked, "unsupported trace protocol: using http/protobuf (http/json is supported, too)");
             Protocol::HttpBinary
         }
     }
@@ -94,7 +94,7 @@ impl opentelemetry_sdk::trace::SpanExporter for Told {
     async fn export(&self, spans: Vec<SpanData>) -> OTelSdkResult {
         let done = self.exporter.export(spans).await;
         match (&done, self.failing.swap(done.is_err(), Ordering::Relaxed)) {
-            (Err(error), false) => tracing::warn!(%error, "traces cannot be exported and are lost"),
+            (Err(error), false) => tracing::warn!(%error, "cannot export traces: they are lost"),
             (Ok(()), true) => tracing::info!("traces are exported again"),
             _ => {}
         }
@@ -125,7 +125,7 @@ pub async fn finish(within: Duration) {
     let within = within.min(FINISH_MAX);
     let flushed = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(within)).await;
     if !matches!(flushed, Ok(Ok(()))) {
-        tracing::warn!("the last traces could not be exported");
+        tracing::warn!("cannot export the last traces");
     }
 }
 

@@ -236,7 +236,7 @@ async fn the_jobs_of_a_running_server_are_shown_with_their_last_results() {
     assert_eq!((&told[0]["last"]["result"], &told[0]["failures"]), (&Value::from("ok"), &Value::from(0)));
     assert!(told[0]["next"].is_string() && told[3]["last"].is_null(), "{told}");
     let shown = page(&world.get("/jobs").header("accept", "text/html").await.expect(200));
-    for part in expected.iter().chain(&["every 10 min", "when room is short", r#"href="/jobs""#]) {
+    for part in expected.iter().chain(&["every 10 min", "when space is needed", r#"href="/jobs""#]) {
         assert!(shown.contains(part), "{part} in {shown}");
     }
     let metrics = String::from_utf8(world.get("/metrics").await.expect(200).body.to_vec()).unwrap();

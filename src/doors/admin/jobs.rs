@@ -113,7 +113,7 @@ pub async fn send_line(lines: &Sender<Bytes>, what: &impl Serialize) {
             // Who does not listen any more has ended the work.
             let _ = lines.send(line.into()).await;
         }
-        Err(error) => tracing::error!(%error, "line cannot be sent"),
+        Err(error) => tracing::error!(%error, "cannot send a line"),
     }
 }
 

@@ -28,8 +28,8 @@ const OPAQUE: &[u8] = b"null";
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BrowserRefusal {
     #[error(
-        "a page of another site asks for a change: only pages of this server may. Where a proxy gives the server another \
-         name than browsers use, set [server] public_url"
+        "a page of another site requests a change: only pages of this server may. If a proxy uses another name for the \
+         server than browsers do, set [server] public_url"
     )]
     CrossSite,
     #[error(

@@ -44,8 +44,8 @@ impl Page for Evictions {
     fn body(&self) -> Markup {
         html! {
             p {
-                "What the collector of this server has let go by a rule or to make room, since the server began "
-                (show::ago(self.began, self.now)) ". What nothing named any more is not among it."
+                "Tags and layers that the collector of this server has expired by a policy or evicted, since the server began "
+                (show::ago(self.began, self.now)) ". Unreferenced content is not listed."
             }
             (table(&self.evictions, self.now))
         }

@@ -19,7 +19,7 @@ pub struct JobsPage {
 
 /// For who may administer: results name tenants and content.
 pub fn gather(doors: &Doors, visible: &Visibility<'_>) -> Result<JobsPage, PageError> {
-    visible.expect_whole("jobs are shown to who may administer")?;
+    visible.expect_whole("jobs are shown to callers that may administer")?;
     Ok(JobsPage { now: Timestamp::now(), jobs: doors.jobs.all() })
 }
 
@@ -31,7 +31,7 @@ impl Page for JobsPage {
     fn body(&self) -> Markup {
         let rows: Vec<Markup> = self.jobs.iter().map(|job| row(job, self.now)).collect();
         html! {
-            p { "What this server does by itself, since its start." }
+            p { "Background jobs of this server, since its start." }
             (frame::table("Jobs", &["Job", "Runs", "State", "Last result", "Took", "Runs so far", "Failed"], &rows))
         }
     }

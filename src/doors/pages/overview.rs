@@ -219,8 +219,8 @@ impl Whole {
             dl.facts {
                 (fact("Stored", &show::bytes(bytes), &format!("in {tags} tags")))
                 (fact("Saved by sharing", &show::bytes(named.saturating_sub(bytes)), "as last counted"))
-                (fact("Not sent again", &show::bytes(so_far.saved), "by clients that asked first"))
-                (fact("Hits", &hits, "of all that was asked for"))
+                (fact("Not sent again", &show::bytes(so_far.saved), "after existence checks that hit"))
+                (fact("Hits", &hits, "of all lookups"))
                 (fact("Served", &show::bytes(served), &hot))
                 (fact("Imports", &so_far.imports.to_string(), &format!("and {} exports", so_far.exports)))
             }
@@ -237,8 +237,8 @@ impl Whole {
                 li { (self.requests_in_flight) " requests are being answered, " (show::bytes(arriving)) " are being uploaded." }
                 li {
                     @match (&collector.skipped, collector.last) {
-                        (Some(why), _) => { "Nothing is collected: " (why) "." },
-                        (None, _) if collector.running => { "The collector is at work." },
+                        (Some(why), _) => { "Collection skipped: " (why) "." },
+                        (None, _) if collector.running => { "The collector is running." },
                         (None, Some(at)) => {
                             "Collected " (show::ago(at, now)) ": " (show::bytes(collector.deleted_bytes)) " deleted, "
                             (show::bytes(collector.condemned_bytes)) " condemned."

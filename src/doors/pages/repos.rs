@@ -260,7 +260,7 @@ impl Page for Repository {
                 "In tenant " a href=(address("/repositories", &[("tenant", &self.tenant)])) { (self.tenant) } "; "
                 (self.tags_in_all) " tags"
                 @if let (Some(bytes), Some(manifests)) = (self.bytes, self.manifests) {
-                    ", " (manifests) " manifests that name " (show::bytes(bytes))
+                    ", " (manifests) " manifests that reference " (show::bytes(bytes))
                 }
                 "."
                 @if let Some(at) = self.counted { " Counted " (show::ago(at, self.now)) "." }

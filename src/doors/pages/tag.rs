@@ -77,7 +77,7 @@ impl Page for Shown {
             }
             @if let Some(outline) = &self.outline {
                 h2 { "Records" }
-                p.note { "Build steps, each to the right of those it was built on. Strong ones have a result." }
+                p.note { "Build steps, each to the right of its inputs. Steps in bold have a result." }
                 (graph::draw("Records of the cache", &self.records(outline)))
                 @if outline.records_left_out > 0 { p.note { (outline.records_left_out) " more are not shown." } }
                 h2 { "Layers" }

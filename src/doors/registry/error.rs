@@ -133,7 +133,7 @@ impl From<Error> for OciError {
             Error::ManifestBlobUnknown(digests) => {
                 let named: Vec<String> = digests.iter().take(NAMED_MAX).map(ToString::to_string).collect();
                 let more = if digests.len() > NAMED_MAX { ", and more" } else { "" };
-                let message = format!("manifest names content that is not here: {}{more}", named.join(", "));
+                let message = format!("manifest references missing content: {}{more}", named.join(", "));
                 (message, json!({ "digests": named }))
             }
             Error::OverQuota { tenant, stored, max, size } => {

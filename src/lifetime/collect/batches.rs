@@ -151,7 +151,7 @@ impl Collector {
         let listed = self.list_below(&prefix).await?;
         let listed = listed.into_iter().next().map(|(_, listed)| listed).unwrap_or_default();
         let Some(claim) = &listed.claim else {
-            return Err(Error::Internal("a claim has gone".into()));
+            return Err(Error::Internal("a claim is missing".into()));
         };
         if listed.list.is_none() && ingredients.list_after_claim() {
             return self.refs.content().delete(&[layout::batch_claim(id)], Deadline::of_each_call()).await;
@@ -192,7 +192,7 @@ impl Collector {
                 }
             }
             if let Err(error) = done {
-                tracing::warn!(batch = %id, %error, "a batch stays until its claim has died");
+                tracing::warn!(batch = %id, %error, "delete not confirmed: retrying after the claim expires");
                 report.batches_left += 1;
                 if ingredients.keep_unanswered() {
                     return Ok(());

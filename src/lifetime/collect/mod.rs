@@ -239,8 +239,8 @@ impl Collector {
             return Some(left_behind.to_string());
         }
         let allowed = self.refs.objects().fence().is_some() || self.refs.config().collect.without_fence;
-        let reason = "the bucket does not refuse late requests or conditional creates; where one server only collects, \
-                      [collect] without_fence = true allows it";
+        let reason = "the bucket does not refuse late requests or conditional creates; with exactly one collecting server, \
+                      set [collect] without_fence = true";
         (!allowed).then(|| reason.to_string())
     }
 
@@ -308,7 +308,7 @@ impl Collector {
     async fn now(&self) -> Result<SystemTime> {
         let (key, calls) = (layout::clock(), Calls::of(&**self.refs.objects()));
         calls.put(&key, Bytes::new()).await?;
-        let written = calls.head(&key).await?.ok_or_else(|| Error::Internal("the clock is gone".into()))?;
+        let written = calls.head(&key).await?.ok_or_else(|| Error::Internal("the clock object is missing".into()))?;
         self.refs.content().clock().set(written.modified);
         Ok(written.modified)
     }

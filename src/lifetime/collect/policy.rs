@@ -77,7 +77,7 @@ impl fmt::Display for Reason {
             Reason::Unused { seconds } => write!(f, "not used for {}", span(*seconds)),
             Reason::Pushed { seconds } => write!(f, "pushed {} ago", span(*seconds)),
             Reason::NotNewest { newest } => write!(f, "not among the newest {newest}"),
-            Reason::Room { seconds } => write!(f, "to make room; last used {} ago", span(*seconds)),
+            Reason::Room { seconds } => write!(f, "evicted for space; last used {} ago", span(*seconds)),
         }
     }
 }

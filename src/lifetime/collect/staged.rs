@@ -36,7 +36,7 @@ impl Collector {
             dropped += 1;
         }
         if dropped > 0 {
-            tracing::info!(uploads = dropped, "uploads of scopes were dropped to make room on the disk");
+            tracing::info!(uploads = dropped, "dropped uploads of scopes to free disk space");
         }
         Ok(dropped)
     }

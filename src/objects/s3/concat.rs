@@ -101,7 +101,7 @@ async fn through(objects: &S3Objects, sources: &[Meta], to: &Key, digest: &Diges
         }
     }
     if hasher.finish() != *digest {
-        return Err(Error::Busy(format!("bytes of {to} were damaged on their way").into()));
+        return Err(Error::Busy(format!("bytes of {to} were damaged in transit").into()));
     }
     draft.commit().await
 }

@@ -109,7 +109,7 @@ fn is_too_old(answer: Result<(), S3Error>) -> bool {
         Ok(()) => false,
         Err(error) if TOO_OLD.iter().any(|code| error.has_code(code)) => true,
         Err(S3Error { meaning: error, .. }) => {
-            tracing::warn!(%error, "whether the bucket refuses requests that come late cannot be told: taken for no");
+            tracing::warn!(%error, "cannot find out whether the bucket refuses late requests: assuming that it does not");
             false
         }
     }

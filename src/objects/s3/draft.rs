@@ -131,7 +131,7 @@ impl Draft for S3Draft {
                 self.objects.inner.watchers.tell(&self.key, Change::written(written.size));
                 Ok(written)
             }
-            None => Err(Error::Backend("upload is gone".into())),
+            None => Err(Error::Backend("upload does not exist any more".into())),
         }
     }
 }

@@ -35,7 +35,7 @@ async fn page(objects: &S3Objects, prefix: &str, next: Next) -> Result<Option<(V
     let listed = request.send().await.map_err(|error| error::from_sdk("LIST", prefix, error))?;
     let next = match (listed.is_truncated, listed.next_continuation_token) {
         (Some(true), Some(token)) => Next::Page(token),
-        (Some(true), None) => return Err(Error::Backend("endpoint tells no place where a list goes on".into())),
+        (Some(true), None) => return Err(Error::Backend("endpoint sends no continuation token".into())),
         _ => Next::End,
     };
     let mut page = Vec::new();

@@ -42,7 +42,7 @@ impl Upload {
             sent.map_err(|error| error::from_sdk("begin upload of", key, error))
         };
         let begun = again(begin).await?;
-        let id = begun.upload_id.ok_or_else(|| Error::Backend("endpoint names no upload".into()))?;
+        let id = begun.upload_id.ok_or_else(|| Error::Backend("endpoint sends no upload id".into()))?;
         let (going, done) = (JoinSet::new(), Vec::new());
         let objects = objects.clone();
         Ok(Upload { objects, key: key.clone(), id, mark, going, done, parts: 0, bytes: 0, open: true })
@@ -205,7 +205,7 @@ async fn copy(
     let request = request.copy_source_range(format!("bytes={}-{}", range.start, range.end - 1));
     let request = request.customize().config_override(client::patience(range.end - range.start));
     let copied = request.send().await.map_err(|error| error::from_sdk("copy part of", key, error))?;
-    let copied = copied.copy_part_result.ok_or_else(|| Error::Backend("endpoint tells no ETag".into()))?;
+    let copied = copied.copy_part_result.ok_or_else(|| Error::Backend("endpoint sends no ETag".into()))?;
     let part = CompletedPart::builder().part_number(number).set_e_tag(copied.e_tag);
     Ok(part.set_checksum_crc32_c(copied.checksum_crc32_c).build())
 }

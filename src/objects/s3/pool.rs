@@ -69,7 +69,7 @@ impl Pool {
         let is_usual = bytes <= self.usual && bytes > self.usual / 2;
         let held_bytes = if is_usual { self.usual } else { bytes };
         let units = held_bytes.min(self.bytes).div_ceil(UNIT_BYTES).min(self.bytes / UNIT_BYTES).max(1);
-        let failed = || Error::Backend("memory for uploads cannot be had".into());
+        let failed = || Error::Backend("cannot get memory for an upload".into());
         let class = owner.as_ref().map_or(Class::First, Class::of);
         let mut wanted = Box::pin(self.units.take(class, owner, units));
         let held = loop {
@@ -113,7 +113,7 @@ impl Pool {
             }
             if let Some((_, held)) = filling.lock().memory.take() {
                 freed += held.units();
-                tracing::info!(rate, "an upload of few bytes a second gives its memory to others, and fails");
+                tracing::info!(rate, "a slow upload loses its memory to waiting uploads, and fails");
             }
         }
     }
@@ -143,7 +143,7 @@ impl Filling {
 }
 
 fn taken_away() -> Error {
-    Error::Busy("upload was too slow, and others needed its memory".into())
+    Error::Busy("upload was too slow, and other uploads needed its memory".into())
 }
 
 impl Buffer {

@@ -63,7 +63,7 @@ pub(super) async fn bucket(objects: &S3Objects, config: &S3Config) -> Result<boo
     match objects.read(key, None).await.map_err(refused("read an object"))? {
         Read::Fresh(meta, bytes) if bytes == body && meta.version == written.version => {}
         Read::Fresh(_, bytes) if bytes == body => return Err(lacking("it does not keep the metadata of objects")),
-        _ => return Err(lacking("what was just written is not what is read")),
+        _ => return Err(lacking("a read does not return the object just written")),
     }
     let conditional = match objects.put(key, body.clone(), When::Absent).await {
         Err(Error::Exists) => true,
@@ -73,14 +73,14 @@ pub(super) async fn bucket(objects: &S3Objects, config: &S3Config) -> Result<boo
     };
     if !conditional {
         tracing::warn!(
-            "the bucket does not honour If-None-Match on writes: two first starts at once are not told apart"
+            "the bucket does not honour If-None-Match on writes: two servers that start at once on an empty bucket may conflict"
         );
     }
     objects.put(second, body, When::Always).await.map_err(refused("write an object"))?;
     let listed = list::list(objects.clone(), &prefix, None).map_ok(|found| found.key).try_collect::<Vec<_>>().await;
     let listed = listed.map_err(refused("list objects"))?;
     if !keys.iter().all(|key| listed.contains(key)) {
-        return Err(lacking("what was just written is not in a list"));
+        return Err(lacking("a list does not contain the object just written"));
     }
     if listed != keys {
         return Err(lacking("keys are not listed in the order of their bytes"));
@@ -90,7 +90,7 @@ pub(super) async fn bucket(objects: &S3Objects, config: &S3Config) -> Result<boo
     objects.delete(&keys).await.map_err(refused("delete an object"))?;
     match objects.head(key).await {
         Err(Error::NotFound) => Ok(conditional),
-        Ok(_) => Err(lacking("what was just deleted is still there")),
+        Ok(_) => Err(lacking("an object just deleted is still readable")),
         Err(error) => Err(refused("look for an object")(error)),
     }
 }

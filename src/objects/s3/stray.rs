@@ -69,7 +69,7 @@ async fn page(objects: &S3Objects, next: Next, before: SystemTime) -> Result<Opt
     let listed = match sent {
         Ok(listed) => listed,
         Err(error) if error.is_unsupported() => {
-            tracing::debug!(error = %error.meaning, "uploads that were given up cannot be listed");
+            tracing::debug!(error = %error.meaning, "cannot list abandoned uploads");
             return Ok(None);
         }
         Err(error) => return Err(error.meaning),

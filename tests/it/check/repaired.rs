@@ -97,7 +97,7 @@ async fn what_can_be_told_from_the_content_is_written_anew() {
     s.change(&s.tag("a", "v1"), |pointer| pointer["size"] = json!(7));
     s.damaged();
     let (told, _) = s.repair().await;
-    let mended = [("referrer_missing", Some("written anew")), ("tag_differs", Some("written anew"))];
+    let mended = [("referrer_missing", Some("written again")), ("tag_differs", Some("written again"))];
     assert_eq!(done(&told), mended);
     assert_eq!(s.kinds(Depth::Bytes).await, [""; 0]);
     let referrers = s.world.get(format!("/v2/a/referrers/{}", s.image.digest)).await.expect(200).json();

@@ -111,7 +111,7 @@ async fn main_has_the_room_of_what_a_scope_is_sending() {
         main_pushes(&world, 0..7).await;
     };
     let (told, ()) = tokio::join!(sending, main);
-    assert!(told.expect(507).text().contains("upload was ended to make room"));
+    assert!(told.expect(507).text().contains("upload was cancelled to free disk space"));
 }
 
 #[tokio::test]
