@@ -20,7 +20,9 @@ use tokio::net::TcpListener;
 /// A self-hosted remote cache for container builds.
 #[derive(Parser)]
 #[command(version, about, max_term_width = 100)]
-#[command(after_help = "Exit status of every command: 0 done, 1 failed, 2 misused; what else there is, its help says.")]
+#[command(
+    after_help = "Exit status of every command: 0 done, 1 failed, 2 misused; the help of a command lists others."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -28,17 +30,18 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the server. Needs no configuration: it keeps its store in ./larder-data and listens on 127.0.0.1:5000.
+    /// Run the server. Needs no configuration: by default the store is in ./larder-data, and the server listens on
+    /// 127.0.0.1:5000.
     Serve(Serve),
-    /// Say whether everything in the store fits together, and mend it.
+    /// Find broken invariants in the store, and repair them.
     Check(CheckStore),
-    /// Delete what nothing names any more, and what policies let go.
+    /// Delete unreferenced content, and content that policies expire.
     Gc(CollectStore),
-    /// Say how a running server is: what it has, does, and saves.
+    /// Show stored and saved bytes, cache hits and background jobs of a running server.
     Status(cli::status::StatusCommand),
     /// List the repositories of a running server, or the tags of one.
     Ls(cli::ls::ListCommand),
-    /// Say what a tag on a running server is made of.
+    /// Show the pushes, records and layers of a tag on a running server.
     Inspect(cli::inspect::Inspect),
     /// Let this machine's docker, buildctl or crane use a server, by exchanging the JWT of a CI job.
     Login(cli::login::Login),
@@ -59,7 +62,7 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// Print what a shell needs to complete commands.
+    /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
     /// Print the manual page (roff), or write that of each command to a folder.
     Man {
@@ -73,14 +76,14 @@ enum Command {
 enum TokenCommand {
     /// Make a token: it is shown once, its hash goes into the configuration.
     New(cli::token::New),
-    /// End a session that `larder login` or /token/exchange has begun, before its time.
+    /// Revoke a session of `larder login` or /token/exchange.
     Revoke(cli::token::Revoke),
 }
 
 #[derive(Subcommand)]
 enum PolicyCommand {
-    /// Say whether a caller may do something, and what each rule has to do with it. The exit code is 0 when he may, 3 when
-    /// he may not.
+    /// Show whether a caller may do something, and why. The exit code is 0 when the caller may, 3 when
+    /// the caller may not.
     Test {
         #[command(flatten)]
         source: Source,
@@ -91,7 +94,7 @@ enum PolicyCommand {
 
 #[derive(Subcommand)]
 enum ConfigCommand {
-    /// Say whether the configuration is valid.
+    /// Validate the configuration.
     Check(Source),
 }
 

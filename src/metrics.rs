@@ -94,7 +94,7 @@ impl Default for Metrics {
             hot_hits: m.counter("larder_hot_hits_total", "Reads answered from the hot layer."),
             hot_misses: m.counter("larder_hot_misses_total", "Reads that went to the store."),
             hot_bytes: m.gauge("larder_hot_bytes", "Bytes held by the hot layer."),
-            hot_limit_bytes: m.gauge("larder_hot_limit_bytes", "Bytes that the hot layer may hold."),
+            hot_limit_bytes: m.gauge("larder_hot_limit_bytes", "Limit of the hot layer in bytes."),
             import_seconds: m.histogram(
                 "larder_import_seconds",
                 "Time from the first request of an import to the end of the cache's config. Of builders that send traceparent.",

@@ -24,7 +24,7 @@ pub struct Server {
 /// Whom to trust.
 #[derive(Args, Clone)]
 pub struct Trust {
-    /// Certificates (PEM) to trust beside those of the system.
+    /// Certificates (PEM) to trust, in addition to those of the system.
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
 }

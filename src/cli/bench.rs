@@ -27,16 +27,16 @@ pub struct Bench {
     /// Layers to push.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
     layers: u32,
-    /// Size of each.
+    /// Size of each layer.
     #[arg(long, default_value = "8MiB", value_name = "BYTES")]
     size: ByteSize,
     /// Requests at once.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
     jobs: u32,
-    /// How often each layer is asked for.
+    /// How many existence checks to send for each layer.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     asks: u32,
-    /// Repository to use; its name is completed by a number nobody else draws.
+    /// Repository to use; a random number is appended to its name.
     #[arg(long, default_value = "larder-bench")]
     repo: String,
     /// Print JSON.

@@ -19,13 +19,13 @@ use larder::human::bytes;
 #[command(after_help = "Exit status: 0 nothing is broken, 1 the store could not be checked, \
                         3 something is broken, 4 all that was broken has been repaired.")]
 pub struct Check {
-    /// Mend what can be mended without risk; see docs/operation.md.
+    /// Repair where that is safe; see docs/operation.md.
     #[arg(long)]
     repair: bool,
     /// Read every blob and hash it.
     #[arg(long)]
     read_data: bool,
-    /// Print JSON, a line for each thing that is told.
+    /// Print JSON, one object a line.
     #[arg(long)]
     json: bool,
 }

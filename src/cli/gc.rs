@@ -20,7 +20,7 @@ use larder::human::bytes;
 #[derive(Args)]
 #[command(after_help = "Exit status: 0 collected, 1 nothing could be collected.")]
 pub struct Gc {
-    /// Change nothing, and say what would go, and why.
+    /// Delete nothing; show what would be deleted, and why.
     #[arg(long)]
     dry_run: bool,
     /// Print JSON.

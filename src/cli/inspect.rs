@@ -18,7 +18,7 @@ pub struct Inspect {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Certificates (PEM) to trust beside those of the system.
+    /// Certificates (PEM) to trust, in addition to those of the system.
     #[arg(long, value_name = "FILE")]
     ca: Option<std::path::PathBuf>,
 }

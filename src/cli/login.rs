@@ -12,7 +12,7 @@ use super::docker;
 /// Exchanges a JWT and keeps what comes of it where docker, buildctl and crane look for credentials.
 #[derive(Args)]
 pub struct Login {
-    /// The server: HOST:PORT, or with http:// in front where it has no TLS.
+    /// The server: HOST:PORT, or with http:// in front if it has no TLS.
     #[arg(value_name = "SERVER")]
     server: String,
     /// File with the JWT: `-` is standard input.
@@ -21,13 +21,13 @@ pub struct Login {
     /// Variable of the environment with the JWT, as GitLab's `id_tokens` sets one.
     #[arg(long, value_name = "NAME")]
     jwt_env: Option<String>,
-    /// Audience to ask GitHub Actions for, where neither is given.
+    /// Audience to request from GitHub Actions, if no JWT is given.
     #[arg(long, default_value = "larder")]
     audience: String,
-    /// Certificates (PEM) to trust beside those of the system.
+    /// Certificates (PEM) to trust, in addition to those of the system.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Print the token in the place of keeping it.
+    /// Print the token instead of storing it.
     #[arg(long)]
     print: bool,
 }

@@ -19,7 +19,7 @@ pub struct ListCommand {
     place: String,
     #[command(flatten)]
     trust: Trust,
-    /// Only what has this in its name: repositories, and tags of any.
+    /// Only repositories and tags with this text in their name.
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
     /// Print JSON, a line for each repository or tag.

@@ -11,13 +11,13 @@ use larder::config::Config;
 /// Asks the rules.
 #[derive(Args)]
 pub struct PolicyTest {
-    /// Who: `token:ci`, `user:alice`, `oidc:github`, `cert:builder`, `anonymous`.
+    /// The caller: `token:ci`, `user:alice`, `oidc:github`, `cert:builder`, `anonymous`.
     #[arg(long = "as", value_name = "IDENTITY")]
     who: String,
-    /// A claim of his, as NAME=VALUE. May be given several times.
+    /// A claim of the caller, as NAME=VALUE. May be given several times.
     #[arg(long, value_name = "NAME=VALUE")]
     claim: Vec<String>,
-    /// What he wants to do.
+    /// The action.
     verb: Wanted,
     /// Where: a repository, or one of its tags: REPOSITORY:TAG.
     reference: String,

@@ -378,7 +378,7 @@ mod tests {
             ("[[rules]]\nidentity = \"*\"\nmay = [\"pull\"]\nrepositories = \"A\"".into(), "repository name"),
             ("[[rules]]\nidentity = \"*\"\nmay = [\"pull\"]\nrepository = \"a\"".into(), "repository"),
             ("[[rules]]\nidentity = \"*\"\nmay = [\"pull\"]\nparents = \"main\"".into(), "parents"),
-            ("[[rules]]\nidentity = \"*\"\nmay = [\"admin\"]\nscope = \"prs\"".into(), "administer"),
+            ("[[rules]]\nidentity = \"*\"\nmay = [\"admin\"]\nscope = \"prs\"".into(), "must not allow admin"),
             ("[[rules]]\nidentity = \"*\"\nmay = [\"pull\"]\nscope = \"pr-{a}-{b}\"".into(), "between two claims"),
             ("[auth]\nsigning_keys = [\"short\"]".into(), "32"),
             ("[server]\nlisten_plain = [\"127.0.0.1:1\"]".into(), "listen_plain"),
