@@ -260,6 +260,6 @@ async fn a_collector_that_is_away_or_silent_is_nobodys_trouble() {
         }
         assert!(larder.terminate().success());
         let errors = larder.errors();
-        assert_eq!(errors.matches("traces cannot be exported").count(), 1, "{errors}");
+        assert_eq!(errors.matches("cannot export traces").count(), 1, "{errors}");
     }
 }
