@@ -89,9 +89,12 @@ impl Room {
             Purpose::Content => reserve,
             Purpose::Records => reserve / RECORDS_LEAVE_PART,
         };
-        // Each upload makes a file. They are counted only where that matters.
-        let under_way = || if wanted.purpose == Purpose::Records { 1 } else { self.under_way.uploads() };
-        if free >= reserve.saturating_add(self.config.limits.uploads as u64) || free >= reserve + under_way() {
+        // Each of the other uploads makes a file. They are counted only where that matters.
+        let others = || match wanted.purpose {
+            Purpose::Content => self.under_way.uploads().saturating_sub(1),
+            Purpose::Records => 0,
+        };
+        if free >= reserve.saturating_add(self.config.limits.uploads as u64) || free >= reserve + others() {
             return Ok(());
         }
         Err(Error::ShortOfInodes { free, reserve })
