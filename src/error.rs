@@ -46,6 +46,12 @@ pub enum Error {
         "store is full: {} are free and {} are kept in reserve{}", shown(*free), shown(*reserve), others(*coming)
     )]
     Short { free: u64, reserve: u64, coming: u64 },
+    /// What is left of the disk's inodes is kept in reserve.
+    #[error(
+        "store is full: {free} inodes are free and {reserve} are kept in reserve: the filesystem takes no more files than \
+         it has inodes, whatever bytes are free"
+    )]
+    ShortOfInodes { free: u64, reserve: u64 },
     /// Scopes have their share of the disk.
     #[error("scopes are full: together they may take {} of the disk, and have taken them", shown(*max))]
     ScopesFull { max: u64 },

@@ -36,6 +36,7 @@ pub struct Metrics {
     pub corrupt_objects: IntCounter,
     pub uploads_refused: IntCounter,
     pub free_bytes: IntGauge,
+    pub free_inodes: IntGauge,
     pub views_made: IntCounter,
     pub view_seconds: Histogram,
     pub view_pushes: IntCounter,
@@ -109,6 +110,10 @@ impl Default for Metrics {
             uploads_refused: m
                 .counter("larder_uploads_refused_total", "Uploads refused because the disk or a quota is full."),
             free_bytes: m.gauge("larder_free_bytes", "Free bytes of the store's filesystem, at the last upload."),
+            free_inodes: m.gauge(
+                "larder_free_inodes",
+                "Free inodes of the store's filesystem, at the last upload; 0 if it has no limit.",
+            ),
             views_made: m.counter(
                 "larder_views_made_total",
                 "Views made of several pushes, or of a part of one.",

@@ -2,6 +2,7 @@
 //! best cache that can be proved complete. It knows no HTTP and no key: [`push`] and [`serve`] are what doors call, in the
 //! form that their clients speak.
 
+mod by_digest;
 pub mod form;
 mod found;
 mod inspect;

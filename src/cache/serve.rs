@@ -83,7 +83,11 @@ impl Caches {
         }
         let Some(sources) = repo.tag_sources(tag).await? else {
             let Some(parent) = repo.parent() else { return Ok(None) };
-            return Box::pin(self.served_to(asker, pin, &parent, tag)).await;
+            let served = Box::pin(self.served_to(asker, pin, &parent, tag)).await?;
+            if let (Asker::Client, Some(served)) = (asker, &served) {
+                self.views().note_served(repo.manifest_key(&served.digest));
+            }
+            return Ok(served);
         };
         let pointer = &sources.at.pointer;
         if pointer.push.is_none() || !repo.has_views() {
@@ -103,7 +107,13 @@ impl Caches {
         };
         let Some(known) = known else { return Ok(None) };
         let served = known.served();
-        Ok(stays(pin, repo, &served, known.stored.config).await?.then_some(served))
+        if !stays(pin, repo, &served, known.stored.config).await? {
+            return Ok(None);
+        }
+        if asker == Asker::Client {
+            self.views().note_served(repo.manifest_key(&served.digest));
+        }
+        Ok(Some(served))
     }
 
     /// Waits for the other makers of this tag, and makes what they have not made. Nothing when the tag has gone meanwhile.

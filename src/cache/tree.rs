@@ -49,7 +49,12 @@ impl Caches {
     }
 
     /// What a stored manifest names; nothing when it cannot be read. Remembered, and parsed at most once for many requests.
-    async fn names_of(&self, repo: &Repo, digest: &Digest, parsed: &mut usize) -> Result<Option<Arc<Names>>> {
+    pub(super) async fn names_of(
+        &self,
+        repo: &Repo,
+        digest: &Digest,
+        parsed: &mut usize,
+    ) -> Result<Option<Arc<Names>>> {
         if let Some(known) = self.views().names(digest) {
             return Ok(Some(known));
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
@@ -24,6 +25,9 @@ const NAMES_BYTES_MAX: u64 = 8 << 20;
 /// Inspections and families that are remembered.
 const INSPECTIONS_MAX: u64 = 256;
 const FAMILIES_MAX: u64 = 1024;
+/// How long a builder may take from a tag to the manifest that the tag has served, and how many of those are remembered.
+const JUST_SERVED: Duration = Duration::from_secs(10);
+const JUST_SERVED_MAX: u64 = 10_000;
 
 /// A view, and what it was made of.
 pub(super) struct CachedView {
@@ -61,6 +65,8 @@ pub(super) struct Views {
     names: Cache<Digest, Arc<Names>>,
     /// The families of pushes whose configs are long to parse, by digest and size of the config.
     families: Cache<(Digest, u64), Option<Family>>,
+    /// Manifests that cache tags have served in the last seconds.
+    just_served: Cache<Key, ()>,
 }
 
 impl Default for Views {
@@ -82,6 +88,7 @@ impl Default for Views {
                 .eviction_policy(EvictionPolicy::lru())
                 .build(),
             families: lru(FAMILIES_MAX),
+            just_served: Cache::builder().max_capacity(JUST_SERVED_MAX).time_to_live(JUST_SERVED).build(),
         }
     }
 }
@@ -121,6 +128,16 @@ impl Views {
     /// Remembers what was found in a tag.
     pub fn insert_inspected(&self, key: Key, version: Version, found: Arc<Inspection>) {
         self.inspected.insert(key, (version, found));
+    }
+
+    /// Notes that a cache tag has served a manifest.
+    pub fn note_served(&self, manifest: Key) {
+        self.just_served.insert(manifest, ());
+    }
+
+    /// Whether a cache tag has served a manifest in the last seconds.
+    pub fn was_just_served(&self, manifest: &Key) -> bool {
+        self.just_served.contains_key(manifest)
     }
 
     /// What a manifest names, if it is remembered.

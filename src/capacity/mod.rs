@@ -14,6 +14,7 @@
 //! While somebody makes room, uploads that do not fit wait for that, for a while: a build that is late is better than one
 //! that fails. Nothing is remembered of a store that was full: every upload looks anew.
 
+mod disk;
 mod reservation;
 pub mod usage;
 
@@ -33,25 +34,12 @@ use crate::events::{Event, Events, Refused};
 use crate::layout;
 use crate::metrics::Metrics;
 use crate::names::Tenant;
-use crate::objects::{Key, Objects, Space};
+use crate::objects::{Key, Objects};
+use disk::{LOW_RESERVES, SCOPES_ENOUGH_RESERVES, SCOPES_LOW_RESERVES};
 
-/// Eviction for the disk begins when less than so many reserves are free, and ends when so many are.
-const LOW_RESERVES: u64 = 2;
-const ENOUGH_RESERVES: u64 = 3;
-/// The same for what scopes have: it is condemned while the tenants still have room, so that it has gone when they need
-/// it.
-const SCOPES_LOW_RESERVES: u64 = 4;
-const SCOPES_ENOUGH_RESERVES: u64 = 5;
-/// Scopes leave so many reserves to the tenants.
-const SCOPES_LEAVE_RESERVES: u64 = 2;
-/// The least that counts as a reserve for eviction, as a part of the disk: without one, eviction would begin when the
-/// disk is full.
-const EVICTION_PART: u64 = 100;
 /// Eviction for the share of the scopes begins above so many percent of it, and goes down to so many.
 const SHARE_HIGH_PERCENT: u64 = 90;
 const SHARE_LOW_PERCENT: u64 = 80;
-/// Manifests leave so much of the reserve to what makes room: one part in so many.
-const RECORDS_LEAVE_PART: u64 = 2;
 /// Manifests may take a tenant beyond its quota by one part of it in so many. Those of a scope may not.
 const RECORDS_BEYOND_PART: u64 = 10;
 
@@ -222,7 +210,7 @@ impl Room {
 
     /// Asks for a round of eviction when the backend had no room for the object `key`.
     pub fn noticing<T>(&self, key: &Key, done: Result<T>) -> Result<T> {
-        if let Err(Error::Full | Error::Short { .. }) = &done
+        if let Err(Error::Full | Error::Short { .. } | Error::ShortOfInodes { .. }) = &done
             && let Some(tenant) = layout::tenant_of(key.as_str())
         {
             self.press(&tenant);
@@ -291,25 +279,6 @@ impl Room {
         self.is_low() || self.lacking() > 0
     }
 
-    /// Bytes that scopes should give for what tenants wait for.
-    fn lacking(&self) -> u64 {
-        let (awaited, Some(space)) = (self.awaited.load(Relaxed), self.space()) else { return 0 };
-        if awaited == 0 {
-            return 0;
-        }
-        let needed = self.config.store.reserve(space.total).saturating_add(self.under_way.coming());
-        needed.saturating_add(awaited).saturating_sub(space.free).min(self.usage.of_scopes())
-    }
-
-    /// Whether there is less than so many reserves beside what is being sent to tenants. Unlike an upload that finds it
-    /// so, whoever collects does not ask for another collection.
-    fn is_below(&self, reserves: u64) -> bool {
-        self.space().is_some_and(|space| {
-            let reserve = self.config.store.reserve(space.total).saturating_mul(reserves);
-            space.free < reserve.saturating_add(self.under_way.coming())
-        })
-    }
-
     /// Bytes of a tenant that should go for its quota.
     pub fn excess(&self, tenant: &Tenant) -> u64 {
         let (quota, live) = (self.config.quota(tenant), self.usage.account(tenant).live());
@@ -317,19 +286,6 @@ impl Room {
             (Some(high), Some(low)) if live > high => live - low,
             _ => 0,
         }
-    }
-
-    /// Bytes that should go, of whichever tenant, for the disk. What is condemned goes already.
-    pub fn shortage(&self) -> u64 {
-        self.shortage_below(LOW_RESERVES, ENOUGH_RESERVES)
-    }
-
-    fn shortage_below(&self, low: u64, enough: u64) -> u64 {
-        let Some(space) = self.space() else { return 0 };
-        let reserve = self.config.store.reserve(space.total).max(space.total / EVICTION_PART);
-        let condemned: u64 = self.usage.accounts().iter().map(|(_, account)| account.stored() - account.live()).sum();
-        let free = space.free.saturating_add(condemned).saturating_sub(self.under_way.coming());
-        if free < low.saturating_mul(reserve) { enough.saturating_mul(reserve).saturating_sub(free) } else { 0 }
     }
 
     /// Bytes of scopes that should go, of whichever: for their share of the disk, and for the room that tenants may
@@ -346,11 +302,6 @@ impl Room {
             _ => 0,
         };
         of_share.max(self.shortage_below(SCOPES_LOW_RESERVES, SCOPES_ENOUGH_RESERVES)).max(self.lacking())
-    }
-
-    /// Bytes of the disk that scopes may hold together; nothing where there is no disk.
-    fn share_of_scopes(&self) -> Option<u64> {
-        Some(self.config.scopes.share.of(self.space()?.total))
     }
 
     /// Bytes of a tenant that should go while the disk is short of room. Scopes give all that they have before any tenant
@@ -374,12 +325,6 @@ impl Room {
         u64::try_from(part).unwrap_or(live).min(live)
     }
 
-    fn space(&self) -> Option<Space> {
-        let space = self.objects.space()?;
-        self.metrics.free_bytes.set(i64::try_from(space.free).unwrap_or(i64::MAX));
-        Some(space)
-    }
-
     fn take(self: &Arc<Self>, wanted: &Wanted) -> Result<Reservation> {
         // Announced first and looked at then: of two that fit only alone, one at least sees the other.
         let place = Reservation::new(self, wanted.clone());
@@ -400,7 +345,8 @@ impl Room {
         self.fits_quota(wanted)?;
         let Some(space) = self.space() else { return Ok(()) };
         self.fits_share(wanted, space)?;
-        self.fits_disk(wanted, space, unwritten)
+        self.fits_disk(wanted, space, unwritten)?;
+        self.fits_inodes(wanted, space)
     }
 
     fn fits_quota(&self, wanted: &Wanted) -> Result<()> {
@@ -420,34 +366,6 @@ impl Room {
             }
             _ => Ok(()),
         }
-    }
-
-    fn fits_share(&self, wanted: &Wanted, space: Space) -> Result<()> {
-        let max = self.config.scopes.share.of(space.total);
-        if wanted.tenant.is_scope() && self.usage.of_scopes() > max {
-            return Err(Error::ScopesFull { max });
-        }
-        Ok(())
-    }
-
-    fn fits_disk(&self, wanted: &Wanted, space: Space, unwritten: u64) -> Result<()> {
-        let reserve = self.config.store.reserve(space.total);
-        if space.free < LOW_RESERVES.saturating_mul(reserve) {
-            self.press(&wanted.tenant);
-        }
-        let (reserve, coming) = match wanted.purpose {
-            _ if wanted.tenant.is_scope() => {
-                let coming = self.under_way.coming().saturating_add(self.under_way.coming_to_scopes());
-                (SCOPES_LEAVE_RESERVES.saturating_mul(reserve), coming)
-            }
-            Purpose::Content => (reserve, self.under_way.coming()),
-            Purpose::Records => (reserve / RECORDS_LEAVE_PART, wanted.bytes),
-        };
-        let coming = coming.saturating_add(unwritten);
-        if space.free < reserve.saturating_add(coming) {
-            return Err(Error::Short { free: space.free, reserve, coming });
-        }
-        Ok(())
     }
 }
 

@@ -79,6 +79,11 @@ impl UnderWay {
         self.coming.load(Relaxed)
     }
 
+    /// Uploads under way.
+    pub fn uploads(&self) -> u64 {
+        self.uploads.lock().len() as u64
+    }
+
     /// Bytes that are on their way to scopes.
     pub fn coming_to_scopes(&self) -> u64 {
         self.coming_to_scopes.load(Relaxed)

@@ -33,8 +33,8 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with, statvfs
 use rustix::io::Errno;
 
 use super::{
-    ByteStream, Change, Draft, Error, Fence, Held, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space, Traits,
-    Unfinished, Version, Watcher, Watchers, When,
+    ByteStream, Change, Draft, Error, Fence, Held, Inodes, Key, Meta, Objects, READ_BYTES_MAX, Read, Result, Space,
+    Traits, Unfinished, Version, Watcher, Watchers, When,
 };
 use crate::digest::Digest;
 use crate::sync::{STRIPES, stripe};
@@ -423,7 +423,9 @@ impl Objects for FsObjects {
     fn space(&self) -> Option<Space> {
         // In place, like a stat: the kernel has it in memory.
         let found = statvfs(self.inner.folders.root()).ok()?;
-        Some(Space { free: found.f_bavail * found.f_frsize, total: found.f_blocks * found.f_frsize })
+        // Btrfs and others that make inodes as they need them tell zero.
+        let inodes = (found.f_files > 0).then_some(Inodes { free: found.f_favail, total: found.f_files });
+        Some(Space { free: found.f_bavail * found.f_frsize, total: found.f_blocks * found.f_frsize, inodes })
     }
 
     fn watch(&self, watcher: Watcher) {

@@ -140,6 +140,16 @@ pub struct Space {
     pub free: u64,
     /// Bytes in all, whoever uses them.
     pub total: u64,
+    /// Nothing where files are bounded by bytes alone.
+    pub inodes: Option<Inodes>,
+}
+
+/// How many more files and folders a filesystem takes that has a bound of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inodes {
+    pub free: u64,
+    /// In all, whoever uses them.
+    pub total: u64,
 }
 
 /// Something that was begun and neither finished nor given up: a temporary file, an upload of parts.

@@ -19,7 +19,6 @@ use crate::content::Pin;
 use crate::content::condemned::fingerprint;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::metrics::tenant::Asked;
 use crate::objects::Key;
 use crate::oci::{ManifestContent, media_type_of};
 
@@ -149,21 +148,7 @@ impl Repo {
     /// # Errors
     ///
     /// [`Error::ManifestUnknown`] when it is not here, or names what was found corrupt.
-    pub async fn manifest(&self, digest: &Digest) -> Result<Manifest> {
-        let look = |pin: Pin| async move { self.manifest_now(&pin, digest).await };
-        let found = self.content().pinned(self.deadline(), look).await;
-        match &found {
-            Ok(_) => self.blobs().counted().asked(Asked::Manifest, true),
-            Err(Error::ManifestUnknown(_)) => self.blobs().counted().asked(Asked::Manifest, false),
-            Err(_) => {}
-        }
-        if found.is_ok() {
-            self.note_use_of(digest).await;
-        }
-        found
-    }
-
-    async fn manifest_now(&self, pin: &Pin, digest: &Digest) -> Result<Manifest> {
+    pub async fn manifest(&self, pin: &Pin, digest: &Digest) -> Result<Manifest> {
         let unknown = || Error::ManifestUnknown(digest.to_string());
         let tombstones = self.content().tombstones();
         if tombstones.denies(&self.manifest_key(digest), pin.deadline()).await? {

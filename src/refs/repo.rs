@@ -113,7 +113,8 @@ impl Repo {
         self.rule().is_some_and(|rule| rule.sparse)
     }
 
-    pub(super) fn manifest_key(&self, digest: &Digest) -> Key {
+    /// The key of a manifest of this tenant.
+    pub fn manifest_key(&self, digest: &Digest) -> Key {
         layout::manifest(self.tenant(), self.name(), digest)
     }
 

@@ -1,4 +1,4 @@
-//! A small disk: a folder of which the server is told that so many bytes are all there is.
+//! A small disk: a folder of which the server is told that so many bytes, and so many files, are all there is.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -12,8 +12,8 @@ use futures::stream::BoxStream;
 use larder::digest::Digest;
 use larder::objects::fs::FsObjects;
 use larder::objects::{
-    ByteStream, Draft, Error, Fence, Key, Meta, Objects, Read, Result, Space, Traits, Unfinished, Version, Watcher,
-    When,
+    ByteStream, Draft, Error, Fence, Inodes, Key, Meta, Objects, Read, Result, Space, Traits, Unfinished, Version,
+    Watcher, When,
 };
 
 /// What a file takes at least, in bytes.
@@ -23,16 +23,29 @@ const BLOCK: u64 = 4096;
 pub struct SmallDisk {
     objects: FsObjects,
     folder: PathBuf,
-    bytes: u64,
+    disk: Disk,
+}
+
+/// How large a disk is.
+#[derive(Clone, Copy)]
+pub struct Disk {
+    pub bytes: u64,
+    /// Files and folders that it takes, where it has a bound of them.
+    pub inodes: Option<u64>,
 }
 
 impl SmallDisk {
-    pub fn new(objects: FsObjects, folder: &Path, bytes: u64) -> SmallDisk {
-        SmallDisk { objects, folder: folder.to_path_buf(), bytes }
+    pub fn new(objects: FsObjects, folder: &Path, disk: Disk) -> SmallDisk {
+        SmallDisk { objects, folder: folder.to_path_buf(), disk }
+    }
+
+    fn free_inodes(&self) -> Option<Inodes> {
+        let total = self.disk.inodes?;
+        Some(Inodes { free: total.saturating_sub(entries(&self.folder)), total })
     }
 
     fn free(&self) -> u64 {
-        self.bytes.saturating_sub(taken(&self.folder))
+        self.disk.bytes.saturating_sub(taken(&self.folder))
     }
 }
 
@@ -49,6 +62,12 @@ pub fn taken(folder: &Path) -> u64 {
         bytes.sum()
     }
     walk(folder, &mut HashSet::new())
+}
+
+/// Files and folders below a folder.
+pub fn entries(folder: &Path) -> u64 {
+    let Ok(found) = std::fs::read_dir(folder) else { return 0 };
+    found.flatten().map(|entry| 1 + if entry.path().is_dir() { entries(&entry.path()) } else { 0 }).sum()
 }
 
 #[async_trait]
@@ -71,14 +90,14 @@ impl Objects for SmallDisk {
     }
 
     async fn put(&self, key: &Key, body: Bytes, when: When) -> Result<Meta> {
-        if self.free() < body.len() as u64 {
+        if self.free() < body.len() as u64 || self.free_inodes().is_some_and(|inodes| inodes.free == 0) {
             return Err(Error::Full);
         }
         self.objects.put(key, body, when).await
     }
 
     async fn begin(&self, key: &Key, size: Option<u64>) -> Result<Box<dyn Draft>> {
-        let (folder, bytes) = (self.folder.clone(), self.bytes);
+        let (folder, bytes) = (self.folder.clone(), self.disk.bytes);
         Ok(Box::new(SmallDraft { draft: self.objects.begin(key, size).await?, folder, bytes }))
     }
 
@@ -103,7 +122,7 @@ impl Objects for SmallDisk {
     }
 
     fn space(&self) -> Option<Space> {
-        Some(Space { free: self.free(), total: self.bytes })
+        Some(Space { free: self.free(), total: self.disk.bytes, inodes: self.free_inodes() })
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>> {

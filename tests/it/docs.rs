@@ -186,3 +186,15 @@ fn the_test_of_words_sees_texts_and_nothing_else() {
     assert!(is_found("It Goes\n on.", "goes on"));
     assert!(!is_found("this goes. On", "goes on") && !is_found("ergoes on", "goes on"));
 }
+
+/// A proxy that waits for less than the server does ends uploads of builders that open them before they have the bytes.
+#[test]
+fn the_proxy_that_is_documented_waits_as_long_as_the_server() {
+    let text = fs::read_to_string(root().join("deploy/nginx.conf")).unwrap();
+    let idle = larder::config::Config::default().limits.body_idle.get();
+    for name in ["client_body_timeout", "send_timeout", "proxy_read_timeout", "proxy_send_timeout"] {
+        let lines = text.lines().map(str::trim).filter_map(|line| line.strip_prefix(name)?.strip_suffix("m;"));
+        let minutes: Vec<u64> = lines.map(|minutes| minutes.trim().parse().unwrap()).collect();
+        assert!(matches!(minutes[..], [minutes] if minutes * 60 >= idle.as_secs()), "{name}: {minutes:?}");
+    }
+}

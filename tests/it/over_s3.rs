@@ -77,9 +77,12 @@ impl Replica {
     }
 
     async fn get_range(&self, blob: &[u8], range: std::ops::Range<usize>) -> Answer {
-        let range = format!("bytes={}-{}", range.start, range.end - 1);
+        self.get_range_header(blob, &format!("bytes={}-{}", range.start, range.end - 1)).await
+    }
+
+    async fn get_range_header(&self, blob: &[u8], header: &str) -> Answer {
         let uri = blob_uri(&Digest::sha256(blob));
-        Answer::of(self.respond("GET", &uri, ("range", &range), Bytes::new()).await).await
+        Answer::of(self.respond("GET", &uri, ("range", header), Bytes::new()).await).await
     }
 
     /// As a builder does: it asks, and sends what is not there.

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::auth::{basic, configure, static_token, token_entry};
 use crate::call::{Answer, Call};
+use crate::disk::Disk;
 use crate::views::Cache;
 use crate::world::{CONFIG, LAYER, World, descriptor, image, noise, with_digest};
 
@@ -42,15 +43,19 @@ const RULES: &str = r#"
     scope = "pr:2"
 "#;
 
-/// Main and its pull requests, on a disk of so many bytes where it is given; `scopes` is a piece of `[scopes]`.
-async fn world(disk: Option<usize>, scopes: &str, change: impl FnOnce(&mut Config)) -> World {
+/// Main and its pull requests, on a disk of their own where it is given; `scopes` is a piece of `[scopes]`.
+async fn world(disk: Option<Disk>, scopes: &str, change: impl FnOnce(&mut Config)) -> World {
     let tokens: String = ["main", "one", "two"].map(token_entry).concat();
-    let disk = disk.map(|bytes| bytes as u64);
     World::on_disk(disk, |config| {
         configure(config, &format!("{tokens}{RULES}\n[scopes]\n{scopes}\n"));
         change(config);
     })
     .await
+}
+
+/// A disk of so many bytes, and of any number of files.
+fn of_bytes(bytes: usize) -> Option<Disk> {
+    Some(Disk { bytes: bytes as u64, inodes: None })
 }
 
 /// A world in which each scope has a small quota.

@@ -10,7 +10,7 @@ use larder::objects::Objects;
 use larder::oci::{DOCKER_LIST, OCI_INDEX};
 use serde_json::{Value, json};
 
-use crate::world::{LAYER, World, descriptor, image};
+use crate::world::{CONFIG, LAYER, World, descriptor, image};
 
 pub const TAG: &str = "/v2/shop/cache/manifests/main";
 
@@ -191,6 +191,45 @@ async fn the_only_push_of_a_tag_loses_a_layer_and_keeps_the_rest() {
     assert_eq!(steps(&world).await, the(&["shared", "api"]));
     std::fs::remove_file(world.blob_file(&api.own)).unwrap();
     assert_eq!(steps(&world).await, the(&["shared"]));
+    world.damaged_on_purpose();
+}
+
+/// A builder that finds no cache under a digest builds without it; one that is given a layer which is gone fails.
+#[tokio::test]
+async fn a_cache_pulled_by_digest_that_lacks_a_layer_is_not_there() {
+    let mut world = World::new().await;
+    let api = Cache::of(&world, "api", "v1").await;
+    let (of_manifest, list) = (
+        api.manifest(),
+        json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [api.layers[0], api.layers[1], api.config()],
+        }),
+    );
+    let mut digests = Vec::new();
+    for (tag, manifest) in [("manifest", &of_manifest), ("index", &list)] {
+        digests.push(world.put_manifest("shop/cache", tag, manifest).await);
+    }
+    // One that no tag has served, and an image with the same layers: whoever pulls that learns what is gone by himself.
+    world.put_blob("shop/cache", "{}").await;
+    let image = world.put_manifest("shop/cache", "image", &image(descriptor(CONFIG, b"{}"), api.layers.clone())).await;
+    let pull = async |digest: &Digest| {
+        let uri = format!("/v2/shop/cache/manifests/{digest}");
+        let (got, head) = (world.get(&*uri).await.status, world.head(&*uri).await.status);
+        assert_eq!(got, head);
+        got.as_u16()
+    };
+    assert_eq!([pull(&digests[0]).await, pull(&digests[1]).await], [200, 200]);
+    std::fs::remove_file(world.blob_file(&api.own)).unwrap();
+    assert_eq!([pull(&digests[0]).await, pull(&digests[1]).await, pull(&image).await], [404, 404, 200]);
+    Cache::of(&world, "api", "v1").await;
+    assert_eq!([pull(&digests[0]).await, pull(&digests[1]).await], [200, 200]);
+    // What a tag has just announced is given: a builder that was told of it has no other way.
+    let told = world.head("/v2/shop/cache/manifests/manifest").await.expect(200);
+    let told: Digest = told.header("docker-content-digest").parse().unwrap();
+    std::fs::remove_file(world.blob_file(&api.own)).unwrap();
+    assert_eq!(pull(&told).await, 200);
     world.damaged_on_purpose();
 }
 

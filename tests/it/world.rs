@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
 use crate::call::{Answer, Call};
-use crate::disk::SmallDisk;
+use crate::disk::{Disk, SmallDisk};
 
 pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -33,8 +33,8 @@ pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub struct World {
     running: Option<Running>,
     config: Config,
-    /// Bytes of the disk, where it is a small one.
-    disk: Option<u64>,
+    /// The disk, where it is a small one.
+    disk: Option<Disk>,
     folder: TempDir,
     damaged: bool,
     /// What every request shows, unless it shows something itself.
@@ -57,8 +57,8 @@ impl World {
         World::on_disk(None, change).await
     }
 
-    /// A server on a disk of its own, of so many bytes.
-    pub async fn on_disk(disk: Option<u64>, change: impl FnOnce(&mut Config)) -> World {
+    /// A server on a disk of its own.
+    pub async fn on_disk(disk: Option<Disk>, change: impl FnOnce(&mut Config)) -> World {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.store.path = folder.path().join("store");
@@ -210,10 +210,10 @@ impl World {
 }
 
 impl Running {
-    async fn open(config: &Config, disk: Option<u64>) -> Running {
+    async fn open(config: &Config, disk: Option<Disk>) -> Running {
         let objects = FsObjects::open(&config.store.path).unwrap();
         let backend: Arc<dyn Objects> = match disk {
-            Some(bytes) => Arc::new(SmallDisk::new(objects.clone(), &config.store.path, bytes)),
+            Some(disk) => Arc::new(SmallDisk::new(objects.clone(), &config.store.path, disk)),
             None => Arc::new(objects.clone()),
         };
         let app = App::over(backend, config.clone()).await.unwrap();

@@ -13,8 +13,9 @@ use crate::content::read::Outgoing;
 use crate::doors::kit::answer::{Answer, OCTETS};
 use crate::error;
 
-/// Ranges of one request. Clients that read lazily ask for a few; more is answered with the whole.
-const RANGES_MAX: usize = 64;
+/// Longest `Range` header whose ranges are answered, in bytes: clients that read lazily ask for hundreds of ranges at once.
+/// A longer header is answered with the whole.
+const RANGE_HEADER_BYTES_MAX: usize = 16 << 10;
 
 /// What a `Range` header asks of content of a known size.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,7 @@ pub enum WantedRange {
 
 /// Reads a `Range` header. One that cannot be understood is ignored, as the RFC has it.
 pub fn wanted(header: Option<&str>, size: u64) -> WantedRange {
+    let header = header.filter(|header| header.len() <= RANGE_HEADER_BYTES_MAX);
     let Some(specs) = header.and_then(|header| header.trim().strip_prefix("bytes=")) else { return WantedRange::Whole };
     let mut parts = Vec::new();
     for spec in specs.split(',') {
@@ -46,7 +48,7 @@ pub fn wanted(header: Option<&str>, size: u64) -> WantedRange {
     match parts.len() {
         0 => WantedRange::Unsatisfiable,
         1 => WantedRange::Parts(parts),
-        2..=RANGES_MAX if asked <= size => WantedRange::Parts(parts),
+        _ if asked <= size => WantedRange::Parts(parts),
         _ => WantedRange::Whole,
     }
 }
@@ -79,20 +81,18 @@ where
     F: Future<Output = error::Result<Outgoing>> + Send + 'static,
 {
     let boundary = format!("larder{:032x}", rand::random::<u128>());
-    let heads = parts.into_iter().map(|part| {
-        let range = content_range(&part, size);
-        let head = format!("\r\n--{boundary}\r\nContent-Type: {OCTETS}\r\nContent-Range: {range}\r\n\r\n");
-        (Bytes::from(head), part)
-    });
-    let heads: Vec<(Bytes, Range<u64>)> = heads.collect();
     let tail: Bytes = format!("\r\n--{boundary}--\r\n").into();
-    let length = heads.iter().map(|(head, part)| head.len() as u64 + part.end - part.start).sum::<u64>();
-    let answer = answer
-        .set(CONTENT_TYPE, format!("multipart/byteranges; boundary={boundary}"))
-        .set(CONTENT_LENGTH, length + tail.len() as u64);
-    let bytes = stream::iter(heads)
-        .then(move |(head, part)| {
-            let reading = read(part);
+    let content_type = format!("multipart/byteranges; boundary={boundary}");
+    // Made once for the length and once more when its turn comes: there may be thousands.
+    let head = move |part: &Range<u64>| {
+        let range = content_range(part, size);
+        format!("\r\n--{boundary}\r\nContent-Type: {OCTETS}\r\nContent-Range: {range}\r\n\r\n")
+    };
+    let length = parts.iter().map(|part| head(part).len() as u64 + part.end - part.start).sum::<u64>();
+    let answer = answer.set(CONTENT_TYPE, content_type).set(CONTENT_LENGTH, length + tail.len() as u64);
+    let bytes = stream::iter(parts)
+        .then(move |part| {
+            let (head, reading) = (Bytes::from(head(&part)), read(part));
             async move {
                 let content = match reading.await {
                     Ok(Outgoing::Whole(bytes)) => stream::once(async { Ok(bytes) }).boxed(),

@@ -140,9 +140,11 @@ impl From<&Error> for Refusal {
             Error::LeftBehind { .. } | Error::FormatTooOld { .. } => {
                 return Refusal::from(RefusalKind::Unavailable).after(60);
             }
-            Error::Full | Error::Short { .. } | Error::ScopesFull { .. } | Error::Ended => {
-                (RefusalKind::Denied, Some(StatusCode::INSUFFICIENT_STORAGE))
-            }
+            Error::Full
+            | Error::Short { .. }
+            | Error::ShortOfInodes { .. }
+            | Error::ScopesFull { .. }
+            | Error::Ended => (RefusalKind::Denied, Some(StatusCode::INSUFFICIENT_STORAGE)),
             Error::OverQuota { .. } => (RefusalKind::Denied, None),
             Error::Internal(_) => (RefusalKind::Failed, None),
         };

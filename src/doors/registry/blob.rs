@@ -31,15 +31,18 @@ pub async fn get(blobs: &Reader, digest: &Digest, headers: &HeaderMap) -> Result
         return Ok(found(StatusCode::NOT_MODIFIED, &etag).done());
     }
     let blob = blobs.open_blob(digest).await?;
-    if let Some(address) = blobs.direct_blob(&blob).await? {
-        // The client repeats its ranges there. The address is good for minutes, and not for anybody else to keep.
+    let ranged = header(headers, IF_RANGE).is_none_or(|known| etag.is(Some(known)));
+    let wanted = wanted(header(headers, RANGE).filter(|_| ranged), blob.size);
+    // S3 answers several ranges with the whole object.
+    let is_direct = !matches!(&wanted, WantedRange::Parts(parts) if parts.len() > 1);
+    if is_direct && let Some(address) = blobs.direct_blob(&blob).await? {
+        // The client repeats its range there. The address is good for minutes, and not for anybody else to keep.
         return Ok(found(StatusCode::TEMPORARY_REDIRECT, &etag)
             .set(LOCATION, address)
             .set_const(CACHE_CONTROL, "no-store")
             .done());
     }
-    let ranged = header(headers, IF_RANGE).is_none_or(|known| etag.is(Some(known)));
-    match wanted(header(headers, RANGE).filter(|_| ranged), blob.size) {
+    match wanted {
         WantedRange::Unsatisfiable => Err(OciError::range_not_satisfiable(blob.size)),
         WantedRange::Whole => {
             let content = blobs.read_blob(&blob, 0..blob.size).await?;

@@ -27,7 +27,7 @@ pub async fn read(
 ) -> Result<Response, OciError> {
     let manifest = match reference {
         Reference::Tag(tag) => caches.serve(repo, tag).await?,
-        Reference::Digest(digest) => repo.manifest(digest).await?,
+        Reference::Digest(digest) => caches.serve_by_digest(repo, digest).await?,
     };
     let etag = EntityTag::of(&manifest.digest);
     let unchanged = etag.is(header(headers, IF_NONE_MATCH));

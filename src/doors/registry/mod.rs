@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use axum::extract::Request;
 use axum::response::Response;
-use http::Method;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderName, WWW_AUTHENTICATE};
+use http::{HeaderValue, Method};
 
 use crate::access::{Access, Delete, Permit, Pull, Push, Tags, Verb};
 use crate::auth::{AuthError, Caller};
@@ -41,8 +41,19 @@ use route::{Begin, Route};
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
+/// By this header old clients know a registry: Docker's CLI up to 20.10 makes no manifest list without it.
+const API_VERSION: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("docker-distribution-api-version"), HeaderValue::from_static("registry/2.0"));
+
 /// Answers a request below `/v2`, and says what its route is called.
 pub async fn serve(doors: Doors, request: Request) -> (&'static str, Response) {
+    let (label, mut response) = answer(doors, request).await;
+    let (name, version) = API_VERSION;
+    response.headers_mut().insert(name, version);
+    (label, response)
+}
+
+async fn answer(doors: Doors, request: Request) -> (&'static str, Response) {
     let uri = request.uri();
     let route = match Route::parse(request.method(), uri.path(), uri.query()) {
         Ok(route) => route,
@@ -346,7 +357,6 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
 
     use super::*;
     use crate::digest::Digest;

@@ -65,6 +65,10 @@ note "replica killed with a layer on its way, after $before of $pushed builds; e
 builder_stop one
 builder_stop two
 
+# A builder may open an upload long before it has the bytes: longer than proxies wait by themselves.
+[ -z "$FULL" ] || python3 "$E2E/lib/uploads.py" pause "$BALANCER" 75 >paused 2>&1 &
+paused=$!
+
 crowd_context crowd "$pushed" "$LAYER"
 builder_start three
 build three crowd "${from[@]}" --opt target=all --output type=local,dest=pulled
@@ -76,3 +80,4 @@ mapfile -t from < <(cache_from "$(INSTANCE=b larder_address)/cache/replicas:shar
 builder_prune three
 build three crowd "${from[@]}" --opt target=all
 assert_cached "$pushed" $((2 * pushed))
+wait $paused || fail "an upload that paused was cut: $(cat paused)"

@@ -2,6 +2,7 @@
 """Clients that push blobs until the server is gone, and one that looks whether all they were told is true.
 
     uploads.py push HOST:PORT CLIENTS SEED ACKNOWLEDGED   appends `digest size` to a file for each 201
+    uploads.py pause HOST:PORT SECONDS                    stops so long in the middle of one blob; it must be taken
     uploads.py verify HOST:PORT ACKNOWLEDGED              reads every blob named there, byte for byte
 """
 import hashlib
@@ -10,6 +11,7 @@ import os
 import random
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 # Whole in one portion of the server, in several, and in many.
@@ -55,6 +57,23 @@ def push(host, clients, seed, path):
             thread.join()
 
 
+def pause(host, seconds):
+    connection = http.client.HTTPConnection(host, timeout=60)
+    connection.request("POST", "/v2/paused/blobs/uploads/", headers={"Content-Length": "0"})
+    begun = connection.getresponse()
+    begun.read()
+    location, body = begun.headers["Location"], random.Random(1).randbytes(3_000_000)
+    mark = "&" if "?" in location else "?"
+    connection.putrequest("PUT", f"{location}{mark}digest=sha256:{hashlib.sha256(body).hexdigest()}")
+    connection.putheader("Content-Length", str(len(body)))
+    connection.endheaders(body[:100])
+    time.sleep(float(seconds))
+    connection.send(body[100:])
+    answer = connection.getresponse()
+    print(f"after {seconds} s: {answer.status}")
+    sys.exit(0 if answer.status == 201 else 1)
+
+
 def verify(host, path):
     local = threading.local()
 
@@ -80,4 +99,4 @@ def verify(host, path):
 
 
 if __name__ == "__main__":
-    {"push": push, "verify": verify}[sys.argv[1]](*sys.argv[2:])
+    {"push": push, "pause": pause, "verify": verify}[sys.argv[1]](*sys.argv[2:])

@@ -103,6 +103,10 @@ async fn a_large_blob_that_is_cold_may_be_fetched_from_the_bucket() {
         assert!(Answer::over_tcp(got).await.unwrap().expect(200).body == large);
         let got = client.get(location).header("range", "bytes=10-19").send().await.unwrap();
         assert!(Answer::over_tcp(got).await.unwrap().expect(206).body == large[10..20]);
+        // A bucket answers several ranges with the whole.
+        let several = replica.get_range_header(&large, "bytes=0-9,200-209").await.expect(206);
+        assert!(several.body.len() < 1_000, "{}", several.body.len());
+        let replica = Replica::over(&tap).await;
         // Below the bound, a question, or what is in memory: answered here.
         replica.get_blob(&small).await.expect(200);
         replica.send("HEAD", &blob_uri(&Digest::sha256(&large)), "").await.expect(200);

@@ -84,3 +84,25 @@ async fn the_base_says_that_this_is_a_registry() {
         assert_eq!(world.get(uri).await.expect(200).json(), json!({}));
     }
 }
+
+/// Docker's CLI up to 20.10 makes no manifest list at a server that does not say so.
+#[tokio::test]
+async fn every_answer_names_the_version_of_the_protocol() {
+    let world = World::new().await;
+    let image = world.put_image("a", "t", "seed").await;
+    for (method, uri, status) in [
+        ("GET", "/v2/".to_string(), 200),
+        ("GET", "/v2/a/manifests/t".to_string(), 200),
+        ("HEAD", "/v2/a/manifests/t".to_string(), 200),
+        ("HEAD", format!("/v2/a/blobs/{}", image.layer), 200),
+        ("GET", "/v2/a/manifests/none".to_string(), 404),
+        ("GET", "/v2/A/manifests/t".to_string(), 400),
+        ("POST", "/v2/a/blobs/uploads/".to_string(), 202),
+        ("PUT", "/v2/a/tags/list".to_string(), 405),
+        ("GET", "/v2/a/nothing".to_string(), 404),
+    ] {
+        let answer = world.call(method, &*uri).await;
+        assert_eq!(answer.status, status, "{method} {uri}");
+        assert_eq!(answer.header("docker-distribution-api-version"), "registry/2.0", "{method} {uri}");
+    }
+}

@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
-use super::{MIB, by, of, push, slowly, world};
+use super::{MIB, by, of, of_bytes, push, slowly, world};
 use crate::views::Cache;
 use crate::world::{CONFIG, World, age, descriptor, image, noise, with_digest};
 
@@ -151,7 +151,7 @@ async fn whatever_clients_send_in_any_order_the_accounts_are_right_at_the_end() 
     let from = |name: &str, usual: u64| std::env::var(name).map_or(usual, |text| text.parse().unwrap());
     let (steps, seed) = (from("LARDER_ROOM_STEPS", 80), from("LARDER_ROOM_SEED", 1));
     let mut random = StdRng::seed_from_u64(seed);
-    let world = world(Some(12 * MIB), "quota = { max = \"2MiB\" }", |config| {
+    let world = world(of_bytes(12 * MIB), "quota = { max = \"2MiB\" }", |config| {
         config.store.reserve = Some(bytesize::ByteSize::kib(256));
     })
     .await;

@@ -3,13 +3,14 @@
 use std::future::IntoFuture;
 use std::time::Duration;
 
+use bytes::Bytes;
 use bytesize::ByteSize;
 use larder::digest::Digest;
 use larder::lifetime::collect::Wish;
 use serde_json::json;
 
-use super::{MIB, PORTION, by, held, of, push, slowly, until_refused, while_room_is_made, world};
-use crate::disk::taken;
+use super::{MIB, PORTION, by, held, of, of_bytes, push, slowly, until_refused, while_room_is_made, world};
+use crate::disk::{Disk, entries, taken};
 use crate::world::{CONFIG, World, age, descriptor, image, noise, with_digest};
 
 /// Bytes of the disk, and of it what uploads leave.
@@ -19,7 +20,7 @@ const RESERVE: usize = 256 << 10;
 /// A disk of 8 MiB, on which scopes may have half and each may store as much as it likes.
 async fn small_disk(share: &str) -> World {
     let scopes = format!("{share}\nquota = {{ max = \"1GiB\" }}");
-    world(Some(DISK), &scopes, |config| config.store.reserve = Some(ByteSize::b(RESERVE as u64))).await
+    world(of_bytes(DISK), &scopes, |config| config.store.reserve = Some(ByteSize::b(RESERVE as u64))).await
 }
 
 fn used(world: &World) -> usize {
@@ -195,4 +196,56 @@ async fn tags_that_are_nothing_but_manifests_make_room_too() {
     let gone: Vec<&str> = report.decisions.iter().map(|gone| gone.tag.as_str()).collect();
     // From above 90 % of the quota to 81 %.
     assert!((1..=3).contains(&gone.len()), "{gone:?}");
+}
+
+/// A disk on which bytes are plenty, and of files 600.
+async fn few_inodes() -> World {
+    let disk = Some(Disk { bytes: 1 << 30, inodes: Some(600) });
+    world(disk, "quota = { max = \"1GiB\" }", |config| config.store.reserve = Some(ByteSize::mib(1))).await
+}
+
+#[tokio::test]
+async fn a_disk_without_inodes_takes_no_blobs_and_still_all_that_ends_a_build() {
+    let world = few_inodes().await;
+    let main = of(&world, "main");
+    main.put_image("app", "begun", "before").await;
+    let digests = std::cell::RefCell::new(Vec::new());
+    until_refused(async |number| {
+        let bytes = number.to_string();
+        digests.borrow_mut().push(Digest::sha256(bytes.as_bytes()));
+        push(&world, "main", bytes.into()).await
+    })
+    .await;
+    let refused = push(&world, "main", "one more".into()).await.expect(507);
+    assert!(refused.text().contains("inodes are free and 64 are kept in reserve"), "{}", refused.text());
+    push(&world, "one", "of a scope".into()).await.expect(507);
+    // What is there is served; tags can be pushed, collected and deleted.
+    main.get("/v2/app/manifests/begun").await.expect(200);
+    let named = image(descriptor(CONFIG, b"0"), vec![]);
+    main.put("/v2/app/manifests/ended").body(named.to_string()).await.expect(201);
+    world.app().collector.run(Wish { dry: false }).await.unwrap();
+    main.delete("/v2/app/manifests/begun").await.expect(202);
+    for digest in &digests.borrow()[2..40] {
+        main.delete(format!("/v2/app/blobs/{digest}")).await.expect(202);
+    }
+    push(&world, "main", "one more".into()).await.expect(201);
+    assert!(entries(&world.config().store.path) < 600);
+}
+
+#[tokio::test]
+async fn scopes_leave_inodes_to_others_and_what_is_old_makes_room_for_them() {
+    let world = few_inodes().await;
+    of(&world, "one").put_image("app", "old", "one").await;
+    until_refused(async |number| push(&world, "one", format!("of one {number}").into()).await).await;
+    // Two reserves.
+    let mut blobs = (0..).map(|number: u64| Bytes::from(format!("of main {number}")));
+    for blob in blobs.by_ref().take(15) {
+        push(&world, "main", blob).await.expect(201);
+    }
+    let report = world.app().collector.run(Wish { dry: true }).await.unwrap();
+    assert!(report.decisions.is_empty(), "what is young stays");
+    age(&world.config().store.path.join("t"), Duration::from_secs(2 * 3600));
+    let report = world.app().collector.run(Wish { dry: true }).await.unwrap();
+    let gone: Vec<&str> = report.decisions.iter().map(|gone| gone.tag.as_str()).collect();
+    assert_eq!(gone, ["old"]);
 }
