@@ -75,6 +75,6 @@ fn a_rule_whose_scope_some_callers_lack_is_mentioned() {
     assert!(checked.contains(doubt) && checked.contains("valid"), "{checked}");
     let policy = ["policy", "test", "--config", "larder.toml", "--as", "oidc:github", "--claim", "repository=a/b"];
     let told = run(folder.path(), &[&policy[..], &["pull", "a/b/c"]].concat(), &[]);
-    assert!(told.contains(doubt) && told.contains("denied: ") && told.contains("rule 1   sends"), "{told}");
+    assert!(told.contains(doubt) && told.contains("denied: ") && told.contains("rule 1   has a scope"), "{told}");
     assert!(!told.contains("writes to"), "{told}");
 }
