@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# buildkits: all
 # A layer disappears from the store behind the server's back. The next build
 # still succeeds, and re-runs only the step whose layer is gone and what is
 # built on it. Shown for each layer in turn.

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# buildkits: all with --full
 # Real builds with the credentials of docker's configuration: who may push
 # exports its cache, who may only pull imports it, and who may not push reads in
 # the build's own output why.
