@@ -18,8 +18,8 @@ note "Docker $(docker version --format '{{.Server.Version}}'), Compose $(docker 
 stand_in() { # image program|'' instructions...
   local root=$WORK/image image=$1 program=$2 instruction changes=(--change 'ENV PATH=/usr/bin:/bin')
   shift 2
+  image_root "$root" ${program:+"$program"}
   for instruction in "$@"; do changes+=(--change "$instruction"); done
-  image_root "$root" $program
   tar -C "$root" -xf "$(base_rootfs)"
   mkdir -p "$root/run" "$root"/var/{lib,log}/nginx "$root/etc/nginx/conf.d"
   echo root:x:0:0::/root:/bin/sh >"$root/etc/passwd"
@@ -28,7 +28,8 @@ stand_in() { # image program|'' instructions...
   tar -C "$root" -c . | docker import "${changes[@]}" - "$image" >/dev/null
   rm -rf "$root"
 }
-for image in $(sed -n 's/^ *image: *//p' "$FILE"); do
+mapfile -t images < <(sed -n 's/^ *image: *//p' "$FILE")
+for image in "${images[@]}"; do
   case $image in
     larder)
       stand_in "$image" "$LARDER_BIN:larder" 'WORKDIR /var/lib' "ENV LARDER_SERVER_LISTEN='[\"0.0.0.0:5000\"]'" \
