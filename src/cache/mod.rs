@@ -5,6 +5,7 @@
 pub mod form;
 mod found;
 mod inspect;
+mod kind;
 mod load;
 mod make;
 mod memory;
@@ -18,5 +19,6 @@ mod views;
 
 pub use form::WireForm;
 pub use found::{InspectedPush, Inspection};
+pub use kind::ServedKind;
 pub use push::{ManifestPush, Pushed};
 pub use service::Caches;
