@@ -186,7 +186,7 @@ fn main() -> ExitCode {
             allowed.map(|allowed| if allowed { ExitCode::SUCCESS } else { ExitCode::from(3) })
         }
         Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|config| {
-            config.obsolete().iter().for_each(|what| eprintln!("{what}"));
+            config.ignored().iter().for_each(|what| eprintln!("{what}"));
             config.doubts().iter().for_each(|doubt| eprintln!("{doubt}"));
             println!("valid");
             ExitCode::SUCCESS

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::kind::ServedKind;
 use crate::buildkit::{Explanation, Push};
 use crate::digest::Digest;
 use crate::refs::pushes::LivePush;
@@ -15,6 +16,9 @@ pub struct Inspection {
     /// When it was pushed last.
     pub pushed: jiff::Timestamp,
     pub served: Served,
+    /// What that is; nothing in answers of servers that do not say.
+    #[serde(default)]
+    pub kind: Option<ServedKind>,
     /// What is served is not what was pushed last.
     pub is_view: bool,
     /// Oldest first.

@@ -6,7 +6,7 @@ use maud::{Markup, html};
 use serde::Serialize;
 
 use crate::cache::outline::{CreatedAt, IMPORT_LIMIT_BYTES, Outline, OutlinedLayer, OutlinedRecord};
-use crate::cache::{InspectedPush, Inspection};
+use crate::cache::{InspectedPush, Inspection, ServedKind};
 use crate::deadline::Deadline;
 use crate::doors::Doors;
 use crate::doors::kit::refusal::Refusal;
@@ -102,6 +102,9 @@ impl Shown {
             p {
                 "Serves " code { (about.served.digest.to_string()) }
                 @if about.is_view { ", a view of its pushes." } @else { ", as it was pushed." }
+            }
+            @if let Some(kind) = about.kind.as_ref().filter(|kind| **kind != ServedKind::Cache) {
+                p { "It is " (kind.to_string()) "." }
             }
             @if let Some(known) = &self.known {
                 p {
