@@ -73,12 +73,12 @@ impl InspectedPush {
 }
 
 /// What a manifest names.
-pub(super) struct Names {
+pub(super) struct ManifestNames {
     pub blobs: Vec<Digest>,
     pub children: Vec<Digest>,
 }
 
-impl Names {
+impl ManifestNames {
     /// Memory that it takes, in bytes.
     pub fn weight(&self) -> u32 {
         let names = self.blobs.len() + self.children.len();
