@@ -156,7 +156,7 @@ pub fn is_in_use(error: &anyhow::Error) -> bool {
 
 /// Says what an operator may not have meant.
 fn warn(config: &Config) {
-    config.obsolete().iter().for_each(|what| tracing::warn!("{what}"));
+    config.ignored().iter().for_each(|what| tracing::warn!("{what}"));
     warn_of_rules(config);
     let (server, closed) = (&config.server, config.is_closed());
     let remote = |addresses: &[SocketAddr]| addresses.iter().any(|address| !address.ip().is_loopback());

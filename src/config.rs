@@ -1,11 +1,13 @@
 //! The configuration: one TOML file, then `LARDER_<SECTION>_<KEY>` from the environment.
 //!
 //! Every key has a default, so no configuration at all works. Unknown keys are errors: a misspelt limit must not pass
-//! for a set one. What has been parsed is valid; the rest of the code checks nothing again.
+//! for a set one. Others set variables that begin with `LARDER_`, too: one that names no section is ignored with a warning.
+//! What has been parsed is valid; the rest of the code checks nothing again.
 
 mod auth;
 mod collect;
 mod complaint;
+mod environment;
 mod ingredients;
 mod network;
 mod pattern;
@@ -24,6 +26,7 @@ use serde::de::IgnoredAny;
 
 use crate::names::RepoName;
 use complaint::{complaint, complaint_of_value};
+use environment::{Meant, meant_by, overlay};
 
 pub use auth::{AuthConfig, Challenge, IssuerConfig, Label, RuleConfig, TokenConfig, TokenHash};
 pub use collect::{CollectConfig, GRAIN, RetainConfig};
@@ -57,6 +60,9 @@ pub struct Config {
     /// Tenants; of those that have a pattern for a repository, it belongs to the first.
     pub tenants: Vec<TenantConfig>,
     pub scopes: ScopesConfig,
+    /// Variables of the environment that begin with `LARDER_` and name no section.
+    #[serde(skip)]
+    pub unknown_variables: Vec<String>,
 }
 
 /// Where clients find the server.
@@ -206,26 +212,37 @@ impl Config {
             let _: Config = toml::from_str(&text).map_err(invalid)?;
             table = toml::from_str(&text).map_err(invalid)?;
         }
+        let mut unknown_variables = Vec::new();
         for (name, value) in environment {
-            if let Some(rest) = name.strip_prefix("LARDER_").filter(|rest| !is_service_link(rest)) {
-                overlay(&mut table, &name, rest, &value)?;
+            match meant_by(&name, &value) {
+                Meant::Key { section, key } => overlay(&mut table, &name, (&section, &key), &value)?,
+                Meant::NoSection => unknown_variables.push(name),
+                Meant::Other => {}
             }
         }
         let config: Result<Config, _> = table.try_into();
-        let config = config.map_err(|error| {
+        let mut config = config.map_err(|error| {
             anyhow!("the configuration with the environment is not valid: {}", complaint_of_value(&error))
         })?;
+        unknown_variables.sort_unstable();
+        config.unknown_variables = unknown_variables;
         config.check()?;
         Ok(config)
     }
 
-    /// What to tell an operator of keys that are set and ignored.
-    pub fn obsolete(&self) -> Vec<&'static str> {
+    /// What to tell an operator of keys and variables that are set and ignored.
+    pub fn ignored(&self) -> Vec<String> {
         let prices = |s3: &S3Config| s3.price_of_writes.is_some() || s3.price_of_reads.is_some();
         let prices = self.store.s3.as_ref().is_some_and(prices);
         let prices = prices.then_some("[store.s3] price_of_writes and price_of_reads are ignored: see docs/metrics.md");
         let chunk = self.hot.chunk.is_some().then_some("[hot] chunk is ignored: chunks have 1 MiB");
-        prices.into_iter().chain(chunk).collect()
+        let unknown = |name: &String| {
+            format!(
+                "{name} is ignored: variables for the configuration are called LARDER_<SECTION>_<KEY>, and this names no section"
+            )
+        };
+        let keys = prices.into_iter().chain(chunk).map(str::to_string);
+        keys.chain(self.unknown_variables.iter().map(unknown)).collect()
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -254,59 +271,6 @@ impl Config {
 
 /// Largest object that is read into memory as a whole: a manifest of the largest accepted size fits, with room.
 pub const READ_BYTES_MAX: u64 = 16 << 20;
-
-/// What Kubernetes puts into the environment of every pod beside a Service named `larder`.
-fn is_service_link(rest: &str) -> bool {
-    rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_")
-}
-
-/// Sections within a section. `LARDER_STORE_S3_BUCKET` is `bucket` in `[store.s3]`.
-const NESTED: [(&str, &str); 1] = [("store", "s3")];
-
-/// Sets `section.key` from `LARDER_SECTION_KEY`. The value is read as TOML where that fits the key, as text elsewhere.
-fn overlay(table: &mut toml::Table, name: &str, rest: &str, value: &str) -> anyhow::Result<()> {
-    let lower = rest.to_ascii_lowercase();
-    let Some((section, key)) = lower.split_once('_') else { bail!("{name}: expected LARDER_<SECTION>_<KEY>") };
-    let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut parsed| parsed.remove("v"));
-    let text = toml::Value::String(value.to_string());
-    // A bucket may be called `2026`, which is a number in TOML.
-    let attempts = parsed.into_iter().chain([text]);
-    let mut refused = None;
-    for value in attempts {
-        let mut changed = table.get(section).cloned().unwrap_or_else(|| toml::Value::Table(toml::Table::new()));
-        let Some(place) = place(&mut changed, section, key) else {
-            bail!("{name}: only plain sections can be set from the environment")
-        };
-        *place = value;
-        // One by one, so that the message names the variable.
-        let alone = toml::Table::from_iter([(section.to_string(), changed.clone())]);
-        match Config::deserialize(alone) {
-            Ok(_) => {
-                table.insert(section.to_string(), changed);
-                return Ok(());
-            }
-            Err(error) => refused = Some(error),
-        }
-    }
-    match refused {
-        Some(error) => Err(anyhow!("{name} is not valid: {}", complaint_of_value(&error))),
-        None => Ok(()),
-    }
-}
-
-/// Where the value of a key is kept, within its section or one nested in that.
-fn place<'a>(within: &'a mut toml::Value, section: &str, key: &str) -> Option<&'a mut toml::Value> {
-    let nested = NESTED.iter().filter(|(outer, _)| *outer == section);
-    let mut nested = nested.filter_map(|(_, inner)| Some((*inner, key.strip_prefix(inner)?.strip_prefix('_')?)));
-    let (table, key) = match nested.next() {
-        None => (within.as_table_mut()?, key),
-        Some((inner, key)) => {
-            let entry = within.as_table_mut()?.entry(inner).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-            (entry.as_table_mut()?, key)
-        }
-    };
-    Some(table.entry(key).or_insert(toml::Value::Boolean(false)))
-}
 
 /// A time span, written like `90s`, `10m`, `24h` or `7d`. A day has 24 hours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -400,6 +364,7 @@ mod tests {
             (3, "[[tokens]]\nname = \"ci\"\nhash = S"),
             (3, "[[tokens]]\nname = \"ci\"\nhash = { S = 1 }"),
             (2, "[[tokens]]\nname = \"S\""),
+            (2, "[[tokens]]\nexpires = \"S\""),
             (2, "[store.s3]\nsecret_acces_key = \"S\""),
             (2, "[store.s3]\nsecret_access_key = [\"S\"]"),
             (2, "[store.s3]\nsecret_access_key = S"),
@@ -443,9 +408,9 @@ mod tests {
     #[test]
     fn keys_of_an_earlier_version_are_ignored_and_named() {
         let file = "[hot]\nchunk = \"4MiB\"\n[store.s3]\nbucket = \"b\"\nprice_of_writes = 0.01\n";
-        let obsolete = load(file, &[("LARDER_STORE_S3_PRICE_OF_READS", "0.1")]).unwrap().obsolete().join("\n");
-        assert!(obsolete.contains("price_of_writes") && obsolete.contains("[hot] chunk"), "{obsolete}");
-        assert!(load("[store.s3]\nbucket = \"b\"", &[]).unwrap().obsolete().is_empty());
+        let ignored = load(file, &[("LARDER_STORE_S3_PRICE_OF_READS", "0.1")]).unwrap().ignored().join("\n");
+        assert!(ignored.contains("price_of_writes") && ignored.contains("[hot] chunk"), "{ignored}");
+        assert!(load("[store.s3]\nbucket = \"b\"", &[]).unwrap().ignored().is_empty());
     }
 
     #[test]
@@ -465,13 +430,48 @@ mod tests {
     }
 
     #[test]
-    fn a_kubernetes_service_of_our_name_does_not_stop_the_server() {
-        let links = [
-            ("LARDER_PORT", "tcp://10.0.0.1:5000"),
+    fn variables_of_others_do_not_stop_the_server() {
+        let others = [
+            // As Kubernetes sets them for services called larder, larder-server, larder-store and larder-hot.
             ("LARDER_SERVICE_HOST", "10.0.0.1"),
-            ("LARDER_PORT_5000_TCP", "x"),
+            ("LARDER_SERVICE_PORT", "5000"),
+            ("LARDER_SERVICE_PORT_REGISTRY", "5000"),
+            ("LARDER_PORT", "tcp://10.0.0.1:5000"),
+            ("LARDER_PORT_5000_TCP", "tcp://10.0.0.1:5000"),
+            ("LARDER_PORT_5000_TCP_ADDR", "10.0.0.1"),
+            ("LARDER_SERVER_SERVICE_HOST", "10.0.0.1"),
+            ("LARDER_SERVER_SERVICE_PORT_REGISTRY", "5000"),
+            ("LARDER_SERVER_PORT", "tcp://10.0.0.1:5000"),
+            ("LARDER_STORE_PORT", "udp://10.0.0.1:53"),
+            ("LARDER_STORE_PORT_5000_TCP_PROTO", "tcp"),
+            ("LARDER_HOT_PORT_53_UDP", "udp://10.0.0.1:53"),
+            ("LARDER_HOT_PORT_53_UDP_PORT", "53"),
         ];
-        load("", &links).unwrap();
+        assert_eq!(load("", &others).unwrap().ignored(), [] as [&str; 0]);
+        let strange = [
+            ("LARDER_BIN", "/usr/bin/larder"),
+            ("LARDER_TOOLS_DIR", "/opt"),
+            ("LARDER_LOG", "debug"),
+            ("LARDER_PORT", "5000"),
+            ("LARDER_", "x"),
+        ];
+        let ignored = load("", &strange).unwrap().ignored();
+        assert_eq!(ignored.len(), strange.len(), "{ignored:?}");
+        assert!(
+            ignored.iter().zip(["", "BIN", "LOG", "PORT", "TOOLS_DIR"]).all(|(told, name)| {
+                told.starts_with(&format!("LARDER_{name} is ignored")) && !told.contains("/opt")
+            })
+        );
+        for (name, value) in [
+            ("LARDER_SERVER_PORT", "5000"),
+            ("LARDER_HOT_PORT_TCP", "x"),
+            ("LARDER_STORE_S3_BUCKETT", "b"),
+            ("LARDER_LOG_LEVEL", "debug"),
+            ("LARDER_TOKENS_HASH", "x"),
+        ] {
+            let error = format!("{:#}", load("", &[(name, value)]).unwrap_err());
+            assert!(error.contains(name), "{error}");
+        }
     }
 
     #[test]
@@ -488,7 +488,7 @@ mod tests {
 
     #[test]
     fn a_bad_variable_is_named() {
-        for (name, value) in [("LARDER_HOT_SIEZ", "1"), ("LARDER_HOT_SIZE", "many"), ("LARDER_X", "1")] {
+        for (name, value) in [("LARDER_HOT_SIEZ", "1"), ("LARDER_HOT_SIZE", "many"), ("LARDER_TLS_X", "1")] {
             let error = format!("{:#}", load("", &[(name, value)]).unwrap_err());
             assert!(error.contains(name), "{error}");
         }

@@ -93,6 +93,8 @@ pub enum Rule {
     Pushed,
     NotNewest,
     Room,
+    /// What the tag belongs to goes.
+    Subject,
 }
 
 /// How many tags and layers of a tenant a rule let go. Of tags no bytes are known: what only they name goes as garbage.

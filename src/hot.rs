@@ -59,18 +59,18 @@ impl Slot {
 /// Bytes with a sum that tells whether others are the same: no proof against somebody who wants to deceive, but against
 /// a line that flips bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub struct HotPiece {
     pub bytes: Bytes,
     pub sum: u64,
 }
 
-impl Piece {
-    pub fn of(bytes: Bytes) -> Piece {
-        Piece { sum: sum(&bytes), bytes }
+impl HotPiece {
+    pub fn of(bytes: Bytes) -> HotPiece {
+        HotPiece { sum: sum(&bytes), bytes }
     }
 }
 
-/// The sum of a [`Piece`]. Every step is a bijection of the sum so far: a change of one word always shows.
+/// The sum of a [`HotPiece`]. Every step is a bijection of the sum so far: a change of one word always shows.
 pub fn sum(bytes: &[u8]) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let mix = |sum: u64, word: &[u8]| {
@@ -92,9 +92,9 @@ pub fn sum(bytes: &[u8]) -> u64 {
 
 /// Bytes by name, and the fetches under way. `E` is what a fetch can fail with; every waiter gets a clone.
 pub struct Hot<E> {
-    read: Cache<Slot, Piece>,
-    pushed: Cache<Slot, Piece>,
-    flights: Arc<Flights<Slot, Piece, E>>,
+    read: Cache<Slot, HotPiece>,
+    pushed: Cache<Slot, HotPiece>,
+    flights: Arc<Flights<Slot, HotPiece, E>>,
     chunk_bytes: u64,
     bytes: u64,
     fetching_bytes_max: u64,
@@ -106,10 +106,10 @@ pub struct Hot<E> {
     metrics: Arc<Metrics>,
 }
 
-fn segment(bytes: u64) -> Cache<Slot, Piece> {
+fn segment(bytes: u64) -> Cache<Slot, HotPiece> {
     Cache::builder()
         .max_capacity(bytes)
-        .weigher(|slot: &Slot, piece: &Piece| {
+        .weigher(|slot: &Slot, piece: &HotPiece| {
             u32::try_from(slot.len() + piece.bytes.len() + ENTRY_BYTES).unwrap_or(u32::MAX)
         })
         // Not the default: TinyLFU turns away what was seen once, and that is what the next builder asks for.
@@ -122,7 +122,7 @@ fn kib(bytes: u64) -> u32 {
 }
 
 impl<E> Hot<E> {
-    fn settle(&self, segment: &Cache<Slot, Piece>) {
+    fn settle(&self, segment: &Cache<Slot, HotPiece>) {
         // Without this a cache runs over its bound until it finds the time: nine times over, measured.
         segment.run_pending_tasks();
         let held = self.read.weighted_size() + self.pushed.weighted_size();
@@ -161,7 +161,7 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
     }
 
     /// The bytes, when they are here.
-    pub fn peek(&self, slot: &Slot) -> Option<Piece> {
+    pub fn peek(&self, slot: &Slot) -> Option<HotPiece> {
         let found = self.read.get(slot).or_else(|| {
             let pushed = self.pushed.remove(slot)?;
             self.keep(slot.clone(), pushed.clone());
@@ -187,7 +187,7 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
         self.ahead.clone().try_acquire_many_owned(kib(self.chunk_bytes)).ok()
     }
 
-    fn keep(&self, slot: Slot, piece: Piece) {
+    fn keep(&self, slot: Slot, piece: HotPiece) {
         self.read.insert(slot, piece);
         self.settle(&self.read);
     }
@@ -196,7 +196,7 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
     /// budget counts what is held, not what is shown.
     pub fn keep_pushed(&self, slot: Slot, bytes: &[u8]) {
         self.read.invalidate(&slot);
-        self.pushed.insert(slot, Piece::of(Bytes::copy_from_slice(bytes)));
+        self.pushed.insert(slot, HotPiece::of(Bytes::copy_from_slice(bytes)));
         self.settle(&self.pushed);
     }
 
@@ -216,16 +216,16 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
     where
         F: Future<Output = Result<Bytes, E>> + Send + 'static,
     {
-        Ok(self.join_of(slot, expected, || fetch().map_ok(Piece::of)).await?.bytes)
+        Ok(self.join_of(slot, expected, || fetch().map_ok(HotPiece::of)).await?.bytes)
     }
 
     fn join<F>(
         self: &Arc<Self>,
         slot: &Slot,
         fetch: impl FnOnce() -> F,
-    ) -> Either<Ready<Result<Piece, E>>, Flight<Piece, E>>
+    ) -> Either<Ready<Result<HotPiece, E>>, Flight<HotPiece, E>>
     where
-        F: Future<Output = Result<Piece, E>> + Send + 'static,
+        F: Future<Output = Result<HotPiece, E>> + Send + 'static,
     {
         self.join_of(slot, self.chunk_bytes, fetch)
     }
@@ -235,16 +235,16 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
         slot: &Slot,
         expected: u64,
         fetch: impl FnOnce() -> F,
-    ) -> Either<Ready<Result<Piece, E>>, Flight<Piece, E>>
+    ) -> Either<Ready<Result<HotPiece, E>>, Flight<HotPiece, E>>
     where
-        F: Future<Output = Result<Piece, E>> + Send + 'static,
+        F: Future<Output = Result<HotPiece, E>> + Send + 'static,
     {
         if let Some(piece) = self.peek(slot) {
             return Either::Left(ready(Ok(piece)));
         }
         let here = || self.read.get(slot).or_else(|| self.pushed.get(slot));
         let (hot, owned) = (self.clone(), slot.clone());
-        let land = move |piece: &Piece| hot.keep(owned, piece.clone());
+        let land = move |piece: &HotPiece| hot.keep(owned, piece.clone());
         let work = || {
             // What takes more than all of the budget has it alone.
             let kib = kib(expected.min(self.fetching_bytes_max));
@@ -310,7 +310,7 @@ impl<E> Pushing<E> {
             bytes = &bytes[taken..];
             self.left -= taken as u64;
             if self.gathered.len() == whole {
-                let piece = Piece::of(std::mem::take(&mut self.gathered).into());
+                let piece = HotPiece::of(std::mem::take(&mut self.gathered).into());
                 self.hot.pushed.insert(self.slot(&self.version, self.index), piece);
                 self.hot.settle(&self.hot.pushed);
                 self.index += 1;

@@ -14,7 +14,7 @@ use larder::app::reload::{Reload, hangups};
 use larder::app::{self, App};
 use larder::config::Config;
 use larder::doors::listen::{self, Listener};
-use larder::systemd::{self, State};
+use larder::systemd::{self, SystemdState};
 use tokio::net::TcpListener;
 
 /// A self-hosted remote cache for container builds.
@@ -86,7 +86,7 @@ enum PolicyCommand {
     /// the caller may not.
     Test {
         #[command(flatten)]
-        source: Source,
+        source: ConfigArgs,
         #[command(flatten)]
         test: cli::policy::PolicyTest,
     },
@@ -95,12 +95,12 @@ enum PolicyCommand {
 #[derive(Subcommand)]
 enum ConfigCommand {
     /// Validate the configuration.
-    Check(Source),
+    Check(ConfigArgs),
 }
 
 /// Where the configuration is.
 #[derive(Args)]
-struct Source {
+struct ConfigArgs {
     /// Configuration file (TOML).
     #[arg(long, env = "LARDER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -108,9 +108,9 @@ struct Source {
 
 /// Where the configuration and the store are.
 #[derive(Args)]
-struct Place {
+struct StoreArgs {
     #[command(flatten)]
-    source: Source,
+    source: ConfigArgs,
     /// Folder of the store, instead of the one in the configuration.
     #[arg(long, value_name = "FOLDER")]
     store: Option<PathBuf>,
@@ -119,15 +119,15 @@ struct Place {
 #[derive(Args)]
 struct CheckStore {
     #[command(flatten)]
-    place: Place,
+    place: StoreArgs,
     #[command(flatten)]
-    check: cli::check::Check,
+    check: cli::check::CheckCommand,
 }
 
 #[derive(Args)]
 struct CollectStore {
     #[command(flatten)]
-    place: Place,
+    place: StoreArgs,
     #[command(flatten)]
     gc: cli::gc::Gc,
 }
@@ -135,13 +135,13 @@ struct CollectStore {
 #[derive(Args)]
 struct Serve {
     #[command(flatten)]
-    place: Place,
+    place: StoreArgs,
     /// Address to listen on, instead of those in the configuration. May be given several times.
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Vec<SocketAddr>,
 }
 
-impl Place {
+impl StoreArgs {
     fn load(&self) -> anyhow::Result<Config> {
         let mut config = self.source.load()?;
         if let Some(path) = &self.store {
@@ -154,7 +154,7 @@ impl Place {
     }
 }
 
-impl Source {
+impl ConfigArgs {
     fn load(&self) -> anyhow::Result<Config> {
         // Not part of the configuration: where it is, and where a server is for commands that ask one.
         let environment =
@@ -186,7 +186,7 @@ fn main() -> ExitCode {
             allowed.map(|allowed| if allowed { ExitCode::SUCCESS } else { ExitCode::from(3) })
         }
         Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|config| {
-            config.obsolete().iter().for_each(|what| eprintln!("{what}"));
+            config.ignored().iter().for_each(|what| eprintln!("{what}"));
             config.doubts().iter().for_each(|doubt| eprintln!("{doubt}"));
             println!("valid");
             ExitCode::SUCCESS
@@ -238,8 +238,8 @@ async fn start(serve: Serve, config: Config) -> anyhow::Result<()> {
     let (stop, hangups) = (stop_signal()?, hangups()?);
     app.announce(&listeners)?;
     announce(&app.config, &listeners)?;
-    systemd::notify(State::Ready);
-    let stop = stop.inspect(|()| systemd::notify(State::Stopping));
+    systemd::notify(SystemdState::Ready);
+    let stop = stop.inspect(|()| systemd::notify(SystemdState::Stopping));
     let file = serve.place.source.config.clone();
     let reload = Reload::new(&app, move || serve.load(), file, hangups);
     tokio::spawn(app.jobs.add(reload));

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use crate::access::{Delete, Permit, Pull, Push};
 use crate::account;
 use crate::cache::Caches;
-use crate::capacity::Room;
+use crate::capacity::Capacity;
 use crate::capacity::usage::Usage;
 use crate::check::{self, CheckEvent, Depth, Summary};
 use crate::config::Config;
@@ -22,7 +22,7 @@ use crate::meta::revoked::{self, RevokedSessions};
 use crate::metrics::Metrics;
 use crate::names::SessionId;
 use crate::objects::Objects;
-use crate::refs::inventory::Stock;
+use crate::refs::inventory::TagInventory;
 use crate::refs::{Refs, Repo, RepoEraser, RepoWriter};
 
 /// The services of one store. Cheap to clone.
@@ -103,7 +103,7 @@ impl Store {
     }
 
     /// The inventory of tags, for people to look at.
-    pub fn stock(&self) -> &Stock {
+    pub fn stock(&self) -> &TagInventory {
         self.refs().stock()
     }
 
@@ -113,7 +113,7 @@ impl Store {
     }
 
     /// The room for uploads.
-    pub fn room(&self) -> &Arc<Room> {
+    pub fn room(&self) -> &Arc<Capacity> {
         self.content().room()
     }
 

@@ -26,7 +26,7 @@ pub fn listeners() -> anyhow::Result<Vec<TcpListener>> {
 
 /// What systemd may want to know.
 #[derive(Clone, Copy, Debug)]
-pub enum State {
+pub enum SystemdState {
     /// Connections are answered.
     Ready,
     /// The end has begun.
@@ -34,11 +34,11 @@ pub enum State {
 }
 
 /// Tells systemd, where it asks to be told. That it cannot be told is logged: it will notice in its own way.
-pub fn notify(state: State) {
+pub fn notify(state: SystemdState) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else { return };
     let message = match state {
-        State::Ready => "READY=1",
-        State::Stopping => "STOPPING=1",
+        SystemdState::Ready => "READY=1",
+        SystemdState::Stopping => "STOPPING=1",
     };
     if let Err(error) = send(&socket, message) {
         tracing::warn!(%error, ?state, "cannot notify systemd");

@@ -31,7 +31,7 @@ pub struct Answered<'a> {
 }
 
 /// How a call to the store failed.
-pub struct Failed {
+pub struct SpanFailed {
     /// Of a few words.
     pub kind: &'static str,
     /// Whether it is worth a look. That nothing is there is an answer, too.

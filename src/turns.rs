@@ -36,7 +36,7 @@ impl Class {
 
 /// Units of something scarce, shared by parties of type `P`. Cheap to clone.
 pub struct Turns<P: Clone + Eq + Hash> {
-    shared: Arc<Shared<P>>,
+    shared: Arc<TurnsShared<P>>,
 }
 
 impl<P: Clone + Eq + Hash> Clone for Turns<P> {
@@ -45,16 +45,16 @@ impl<P: Clone + Eq + Hash> Clone for Turns<P> {
     }
 }
 
-struct Shared<P: Clone + Eq + Hash> {
+struct TurnsShared<P: Clone + Eq + Hash> {
     units: u64,
     /// Units that the second class holds at most, all of it together.
     second: u64,
-    state: Mutex<State<P>>,
+    state: Mutex<TurnsState<P>>,
     /// How many wait: read without the lock by those who hold something.
     waiting: AtomicUsize,
 }
 
-struct State<P: Clone + Eq + Hash> {
+struct TurnsState<P: Clone + Eq + Hash> {
     free: u64,
     held_by_second: u64,
     parties: HashMap<(Class, P), Party<P>>,
@@ -78,7 +78,7 @@ struct Waiter<P: Clone + Eq + Hash> {
 
 /// Units that are held. Dropped, they go to the next who waits.
 pub struct Turn<P: Clone + Eq + Hash> {
-    shared: Arc<Shared<P>>,
+    shared: Arc<TurnsShared<P>>,
     party: (Class, P),
     units: u64,
 }
@@ -86,8 +86,10 @@ pub struct Turn<P: Clone + Eq + Hash> {
 impl<P: Clone + Eq + Hash> Turns<P> {
     /// So many `units`, of which the second class holds at most `second` together.
     pub fn new(units: u64, second: u64) -> Turns<P> {
-        let state = State { free: units, held_by_second: 0, parties: HashMap::new(), count: 0 };
-        Turns { shared: Arc::new(Shared { units, second, state: Mutex::new(state), waiting: AtomicUsize::new(0) }) }
+        let state = TurnsState { free: units, held_by_second: 0, parties: HashMap::new(), count: 0 };
+        Turns {
+            shared: Arc::new(TurnsShared { units, second, state: Mutex::new(state), waiting: AtomicUsize::new(0) }),
+        }
     }
 
     /// So many units for this party, when it is its turn. A request for more than there are is one for all. Whoever stops
@@ -140,7 +142,7 @@ impl<P: Clone + Eq + Hash> Turns<P> {
 
 /// Somebody who waits. Dropped, it leaves the queue, and those go on who waited only for it.
 struct Asking<P: Clone + Eq + Hash> {
-    shared: Arc<Shared<P>>,
+    shared: Arc<TurnsShared<P>>,
     party: (Class, P),
     told: oneshot::Receiver<Turn<P>>,
 }
@@ -158,16 +160,16 @@ impl<P: Clone + Eq + Hash> Drop for Asking<P> {
     }
 }
 
-type Granted<P> = Vec<(oneshot::Sender<Turn<P>>, Turn<P>)>;
+type GrantedUnits<P> = Vec<(oneshot::Sender<Turn<P>>, Turn<P>)>;
 
 /// Hands turns over, without the lock: one that nobody takes any more is dropped here, and goes to the next.
-fn tell_all<P: Clone + Eq + Hash>(granted: Granted<P>) {
+fn tell_all<P: Clone + Eq + Hash>(granted: GrantedUnits<P>) {
     for (tell, turn) in granted {
         drop(tell.send(turn));
     }
 }
 
-impl<P: Clone + Eq + Hash> State<P> {
+impl<P: Clone + Eq + Hash> TurnsState<P> {
     fn party(&mut self, name: &(Class, P)) -> &mut Party<P> {
         let fresh = || Party { held: 0, last_served: 0, waiting: VecDeque::new() };
         self.parties.entry(name.clone()).or_insert_with(fresh)
@@ -181,7 +183,7 @@ impl<P: Clone + Eq + Hash> State<P> {
     }
 
     /// Whether so many units are free for this class.
-    fn fits(&self, shared: &Shared<P>, class: Class, units: u64) -> bool {
+    fn fits(&self, shared: &TurnsShared<P>, class: Class, units: u64) -> bool {
         let allowed = match class {
             Class::First => true,
             Class::Second => self.held_by_second == 0 || self.held_by_second + units <= shared.second,
@@ -191,7 +193,7 @@ impl<P: Clone + Eq + Hash> State<P> {
 
     /// The party whose request is to be granted next, and how many units it asks for. Those who have stopped waiting are
     /// dropped from the heads of the queues.
-    fn next(&mut self, shared: &Shared<P>) -> Option<((Class, P), u64)> {
+    fn next(&mut self, shared: &TurnsShared<P>) -> Option<((Class, P), u64)> {
         for party in self.parties.values_mut() {
             while party.waiting.front().is_some_and(|waiter| waiter.tell.is_closed()) {
                 party.waiting.pop_front();
@@ -204,7 +206,7 @@ impl<P: Clone + Eq + Hash> State<P> {
         next.map(|(name, _, waiter)| (name.clone(), waiter.units))
     }
 
-    fn grant(&mut self, shared: &Arc<Shared<P>>, name: (Class, P), units: u64) -> Turn<P> {
+    fn grant(&mut self, shared: &Arc<TurnsShared<P>>, name: (Class, P), units: u64) -> Turn<P> {
         self.free -= units;
         if name.0 == Class::Second {
             self.held_by_second += units;
@@ -218,7 +220,7 @@ impl<P: Clone + Eq + Hash> State<P> {
     }
 
     /// Grants what can be granted now.
-    fn grant_next(&mut self, shared: &Arc<Shared<P>>) -> Granted<P> {
+    fn grant_next(&mut self, shared: &Arc<TurnsShared<P>>) -> GrantedUnits<P> {
         let mut granted = Vec::new();
         while shared.waiting.load(Relaxed) > 0
             && let Some((name, units)) = self.next(shared)

@@ -34,7 +34,7 @@ const QUARANTINE_EVERY: Duration = Duration::from_secs(60);
 pub(super) fn start(app: &App) -> JoinSet<Infallible> {
     let (jobs, mut tasks) = (&app.jobs, JoinSet::new());
     tasks.spawn(jobs.add(sweep(app)));
-    tasks.spawn(jobs.add(Count(app.store.clone())));
+    tasks.spawn(jobs.add(CountJob(app.store.clone())));
     tasks.spawn(jobs.add(pending_deletions(app)));
     if app.config.collect.enabled {
         let every = app.config.collect.interval.get();
@@ -125,9 +125,9 @@ fn quarantine(app: &App) -> impl Job + use<> {
 
 /// Counts what is stored: at the start, some time after changes, and now and then. To look at all of a bucket costs
 /// money, so there it is done less often.
-struct Count(Store);
+struct CountJob(Store);
 
-impl Job for Count {
+impl Job for CountJob {
     type Notice = ();
 
     fn about(&self) -> About {

@@ -42,13 +42,13 @@ pub struct Attempts {
 #[derive(Default)]
 struct Queue {
     last: u64,
-    checking: Vec<Place>,
+    checking: Vec<QueuePlace>,
     /// In the order of their arrival.
-    waiting: Vec<(Place, oneshot::Sender<()>)>,
+    waiting: Vec<(QueuePlace, oneshot::Sender<()>)>,
 }
 
 #[derive(Clone, Copy)]
-struct Place {
+struct QueuePlace {
     number: u64,
     from: IpAddr,
 }
@@ -61,7 +61,7 @@ pub struct Attempt {
 /// A place in the queue or at its head. It is free again when this is dropped.
 struct Reserved {
     attempts: Arc<Attempts>,
-    place: Place,
+    place: QueuePlace,
     is_wrong: bool,
 }
 
@@ -102,7 +102,7 @@ impl Attempts {
             }
         }
         queue.last += 1;
-        let place = Place { number: queue.last, from };
+        let place = QueuePlace { number: queue.last, from };
         let (turn, told) = oneshot::channel();
         queue.waiting.push((place, turn));
         self.admit(&mut queue);

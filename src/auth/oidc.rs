@@ -86,11 +86,11 @@ struct Issuer {
     config: IssuerConfig,
     client: reqwest::Client,
     /// Nothing before they are fetched for the first time.
-    keys: ArcSwapOption<Keys>,
+    keys: ArcSwapOption<IssuerKeys>,
     fetching: Mutex<Fetching>,
 }
 
-struct Keys {
+struct IssuerKeys {
     set: JwkSet,
     fetched: Instant,
 }
@@ -238,7 +238,7 @@ impl Issuer {
             .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {} seconds", FETCH_TIMEOUT.as_secs())));
         self.fetching.lock().has_failed = found.is_err();
         match found {
-            Ok(set) => self.keys.store(Some(Arc::new(Keys { set, fetched }))),
+            Ok(set) => self.keys.store(Some(Arc::new(IssuerKeys { set, fetched }))),
             Err(error) => {
                 let issuer = self.config.name.as_str();
                 tracing::warn!(issuer, error = format!("{error:#}"), "cannot fetch the keys of an issuer");

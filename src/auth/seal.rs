@@ -62,10 +62,10 @@ pub const CATALOG: &str = "registry:catalog:*";
 
 /// The keys: the first signs, all are taken.
 pub struct Sealer {
-    keys: Vec<Key>,
+    keys: Vec<SealKey>,
 }
 
-struct Key {
+struct SealKey {
     id: String,
     key: hmac::Key,
 }
@@ -76,7 +76,7 @@ impl Sealer {
             let bytes = secret.expose().as_bytes();
             // Names the key without telling anything of it.
             let id = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, bytes), b"larder key id");
-            Key { id: BASE64.encode(&id.as_ref()[..6]), key: hmac::Key::new(hmac::HMAC_SHA256, bytes) }
+            SealKey { id: BASE64.encode(&id.as_ref()[..6]), key: hmac::Key::new(hmac::HMAC_SHA256, bytes) }
         };
         Sealer { keys: secrets.iter().map(key).collect() }
     }

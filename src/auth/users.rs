@@ -22,10 +22,10 @@ const PASSWORD_BYTES_MAX: usize = 1 << 10;
 pub struct Users {
     hashes: HashMap<String, Arc<str>>,
     /// The same password from the same address is checked once, however often it comes meanwhile.
-    checks: Mutex<HashMap<CheckKey, WeakShared<Check>>>,
+    checks: Mutex<HashMap<CheckKey, WeakShared<PasswordCheck>>>,
 }
 
-type Check = BoxFuture<'static, CheckedPassword>;
+type PasswordCheck = BoxFuture<'static, CheckedPassword>;
 /// From where, and what.
 type CheckKey = (IpAddr, [u8; 32]);
 
@@ -92,7 +92,7 @@ impl Users {
     }
 
     /// The check that is under way, or a new one. It ends when nobody waits for it any more.
-    fn check_of(&self, sent: &SentPassword<'_>, start: impl FnOnce() -> Check) -> Shared<Check> {
+    fn check_of(&self, sent: &SentPassword<'_>, start: impl FnOnce() -> PasswordCheck) -> Shared<PasswordCheck> {
         let key = (household(sent.address), sent.key);
         let mut checks = self.checks.lock();
         if let Some(check) = checks.get(&key).and_then(WeakShared::upgrade) {

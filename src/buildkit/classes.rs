@@ -82,13 +82,13 @@ impl Groups {
 
 /// A link of a class: the input, and the linked class by its representative.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Link {
+struct ClassLink {
     input: u32,
     selector: Symbol,
     class: NodeId,
 }
 
-impl Link {
+impl ClassLink {
     /// One number for the link of a step with this digest: a fourth of the hashing of four numbers.
     fn key(self, digest: Symbol) -> u128 {
         [digest, self.input, self.selector, self.class].into_iter().fold(0, |key, part| key << 32 | u128::from(part))
@@ -103,7 +103,7 @@ struct Closure<'g, 'a> {
     next: Vec<NodeId>,
     /// Of each representative, the links of its class, sorted. May name classes that have since become part of others;
     /// the class is then queued.
-    links: Vec<Vec<Link>>,
+    links: Vec<Vec<ClassLink>>,
     /// For each node the nodes that link to it, and for each representative how many do to its class.
     users: Groups,
     users_of_class: Vec<usize>,
@@ -124,7 +124,7 @@ impl<'g, 'a> Closure<'g, 'a> {
         let links = |node| {
             let inputs = (0..).zip(graph.inputs(node));
             let links = inputs.flat_map(|(input, links)| {
-                links.iter().map(move |link| Link { input, selector: link.selector, class: link.node })
+                links.iter().map(move |link| ClassLink { input, selector: link.selector, class: link.node })
             });
             links.collect()
         };

@@ -367,19 +367,19 @@ fn in_range(index: i64, len: usize) -> Option<u32> {
 /// an absent `parent` is 0, so in a config without parents the first layer would be its own.
 fn check_layers(raw: RawLayers, records: &[Record]) -> Result<Vec<Layer>, FormatError> {
     #[derive(Clone, Copy, PartialEq)]
-    enum Seen {
+    enum Visit {
         No,
         OnPath,
         Good,
     }
     let RawLayers { mut layers, parents } = raw;
-    let mut seen = vec![Seen::No; layers.len()];
+    let mut seen = vec![Visit::No; layers.len()];
     let mut path = Vec::new();
     for result in records.iter().flat_map(|record| &record.results) {
         let Stack::Top(top) = result.stack else { continue };
         let mut at = top;
-        while seen[at as usize] == Seen::No {
-            seen[at as usize] = Seen::OnPath;
+        while seen[at as usize] == Visit::No {
+            seen[at as usize] = Visit::OnPath;
             path.push(at as usize);
             let parent = parents[at as usize];
             if parent == -1 {
@@ -387,11 +387,11 @@ fn check_layers(raw: RawLayers, records: &[Record]) -> Result<Vec<Layer>, Format
             }
             at = in_range(parent, layers.len()).ok_or(FormatError::NoSuchLayer { layer: parent })?;
             layers[path[path.len() - 1]].parent = Some(at);
-            if seen[at as usize] == Seen::OnPath {
+            if seen[at as usize] == Visit::OnPath {
                 return Err(FormatError::LayerLoop { layer: at as usize });
             }
         }
-        path.drain(..).for_each(|layer| seen[layer] = Seen::Good);
+        path.drain(..).for_each(|layer| seen[layer] = Visit::Good);
     }
     Ok(layers)
 }

@@ -22,7 +22,7 @@ const CREATED_AT: &str = "buildkit/createdat";
 /// What the layer of an inline cache says of its blob.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Annotations {
+struct InlineAnnotations {
     media_type: String,
     #[serde(rename = "diffID")]
     diff_id: String,
@@ -60,7 +60,7 @@ pub fn from_inline(inline: &[u8]) -> Result<Merged, FormatError> {
         else {
             continue;
         };
-        let said: Annotations = serde_json::from_value(annotations).map_err(json)?;
+        let said: InlineAnnotations = serde_json::from_value(annotations).map_err(json)?;
         let mut annotations = BTreeMap::from([(UNCOMPRESSED.to_string(), said.diff_id)]);
         if said.created_at != CreatedAt::default() {
             annotations.insert(CREATED_AT.to_string(), said.created_at.timestamp().to_string());
@@ -90,7 +90,7 @@ pub fn to_inline(manifest: &CacheManifest, config: &[u8]) -> Result<Bytes, Forma
             // As it is parsed in a cacheconfig.
             serde_json::from_value(Value::String(text.clone())).ok()
         });
-        let said = Annotations {
+        let said = InlineAnnotations {
             media_type: descriptor.media_type.clone(),
             diff_id: descriptor.annotations.get(UNCOMPRESSED).cloned().unwrap_or_default(),
             size: descriptor.size,

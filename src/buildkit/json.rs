@@ -17,9 +17,9 @@ macro_rules! go_object {
 
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Fields;
+                struct JsonFields;
 
-                impl<'de> serde::de::Visitor<'de> for Fields {
+                impl<'de> serde::de::Visitor<'de> for JsonFields {
                     type Value = $name;
 
                     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -42,7 +42,7 @@ macro_rules! go_object {
                     }
                 }
 
-                deserializer.deserialize_any(Fields)
+                deserializer.deserialize_any(JsonFields)
             }
         }
     };

@@ -50,7 +50,7 @@ impl Union {
             classes,
             union: Union::default(),
             emitted: vec![false; classes.len()],
-            vouched: Vouched { records: Vec::new(), of_node: vec![0..0; graph.nodes.len()] },
+            vouched: VouchedRecords { records: Vec::new(), of_node: vec![0..0; graph.nodes.len()] },
         };
         for class in parents_first(graph, classes) {
             emitter.emit(class, work)?;
@@ -98,12 +98,12 @@ fn parents_first(graph: &Graph, classes: &Classes) -> Vec<ClassId> {
 }
 
 /// For each node the records that it vouches for.
-struct Vouched {
+struct VouchedRecords {
     records: Vec<RecordId>,
     of_node: Vec<Range<u32>>,
 }
 
-impl Vouched {
+impl VouchedRecords {
     fn by(&self, node: NodeId) -> &[RecordId] {
         let range = &self.of_node[node as usize];
         &self.records[range.start as usize..range.end as usize]
@@ -123,7 +123,7 @@ struct Emitter<'g, 'a> {
     classes: &'g Classes,
     union: Union,
     emitted: Vec<bool>,
-    vouched: Vouched,
+    vouched: VouchedRecords,
 }
 
 impl Emitter<'_, '_> {

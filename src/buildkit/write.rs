@@ -28,38 +28,38 @@ pub struct WrittenConfig {
 }
 
 #[derive(Serialize)]
-struct Config<'a> {
+struct SerializedConfig<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    layers: Vec<Layer>,
+    layers: Vec<SerializedLayer>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    records: Vec<Record<'a>>,
+    records: Vec<SerializedRecord<'a>>,
 }
 
 #[derive(Serialize)]
-struct Layer {
+struct SerializedLayer {
     blob: Digest,
     #[serde(skip_serializing_if = "is_first")]
     parent: i64,
 }
 
 #[derive(Serialize)]
-struct Record<'a> {
+struct SerializedRecord<'a> {
     #[serde(rename = "layers", skip_serializing_if = "Vec::is_empty")]
-    results: Vec<StoredResult>,
+    results: Vec<SerializedResult>,
     digest: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    inputs: Vec<Vec<Link<'a>>>,
+    inputs: Vec<Vec<SerializedLink<'a>>>,
 }
 
 #[derive(Serialize)]
-struct StoredResult {
+struct SerializedResult {
     layer: usize,
     #[serde(rename = "createdAt")]
     created_at: CreatedAt,
 }
 
 #[derive(Serialize)]
-struct Link<'a> {
+struct SerializedLink<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     selector: &'a str,
     link: usize,
@@ -67,7 +67,7 @@ struct Link<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Manifest<'a> {
+struct SerializedManifest<'a> {
     schema_version: u32,
     media_type: &'static str,
     config: Descriptor,
@@ -81,7 +81,7 @@ fn is_first(parent: &i64) -> bool {
 /// The manifest of a config and its layers, in the OCI image form.
 pub(super) fn manifest_of((digest, size): (Digest, u64), layers: Vec<&Descriptor>) -> Bytes {
     let (media_type, urls, annotations) = (CONFIG_MEDIA_TYPE.to_owned(), Vec::new(), Default::default());
-    json(&Manifest {
+    json(&SerializedManifest {
         schema_version: 2,
         media_type: "application/vnd.oci.image.manifest.v1+json",
         config: Descriptor { media_type, digest, size, urls, annotations },
@@ -98,35 +98,39 @@ pub fn write(graph: &Graph, layers: &Layers, union: &Union, kept: &Kept) -> Writ
     let layer = |&chain: &u32| {
         let chain = &layers.chains[chain as usize];
         let parent = chain.parent.map_or(-1, |parent| chain_index[parent as usize] as i64);
-        Layer { blob: layers.blobs[chain.blob as usize].descriptor.digest, parent }
+        SerializedLayer { blob: layers.blobs[chain.blob as usize].descriptor.digest, parent }
     };
     let mut is_leaf = vec![true; records.len()];
     let mut record = |&id: &u32| {
         let record = &union.records[id as usize];
         let result = record.result.filter(|_| kept.results[id as usize]);
-        let result = result
-            .map(|result| StoredResult { layer: chain_index[result.chain as usize], created_at: result.created_at });
+        let result = result.map(|result| SerializedResult {
+            layer: chain_index[result.chain as usize],
+            created_at: result.created_at,
+        });
         let mut inputs = Vec::with_capacity(record.links.len());
         for links in &record.links {
             let kept = links.iter().filter(|&&(_, parent)| kept.records[parent as usize]);
             let link = |&(selector, parent): &(u32, u32)| {
                 let link = record_index[parent as usize];
                 is_leaf[link] = false;
-                Link { selector: graph.texts[selector as usize], link }
+                SerializedLink { selector: graph.texts[selector as usize], link }
             };
             let mut links: Vec<_> = kept.map(link).collect();
             links.sort_unstable_by_key(|link| (link.link, link.selector));
             inputs.push(links);
         }
-        Record { results: result.into_iter().collect(), digest: graph.texts[record.digest as usize], inputs }
+        SerializedRecord { results: result.into_iter().collect(), digest: graph.texts[record.digest as usize], inputs }
     };
-    let mut config =
-        Config { layers: chains.iter().map(layer).collect(), records: records.iter().map(&mut record).collect() };
+    let mut config = SerializedConfig {
+        layers: chains.iter().map(layer).collect(),
+        records: records.iter().map(&mut record).collect(),
+    };
     let results = config.records.iter().map(|record| record.results.len()).sum();
     let leaves: Vec<usize> = (0..records.len()).filter(|&index| is_leaf[index]).collect();
     if leaves.len() > 1 {
-        let links = leaves.iter().map(|&link| Link { selector: "", link }).collect();
-        config.records.push(Record { results: Vec::new(), digest: SINK, inputs: vec![links] });
+        let links = leaves.iter().map(|&link| SerializedLink { selector: "", link }).collect();
+        config.records.push(SerializedRecord { results: Vec::new(), digest: SINK, inputs: vec![links] });
     }
 
     let config = json(&config);

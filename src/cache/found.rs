@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::kind::ServedKind;
 use crate::buildkit::{Explanation, Push};
 use crate::digest::Digest;
 use crate::refs::pushes::LivePush;
@@ -15,6 +16,9 @@ pub struct Inspection {
     /// When it was pushed last.
     pub pushed: jiff::Timestamp,
     pub served: Served,
+    /// What that is; nothing in answers of servers that do not say.
+    #[serde(default)]
+    pub kind: Option<ServedKind>,
     /// What is served is not what was pushed last.
     pub is_view: bool,
     /// Oldest first.
@@ -69,12 +73,12 @@ impl InspectedPush {
 }
 
 /// What a manifest names.
-pub(super) struct Names {
+pub(super) struct ManifestNames {
     pub blobs: Vec<Digest>,
     pub children: Vec<Digest>,
 }
 
-impl Names {
+impl ManifestNames {
     /// Memory that it takes, in bytes.
     pub fn weight(&self) -> u32 {
         let names = self.blobs.len() + self.children.len();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 
 use super::found::{InspectedPush, Inspection};
+use super::kind::ServedKind;
 use super::service::Caches;
 use crate::buildkit::IMPORT_LIMIT_BYTES;
 use crate::error::{Error, Result};
@@ -38,6 +39,7 @@ impl Caches {
         });
         let pushes = pushes.collect();
         drop(memory);
+        let kind = if is_cache { ServedKind::Cache } else { self.kind_of(repo, &served.digest).await? };
         let explanation = united.and_then(|united| united.view).map(|(view, _)| view.explanation);
         let explanation = explanation.filter(|_| repo.has_views());
         let limit_bytes = explanation.is_some().then_some(IMPORT_LIMIT_BYTES);
@@ -47,6 +49,7 @@ impl Caches {
             pushed: pointer.pushed,
             is_view: served.digest != pointer.digest,
             served,
+            kind: Some(kind),
             pushes,
             limit_bytes,
             explanation,

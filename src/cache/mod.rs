@@ -6,6 +6,7 @@ mod by_digest;
 pub mod form;
 mod found;
 mod inspect;
+mod kind;
 mod load;
 mod make;
 mod memory;
@@ -19,5 +20,6 @@ mod views;
 
 pub use form::WireForm;
 pub use found::{InspectedPush, Inspection};
+pub use kind::ServedKind;
 pub use push::{ManifestPush, Pushed};
 pub use service::Caches;

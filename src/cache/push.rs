@@ -37,7 +37,7 @@ const LONG_TO_PARSE: u64 = 256 << 10;
 /// Content of a push record: what expiry wants to know without reading the push. It follows from the manifest, so that
 /// writing a record again writes the same.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Record {
+struct PushRecord {
     family: Option<Family>,
 }
 
@@ -246,7 +246,7 @@ impl Caches {
             return Ok(None);
         }
         let family = push.family.clone();
-        let record = json(&Record { family: family.clone() })?;
+        let record = json(&PushRecord { family: family.clone() })?;
         if !repo.content().config().collect.ingredients.record_before_pointer() {
             to.put_tag(pin, tag, &pointer).await?;
             to.put_record(pin, tag, &id, record).await?;
@@ -328,7 +328,7 @@ impl Caches {
             return Ok(expired);
         }
         let reads = live.iter().enumerate().map(|(order, push)| async move {
-            let record: Option<Record> = serde_json::from_slice(&repo.push_record(tag, &push.id).await?).ok();
+            let record: Option<PushRecord> = serde_json::from_slice(&repo.push_record(tag, &push.id).await?).ok();
             Ok::<_, Error>((order, record.and_then(|record| record.family)))
         });
         let families: Vec<(usize, Option<Family>)> =

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::found::Names;
+use super::found::ManifestNames;
 use super::service::Caches;
 use crate::content::Pin;
 use crate::digest::Digest;
@@ -54,7 +54,7 @@ impl Caches {
         repo: &Repo,
         digest: &Digest,
         parsed: &mut usize,
-    ) -> Result<Option<Arc<Names>>> {
+    ) -> Result<Option<Arc<ManifestNames>>> {
         if let Some(known) = self.views().names(digest) {
             return Ok(Some(known));
         }
@@ -63,7 +63,7 @@ impl Caches {
         *parsed += length;
         let parse = move || ManifestContent::parse(&bytes, None);
         let Ok(content) = self.parse_manifest(repo, length, parse).await? else { return Ok(None) };
-        let names = Arc::new(Names { blobs: content.blobs, children: content.children });
+        let names = Arc::new(ManifestNames { blobs: content.blobs, children: content.children });
         self.views().insert_names(*digest, names.clone());
         Ok(Some(names))
     }

@@ -9,7 +9,7 @@ use moka::sync::Cache;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::found::{Inspection, Names};
+use super::found::{Inspection, ManifestNames};
 use crate::buildkit::Family;
 use crate::digest::Digest;
 use crate::objects::{Key, Version};
@@ -62,7 +62,7 @@ pub(super) struct Views {
     /// What was last found in a tag, for those who look at it.
     inspected: Cache<Key, (Version, Arc<Inspection>)>,
     /// What manifests name.
-    names: Cache<Digest, Arc<Names>>,
+    names: Cache<Digest, Arc<ManifestNames>>,
     /// The families of pushes whose configs are long to parse, by digest and size of the config.
     families: Cache<(Digest, u64), Option<Family>>,
     /// Manifests that cache tags have served in the last seconds.
@@ -84,7 +84,7 @@ impl Default for Views {
             inspected: lru(INSPECTIONS_MAX),
             names: Cache::builder()
                 .max_capacity(NAMES_BYTES_MAX)
-                .weigher(|_: &Digest, names: &Arc<Names>| names.weight())
+                .weigher(|_: &Digest, names: &Arc<ManifestNames>| names.weight())
                 .eviction_policy(EvictionPolicy::lru())
                 .build(),
             families: lru(FAMILIES_MAX),
@@ -141,12 +141,12 @@ impl Views {
     }
 
     /// What a manifest names, if it is remembered.
-    pub fn names(&self, manifest: &Digest) -> Option<Arc<Names>> {
+    pub fn names(&self, manifest: &Digest) -> Option<Arc<ManifestNames>> {
         self.names.get(manifest)
     }
 
     /// Remembers what a manifest names.
-    pub fn insert_names(&self, manifest: Digest, names: Arc<Names>) {
+    pub fn insert_names(&self, manifest: Digest, names: Arc<ManifestNames>) {
         self.names.insert(manifest, names);
     }
 

@@ -7,7 +7,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Purpose, Room, Wanted};
+use super::{Capacity, Purpose, Wanted};
 use crate::error::{Error, Result};
 use crate::objects::{Inodes, Space};
 
@@ -35,7 +35,7 @@ fn share(part: u64, whole: u64, of: u64) -> u64 {
     u64::try_from(u128::from(part) * u128::from(of) / u128::from(whole.max(1))).unwrap_or(u64::MAX)
 }
 
-impl Room {
+impl Capacity {
     pub(super) fn space(&self) -> Option<Space> {
         let space = self.objects.space()?;
         let gauge = |free: u64| i64::try_from(free).unwrap_or(i64::MAX);

@@ -53,7 +53,7 @@ const FUTILE: Duration = Duration::from_secs(10);
 const FUTILE_ROUNDS: u32 = 10;
 
 /// Who has how much room.
-pub struct Room {
+pub struct Capacity {
     usage: Arc<Usage>,
     objects: Arc<dyn Objects>,
     config: Arc<Config>,
@@ -107,7 +107,7 @@ struct Wanted {
 
 /// A round of eviction. Dropped, it has ended, and those who wait for room look again.
 pub struct Round {
-    room: Arc<Room>,
+    room: Arc<Capacity>,
     began: Instant,
 }
 
@@ -120,14 +120,14 @@ impl Drop for Round {
     }
 }
 
-impl Room {
-    pub fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>, events: Events) -> Room {
+impl Capacity {
+    pub fn new(objects: Arc<dyn Objects>, config: Arc<Config>, metrics: Arc<Metrics>, events: Events) -> Capacity {
         let usage = Arc::new(Usage::new(metrics.clone()));
         let follows = usage.clone();
         objects.watch(Arc::new(move |key, change| follows.follow(key, change)));
         let (pressed, relieved, rounds) = (Notify::new(), AtomicBool::new(false), watch::Sender::default());
         let (under_way, awaited) = (UnderWay::new(), AtomicU64::new(0));
-        Room { usage, objects, config, metrics, events, under_way, awaited, pressed, relieved, rounds }
+        Capacity { usage, objects, config, metrics, events, under_way, awaited, pressed, relieved, rounds }
     }
 
     /// Resolves when room is short, now or since it was last asked: something should be evicted at once, before the round
@@ -156,12 +156,12 @@ impl Room {
         self.wait_for(&Wanted { tenant: tenant.clone(), account, purpose, bytes, told }).await
     }
 
-    /// As [`Room::wait`], for `bytes` of manifests and what goes with them, as the account counts them.
+    /// As [`Capacity::wait`], for `bytes` of manifests and what goes with them, as the account counts them.
     pub async fn wait_for_records(self: &Arc<Self>, tenant: &Tenant, bytes: u64) -> Result<Reservation> {
         self.wait_for(&self.records(tenant, bytes)).await
     }
 
-    /// As [`Room::wait_for_records`], for what can be left: nobody waits for it.
+    /// As [`Capacity::wait_for_records`], for what can be left: nobody waits for it.
     pub fn take_for_records(self: &Arc<Self>, tenant: &Tenant, bytes: u64) -> Result<Reservation> {
         self.take(&self.records(tenant, bytes))
     }
@@ -375,12 +375,12 @@ fn percent(of: u64, percent: u64) -> u64 {
 
 /// What a tenant waits for that scopes could give it. A wish that all of theirs would not fulfil is nobody's concern.
 struct Awaited<'a> {
-    room: &'a Room,
+    room: &'a Capacity,
     bytes: u64,
 }
 
 impl Awaited<'_> {
-    fn new<'a>(room: &'a Room, wanted: &Wanted) -> Awaited<'a> {
+    fn new<'a>(room: &'a Capacity, wanted: &Wanted) -> Awaited<'a> {
         let could_be_had = room.space().is_some_and(|space| {
             let needed = room.config.store.reserve(space.total).saturating_add(room.under_way.coming());
             needed.saturating_add(wanted.bytes) <= space.free.saturating_add(room.usage.of_scopes())

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::usage::Account;
-use super::{Room, Wanted};
+use super::{Capacity, Wanted};
 use crate::error::{Error, Result};
 
 /// What was announced is held for so long; then, only what comes at the pace of the upload.
@@ -206,7 +206,7 @@ impl Upload {
 
 /// The room that one upload has, given back when it is dropped.
 pub struct Reservation {
-    room: Arc<Room>,
+    room: Arc<Capacity>,
     wanted: Wanted,
     number: u64,
     upload: Arc<Upload>,
@@ -214,7 +214,7 @@ pub struct Reservation {
 
 impl Reservation {
     /// Announces what is wanted; whether there is so much room is for the caller to find out.
-    pub(super) fn new(room: &Arc<Room>, wanted: Wanted) -> Reservation {
+    pub(super) fn new(room: &Arc<Capacity>, wanted: Wanted) -> Reservation {
         let is_scope = wanted.tenant.is_scope();
         let (number, upload) = room.under_way.begin(wanted.account.clone(), is_scope, wanted.bytes);
         Reservation { room: room.clone(), wanted, number, upload }
@@ -226,7 +226,7 @@ impl Reservation {
     ///
     /// # Errors
     ///
-    /// As those of [`Room::wait`]. Nothing of the upload is held when it is dropped after one.
+    /// As those of [`Capacity::wait`]. Nothing of the upload is held when it is dropped after one.
     pub async fn write(&mut self, bytes: u64) -> Result<()> {
         self.check_ended()?;
         let new = self.room.under_way.write(&self.upload, bytes);

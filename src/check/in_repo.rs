@@ -5,7 +5,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use serde::Deserialize;
 
-use crate::check::look::{Fact, Known, Look, json, text};
+use crate::check::look::{Look, ManifestFact, WalkFacts, json, text};
 use crate::check::problem::{Finding, Problem};
 use crate::digest::Digest;
 use crate::error::Result;
@@ -20,13 +20,13 @@ use crate::refs::referrers::Referrer;
 
 /// What of a view's hint is checked.
 #[derive(Deserialize)]
-struct Hint {
+struct StoredViewFacts {
     needed: Vec<Digest>,
-    view: Option<Served>,
+    view: Option<ServedDigest>,
 }
 
 #[derive(Deserialize)]
-struct Served {
+struct ServedDigest {
     digest: Digest,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct At<'a> {
     pub key: &'a Key,
     pub tenant: &'a Tenant,
     pub repo: &'a RepoName,
-    pub known: &'a Known,
+    pub known: &'a WalkFacts,
 }
 
 impl At<'_> {
@@ -56,7 +56,7 @@ impl At<'_> {
             Ok(parsed) => parsed,
             Err(error) => return Ok(self.found(text(error))),
         };
-        let fact = Fact { media_type: parsed.media_type, subject: parsed.subject };
+        let fact = ManifestFact { media_type: parsed.media_type, subject: parsed.subject };
         self.facts().insert(*digest, fact);
         let mut found = Vec::new();
         if let Some(subject) = &parsed.subject {
@@ -100,7 +100,7 @@ impl At<'_> {
         Ok(found)
     }
 
-    fn facts(&self) -> MutexGuard<'_, HashMap<Digest, Fact>> {
+    fn facts(&self) -> MutexGuard<'_, HashMap<Digest, ManifestFact>> {
         self.known.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -125,7 +125,7 @@ impl At<'_> {
     }
 
     /// What a manifest is; nothing when it cannot be told, or not be trusted.
-    async fn fact(&self, digest: &Digest) -> Result<Option<Fact>> {
+    async fn fact(&self, digest: &Digest) -> Result<Option<ManifestFact>> {
         let known = self.facts().get(digest).copied();
         if known.is_some() {
             return Ok(known);
@@ -134,7 +134,7 @@ impl At<'_> {
         let parsed = (Digest::of(digest.algorithm(), &bytes) == *digest)
             .then(|| ManifestContent::parse(&bytes, None).ok())
             .flatten();
-        Ok(parsed.map(|parsed| Fact { media_type: parsed.media_type, subject: parsed.subject }))
+        Ok(parsed.map(|parsed| ManifestFact { media_type: parsed.media_type, subject: parsed.subject }))
     }
 
     pub(super) async fn tag(&self) -> Result<Vec<Finding>> {
@@ -199,7 +199,9 @@ impl At<'_> {
 
     pub(super) async fn hint(&self) -> Result<Vec<Finding>> {
         let Some(bytes) = self.look.read(self.key).await? else { return Ok(Vec::new()) };
-        let Ok(hint) = serde_json::from_slice::<Hint>(&bytes) else { return Ok(self.found(Problem::UnreadableHint)) };
+        let Ok(hint) = serde_json::from_slice::<StoredViewFacts>(&bytes) else {
+            return Ok(self.found(Problem::UnreadableHint));
+        };
         if self.tenant.is_scope() {
             return Ok(Vec::new());
         }

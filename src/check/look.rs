@@ -60,18 +60,18 @@ impl BlobSizes {
 
 /// What a manifest was found to be.
 #[derive(Clone, Copy)]
-pub(super) struct Fact {
+pub(super) struct ManifestFact {
     pub media_type: &'static str,
     pub subject: Option<Digest>,
 }
 
 /// What the walk has seen, where there is one. What is not known is asked of the backend.
 #[derive(Clone, Default)]
-pub(super) struct Known {
+pub(super) struct WalkFacts {
     pub blobs: Option<Arc<BlobSizes>>,
     /// Manifests of the repository, and their bytes.
     pub manifests: Option<Arc<HashMap<Digest, u64>>>,
-    pub facts: Arc<Mutex<HashMap<Digest, Fact>>>,
+    pub facts: Arc<Mutex<HashMap<Digest, ManifestFact>>>,
 }
 
 /// What every look needs.
@@ -90,7 +90,7 @@ impl Look<'_> {
         self.depth == Depth::Bytes
     }
 
-    pub(super) async fn object(&self, meta: Meta, known: Known) -> Result<Vec<Finding>> {
+    pub(super) async fn object(&self, meta: Meta, known: WalkFacts) -> Result<Vec<Finding>> {
         let key = &meta.key;
         match layout::parse(key.as_str()) {
             None => Ok(vec![Finding::new(key, Problem::UnknownKey)]),
@@ -119,7 +119,7 @@ impl Look<'_> {
         tenant: &Tenant,
         repo: &RepoName,
         item: RepoItem,
-        known: &Known,
+        known: &WalkFacts,
     ) -> Result<Vec<Finding>> {
         let at = At { look: self, key, tenant, repo, known };
         match item {
@@ -169,7 +169,7 @@ impl Look<'_> {
     }
 
     /// Bytes of a blob; nothing when it is not there.
-    pub(super) async fn size_of(&self, key: &Key, digest: &Digest, known: &Known) -> Result<Option<u64>> {
+    pub(super) async fn size_of(&self, key: &Key, digest: &Digest, known: &WalkFacts) -> Result<Option<u64>> {
         if let Some(size) = known.blobs.as_ref().and_then(|blobs| blobs.size(digest)) {
             return Ok(Some(size));
         }

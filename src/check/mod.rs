@@ -31,7 +31,7 @@ use crate::error::Result;
 use crate::objects;
 use crate::objects::{Key, Objects, Version};
 use crate::refs::{Refs, listing};
-use look::{Known, Look};
+use look::{Look, WalkFacts};
 pub use problem::{Finding, Problem};
 use walk::Walk;
 
@@ -234,7 +234,7 @@ impl<'a> Check<'a> {
             if finding.problem.is_of_one_object() {
                 match self.objects.head(&finding.key).await {
                     Ok(meta) => {
-                        let again = self.look().object(meta, Known::default()).await?;
+                        let again = self.look().object(meta, WalkFacts::default()).await?;
                         let again = again.into_iter().find(|again| again.problem == finding.problem);
                         confirmed.extend(again);
                     }

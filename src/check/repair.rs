@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::calls::{Calls, json};
-use crate::check::look::{IN_FLIGHT, Known, Look};
+use crate::check::look::{IN_FLIGHT, Look, WalkFacts};
 use crate::check::problem::{Finding, Problem};
 use crate::deadline::Deadline;
 use crate::digest::Digest;
@@ -109,7 +109,7 @@ impl Repair<'_> {
     async fn withdraw(&self) -> Result<Option<&'static str>> {
         let _alone = self.refs.alone().await;
         let Some(meta) = self.head().await? else { return Ok(None) };
-        let again = self.look.object(meta, Known::default()).await?;
+        let again = self.look.object(meta, WalkFacts::default()).await?;
         if again.iter().any(|again| again.problem == self.finding.problem) {
             self.delete_old(IN_FLIGHT).await
         } else {

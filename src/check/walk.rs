@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::check::look::{BlobSizes, IN_FLIGHT, Known, Look};
+use crate::check::look::{BlobSizes, IN_FLIGHT, Look, WalkFacts};
 use crate::check::problem::{Finding, Problem};
 use crate::digest::Digest;
 use crate::error::Result;
@@ -24,7 +24,7 @@ pub(super) type CheckTask<'a> = BoxFuture<'a, Result<Vec<Finding>>>;
 pub(super) struct Walk<'a> {
     look: Look<'a>,
     tenant: Option<Tenant>,
-    known: Known,
+    known: WalkFacts,
     repo: Option<InRepo>,
     upload: Option<InUpload>,
     has_format: bool,
@@ -47,7 +47,7 @@ struct InUpload {
 
 impl<'a> Walk<'a> {
     pub(super) fn new(look: Look<'a>) -> Walk<'a> {
-        Walk { look, tenant: None, known: Known::new(), repo: None, upload: None, has_format: false, blobs: 0 }
+        Walk { look, tenant: None, known: WalkFacts::new(), repo: None, upload: None, has_format: false, blobs: 0 }
     }
 
     /// BlobSizes met so far.
@@ -115,7 +115,7 @@ impl<'a> Walk<'a> {
             self.leave_repo(jobs);
             self.leave_upload(jobs);
             self.tenant = Some(tenant.clone());
-            self.known = Known::new();
+            self.known = WalkFacts::new();
         }
     }
 
@@ -175,9 +175,9 @@ fn found<'a>(findings: Vec<Finding>) -> CheckTask<'a> {
     std::future::ready(Ok(findings)).boxed()
 }
 
-impl Known {
-    fn new() -> Known {
-        Known { blobs: Some(Arc::default()), manifests: None, facts: Arc::default() }
+impl WalkFacts {
+    fn new() -> WalkFacts {
+        WalkFacts { blobs: Some(Arc::default()), manifests: None, facts: Arc::default() }
     }
 
     fn enter_repo(&mut self) {

@@ -13,7 +13,7 @@ use super::login::{address, client};
 
 /// Where the server is.
 #[derive(Args, Clone)]
-pub struct Server {
+pub struct AskedAddress {
     /// The server: HOST:PORT, or a URL. Credentials are those of `docker login`.
     #[arg(value_name = "SERVER", env = "LARDER_SERVER", default_value = "127.0.0.1:5000")]
     server: String,
@@ -36,7 +36,7 @@ pub struct AskedServer {
     credentials: Option<(String, String)>,
 }
 
-impl Server {
+impl AskedAddress {
     pub fn asked(&self) -> anyhow::Result<AskedServer> {
         AskedServer::of(&self.server, self.trust.ca.as_deref())
     }

@@ -12,7 +12,7 @@ use larder::digest::Digest;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use super::ask::{AskedServer, Server};
+use super::ask::{AskedAddress, AskedServer};
 use super::show::{ProgressLine, bar, table};
 use larder::human::bytes;
 
@@ -23,7 +23,7 @@ use larder::human::bytes;
 #[derive(Args)]
 pub struct Bench {
     #[command(flatten)]
-    server: Server,
+    server: AskedAddress,
     /// Layers to push.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
     layers: u32,
@@ -63,7 +63,7 @@ impl Bench {
             bail!("that is more than the {} that one run sends at most", bytes(BYTES_MAX));
         }
         let repo = format!("{}/{:012x}", self.repo, rand::random::<u64>() >> 16);
-        let run = Run { asked: Arc::new(self.server.asked()?), repo, jobs: self.jobs as usize };
+        let run = BenchRun { asked: Arc::new(self.server.asked()?), repo, jobs: self.jobs as usize };
         let mut progress = ProgressLine::new(self.json);
         let layers = layers(self.layers, usize::try_from(size)?);
         let all: Vec<&(Digest, Bytes)> = layers.iter().collect();
@@ -102,13 +102,13 @@ fn layers(count: u32, size: usize) -> Vec<(Digest, Bytes)> {
     (0..count).map(layer).collect()
 }
 
-struct Run {
+struct BenchRun {
     asked: Arc<AskedServer>,
     repo: String,
     jobs: usize,
 }
 
-impl Run {
+impl BenchRun {
     /// Does `work` for each layer, some at once. It tells how many bytes it moved.
     async fn each<'a, F>(
         &self,

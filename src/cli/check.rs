@@ -18,7 +18,7 @@ use larder::human::bytes;
 #[derive(Args)]
 #[command(after_help = "Exit status: 0 nothing is broken, 1 the store could not be checked, \
                         3 something is broken, 4 all that was broken has been repaired.")]
-pub struct Check {
+pub struct CheckCommand {
     /// Repair where that is safe; see docs/operation.md.
     #[arg(long)]
     repair: bool,
@@ -33,10 +33,10 @@ pub struct Check {
 const BROKEN: u8 = 3;
 const REPAIRED: u8 = 4;
 
-impl Check {
+impl CheckCommand {
     pub async fn run(self, config: Config) -> anyhow::Result<ExitCode> {
         let depth = if self.read_data { Depth::Bytes } else { Depth::Names };
-        let mut shown = Shown::new(self.json, self.read_data);
+        let mut shown = CheckOutput::new(self.json, self.read_data);
         match App::open_existing(config.clone()).await {
             Ok(app) => {
                 let report = |event| {
@@ -59,7 +59,7 @@ impl Check {
 }
 
 /// What a person or a program sees of a check.
-struct Shown {
+struct CheckOutput {
     json: bool,
     read_data: bool,
     progress: ProgressLine,
@@ -67,9 +67,9 @@ struct Shown {
     done: Option<Summary>,
 }
 
-impl Shown {
-    fn new(json: bool, read_data: bool) -> Shown {
-        Shown { json, read_data, progress: ProgressLine::new(json), failed: None, done: None }
+impl CheckOutput {
+    fn new(json: bool, read_data: bool) -> CheckOutput {
+        CheckOutput { json, read_data, progress: ProgressLine::new(json), failed: None, done: None }
     }
 
     fn event(&mut self, event: CheckEvent) {
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn the_exit_status_tells_how_it_is() {
         let end = |events: &[CheckEvent]| {
-            let mut shown = Shown { progress: super::ProgressLine::off(), ..Shown::new(false, false) };
+            let mut shown = CheckOutput { progress: super::ProgressLine::off(), ..CheckOutput::new(false, false) };
             events.iter().for_each(|event| shown.event(event.clone()));
             shown.end().map(|code| format!("{code:?}"))
         };

@@ -31,7 +31,7 @@ pub struct Gc {
 /// What a server tells of a collection.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Told {
+enum CollectionMessage {
     Done(Box<Report>),
     Failed(String),
 }
@@ -41,22 +41,22 @@ impl Gc {
         let mut progress = ProgressLine::new(self.json);
         let told = match App::open_existing(config.clone()).await {
             Ok(app) => match progress.during("collecting", app.collect(self.dry_run)).await {
-                Ok(report) => Some(Told::Done(Box::new((*report).clone()))),
-                Err(error) => Some(Told::Failed(error.to_string())),
+                Ok(report) => Some(CollectionMessage::Done(Box::new((*report).clone()))),
+                Err(error) => Some(CollectionMessage::Failed(error.to_string())),
             },
             Err(error) if app::is_in_use(&error) => {
                 let query = [("dry_run", if self.dry_run { "true" } else { "false" })];
                 let mut last = None;
                 let server = OpenServer::of(&config).await?;
-                let order = server.order("/api/gc", &query, |told: Told| last = Some(told));
+                let order = server.order("/api/gc", &query, |told: CollectionMessage| last = Some(told));
                 progress.during("the server collects", order).await?;
                 last
             }
             Err(error) => return Err(error),
         };
         let report = match told {
-            Some(Told::Done(report)) => report,
-            Some(Told::Failed(reason)) => bail!("cannot collect: {reason}"),
+            Some(CollectionMessage::Done(report)) => report,
+            Some(CollectionMessage::Failed(reason)) => bail!("cannot collect: {reason}"),
             None => bail!("the collection was aborted"),
         };
         match self.json {

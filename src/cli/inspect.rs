@@ -51,6 +51,9 @@ fn render(tag: &Inspection) -> String {
     };
     let made = if tag.is_view { "a view" } else { "as pushed" };
     line(format!("{}:{}", tag.repo, tag.tag));
+    if let Some(kind) = &tag.kind {
+        line(format!("  is       {kind}"));
+    }
     line(format!("  serves   {} ({made})", tag.served.digest));
     line(format!("  pushed   {}", tag.pushed));
     if let Some(why) = &tag.explanation {
@@ -107,6 +110,22 @@ fn explain(why: &Explanation, limit_bytes: u64, line: &mut impl FnMut(String)) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_cache_is_called_what_it_is() {
+        let shown = |kind: serde_json::Value| {
+            let answer = serde_json::json!({
+                "repo": "a", "tag": "t", "is_view": false, "pushed": "2026-01-01T00:00:00Z", "pushes": [], "kind": kind,
+                "served": { "digest": format!("sha256:{}", "0".repeat(64)), "media_type": "m", "size": 1 },
+            });
+            render(&serde_json::from_value(answer).unwrap())
+        };
+        assert!(shown("cache_index".into()).contains("builders import nothing from it"));
+        assert!(shown("image".into()).contains("an image, not a cache"));
+        let artifact = serde_json::json!({ "artifact": "application/vnd.example" });
+        assert!(shown(artifact).contains("an artifact of the type application/vnd.example"));
+        assert!(!shown(serde_json::Value::Null).contains(" is "));
+    }
 
     #[test]
     fn a_person_sees_what_is_missing_and_how_near_the_limit_is() {

@@ -39,7 +39,7 @@ where
         write!(line, " {:>5} ", meta.level().as_str())?;
         line.push_str(meta.target());
         line.push(':');
-        event.record(&mut Fields(&mut line));
+        event.record(&mut LogFields(&mut line));
         line.push('\n');
         writer.write_str(&line)
     }
@@ -66,9 +66,9 @@ fn push_time(line: &mut String) {
 }
 
 /// Appends each field as ` name=value`; the message stands by itself.
-struct Fields<'a>(&'a mut String);
+struct LogFields<'a>(&'a mut String);
 
-impl Fields<'_> {
+impl LogFields<'_> {
     fn name(&mut self, field: &Field) {
         self.0.push(' ');
         if field.name() != "message" {
@@ -78,7 +78,7 @@ impl Fields<'_> {
     }
 }
 
-impl Visit for Fields<'_> {
+impl Visit for LogFields<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.name(field);
         let begin = self.0.len();

@@ -95,7 +95,7 @@ async fn all(asked: &AskedServer, path: &str, search: &str, rows: &str) -> anyho
 
 /// What a person sees of a repository.
 #[derive(Deserialize)]
-struct Repository {
+struct RepositoryRow {
     repo: String,
     tenant: String,
     tags: u64,
@@ -120,7 +120,7 @@ fn size(size: Option<u64>) -> String {
     size.map_or("-".to_string(), bytes)
 }
 
-fn repo_row(row: Repository) -> Vec<String> {
+fn repo_row(row: RepositoryRow) -> Vec<String> {
     let (tags, unshared) = (row.tags.to_string(), bytes(row.named_bytes));
     vec![row.repo, row.tenant, tags, size(row.bytes), unshared, ago(Some(row.last))]
 }

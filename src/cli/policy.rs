@@ -18,13 +18,13 @@ pub struct PolicyTest {
     #[arg(long, value_name = "NAME=VALUE")]
     claim: Vec<String>,
     /// The action.
-    verb: Wanted,
+    verb: VerbArg,
     /// Where: a repository, or one of its tags: REPOSITORY:TAG.
     reference: String,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Wanted {
+enum VerbArg {
     Pull,
     Push,
     Delete,
@@ -75,9 +75,9 @@ impl PolicyTest {
 
     fn access(&self) -> anyhow::Result<Access> {
         let verb = match self.verb {
-            Wanted::Pull => Verb::Pull,
-            Wanted::Push => Verb::Push,
-            Wanted::Delete => Verb::Delete,
+            VerbArg::Pull => Verb::Pull,
+            VerbArg::Push => Verb::Push,
+            VerbArg::Delete => Verb::Delete,
         };
         let (repo, tags) = match self.reference.rsplit_once(':') {
             Some((repo, tag)) => (repo, Tags::Named(vec![tag.parse()?])),

@@ -10,7 +10,7 @@ use larder::metrics::tenant::Reading;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::ask::Server;
+use super::ask::AskedAddress;
 use super::show::{ago, table};
 
 /// Says what a running server has, does, and saves.
@@ -18,7 +18,7 @@ use super::show::{ago, table};
 #[command(after_help = "Exit status: 0 the server is ready, 1 it does not answer, 3 it answers and is not ready.")]
 pub struct StatusCommand {
     #[command(flatten)]
-    server: Server,
+    server: AskedAddress,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -52,22 +52,22 @@ struct RunningJobs {
 
 /// What a person sees of `/api/overview`.
 #[derive(Deserialize)]
-struct Overview {
+struct ServerOverview {
     version: String,
     began: Timestamp,
     /// For callers who may administer.
     #[serde(flatten)]
-    whole: Option<Whole>,
+    whole: Option<StatusTotals>,
 }
 
 /// What concerns all tenants and the server.
 #[derive(Deserialize)]
-struct Whole {
+struct StatusTotals {
     tenants: Vec<Tenant>,
     so_far: Reading,
-    hot: Hot,
+    hot: HotStatus,
     requests_in_flight: u64,
-    collector: Collector,
+    collector: CollectorStatus,
 }
 
 #[derive(Deserialize)]
@@ -78,23 +78,23 @@ struct Tenant {
     arriving: u64,
     repositories: u64,
     tags: u64,
-    quota: Option<Quota>,
+    quota: Option<QuotaStatus>,
     counted: Option<Timestamp>,
 }
 
 #[derive(Deserialize)]
-struct Quota {
+struct QuotaStatus {
     max: u64,
 }
 
 #[derive(Deserialize)]
-struct Hot {
+struct HotStatus {
     bytes: u64,
     limit: u64,
 }
 
 #[derive(Deserialize)]
-struct Collector {
+struct CollectorStatus {
     running: bool,
     last: Option<Timestamp>,
     deleted_bytes: u64,
@@ -102,7 +102,7 @@ struct Collector {
     skipped: Option<String>,
 }
 
-fn render(said: &str, overview: &Overview) -> String {
+fn render(said: &str, overview: &ServerOverview) -> String {
     let server = format!("larder {}, {said}, since {}", overview.version, ago(Some(overview.began)));
     let mut out = format!("{:10} {server}\n", "server");
     for (name, fact) in FACTS {
@@ -130,32 +130,32 @@ fn render(said: &str, overview: &Overview) -> String {
 }
 
 /// A name, and what a person sees beside it.
-type Fact = (&'static str, fn(&Whole) -> String);
+type StatusLine = (&'static str, fn(&StatusTotals) -> String);
 
-const FACTS: [Fact; 8] = [
+const FACTS: [StatusLine; 8] = [
     ("stored", |whole| format!("{}, {} without sharing", whole.sum(|one| one.bytes), whole.sum(|one| one.named_bytes))),
-    ("hits", |Whole { so_far, .. }| match so_far.hits + so_far.misses {
+    ("hits", |StatusTotals { so_far, .. }| match so_far.hits + so_far.misses {
         0 => "nothing asked for yet".to_string(),
         all => format!("{} % of {all} lookups", percent(so_far.hits, all)),
     }),
     ("not sent", |whole| format!("{} that clients need not send", bytes(whole.so_far.saved))),
-    ("served", |Whole { so_far: Reading { served, .. }, .. }| {
+    ("served", |StatusTotals { so_far: Reading { served, .. }, .. }| {
         format!("{}, {} of it from memory", bytes(served.iter().sum()), bytes(served[0]))
     }),
     ("builds", |whole| format!("{} imports, {} exports", whole.so_far.imports, whole.so_far.exports)),
-    ("memory", |Whole { hot, .. }| format!("{} of {} in the hot layer", bytes(hot.bytes), bytes(hot.limit))),
+    ("memory", |StatusTotals { hot, .. }| format!("{} of {} in the hot layer", bytes(hot.bytes), bytes(hot.limit))),
     ("now", |whole| format!("{} requests, {} arriving", whole.requests_in_flight, whole.sum(|one| one.arriving))),
     ("collected", |whole| collector(&whole.collector)),
 ];
 
-impl Whole {
+impl StatusTotals {
     /// Bytes of all tenants together, for people.
     fn sum(&self, of: fn(&Tenant) -> u64) -> String {
         bytes(self.tenants.iter().map(of).sum())
     }
 }
 
-fn collector(collector: &Collector) -> String {
+fn collector(collector: &CollectorStatus) -> String {
     match (&collector.skipped, collector.running, collector.last) {
         (Some(why), ..) => format!("never: {why}"),
         (None, true, _) => "just now".to_string(),

@@ -11,7 +11,7 @@ use larder::digest::Digest;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::ask::{AskedServer, Server};
+use super::ask::{AskedAddress, AskedServer};
 
 /// Makes a static token.
 #[derive(Args)]
@@ -39,7 +39,7 @@ impl New {
 #[derive(Args)]
 pub struct Revoke {
     #[command(flatten)]
-    server: Server,
+    server: AskedAddress,
     /// File with the token that `/token/exchange` or `larder login --print` has given: `-` is standard input. By
     /// default the one that `larder login` has kept.
     #[arg(long, value_name = "FILE")]

@@ -65,8 +65,19 @@ pub struct TokenConfig {
     /// The identity of who has it is `token:<name>`.
     pub name: Label,
     pub hash: TokenHash,
-    /// After this it is not taken any more: `2027-01-01T00:00:00Z`.
+    /// After this it is not taken any more: `2027-01-01T00:00:00Z`. `never`, or no such key: it is always taken.
+    #[serde(default, deserialize_with = "timestamp_or_never")]
     pub expires: Option<jiff::Timestamp>,
+}
+
+fn timestamp_or_never<'de, D: Deserializer<'de>>(from: D) -> Result<Option<jiff::Timestamp>, D::Error> {
+    let text = String::deserialize(from)?;
+    if text == "never" {
+        return Ok(None);
+    }
+    // Without the text: what is in the wrong place may be the token.
+    let expected = "expires is a time like 2027-01-01T00:00:00Z, or never";
+    text.parse().map(Some).map_err(|_| serde::de::Error::custom(expected))
 }
 
 /// SHA-256 of a token, written `sha256:<hex>`. Tokens are random and long: nothing slower is needed.
@@ -362,6 +373,22 @@ mod tests {
             assert!(parse(text).unwrap().is_closed(), "{text}");
         }
         assert!(!parse("[tls]\ncert = \"c\"\nkey = \"k\"").unwrap().is_closed());
+    }
+
+    #[test]
+    fn a_token_expires_at_a_time_or_never() {
+        let token = |expires: &str| {
+            let text = format!("[[tokens]]\nname = \"ci\"\nhash = \"sha256:{}\"\n{expires}", "0".repeat(64));
+            parse(&text).map(|config| config.tokens[0].expires)
+        };
+        assert_eq!(token("").unwrap(), None);
+        assert_eq!(token("expires = \"never\"").unwrap(), None);
+        let time = token("expires = \"2027-01-01T00:00:00Z\"").unwrap().unwrap();
+        assert_eq!(time.to_string(), "2027-01-01T00:00:00Z");
+        for wrong in ["", "Never", "soon", "2027-01-01"] {
+            let error = format!("{:#}", token(&format!("expires = \"{wrong}\"")).unwrap_err());
+            assert!(error.contains("2027-01-01T00:00:00Z, or never"), "{wrong}: {error}");
+        }
     }
 
     #[test]

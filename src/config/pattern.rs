@@ -52,11 +52,11 @@ impl From<String> for Glob {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Template {
-    pieces: Vec<Piece>,
+    pieces: Vec<PatternPiece>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Piece {
+enum PatternPiece {
     Text(String),
     Claim(String),
 }
@@ -80,8 +80,10 @@ impl Template {
         let mut text = String::new();
         for piece in &self.pieces {
             match piece {
-                Piece::Text(literal) => text.push_str(literal),
-                Piece::Claim(name) => text.push_str(&claim(name)?.to_ascii_lowercase().parse::<RepoName>().ok()?),
+                PatternPiece::Text(literal) => text.push_str(literal),
+                PatternPiece::Claim(name) => {
+                    text.push_str(&claim(name)?.to_ascii_lowercase().parse::<RepoName>().ok()?)
+                }
             }
         }
         Pattern::try_from(text).ok()
@@ -93,24 +95,24 @@ impl Template {
     }
 }
 
-fn pieces(text: &str) -> Result<Vec<Piece>, &'static str> {
+fn pieces(text: &str) -> Result<Vec<PatternPiece>, &'static str> {
     let (mut pieces, mut rest) = (Vec::new(), text);
     while let Some((before, behind)) = rest.split_once('{') {
         let (claim, after) = behind.split_once('}').ok_or("a claim is written {claim}")?;
         if claim.is_empty() {
             return Err("a claim is written {claim}");
         }
-        pieces.extend([Piece::Text(before.into()), Piece::Claim(claim.into())]);
+        pieces.extend([PatternPiece::Text(before.into()), PatternPiece::Claim(claim.into())]);
         rest = after;
     }
-    pieces.push(Piece::Text(rest.into()));
+    pieces.push(PatternPiece::Text(rest.into()));
     Ok(pieces)
 }
 
-fn claims(pieces: &[Piece]) -> impl Iterator<Item = &str> {
+fn claims(pieces: &[PatternPiece]) -> impl Iterator<Item = &str> {
     pieces.iter().filter_map(|piece| match piece {
-        Piece::Claim(name) => Some(&**name),
-        Piece::Text(_) => None,
+        PatternPiece::Claim(name) => Some(&**name),
+        PatternPiece::Text(_) => None,
     })
 }
 
@@ -123,7 +125,7 @@ fn claims(pieces: &[Piece]) -> impl Iterator<Item = &str> {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct ScopeTemplate {
-    pieces: Vec<Piece>,
+    pieces: Vec<PatternPiece>,
 }
 
 /// What a claim may have in it as it is.
@@ -140,14 +142,14 @@ impl TryFrom<String> for ScopeTemplate {
         let (mut seen, mut apart) = (false, true);
         for piece in &pieces {
             match piece {
-                Piece::Text(text) if !text.bytes().all(literal) => {
+                PatternPiece::Text(text) if !text.bytes().all(literal) => {
                     return Err("a scope is letters, digits, any of ._/-@:+=, and {claim}");
                 }
-                Piece::Text(text) => apart |= !seen || text.bytes().any(|byte| !in_a_claim(byte)),
-                Piece::Claim(_) if !apart => {
+                PatternPiece::Text(text) => apart |= !seen || text.bytes().any(|byte| !in_a_claim(byte)),
+                PatternPiece::Claim(_) if !apart => {
                     return Err("a scope has one of @:+=, between two claims: {repository}@{ref}");
                 }
-                Piece::Claim(_) => (seen, apart) = (true, false),
+                PatternPiece::Claim(_) => (seen, apart) = (true, false),
             }
         }
         if text.is_empty() { Err("a scope must not be empty") } else { Ok(ScopeTemplate { pieces }) }
@@ -160,8 +162,8 @@ impl ScopeTemplate {
         let mut text = String::new();
         for piece in &self.pieces {
             match piece {
-                Piece::Text(literal) => text.push_str(literal),
-                Piece::Claim(name) => {
+                PatternPiece::Text(literal) => text.push_str(literal),
+                PatternPiece::Claim(name) => {
                     for byte in claim(name).filter(|value| !value.is_empty()).ok_or(&**name)?.bytes() {
                         if in_a_claim(byte) {
                             text.push(char::from(byte));

@@ -11,7 +11,7 @@ use super::{Obsolete, Span};
 
 /// Where the bytes are kept.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(try_from = "Written")]
+#[serde(try_from = "StoreSection")]
 pub struct StoreConfig {
     /// Folder of the filesystem store, where there is no bucket.
     pub path: PathBuf,
@@ -42,16 +42,16 @@ impl StoreConfig {
 /// `[store]` as it is written: one of the two, or neither.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct StoreSection {
     path: Option<PathBuf>,
     s3: Option<S3Config>,
     reserve: Option<ByteSize>,
 }
 
-impl TryFrom<Written> for StoreConfig {
+impl TryFrom<StoreSection> for StoreConfig {
     type Error = &'static str;
 
-    fn try_from(written: Written) -> Result<StoreConfig, Self::Error> {
+    fn try_from(written: StoreSection) -> Result<StoreConfig, Self::Error> {
         match (written.path, written.s3) {
             (Some(_), Some(_)) => Err("a store is in a folder (path) or in a bucket (s3), not in both"),
             (None, Some(_)) if written.reserve.is_some() => Err("a bucket has no free space to reserve"),

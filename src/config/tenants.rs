@@ -65,7 +65,7 @@ const SCOPES_SHARE: f64 = 0.5;
 
 impl Default for ScopesConfig {
     fn default() -> Self {
-        let written = Written { max: Some(ByteSize::gib(10)), high: None, low: None };
+        let written = QuotaSection { max: Some(ByteSize::gib(10)), high: None, low: None };
         ScopesConfig {
             max_age: Span::hours(14 * 24),
             quota: Quota::try_from(written).unwrap_or_default(),
@@ -76,7 +76,7 @@ impl Default for ScopesConfig {
 
 /// How much a tenant may store, in bytes of content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Written")]
+#[serde(try_from = "QuotaSection")]
 pub struct Quota {
     /// Uploads that would go beyond are refused.
     pub max: Option<u64>,
@@ -93,16 +93,16 @@ const LOW_PERCENT: u64 = 90;
 /// `quota` as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct QuotaSection {
     max: Option<ByteSize>,
     high: Option<ByteSize>,
     low: Option<ByteSize>,
 }
 
-impl TryFrom<Written> for Quota {
+impl TryFrom<QuotaSection> for Quota {
     type Error = &'static str;
 
-    fn try_from(written: Written) -> Result<Quota, Self::Error> {
+    fn try_from(written: QuotaSection) -> Result<Quota, Self::Error> {
         let percent = |of: u64, percent: u64| u64::try_from(u128::from(of) * u128::from(percent) / 100).unwrap_or(of);
         let max = written.max.map(|max| max.as_u64());
         let high = written.high.map(|high| high.as_u64()).or(max.map(|max| percent(max, HIGH_PERCENT)));

@@ -76,7 +76,7 @@ pub struct Snapshot {
     /// When it was begun. Whatever is missing was published after that.
     began: Instant,
     /// Sorted by fingerprint. Fingerprints that meet cost a spare, nothing else.
-    entries: Vec<Entry>,
+    entries: Vec<CondemnedEntry>,
     /// Each with when it was published, by the backend's clock.
     batches: Vec<(BatchId, SystemTime)>,
     age_max: Duration,
@@ -84,7 +84,7 @@ pub struct Snapshot {
 }
 
 #[derive(Clone, Copy)]
-struct Entry {
+struct CondemnedEntry {
     fingerprint: u64,
     batch: u32,
     number: u32,
@@ -125,7 +125,7 @@ impl Snapshot {
         evicts.map(|entry| self.batches[entry.batch as usize].1).max()
     }
 
-    fn of(&self, key: &Key) -> &[Entry] {
+    fn of(&self, key: &Key) -> &[CondemnedEntry] {
         if self.entries.is_empty() {
             return &[];
         }
@@ -142,7 +142,7 @@ pub(crate) fn fingerprint(key: &str) -> u64 {
 }
 
 /// A list, as far as it is kept in memory.
-struct Known {
+struct KnownBatch {
     kind: CondemnedKind,
     fingerprints: Vec<u64>,
     /// What it takes of accounts.
@@ -157,12 +157,12 @@ pub struct Condemned {
     ingredients: Ingredients,
     current: RwLock<Option<Arc<Snapshot>>>,
     /// Lists that were read: they are write-once.
-    known: Mutex<HashMap<BatchId, Arc<Known>>>,
+    known: Mutex<HashMap<BatchId, Arc<KnownBatch>>>,
     /// Entries that this process has spared, having seen no claim after that: no collector will delete them.
     spared: Mutex<HashSet<(BatchId, u32)>>,
     /// One look at a time.
     looking: tokio::sync::Mutex<()>,
-    listeners: Mutex<Vec<Listener>>,
+    listeners: Mutex<Vec<BatchLister>>,
     looks: AtomicU64,
     /// Drawn at start, so that names of batches are never used twice.
     replica: u64,
@@ -170,7 +170,7 @@ pub struct Condemned {
 }
 
 /// Called with what a new snapshot has, and whether everything else in memory is of no use either.
-type Listener = Box<dyn Fn(&News) + Send + Sync>;
+type BatchLister = Box<dyn Fn(&News) + Send + Sync>;
 
 /// What has changed with a new snapshot.
 pub struct News<'a> {
@@ -313,7 +313,7 @@ impl Condemned {
         for (loaded, at) in loaded {
             let Some((id, known, fresh)) = loaded else { continue };
             let batch = batches.len() as u32;
-            entries.extend(known.fingerprints.iter().enumerate().map(|(number, fingerprint)| Entry {
+            entries.extend(known.fingerprints.iter().enumerate().map(|(number, fingerprint)| CondemnedEntry {
                 fingerprint: *fingerprint,
                 batch,
                 number: number as u32,
@@ -339,13 +339,13 @@ impl Condemned {
     }
 
     /// A list, with its keys when it was not known before. Nothing when the batch has just been cleared.
-    async fn load(&self, id: BatchId, deadline: Deadline) -> Result<Option<(BatchId, Arc<Known>, Vec<Key>)>> {
+    async fn load(&self, id: BatchId, deadline: Deadline) -> Result<Option<(BatchId, Arc<KnownBatch>, Vec<Key>)>> {
         if let Some(known) = self.known.lock().get(&id) {
             return Ok(Some((id, known.clone(), Vec::new())));
         }
         let Some(list) = read_list(Calls::until(&*self.objects, deadline), &id).await? else { return Ok(None) };
         let fingerprints = list.keys.iter().map(|key| fingerprint(key)).collect();
-        let known = Arc::new(Known { kind: list.kind, fingerprints, bytes: list.weights() });
+        let known = Arc::new(KnownBatch { kind: list.kind, fingerprints, bytes: list.weights() });
         self.known.lock().insert(id.clone(), known.clone());
         let keys = list.keys.into_iter().map(Key::new).collect();
         Ok(Some((id, known, keys)))
@@ -374,7 +374,7 @@ impl Condemned {
         Ok(true)
     }
 
-    async fn spare_all(&self, snapshot: &Snapshot, entries: &[Entry], deadline: Deadline) -> Result<()> {
+    async fn spare_all(&self, snapshot: &Snapshot, entries: &[CondemnedEntry], deadline: Deadline) -> Result<()> {
         for entry in entries {
             let (batch, _) = &snapshot.batches[entry.batch as usize];
             let name = (batch.clone(), entry.number);

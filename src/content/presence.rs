@@ -34,14 +34,14 @@ const RENEWALS: usize = 8;
 pub struct Presence {
     /// Nothing, when the store is near.
     max_age: Option<Duration>,
-    objects: Cache<Key, Arc<Entry>>,
+    objects: Cache<Key, Arc<PresenceEntry>>,
     /// Raised by `clear`.
     epoch: AtomicU64,
     /// How often keys of a stripe were forgotten.
     forgotten: Box<[Mutex<u64>]>,
 }
 
-struct Entry {
+struct PresenceEntry {
     meta: Meta,
     told: Instant,
     epoch: u64,
@@ -96,7 +96,7 @@ impl Presence {
         let forgotten = self.forgotten(&meta.key);
         if *forgotten == ticket.forgotten && self.epoch.load(Ordering::Acquire) == ticket.epoch {
             let renewing = AtomicBool::new(false);
-            let entry = Entry { meta: meta.clone(), told: ticket.asked, epoch: ticket.epoch, renewing };
+            let entry = PresenceEntry { meta: meta.clone(), told: ticket.asked, epoch: ticket.epoch, renewing };
             self.objects.insert(meta.key.clone(), Arc::new(entry));
         }
     }

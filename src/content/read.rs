@@ -17,7 +17,7 @@ use super::verify::{Object, Progress};
 use crate::deadline::Deadline;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
-use crate::hot::{Piece, Slot};
+use crate::hot::{HotPiece, Slot};
 use crate::metrics::tenant::{Asked, Source, TenantMetrics};
 use crate::objects::{self, ByteStream, Key, Meta};
 
@@ -30,13 +30,13 @@ pub struct Blob {
     pub digest: Digest,
     /// Bytes.
     pub size: u64,
-    held: Held,
+    held: BlobSource,
     /// Where small ones came from.
     source: Source,
 }
 
 #[derive(Clone, Debug)]
-enum Held {
+enum BlobSource {
     /// In memory, checked.
     Hot(Bytes),
     /// In the backend.
@@ -77,15 +77,15 @@ impl Reader {
     async fn open(&self, key: Key, digest: &Digest) -> Result<Blob> {
         let (content, deadline) = (self.content(), self.deadline());
         if let Some(piece) = content.hot().peek(&Slot::Whole(key.clone())) {
-            let (size, held) = (piece.bytes.len() as u64, Held::Hot(piece.bytes));
+            let (size, held) = (piece.bytes.len() as u64, BlobSource::Hot(piece.bytes));
             return Ok(Blob { digest: *digest, size, held, source: Source::Hot });
         }
         let meta = candidate(content, &key, deadline).await?.ok_or(Error::BlobUnknown(*digest))?;
         let size = meta.size;
         let held = if size <= content.hot_blob_max() {
-            Held::Hot(content.small_of(&key, *digest, size, deadline).await?)
+            BlobSource::Hot(content.small_of(&key, *digest, size, deadline).await?)
         } else {
-            Held::Cold(meta)
+            BlobSource::Cold(meta)
         };
         let source = beyond_memory(content);
         Ok(Blob { digest: *digest, size, held, source })
@@ -95,7 +95,7 @@ impl Reader {
     /// such a read but the client.
     pub async fn direct_blob(&self, blob: &Blob) -> Result<Option<String>> {
         match &blob.held {
-            Held::Cold(meta) if !self.content().hot().has(&chunk(meta, 0)) => {
+            BlobSource::Cold(meta) if !self.content().hot().has(&chunk(meta, 0)) => {
                 Ok(self.content().objects().direct(meta).await?)
             }
             _ => Ok(None),
@@ -109,11 +109,11 @@ impl Reader {
     /// blob is served, and the whole checked in the background.
     pub async fn read_blob(&self, blob: &Blob, range: Range<u64>) -> Result<Outgoing> {
         match &blob.held {
-            Held::Hot(bytes) => {
+            BlobSource::Hot(bytes) => {
                 self.counted().served(blob.source, range.end - range.start);
                 Ok(Outgoing::Whole(bytes.slice(range.start as usize..range.end as usize)))
             }
-            Held::Cold(meta) => match self.content().objects().traits().page_cached {
+            BlobSource::Cold(meta) => match self.content().objects().traits().page_cached {
                 true => self.read_near(blob, meta, range).await,
                 false => self.read_far(blob, meta.clone(), range).await,
             },
@@ -182,7 +182,7 @@ struct WayOut {
 impl WayOut {
     /// What the reader gets of a chunk, once it is what was verified. What is not leaves the hot layer, where it may have
     /// come before anything was verified.
-    async fn pass(&self, index: u64, piece: &Piece, was_here: bool) -> Result<Bytes> {
+    async fn pass(&self, index: u64, piece: &HotPiece, was_here: bool) -> Result<Bytes> {
         match (&self.progress, &self.sums) {
             (Some(progress), _) => progress.pass(index, piece).await?,
             (None, Some(sums)) => self.compare(sums, index, piece)?,
@@ -201,7 +201,7 @@ impl WayOut {
         Ok(piece.bytes.slice(from..to))
     }
 
-    fn compare(&self, sums: &[u64], index: u64, piece: &Piece) -> Result<()> {
+    fn compare(&self, sums: &[u64], index: u64, piece: &HotPiece) -> Result<()> {
         if sums.get(index as usize) == Some(&piece.sum) {
             return Ok(());
         }
@@ -255,7 +255,7 @@ impl Object {
     }
 
     /// A chunk from the backend; `known` are the sums of all, when whoever asks for it knows them.
-    async fn fetch_chunk(&self, index: u64, known: Option<Arc<[u64]>>) -> Result<Piece> {
+    async fn fetch_chunk(&self, index: u64, known: Option<Arc<[u64]>>) -> Result<HotPiece> {
         let Object { content, meta, digest } = self;
         let start = index * content.hot().chunk_bytes();
         let end = meta.size.min(start + content.hot().chunk_bytes());
@@ -270,7 +270,7 @@ impl Object {
             while let Some(piece) = bytes.try_next().await? {
                 gathered.extend_from_slice(&piece);
             }
-            let piece = Piece::of(gathered.into());
+            let piece = HotPiece::of(gathered.into());
             let sums = known.clone().or_else(|| content.verdicts().sums(meta));
             if sums.is_some_and(|sums| sums.get(index as usize) != Some(&piece.sum)) {
                 tracing::warn!(key = %meta.key, index, "chunk was fetched again and differs from its verified bytes");
@@ -295,13 +295,13 @@ impl Object {
 
     /// A whole object, hashed as it passes.
     fn verifying(self, bytes: ByteStream) -> ByteStream {
-        struct State {
+        struct VerifyingStream {
             bytes: ByteStream,
             hasher: Hasher,
             held: Option<Bytes>,
         }
         let Object { content, meta, digest } = self;
-        let state = State { bytes, hasher: Hasher::new(digest.algorithm()), held: None };
+        let state = VerifyingStream { bytes, hasher: Hasher::new(digest.algorithm()), held: None };
         stream::try_unfold(Some(state), move |state| {
             let (content, meta) = (content.clone(), meta.clone());
             async move {

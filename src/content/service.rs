@@ -10,7 +10,7 @@ use super::tombstones::Tombstones;
 use super::uploads::Uploads;
 use super::verdicts::Verdicts;
 use crate::calls::Calls;
-use crate::capacity::Room;
+use crate::capacity::Capacity;
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::error::Error;
@@ -28,10 +28,10 @@ const CHUNKS_WHOLE: u64 = 2;
 /// The content of one store. Cheap to clone.
 #[derive(Clone)]
 pub struct Content {
-    shared: Arc<Shared>,
+    shared: Arc<ContentShared>,
 }
 
-struct Shared {
+struct ContentShared {
     objects: Arc<dyn Objects>,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
@@ -43,7 +43,7 @@ struct Shared {
     verdicts: Verdicts,
     tombstones: Tombstones,
     uploads: Uploads,
-    capacity: Arc<Room>,
+    capacity: Arc<Capacity>,
     clock: Clock,
     format: StoreFormat,
 }
@@ -61,7 +61,7 @@ impl Content {
         let is_remote = objects.traits().remote;
         let presence_max_age = config.store.s3.as_ref().map_or(PRESENCE_MAX_AGE, |s3| s3.presence_max_age.get());
         let hot = Hot::new(config.hot.size.as_u64(), CHUNK_BYTES, metrics.clone());
-        let shared = Shared {
+        let shared = ContentShared {
             hot: Arc::new(hot),
             condemned: Condemned::new(objects.clone(), &config.collect, replica),
             presence: Presence::new(is_remote.then_some(presence_max_age)),
@@ -69,7 +69,7 @@ impl Content {
             verdicts: Verdicts::default(),
             tombstones: Tombstones::new(objects.clone(), config.collect.wait(false)),
             uploads: Uploads::new(config.limits.uploads),
-            capacity: Arc::new(Room::new(objects.clone(), config.clone(), metrics.clone(), events.clone())),
+            capacity: Arc::new(Capacity::new(objects.clone(), config.clone(), metrics.clone(), events.clone())),
             clock: Clock::default(),
             format: StoreFormat::new(objects.clone()),
             objects,
@@ -112,7 +112,7 @@ impl Content {
     }
 
     /// The room for uploads, by quota and disk.
-    pub fn room(&self) -> &Arc<Room> {
+    pub fn room(&self) -> &Arc<Capacity> {
         &self.shared.capacity
     }
 
@@ -174,7 +174,7 @@ impl Content {
 
 /// What is condemned is not known to be there any more. Nor is anything after a time without a snapshot, or when a
 /// batch has gone: reads may have found what was in it, and remembered it, until it was deleted.
-fn forget_what_is_condemned(shared: &Arc<Shared>) {
+fn forget_what_is_condemned(shared: &Arc<ContentShared>) {
     let memory = Arc::downgrade(shared);
     shared.condemned.listen(move |news| {
         let Some(shared) = memory.upgrade() else { return };

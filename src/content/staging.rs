@@ -58,18 +58,18 @@ pub struct Chunk {
 
 /// Content of `uploads/<id>/state`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct State {
+struct StagingState {
     /// A session belongs to the repository that began it.
     repo: String,
     algorithm: Algorithm,
     /// State of the hash behind the last part.
     hash: String,
     offset: u64,
-    parts: Vec<Part>,
+    parts: Vec<StagedPart>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Part {
+struct StagedPart {
     offset: u64,
     nonce: u64,
 }
@@ -146,7 +146,7 @@ impl Writer {
         &self,
         session: &Session,
         digest: &Digest,
-        mut state: State,
+        mut state: StagingState,
         closing: Chunk,
     ) -> Result<(Vec<Key>, u64)> {
         let mut hashers = vec![self.hasher_for(&session.id, &state, digest.algorithm()).await?];
@@ -207,7 +207,7 @@ impl Writer {
     }
 
     /// The state of a session that this repository may go on with; nothing when no chunk has come yet.
-    async fn find(&self, session: &Session) -> Result<Option<State>> {
+    async fn find(&self, session: &Session) -> Result<Option<StagingState>> {
         if self.uploads().is_cancelled(&self.own(&session.id)) {
             return Err(Error::UploadUnknown);
         }
@@ -217,17 +217,23 @@ impl Writer {
         }
     }
 
-    async fn load(&self, id: &UploadId, deadline: Deadline) -> Result<Option<State>> {
+    async fn load(&self, id: &UploadId, deadline: Deadline) -> Result<Option<StagingState>> {
         let calls = self.reader().content().calls(deadline);
         let Some((_, bytes)) = calls.read(&self.state_key(id)).await? else { return Ok(None) };
-        let state: State =
+        let state: StagingState =
             serde_json::from_slice(&bytes).map_err(|_| Error::Internal("upload state is damaged".into()))?;
         if *state.repo == **self.reader().repo() { Ok(Some(state)) } else { Err(Error::UploadUnknown) }
     }
 
     /// Replaces the state from which a chunk began. A chunk may take long to come, and its client may have given it up
     /// and sent another one: then what that one was told stands, and this one is too late.
-    async fn advance(&self, id: &UploadId, began: &State, state: &State, part: &Part) -> Result<()> {
+    async fn advance(
+        &self,
+        id: &UploadId,
+        began: &StagingState,
+        state: &StagingState,
+        part: &StagedPart,
+    ) -> Result<()> {
         let (reader, content) = (self.reader(), self.reader().content());
         let _turn = self.uploads().alone(id).await;
         // The chunk took as long as it took.
@@ -260,20 +266,20 @@ impl Writer {
         layout::upload_state(self.reader().tenant(), id)
     }
 
-    fn fresh(&self, algorithm: Algorithm) -> State {
+    fn fresh(&self, algorithm: Algorithm) -> StagingState {
         let hash = Hasher::new(algorithm).save();
-        State { repo: self.reader().repo().to_string(), algorithm, hash, offset: 0, parts: Vec::new() }
+        StagingState { repo: self.reader().repo().to_string(), algorithm, hash, offset: 0, parts: Vec::new() }
     }
 
-    fn part_key(&self, id: &UploadId, part: &Part) -> Key {
+    fn part_key(&self, id: &UploadId, part: &StagedPart) -> Key {
         layout::upload_part(self.reader().tenant(), id, part.offset, part.nonce)
     }
 
     /// Writes a body as the part behind `state`. An empty body makes no part.
-    async fn stage(&self, id: &UploadId, state: &State, hashers: Vec<Hasher>, chunk: Chunk) -> Result<Staged> {
+    async fn stage(&self, id: &UploadId, state: &StagingState, hashers: Vec<Hasher>, chunk: Chunk) -> Result<Staged> {
         let content = self.reader().content();
         let limit = content.config().limits.blob.as_u64().saturating_sub(state.offset);
-        let part = Part { offset: state.offset, nonce: rand::random() };
+        let part = StagedPart { offset: state.offset, nonce: rand::random() };
         // With the part, the state that names it.
         let mut place = self.reserve_with(chunk.size, OBJECT_FLOOR).await?;
         let (first, mut body) = self.take_in(chunk.size, chunk.body).await?;
@@ -296,7 +302,7 @@ impl Writer {
 
     /// The hash behind what has been received. When the client names another algorithm at the end than at the start,
     /// the parts are read once more.
-    async fn hasher_for(&self, id: &UploadId, state: &State, algorithm: Algorithm) -> Result<Hasher> {
+    async fn hasher_for(&self, id: &UploadId, state: &StagingState, algorithm: Algorithm) -> Result<Hasher> {
         if state.algorithm == algorithm {
             return state.hasher();
         }
@@ -316,7 +322,7 @@ impl Writer {
 }
 
 struct Staged {
-    part: Option<Part>,
+    part: Option<StagedPart>,
     length: u64,
     hashers: Vec<Hasher>,
     failed: Option<BodyError>,
@@ -324,10 +330,10 @@ struct Staged {
 
 /// The objects that hold what has been received, by the state of an upload.
 pub fn parts_of(state: &[u8], tenant: &Tenant, id: &UploadId) -> serde_json::Result<Vec<Key>> {
-    Ok(serde_json::from_slice::<State>(state)?.part_keys(tenant, id))
+    Ok(serde_json::from_slice::<StagingState>(state)?.part_keys(tenant, id))
 }
 
-impl State {
+impl StagingState {
     fn part_keys(&self, tenant: &Tenant, id: &UploadId) -> Vec<Key> {
         self.parts.iter().map(|part| layout::upload_part(tenant, id, part.offset, part.nonce)).collect()
     }

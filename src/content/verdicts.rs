@@ -33,7 +33,7 @@ pub struct Verdicts {
     known: Cache<Key, (Version, Checked)>,
     /// Of the chunks of verified objects.
     sums: Cache<(Key, Version), Arc<[u64]>>,
-    progress: Mutex<HashMap<(Key, Version), Weak<Passing>>>,
+    progress: Mutex<HashMap<(Key, Version), Weak<PassingHash>>>,
     background: Arc<Semaphore>,
     in_background: Arc<Mutex<HashSet<Key>>>,
     quarantine: Quarantine,
@@ -94,10 +94,10 @@ impl Verdicts {
     }
 
     /// The verification of a version that is under way, or a new one that begins with `hasher`.
-    pub(super) fn passing(&self, meta: &Meta, hasher: impl FnOnce() -> Hasher) -> Arc<Passing> {
+    pub(super) fn passing(&self, meta: &Meta, hasher: impl FnOnce() -> Hasher) -> Arc<PassingHash> {
         let (mut all, name) = (self.progress.lock(), name_of(meta));
         let passing = all.get(&name).and_then(Weak::upgrade).unwrap_or_else(|| {
-            Arc::new(Passing::new(Hashed { hasher: Some(hasher()), actual: None, sums: Vec::new() }))
+            Arc::new(PassingHash::new(Hashed { hasher: Some(hasher()), actual: None, sums: Vec::new() }))
         });
         if all.len() >= PROGRESS_SWEEP {
             all.retain(|_, passing| passing.strong_count() > 0);
@@ -114,7 +114,7 @@ impl Verdicts {
     }
 
     /// Leaves a verification to those who take part in it: whoever comes from now on begins another.
-    pub(super) fn abandon(&self, meta: &Meta, passing: &Arc<Passing>) {
+    pub(super) fn abandon(&self, meta: &Meta, passing: &Arc<PassingHash>) {
         let (mut all, name) = (self.progress.lock(), name_of(meta));
         if all.get(&name).is_some_and(|current| current.as_ptr() == Arc::as_ptr(passing)) {
             all.remove(&name);
@@ -133,7 +133,7 @@ pub(super) struct Hashed {
 }
 
 /// The hash of an object, with whoever reads it.
-pub(super) type Passing = tokio::sync::Mutex<Hashed>;
+pub(super) type PassingHash = tokio::sync::Mutex<Hashed>;
 
 /// A check in the background. Dropped, it has ended.
 pub(super) struct Background {

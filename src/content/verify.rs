@@ -18,17 +18,17 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::quarantine::notes;
 use super::service::{Content, chunk as slot};
-use super::verdicts::{Checked, Hashed, Passing};
+use super::verdicts::{Checked, Hashed, PassingHash};
 use crate::calls::json;
 use crate::deadline::Deadline;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
-use crate::hot::{self, Piece};
+use crate::hot::{self, HotPiece};
 use crate::layout;
 use crate::objects::{Meta, Version};
 
 /// What a read of a whole object came to.
-struct Reading {
+struct HashedRead {
     version: Version,
     digest: Digest,
     /// Of its chunks.
@@ -47,12 +47,12 @@ pub(super) struct Object {
 pub struct Progress {
     object: Object,
     chunks: u64,
-    hashed: Arc<Passing>,
+    hashed: Arc<PassingHash>,
 }
 
 impl Progress {
     /// Lets a chunk pass to the reader: all readers come in order. The last one passes when the digest fits.
-    pub async fn pass(&self, index: u64, piece: &Piece) -> Result<()> {
+    pub async fn pass(&self, index: u64, piece: &HotPiece) -> Result<()> {
         let mut hashed = self.hashed.clone().lock_owned().await;
         let last = index + 1 == self.chunks;
         if hashed.sums.len() as u64 == index {
@@ -165,7 +165,7 @@ impl Object {
         Ok(())
     }
 
-    async fn conclude(&self, reading: Reading) {
+    async fn conclude(&self, reading: HashedRead) {
         if reading.version != self.meta.version {
             return;
         }
@@ -178,7 +178,7 @@ impl Object {
     }
 
     /// What an object comes to, read in chunks that are not kept.
-    async fn read_past_memory(&self) -> Result<Reading> {
+    async fn read_past_memory(&self) -> Result<HashedRead> {
         let chunk_bytes = self.content.hot().chunk_bytes() as usize;
         let (meta, bytes) = self.content.objects().get(&self.meta.key, 0..u64::MAX).await?;
         let (mut bytes, mut piece) = (bytes.fuse(), Bytes::new());
@@ -193,7 +193,7 @@ impl Object {
                 chunk.extend_from_slice(&piece.split_to(piece.len().min(chunk_bytes - chunk.len())));
             }
             if chunk.is_empty() {
-                return Ok(Reading { version: meta.version, digest: hasher.finish(), sums });
+                return Ok(HashedRead { version: meta.version, digest: hasher.finish(), sums });
             }
             let hashing = tokio::task::spawn_blocking(move || {
                 hasher.update(&chunk);

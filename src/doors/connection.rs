@@ -134,7 +134,7 @@ impl Service<http::Request<Incoming>> for Counted {
     type Future = BoxFuture<'static, Result<Response, Infallible>>;
 
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
-        let under_way = UnderWay::begin(&self.activity);
+        let under_way = RequestUnderWay::begin(&self.activity);
         let answer = self.answering.answer(request);
         Box::pin(async move {
             let held = move |frame| {
@@ -164,18 +164,18 @@ impl Activity {
     }
 }
 
-struct UnderWay {
+struct RequestUnderWay {
     activity: Arc<Activity>,
 }
 
-impl UnderWay {
-    fn begin(activity: &Arc<Activity>) -> UnderWay {
+impl RequestUnderWay {
+    fn begin(activity: &Arc<Activity>) -> RequestUnderWay {
         activity.requests.send_modify(|requests| *requests += 1);
-        UnderWay { activity: activity.clone() }
+        RequestUnderWay { activity: activity.clone() }
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for RequestUnderWay {
     fn drop(&mut self) {
         self.activity.requests.send_modify(|requests| *requests = requests.saturating_sub(1));
     }

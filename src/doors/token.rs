@@ -66,7 +66,7 @@ pub async fn revoke(State(doors): State<Doors>, request: Request) -> Response {
 
 /// Whose session was revoked.
 async fn revoked(doors: &Doors, request: &http::Request<()>, body: Body) -> Result<Identity, Failure> {
-    let form = Form::read(doors, request, body).await?;
+    let form = TokenForm::read(doors, request, body).await?;
     let token = form.get("token").or(bearer(request));
     let token = token.ok_or(Failure::Form("token is missing: send one that /token/exchange has issued"))?;
     let (who, session) = doors.gate.revocable(token)?;
@@ -116,12 +116,12 @@ fn bearer(request: &http::Request<()>) -> Option<&str> {
 
 async fn by_query(doors: &Doors, request: &http::Request<()>) -> Result<Issued, Failure> {
     let caller = doors.gate.identify(&RequestOrigin::new(doors, request).credentials()).await?;
-    let query = Form::parse(request.uri().query().unwrap_or_default().as_bytes());
+    let query = TokenForm::parse(request.uri().query().unwrap_or_default().as_bytes());
     Ok(doors.gate.issue(&caller, query.scopes())?)
 }
 
 async fn by_form(doors: &Doors, request: &http::Request<()>, body: Body) -> Result<Issued, Failure> {
-    let form = Form::read(doors, request, body).await?;
+    let form = TokenForm::read(doors, request, body).await?;
     let credentials = RequestOrigin::new(doors, request).credentials();
     let caller = match form.get("grant_type") {
         Some("password") => {
@@ -143,7 +143,7 @@ async fn by_form(doors: &Doors, request: &http::Request<()>, body: Body) -> Resu
 }
 
 async fn exchanged(doors: &Doors, request: &http::Request<()>, body: Body) -> Result<Issued, Failure> {
-    let form = Form::read(doors, request, body).await?;
+    let form = TokenForm::read(doors, request, body).await?;
     let jwt = form.get("subject_token").or(bearer(request));
     let jwt = jwt.ok_or(Failure::Form("subject_token is missing: the JWT to exchange"))?;
     Ok(doors.gate.exchange(jwt).await?)
@@ -216,20 +216,20 @@ impl Failure {
 }
 
 /// A form, or a query: the same encoding.
-struct Form {
+struct TokenForm {
     pairs: Vec<(String, String)>,
 }
 
-impl Form {
-    fn parse(text: &[u8]) -> Form {
-        Form { pairs: form_urlencoded::parse(text).into_owned().collect() }
+impl TokenForm {
+    fn parse(text: &[u8]) -> TokenForm {
+        TokenForm { pairs: form_urlencoded::parse(text).into_owned().collect() }
     }
 
-    async fn read(doors: &Doors, request: &http::Request<()>, body: Body) -> Result<Form, Failure> {
+    async fn read(doors: &Doors, request: &http::Request<()>, body: Body) -> Result<TokenForm, Failure> {
         let from = RequestOrigin::new(doors, request).address();
         let size = header(request.headers(), CONTENT_LENGTH).and_then(|text| text.parse().ok());
         match doors.collecting.form(from, size, body, FORM_BYTES_MAX, FORM_TIMEOUT).await {
-            Ok(bytes) => Ok(Form::parse(&bytes)),
+            Ok(bytes) => Ok(TokenForm::parse(&bytes)),
             Err(BodyError::Idle) => Err(Failure::Form("form arrives too slowly, or too many at once")),
             Err(_) => Err(Failure::Form("form was cut, or is too long")),
         }

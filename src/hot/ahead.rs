@@ -17,7 +17,7 @@ use futures::stream::{self, BoxStream};
 use tokio::task::JoinError;
 
 use super::flights::Owned;
-use super::{Hot, Piece, Slot};
+use super::{Hot, HotPiece, Slot};
 use crate::objects::{Key, Version};
 
 /// Chunks of one reader that are on their way or not read yet, the one it is at included.
@@ -25,7 +25,7 @@ const WINDOW: usize = 8;
 /// How long a place is held for a reader that does not come.
 const HELD_MAX: Duration = Duration::from_secs(10);
 
-struct Reader<E, G> {
+struct AheadReader<E, G> {
     hot: Arc<Hot<E>>,
     key: Key,
     version: Version,
@@ -45,12 +45,12 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
         version: Version,
         range: Range<u64>,
         fetch: impl Fn(u64) -> F + Clone + Send + Sync + 'static,
-    ) -> BoxStream<'static, Result<(Piece, bool), E>>
+    ) -> BoxStream<'static, Result<(HotPiece, bool), E>>
     where
-        F: Future<Output = Result<Piece, E>> + Send + 'static,
+        F: Future<Output = Result<HotPiece, E>> + Send + 'static,
     {
         let (hot, ahead) = (self.clone(), VecDeque::new());
-        let reader = Reader { hot, key, version, at: range.start, end: range.end, ahead, fetch };
+        let reader = AheadReader { hot, key, version, at: range.start, end: range.end, ahead, fetch };
         let chunks = stream::unfold(Some(reader), |reader| async {
             let mut reader = reader.filter(|reader| reader.at < reader.end)?;
             let next = reader.next().await;
@@ -62,17 +62,17 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
     }
 }
 
-impl<E, G, F> Reader<E, G>
+impl<E, G, F> AheadReader<E, G>
 where
     E: Clone + Send + Sync + From<JoinError> + 'static,
     G: Fn(u64) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Result<Piece, E>> + Send + 'static,
+    F: Future<Output = Result<HotPiece, E>> + Send + 'static,
 {
     fn slot(&self, index: u64) -> Slot {
         Slot::Chunk(self.key.clone(), self.version.clone(), index)
     }
 
-    async fn next(&mut self) -> Result<(Piece, bool), E> {
+    async fn next(&mut self) -> Result<(HotPiece, bool), E> {
         let (index, fetch) = (self.at, self.fetch.clone());
         let first = self.hot.join(&self.slot(index), move || fetch(index));
         // What this reader had fetched ahead was not here either.

@@ -23,13 +23,13 @@ pub type Flight<V, E> = Shared<BoxFuture<'static, Result<V, E>>>;
 
 /// Work under way, by key. Every waiter gets a clone of what it comes to.
 pub struct Flights<K, V, E> {
-    under_way: Mutex<UnderWay<K, V, E>>,
+    under_way: Mutex<FlightsUnderWay<K, V, E>>,
 }
 
 /// A flight that is there for as long as somebody waits for it.
 type Watched<V, E> = WeakShared<BoxFuture<'static, Result<V, E>>>;
 
-struct UnderWay<K, V, E> {
+struct FlightsUnderWay<K, V, E> {
     /// Each with its number: a key may be forgotten and asked for again while its first flight is still under way.
     by_key: HashMap<K, (usize, Watched<V, E>)>,
     started: usize,
@@ -37,7 +37,7 @@ struct UnderWay<K, V, E> {
 
 impl<K, V, E> Default for Flights<K, V, E> {
     fn default() -> Self {
-        Flights { under_way: Mutex::new(UnderWay { by_key: HashMap::new(), started: 0 }) }
+        Flights { under_way: Mutex::new(FlightsUnderWay { by_key: HashMap::new(), started: 0 }) }
     }
 }
 
@@ -66,7 +66,7 @@ where
     V: Clone + Send + Sync + 'static,
     E: Clone + Send + Sync + From<JoinError> + 'static,
 {
-    fn under_way(&self) -> MutexGuard<'_, UnderWay<K, V, E>> {
+    fn under_way(&self) -> MutexGuard<'_, FlightsUnderWay<K, V, E>> {
         self.under_way.lock()
     }
 

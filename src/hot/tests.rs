@@ -137,7 +137,7 @@ async fn chunks_come_in_order_each_once_for_all_readers_and_some_ahead() {
         let fetched = fetched.clone();
         let chunks = hot.chunks(Key::new("k"), super::Version(version.into()), 0..40, move |index| {
             fetched.fetch_add(1, Ordering::SeqCst);
-            async move { Ok(Piece::of(index.to_string().into())) }
+            async move { Ok(HotPiece::of(index.to_string().into())) }
         });
         chunks.map_ok(|(piece, _)| piece.bytes).try_collect::<Vec<Bytes>>()
     };

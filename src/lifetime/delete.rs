@@ -52,7 +52,7 @@ enum Looked {
 }
 
 /// Whether a manifest names what is to be deleted.
-type Names<'a> = dyn Fn(Key) -> BoxFuture<'a, Result<bool>> + Send + Sync + 'a;
+type ReferencedNames<'a> = dyn Fn(Key) -> BoxFuture<'a, Result<bool>> + Send + Sync + 'a;
 
 /// What the objects of a store lead to, read past the hot layer, which reading all of them would flush.
 pub struct References {
@@ -225,7 +225,7 @@ impl Deletion {
         &self,
         digest: &Digest,
         prefix: &str,
-        names: &Names<'_>,
+        names: &ReferencedNames<'_>,
     ) -> Result<(RwLockWriteGuard<'_, ()>, HashSet<Key>)> {
         let mut seen = HashSet::new();
         let named = |by| Error::Referenced { digest: *digest, by };
@@ -250,7 +250,7 @@ impl Deletion {
     async fn named_by(
         &self,
         prefix: &str,
-        names: &Names<'_>,
+        names: &ReferencedNames<'_>,
         seen: &mut HashSet<Key>,
         looks_max: usize,
     ) -> Result<Looked> {

@@ -91,13 +91,13 @@ pub struct StoreFormat {
     objects: Arc<dyn Objects>,
     /// The newest format that the server reads.
     ours: u32,
-    seen: Mutex<Option<Seen>>,
+    seen: Mutex<Option<SeenFormat>>,
     /// The format of the version that has left this server behind; 0 while none has. Each write looks at it.
     left_behind_by: AtomicU32,
 }
 
 #[derive(Clone)]
-struct Seen {
+struct SeenFormat {
     version: Version,
     stored: Format,
     /// The highest `oldest_reader` that the server ever read, and the `format` beside it.
@@ -197,7 +197,7 @@ impl StoreFormat {
         Err(Error::Busy)
     }
 
-    async fn read_again(&self) -> Result<Seen> {
+    async fn read_again(&self) -> Result<SeenFormat> {
         let known = self.seen();
         let version = known.as_ref().map(|seen| &seen.version);
         match (Calls::of(&*self.objects).reread(&layout::format(), version).await?, known) {
@@ -215,7 +215,7 @@ impl StoreFormat {
         }
     }
 
-    fn note(&self, version: Version, stored: Format) -> Seen {
+    fn note(&self, version: Version, stored: Format) -> SeenFormat {
         let mut seen = self.seen.lock();
         let new = (stored.oldest_reader, stored.format);
         let highest = seen.as_ref().map_or(new, |seen| seen.highest.max(new));
@@ -223,10 +223,10 @@ impl StoreFormat {
         if oldest_reader > self.ours {
             self.left_behind_by.store(format.max(oldest_reader), Ordering::Relaxed);
         }
-        seen.insert(Seen { version, stored, highest }).clone()
+        seen.insert(SeenFormat { version, stored, highest }).clone()
     }
 
-    fn seen(&self) -> Option<Seen> {
+    fn seen(&self) -> Option<SeenFormat> {
         self.seen.lock().clone()
     }
 }

@@ -52,7 +52,7 @@ pub enum Saved {
 const ASKED: [&str; 4] = ["tag", "manifest", "blob", "upload"];
 const SOURCES: [&str; 3] = ["hot", "warm", "cold"];
 const SAVED: [&str; 2] = ["present", "mounted"];
-const RULES: [&str; 4] = ["unused", "pushed", "not_newest", "room"];
+const RULES: [&str; 5] = ["unused", "pushed", "not_newest", "room", "subject"];
 
 /// The numbers of one tenant. Found once for a request, then counted without looking anything up.
 #[derive(Debug)]
@@ -61,8 +61,8 @@ pub struct TenantMetrics {
     misses: [IntCounter; 4],
     served: [IntCounter; 3],
     saved: [IntCounter; 2],
-    evictions: [IntCounter; 4],
-    evicted_bytes: [IntCounter; 4],
+    evictions: [IntCounter; RULES.len()],
+    evicted_bytes: [IntCounter; RULES.len()],
     pub imports: IntCounter,
     pub exports: IntCounter,
     /// Bytes of blobs that were received.
@@ -201,7 +201,7 @@ impl Tenants {
             ),
             evictions: m.counters(
                 "larder_evictions_total",
-                "Tags and layers expired by a policy (unused, pushed, not_newest) or evicted (room).",
+                "Tags and layers expired by a policy (unused, pushed, not_newest) evicted (room), or gone with their manifest (subject).",
                 &["tenant", "rule"],
             ),
             evicted_bytes: m.counters(

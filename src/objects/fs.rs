@@ -53,10 +53,10 @@ const DATED_AGE_MAX: Duration = Duration::from_secs(15 * 60);
 /// The filesystem backend.
 #[derive(Clone)]
 pub struct FsObjects {
-    inner: Arc<Inner>,
+    inner: Arc<FsInner>,
 }
 
-struct Inner {
+struct FsInner {
     /// The folder of the store.
     root: File,
     tmp: PathBuf,
@@ -122,7 +122,7 @@ impl FsObjects {
             // The store's own entry: without it a power cut could take the whole new store.
             let _ = sync_folder(parent);
         }
-        let inner = Inner {
+        let inner = FsInner {
             root: File::open(&root).map_err(failed)?,
             tmp: private.join("tmp"),
             folders: Folders::new(root, sync_folder),
@@ -135,7 +135,10 @@ impl FsObjects {
         Ok(FsObjects { inner: Arc::new(inner) })
     }
 
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> Result<T> + Send + 'static) -> Result<T> {
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&FsInner) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let inner = self.inner.clone();
         match tokio::task::spawn_blocking(move || work(&inner)).await {
             Ok(done) => done,
@@ -179,7 +182,7 @@ fn narrow(folder: &Path, forbidden: u32) {
     }
 }
 
-impl Inner {
+impl FsInner {
     fn path(&self, key: &Key) -> PathBuf {
         self.folders.root().join(key.as_str())
     }
@@ -461,7 +464,7 @@ impl Objects for FsObjects {
     }
 }
 
-impl Inner {
+impl FsInner {
     /// A second name for the same bytes, where the filesystem has such.
     fn link(&self, from: &Key, to: &Key) -> Result<Option<Meta>> {
         let path = self.tmp.join(format!("{:032x}", rand::random::<u128>()));
@@ -487,7 +490,7 @@ struct FsDraft {
 impl Draft for FsDraft {
     async fn write(&mut self, pieces: Vec<Bytes>) -> Result<()> {
         let mut temporary = self.temporary.take().ok_or_else(broken)?;
-        let work = move |_: &Inner| {
+        let work = move |_: &FsInner| {
             let file = temporary.file.as_mut().ok_or_else(broken)?;
             write_all_vectored(file, &pieces).map_err(from_io)?;
             Ok(temporary)

@@ -15,7 +15,7 @@ use super::{
     When,
 };
 use crate::digest::Digest;
-use crate::trace::{self, CallSpan, Failed};
+use crate::trace::{self, CallSpan, SpanFailed};
 
 /// The same objects, with spans where spans are made.
 pub fn traced(objects: Arc<dyn Objects>) -> Arc<dyn Objects> {
@@ -48,7 +48,7 @@ fn note<T>(span: &mut CallSpan, done: &Result<T>) {
         Error::Full => ("full", true),
         Error::Backend(_) => ("backend", true),
     };
-    span.fail(Failed { kind, fault });
+    span.fail(SpanFailed { kind, fault });
 }
 
 #[async_trait]

@@ -14,11 +14,11 @@ const RECENT_MAX: usize = 16_384;
 /// The deletions of this server, in their order.
 #[derive(Default)]
 pub struct Deletions {
-    recent: Mutex<Recent>,
+    recent: Mutex<RecentDeletions>,
 }
 
 #[derive(Default)]
-struct Recent {
+struct RecentDeletions {
     /// Of all that there ever were.
     count: u64,
     /// Fingerprints of the last keys.

@@ -60,7 +60,7 @@ impl TagEntry {
 
 /// What is known of all tags.
 #[derive(Default)]
-pub struct Stock {
+pub struct TagInventory {
     tenants: RwLock<BTreeMap<Tenant, Repos>>,
     changed: Notify,
 }
@@ -83,7 +83,7 @@ impl Weight {
     }
 }
 
-impl Stock {
+impl TagInventory {
     /// Looks at what is known of a tenant. Others wait meanwhile: briefly.
     pub fn look<T>(&self, tenant: &Tenant, f: impl FnOnce(&Repos) -> T) -> T {
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_scan_replaces_what_is_known_but_not_what_came_since() {
-        let (stock, tenant) = (Stock::default(), Tenant::default_tenant());
+        let (stock, tenant) = (TagInventory::default(), Tenant::default_tenant());
         let (repo, weight): (RepoName, _) = ("a".parse().unwrap(), Weight { bytes: 7, ..Weight::default() });
         let [old, gone, new]: [Tag; 3] = ["old", "gone", "new"].map(|tag| tag.parse().unwrap());
         let digest = Digest::sha256(b"manifest");
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn tenants_that_are_gone_make_room() {
-        let (stock, gone, kept) = (Stock::default(), "pull-1".parse().unwrap(), Tenant::default_tenant());
+        let (stock, gone, kept) = (TagInventory::default(), "pull-1".parse().unwrap(), Tenant::default_tenant());
         let (repo, digest): (RepoName, _) = ("a".parse().unwrap(), Digest::sha256(b"manifest"));
         let tag = |number: usize| format!("t{number}").parse::<Tag>().unwrap();
         for number in 0..TAGS_MAX {
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_was_there() {
-        let (stock, tenant, repo) = (Stock::default(), Tenant::default_tenant(), "a".parse().unwrap());
+        let (stock, tenant, repo) = (TagInventory::default(), Tenant::default_tenant(), "a".parse().unwrap());
         let tag: Tag = "t".parse().unwrap();
         stock.used(&tenant, &repo, &tag);
         stock.viewed(&tenant, &repo, &tag, 3, Weight::default());

@@ -75,6 +75,8 @@ pub struct Root {
     /// The last push or use.
     pub used: SystemTime,
     pub evictable: Evictable,
+    /// The manifest that it belongs to, by the name of its tag. The root stays and goes with it, and no rule is for it.
+    pub subject: Option<Digest>,
     /// The manifests that it names: they, and all that they lead to, are its content.
     pub manifests: Vec<Digest>,
     /// What it names by itself.
@@ -93,6 +95,7 @@ impl Root {
             pushed,
             used: used.unwrap_or(pushed).max(pushed),
             evictable: Evictable::Whole,
+            subject: None,
             manifests: Vec::new(),
             own: None,
             history: PushHistory { served: used, ..PushHistory::default() },

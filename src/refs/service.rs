@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::deletions::Deletions;
 use super::pointer::Pointers;
-use crate::capacity::Room;
+use crate::capacity::Capacity;
 use crate::capacity::usage::Usage;
 use crate::config::Config;
 use crate::content::Content;
@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::objects::{Key, Objects};
-use crate::refs::inventory::Stock;
+use crate::refs::inventory::TagInventory;
 use crate::sync::lru;
 
 /// Tags of which the last note of use is remembered.
@@ -27,13 +27,13 @@ const USED_MAX: u64 = 100_000;
 /// The references of one store. Cheap to clone.
 #[derive(Clone)]
 pub struct Refs {
-    shared: Arc<Shared>,
+    shared: Arc<RefsShared>,
 }
 
-struct Shared {
+struct RefsShared {
     content: Content,
     pointers: Pointers,
-    inventory: Stock,
+    inventory: TagInventory,
     /// When the last use of a tag was last written.
     used: Cache<Key, Instant>,
     /// Held shared while a manifest is written with its tags, alone while something is deleted that manifests or tags
@@ -46,10 +46,10 @@ struct Shared {
 impl Refs {
     /// The references to `content`.
     pub fn new(content: Content) -> Refs {
-        let shared = Shared {
+        let shared = RefsShared {
             pointers: Pointers::new(content.objects().clone()),
             content,
-            inventory: Stock::default(),
+            inventory: TagInventory::default(),
             used: lru(USED_MAX),
             guard: RwLock::new(()),
             deletions: Deletions::default(),
@@ -68,7 +68,7 @@ impl Refs {
     }
 
     /// The inventory of tags in memory, for people to look at.
-    pub fn stock(&self) -> &Stock {
+    pub fn stock(&self) -> &TagInventory {
         &self.shared.inventory
     }
 
@@ -121,7 +121,7 @@ impl Refs {
     }
 
     /// The room for uploads.
-    pub fn room(&self) -> &Arc<Room> {
+    pub fn room(&self) -> &Arc<Capacity> {
         self.content().room()
     }
 

@@ -1,8 +1,12 @@
 //! Tags as roots: a pointer and, of a cache tag, its push records.
+//!
+//! Clients keep the signatures, attestations and referrers of a manifest under tags that have its digest in their names
+//! (cosign; distribution spec, "Referrers Tag Schema"). Such a tag belongs to that manifest, its subject.
 
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::calls::FAN_OUT;
+use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::names::{RepoName, Tag, Tenant};
@@ -20,6 +24,13 @@ pub fn id(tenant: &Tenant, repo: &RepoName, tag: &Tag) -> RootId {
         label: tag.to_string(),
         tag: Some(tag.clone()),
     }
+}
+
+/// The manifest that a tag belongs to, by its name: `sha256-<hex>`, or that and `.sig`, `.att` or `.sbom`.
+pub fn subject_of(tag: &Tag) -> Option<Digest> {
+    let rest = (**tag).strip_prefix("sha256-")?;
+    let hex = [".sig", ".att", ".sbom"].iter().find_map(|end| rest.strip_suffix(end)).unwrap_or(rest);
+    Digest::from_hex(Algorithm::Sha256, hex).ok()
 }
 
 /// The tags of a repository with the manifests that they serve. A tag whose pointer cannot be read is none.
@@ -48,8 +59,9 @@ fn root(repo: &RepoListing, tag: &Tag, listed: &Writing, pointer: &Pointer) -> R
     let pushes = repo.pushes_of(tag);
     let id = id(&repo.tenant, &repo.name, tag);
     let mut root = Root::new(id, listed.at, repo.used.get(tag).copied());
+    root.subject = subject_of(tag);
     if !pushes.is_empty() {
-        root.evictable = Evictable::ByLayer;
+        (root.evictable, root.subject) = (Evictable::ByLayer, None);
     }
     root.manifests = pointer.manifests();
     let history = &mut root.history;
@@ -63,4 +75,32 @@ fn root(repo: &RepoListing, tag: &Tag, listed: &Writing, pointer: &Pointer) -> R
         *newest = written.at.max(*newest);
     }
     root
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_belongs_to_the_manifest_in_its_name() {
+        let digest = Digest::sha256(b"image");
+        let subject = |name: &str| subject_of(&name.parse().unwrap());
+        for end in ["", ".sig", ".att", ".sbom"] {
+            assert_eq!(subject(&format!("sha256-{}{end}", digest.hex())), Some(digest), "{end}");
+        }
+        let hex = digest.hex();
+        for name in [
+            "main".to_string(),
+            "sha256-".to_string(),
+            format!("sha256-{}", &hex[1..]),
+            format!("sha256-{hex}0"),
+            format!("sha256-{hex}.old"),
+            format!("sha256-{hex}.sig.sig"),
+            format!("sha512-{hex}.sig"),
+            format!("sha256-{}", hex.to_uppercase()),
+            format!("sha256-{}g", &hex[1..]),
+        ] {
+            assert_eq!(subject(&name), None, "{name}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use super::pointer::Pointer;
 use super::pushes::LivePush;
 use super::repo::RepoEraser;
+use super::tag_root::subject_of;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::layout::PushId;
@@ -36,13 +37,13 @@ impl RepoEraser {
         Ok(())
     }
 
-    /// Ends all that serves a manifest which is about to be deleted: tags that point to it, pushes that are it, and, when
-    /// it is the view of a tag, the pushes that are in it.
+    /// Ends all that serves a manifest which is about to be deleted: tags that point to it, tags that belong to it, pushes
+    /// that are it, and, when it is the view of a tag, the pushes that are in it.
     pub async fn withdraw(&self, digest: &Digest) -> Result<()> {
         let repo = self.repo();
         for (tag, pointer) in repo.pointers().await? {
             if pointer.push.is_none() {
-                if pointer.digest == *digest {
+                if pointer.digest == *digest || subject_of(&tag) == Some(*digest) {
                     self.remove_tag(&tag).await?;
                 }
                 continue;

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::future::Future;
 use std::time::Duration;
 
-use super::{Answered, Failed, is_wanted};
+use super::{Answered, SpanFailed, is_wanted};
 use crate::names::{RepoName, Tenant};
 
 /// Says so when the environment names a collector.
@@ -62,5 +62,5 @@ impl CallSpan {
         CallSpan
     }
 
-    pub fn fail(&mut self, _: Failed) {}
+    pub fn fail(&mut self, _: SpanFailed) {}
 }

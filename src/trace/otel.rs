@@ -17,7 +17,7 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanData};
 
-use super::{Answered, Failed, is_wanted, setting};
+use super::{Answered, SpanFailed, is_wanted, setting};
 use crate::names::{RepoName, Tenant, without_upload_id};
 
 /// How long the end of the process waits for a collector, at most.
@@ -55,7 +55,7 @@ pub fn start() {
 
 fn open() -> Result<Tracing, ExporterBuildError> {
     let exporter = SpanExporter::builder().with_http().with_protocol(protocol()).build()?;
-    let exporter = Told { exporter, failing: AtomicBool::new(false) };
+    let exporter = ReportedExporter { exporter, failing: AtomicBool::new(false) };
     let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource()).build();
     let tracer = provider.tracer("larder");
     Ok(Tracing { provider, tracer })
@@ -85,12 +85,12 @@ fn resource() -> Resource {
 
 /// An exporter that tells the operator when it begins to fail and when that is over: in between it fails all few seconds.
 #[derive(Debug)]
-struct Told {
+struct ReportedExporter {
     exporter: SpanExporter,
     failing: AtomicBool,
 }
 
-impl opentelemetry_sdk::trace::SpanExporter for Told {
+impl opentelemetry_sdk::trace::SpanExporter for ReportedExporter {
     async fn export(&self, spans: Vec<SpanData>) -> OTelSdkResult {
         let done = self.exporter.export(spans).await;
         match (&done, self.failing.swap(done.is_err(), Ordering::Relaxed)) {
@@ -285,7 +285,7 @@ impl CallSpan {
         CallSpan(span)
     }
 
-    pub fn fail(&mut self, failed: Failed) {
+    pub fn fail(&mut self, failed: SpanFailed) {
         let Some(span) = &mut self.0 else { return };
         span.set_attribute(KeyValue::new("error.type", failed.kind));
         if failed.fault {

@@ -3,3 +3,4 @@
 mod entries;
 mod model;
 mod room;
+mod subjects;

@@ -348,17 +348,15 @@ fn a_cycle_is_found() {
     assert_eq!(cycles(rooms(&files)).into_keys().collect::<Vec<_>>(), ["content", "refs", "store"]);
 }
 
-/// Types that other files see, by name: where each is defined, and how many of its fields they see.
+/// All types outside of functions, by name: where each is defined, and how many of its fields other files see.
 fn types(files: &[(String, String)]) -> BTreeMap<String, Vec<(String, usize)>> {
     let mut found = BTreeMap::<String, Vec<(String, usize)>>::new();
     for (path, text) in files.iter().filter(|(path, _)| !path.contains("/tests")) {
         let code = code_of(text);
         let mut lines = code.lines().peekable();
         while let Some(line) = lines.next() {
-            let Some(rest) = line.strip_prefix("pub").map(|rest| rest.trim_start_matches(|c| c != ' ').trim_start())
-            else {
-                continue;
-            };
+            let public = line.strip_prefix("pub").map(|rest| rest.trim_start_matches(|c| c != ' ').trim_start());
+            let rest = public.unwrap_or(line);
             let Some((kind, rest)) = rest.split_once(' ') else { continue };
             if !["struct", "enum", "trait", "type"].contains(&kind) {
                 continue;

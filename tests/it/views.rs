@@ -7,7 +7,7 @@ use futures::future::join_all;
 use larder::buildkit::{CONFIG_MEDIA_TYPE, CacheConfig};
 use larder::digest::Digest;
 use larder::objects::Objects;
-use larder::oci::{DOCKER_LIST, OCI_INDEX};
+use larder::oci::{DOCKER_LIST, OCI_INDEX, OCI_MANIFEST};
 use serde_json::{Value, json};
 
 use crate::world::{CONFIG, LAYER, World, descriptor, image};
@@ -401,6 +401,45 @@ async fn inspect_says_what_a_tag_is_made_of() {
     world.get("/api/inspect?ref=shop/cache:none").await.expect(404);
     world.get("/api/inspect?ref=A:b").await.expect(400);
     world.damaged_on_purpose();
+}
+
+#[tokio::test]
+async fn inspect_says_what_a_tag_is_that_is_no_cache() {
+    let world = World::new().await;
+    let repo = "shop/cache";
+    for target in ["api", "web"] {
+        Cache::of(&world, target, "v1").await.push(&world, target).await;
+    }
+    let image = world.put_image(repo, "image", "an image").await;
+    let described = async |tag: &str| {
+        let answer = world.get(format!("/v2/{repo}/manifests/{tag}")).await.expect(200);
+        descriptor(answer.header("content-type"), &answer.body)
+    };
+    let index = |manifests: Vec<Value>| json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests });
+    let (api, web) = (described("api").await, described("web").await);
+    world.put_manifest(repo, "caches", &index(vec![api.clone(), web])).await;
+    let of_image = descriptor(OCI_MANIFEST, image.manifest.to_string().as_bytes());
+    world.put_manifest(repo, "images", &index(vec![of_image.clone()])).await;
+    world.put_manifest(repo, "both", &index(vec![api, of_image])).await;
+    let mut artifact = image.manifest.clone();
+    artifact["config"]["mediaType"] = json!("application/vnd.example+json");
+    world.put_manifest(repo, "artifact", &artifact).await;
+    artifact["artifactType"] = json!("application/\u{1b}[31mred");
+    world.put_manifest(repo, "strange", &artifact).await;
+    for (tag, kind) in [
+        ("api", json!("cache")),
+        ("image", json!("image")),
+        ("images", json!("image_index")),
+        ("both", json!("image_index")),
+        ("caches", json!("cache_index")),
+        ("artifact", json!({ "artifact": "application/vnd.example+json" })),
+        ("strange", json!({ "artifact": null })),
+    ] {
+        let answer = world.get(format!("/api/inspect?ref={repo}:{tag}")).await.expect(200).json();
+        assert_eq!(answer["kind"], kind, "{tag}");
+    }
+    let page = world.get(format!("/repo/{repo}:caches")).await.expect(200);
+    assert!(page.text().contains("builders import nothing from it"), "{}", page.text());
 }
 
 #[tokio::test]

@@ -97,7 +97,7 @@ fn ordered<F: Future<Output = ()> + Send + 'static>(order: Order, work: impl FnO
 /// The answer that is what `work` reports, line by line.
 pub fn stream_json_lines<F: Future<Output = ()> + Send + 'static>(work: impl FnOnce(Sender<Bytes>) -> F) -> Response {
     let (lines, report) = channel(LINES_MAX);
-    let work = Work { report, task: tokio::spawn(work(lines)) };
+    let work = StreamedWork { report, task: tokio::spawn(work(lines)) };
     let lines = stream::unfold(work, |mut work| async move {
         let line = work.report.recv().await?;
         Some((Ok::<_, std::convert::Infallible>(line), work))
@@ -118,12 +118,12 @@ pub async fn send_line(lines: &Sender<Bytes>, what: &impl Serialize) {
 }
 
 /// Work that ends when nobody listens.
-struct Work {
+struct StreamedWork {
     report: Receiver<Bytes>,
     task: JoinHandle<()>,
 }
 
-impl Drop for Work {
+impl Drop for StreamedWork {
     fn drop(&mut self) {
         self.task.abort();
     }

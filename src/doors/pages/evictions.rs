@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::super::Doors;
 use super::visibility::Visibility;
-use super::{Page, frame, show};
+use super::{HtmlPage, frame, show};
 use crate::events::Eviction;
 use crate::names::{RepoName, Tag};
 
@@ -36,7 +36,7 @@ pub fn seen(doors: &Doors, visible: &Visibility<'_>, most: usize) -> Vec<Evictio
     doors.metrics.recent.evictions().into_iter().filter(seen).take(most).collect()
 }
 
-impl Page for Evictions {
+impl HtmlPage for Evictions {
     fn title(&self) -> String {
         "Evictions".to_string()
     }

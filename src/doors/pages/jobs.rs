@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use serde::Serialize;
 
 use super::visibility::Visibility;
-use super::{Page, PageError, frame, show};
+use super::{HtmlPage, PageError, frame, show};
 use crate::doors::Doors;
 use crate::human::span;
 use crate::jobs::{Ending, Run, Status};
@@ -23,7 +23,7 @@ pub fn gather(doors: &Doors, visible: &Visibility<'_>) -> Result<JobsPage, PageE
     Ok(JobsPage { now: Timestamp::now(), jobs: doors.jobs.all() })
 }
 
-impl Page for JobsPage {
+impl HtmlPage for JobsPage {
     fn title(&self) -> String {
         "Jobs".to_string()
     }

@@ -60,7 +60,11 @@ async fn overview(State(doors): State<Doors>, request: Request) -> Response {
     page.reply(Visibility::of(&doors, &request).await.map(|visible| overview::gather(&doors, &visible)))
 }
 
-async fn repositories(State(doors): State<Doors>, Query(wanted): Query<repos::Wanted>, request: Request) -> Response {
+async fn repositories(
+    State(doors): State<Doors>,
+    Query(wanted): Query<repos::RepoQuery>,
+    request: Request,
+) -> Response {
     let request = request.map(drop);
     let page = ContentNegotiation::of(&request);
     page.reply(Visibility::of(&doors, &request).await.map(|visible| repos::list(&doors, &visible, wanted)))
@@ -70,7 +74,7 @@ async fn repositories(State(doors): State<Doors>, Query(wanted): Query<repos::Wa
 async fn repository(
     State(doors): State<Doors>,
     Path(name): Path<String>,
-    Query(wanted): Query<repos::Wanted>,
+    Query(wanted): Query<repos::RepoQuery>,
     request: Request,
 ) -> Response {
     let request = request.map(drop);
@@ -125,7 +129,7 @@ impl PageError {
 }
 
 /// A page as a value, and how people see it.
-trait Page: Serialize {
+trait HtmlPage: Serialize {
     fn title(&self) -> String;
     fn body(&self) -> Markup;
 }
@@ -145,7 +149,7 @@ impl ContentNegotiation {
         ContentNegotiation { json: preferred || request.uri().path().starts_with("/api/") }
     }
 
-    fn reply(&self, page: Result<impl Page, PageError>) -> Response {
+    fn reply(&self, page: Result<impl HtmlPage, PageError>) -> Response {
         match page {
             Ok(page) if self.json => guarded(Json(page).into_response()),
             Ok(page) => guarded(html(frame::page(&page.title(), &page.body()))),

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::super::Doors;
 use super::repos::{self, RepoRow, TagRow};
 use super::visibility::Visibility;
-use super::{Page, frame, history, show};
+use super::{HtmlPage, frame, history, show};
 use crate::events::{BuildAction, Eviction};
 use crate::metrics::recent::{Build, Step};
 use crate::metrics::tenant::Reading;
@@ -24,7 +24,7 @@ pub struct Overview {
     now: Timestamp,
     /// For who may administer.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    whole: Option<Whole>,
+    whole: Option<OverviewTotals>,
     /// The largest.
     repositories: Vec<RepoRow>,
     repositories_in_all: usize,
@@ -38,13 +38,13 @@ pub struct Overview {
 
 /// What concerns all tenants and the server.
 #[derive(Serialize)]
-struct Whole {
+struct OverviewTotals {
     tenants: Vec<TenantRow>,
     history: Vec<Step>,
     so_far: Reading,
-    hot: Hot,
+    hot: HotRow,
     requests_in_flight: i64,
-    collector: Collector,
+    collector: CollectorRow,
 }
 
 #[derive(Serialize)]
@@ -70,13 +70,13 @@ struct QuotaShown {
 }
 
 #[derive(Serialize)]
-struct Hot {
+struct HotRow {
     bytes: i64,
     limit: i64,
 }
 
 #[derive(Serialize)]
-struct Collector {
+struct CollectorRow {
     running: bool,
     last: Option<Timestamp>,
     /// What the last collection deleted and condemned, in bytes.
@@ -92,7 +92,7 @@ pub fn gather(doors: &Doors, visible: &Visibility<'_>) -> Overview {
         version: env!("CARGO_PKG_VERSION"),
         began: doors.metrics.recent.began,
         now,
-        whole: visible.is_whole().then(|| Whole::gather(doors, visible, now)),
+        whole: visible.is_whole().then(|| OverviewTotals::gather(doors, visible, now)),
         repositories: found.repositories,
         repositories_in_all: found.repositories_in_all,
         tags: found.tags,
@@ -102,18 +102,18 @@ pub fn gather(doors: &Doors, visible: &Visibility<'_>) -> Overview {
     }
 }
 
-impl Whole {
-    fn gather(doors: &Doors, visible: &Visibility<'_>, now: Timestamp) -> Whole {
+impl OverviewTotals {
+    fn gather(doors: &Doors, visible: &Visibility<'_>, now: Timestamp) -> OverviewTotals {
         let metrics = &doors.metrics;
         let so_far = visible.tenants().iter().map(|tenant| metrics.tenants.of(tenant).reading());
         let last = doors.collector.last();
-        Whole {
+        OverviewTotals {
             tenants: visible.tenants().iter().map(|tenant| tenant_row(doors, tenant)).collect(),
             history: metrics.recent.history(&metrics.tenants, |tenant| visible.tenants().contains(tenant), now),
             so_far: so_far.fold(Reading::default(), |sum, reading| sum.plus(&reading)),
-            hot: Hot { bytes: metrics.hot_bytes.get(), limit: metrics.hot_limit_bytes.get() },
+            hot: HotRow { bytes: metrics.hot_bytes.get(), limit: metrics.hot_limit_bytes.get() },
             requests_in_flight: metrics.requests_in_flight.get(),
-            collector: Collector {
+            collector: CollectorRow {
                 running: metrics.collecting.get() > 0,
                 last: last.as_ref().and_then(|last| last.began),
                 deleted_bytes: last.as_ref().map_or(0, |last| last.deleted.bytes),
@@ -155,7 +155,7 @@ fn tenant_row(doors: &Doors, tenant: &Tenant) -> TenantRow {
     }
 }
 
-impl Page for Overview {
+impl HtmlPage for Overview {
     fn title(&self) -> String {
         "Overview".to_string()
     }
@@ -208,7 +208,7 @@ impl Overview {
     }
 }
 
-impl Whole {
+impl OverviewTotals {
     fn facts(&self, tags: usize) -> Markup {
         let bytes: u64 = self.tenants.iter().map(|tenant| tenant.bytes).sum();
         let named: u64 = self.tenants.iter().map(|tenant| tenant.named_bytes).fold(0, u64::saturating_add);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::outline::IMPORT_LIMIT_BYTES;
 use crate::doors::Doors;
 use crate::doors::pages::visibility::Visibility;
-use crate::doors::pages::{Page, PageError, frame, show};
+use crate::doors::pages::{HtmlPage, PageError, frame, show};
 use crate::names::{RepoName, Tag, Tenant};
 use crate::refs::inventory::TagEntry;
 
@@ -19,7 +19,7 @@ const PAGE: usize = 100;
 /// What a list is to show.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct Wanted {
+pub struct RepoQuery {
     /// Part of the name of a repository or of a tag.
     q: String,
     tenant: String,
@@ -133,7 +133,7 @@ pub struct ReposList {
     tags_in_all: usize,
 }
 
-pub fn list(doors: &Doors, visible: &Visibility<'_>, wanted: Wanted) -> ReposList {
+pub fn list(doors: &Doors, visible: &Visibility<'_>, wanted: RepoQuery) -> ReposList {
     let query = wanted.q.trim().to_string();
     let tenant = Some(wanted.tenant).filter(|tenant| !tenant.is_empty());
     let from = wanted.from.min(crate::refs::inventory::TAGS_MAX);
@@ -156,7 +156,7 @@ pub fn list(doors: &Doors, visible: &Visibility<'_>, wanted: Wanted) -> ReposLis
     }
 }
 
-impl Page for ReposList {
+impl HtmlPage for ReposList {
     fn title(&self) -> String {
         match (&self.tenant, &*self.query) {
             (None, "") => "Repositories".to_string(),
@@ -220,7 +220,7 @@ pub struct Repository {
     tags: Vec<TagRow>,
 }
 
-pub fn one(doors: &Doors, visible: &Visibility<'_>, name: &str, wanted: Wanted) -> Result<Repository, PageError> {
+pub fn one(doors: &Doors, visible: &Visibility<'_>, name: &str, wanted: RepoQuery) -> Result<Repository, PageError> {
     let repo: RepoName = name.parse().map_err(|_| PageError::unknown(name))?;
     let tenant = visible.tenant_of(&repo)?;
     let tags = doors.store.stock().look(&tenant, |repos| repos.get(&repo).cloned());
@@ -247,7 +247,7 @@ pub fn one(doors: &Doors, visible: &Visibility<'_>, name: &str, wanted: Wanted) 
     })
 }
 
-impl Page for Repository {
+impl HtmlPage for Repository {
     fn title(&self) -> String {
         self.repo.to_string()
     }

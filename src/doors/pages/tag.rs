@@ -6,14 +6,14 @@ use maud::{Markup, html};
 use serde::Serialize;
 
 use crate::cache::outline::{CreatedAt, IMPORT_LIMIT_BYTES, Outline, OutlinedLayer, OutlinedRecord};
-use crate::cache::{InspectedPush, Inspection};
+use crate::cache::{InspectedPush, Inspection, ServedKind};
 use crate::deadline::Deadline;
 use crate::doors::Doors;
 use crate::doors::kit::refusal::Refusal;
 use crate::doors::pages::graph;
 use crate::doors::pages::graph::DrawnNode;
 use crate::doors::pages::visibility::Visibility;
-use crate::doors::pages::{Page, PageError, frame, repos, show};
+use crate::doors::pages::{HtmlPage, PageError, frame, repos, show};
 use crate::error::Error;
 use crate::names::{RepoName, Tag, Tenant};
 use crate::refs::inventory::TagEntry;
@@ -22,7 +22,7 @@ use crate::refs::inventory::TagEntry;
 const ROWS: usize = 500;
 
 #[derive(Serialize)]
-pub struct Shown {
+pub struct TagPage {
     now: Timestamp,
     tenant: Tenant,
     #[serde(flatten)]
@@ -34,7 +34,7 @@ pub struct Shown {
     outline: Option<Outline>,
 }
 
-pub async fn gather(doors: &Doors, visible: &Visibility<'_>, repo: &str, tag: &str) -> Result<Shown, PageError> {
+pub async fn gather(doors: &Doors, visible: &Visibility<'_>, repo: &str, tag: &str) -> Result<TagPage, PageError> {
     let name = format!("{repo}:{tag}");
     let repo: RepoName = repo.parse().map_err(|_| PageError::unknown(&name))?;
     let tag: Tag = tag.parse().map_err(|_| PageError::unknown(&name))?;
@@ -48,10 +48,10 @@ pub async fn gather(doors: &Doors, visible: &Visibility<'_>, repo: &str, tag: &s
     let inspection = (*doors.store.caches().inspect(&repo, &tag).await.map_err(failed)?).clone();
     let outline = doors.store.caches().outline(&repo, &tag).await.map_err(failed)?;
     let known = doors.store.stock().look(&tenant, |repos| repos.get(repo.name())?.get(&tag).cloned());
-    Ok(Shown { now: Timestamp::now(), tenant, inspection, known, outline })
+    Ok(TagPage { now: Timestamp::now(), tenant, inspection, known, outline })
 }
 
-impl Page for Shown {
+impl HtmlPage for TagPage {
     fn title(&self) -> String {
         format!("{}:{}", self.inspection.repo, self.inspection.tag)
     }
@@ -88,7 +88,7 @@ impl Page for Shown {
     }
 }
 
-impl Shown {
+impl TagPage {
     fn facts(&self) -> Markup {
         let (about, now) = (&self.inspection, self.now);
         html! {
@@ -102,6 +102,9 @@ impl Shown {
             p {
                 "Serves " code { (about.served.digest.to_string()) }
                 @if about.is_view { ", a view of its pushes." } @else { ", as it was pushed." }
+            }
+            @if let Some(kind) = about.kind.as_ref().filter(|kind| **kind != ServedKind::Cache) {
+                p { "It is " (kind.to_string()) "." }
             }
             @if let Some(known) = &self.known {
                 p {

@@ -87,13 +87,13 @@ async fn answer(doors: Doors, request: Request) -> (&'static str, Response) {
 
 /// What the caller was let in to.
 enum Admitted {
-    Repo(Granted),
+    Repo(GrantedPermit),
     Catalog(Vec<Tenant>),
     Base,
 }
 
 /// The right that the caller was given.
-enum Granted {
+enum GrantedPermit {
     Pull(Permit<Pull>),
     Push(Permit<Push>),
     Delete(Permit<Delete>),
@@ -106,12 +106,12 @@ enum Handle {
     Delete(RepoEraser),
 }
 
-impl Granted {
+impl GrantedPermit {
     fn handle(self, store: &Store, deadline: Deadline) -> Result<Handle, OciError> {
         Ok(match self {
-            Granted::Pull(permit) => Handle::Pull(store.repo(permit, deadline)),
-            Granted::Push(permit) => Handle::Push(store.writer(permit, deadline)?),
-            Granted::Delete(permit) => Handle::Delete(store.eraser(permit, deadline)?),
+            GrantedPermit::Pull(permit) => Handle::Pull(store.repo(permit, deadline)),
+            GrantedPermit::Push(permit) => Handle::Push(store.writer(permit, deadline)?),
+            GrantedPermit::Delete(permit) => Handle::Delete(store.eraser(permit, deadline)?),
         })
     }
 }
@@ -135,9 +135,9 @@ fn admit(doors: &Doors, route: &Route, caller: &Caller) -> Result<Admitted, Auth
         };
     };
     let granted = match verb {
-        Verb::Pull => Granted::Pull(gate.admit(caller, repo, tags)?),
-        Verb::Delete => Granted::Delete(gate.admit(caller, repo, tags)?),
-        Verb::Push | Verb::Admin => Granted::Push(gate.admit(caller, repo, tags)?),
+        Verb::Pull => GrantedPermit::Pull(gate.admit(caller, repo, tags)?),
+        Verb::Delete => GrantedPermit::Delete(gate.admit(caller, repo, tags)?),
+        Verb::Push | Verb::Admin => GrantedPermit::Push(gate.admit(caller, repo, tags)?),
     };
     // Another token would let them mount: it is worth asking for one.
     if let Route::BeginUpload { begin: Begin::Mount { from: Some(from), .. }, .. } = route
@@ -165,7 +165,7 @@ fn refuse(doors: &Doors, route: &Route, request: &Request, caller: Option<&Calle
 async fn handle(
     doors: Doors,
     caller: Caller,
-    granted: Granted,
+    granted: GrantedPermit,
     route: Route,
     request: Request,
 ) -> Result<Response, OciError> {

@@ -3,6 +3,7 @@
 mod blobs;
 mod decide;
 mod room;
+mod subjects;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -168,26 +169,31 @@ impl<'a> Mark<'a> {
             found.manifests += repo.manifests.len() as u64;
             roots.extend(roots::roots(&collector.graph, repo).await?);
         }
+        for root in &mut roots {
+            root.subject = self.subject(&repos[&root.id.repo], root).await?;
+        }
         let gone = self.decide(tenant, (&repos, bytes), &mut roots, report).await?;
         // What stays first: what is named by both stays.
-        for stays in [true, false] {
-            for (at, root) in roots.iter().enumerate() {
-                if gone.contains(&at) != stays {
-                    self.mark_root(&repos[&root.id.repo], root, stays).await?;
-                }
+        for (at, root) in roots.iter().enumerate() {
+            if !gone.contains(&at) && root.subject.is_none() {
+                self.mark_root(&repos[&root.id.repo], root, true).await?;
             }
-            if stays {
-                for repo in repos.values() {
-                    self.mark_closure(repo, &self.young(repo), NamedBy::Young).await?;
-                }
-            }
+        }
+        for repo in repos.values() {
+            self.mark_closure(repo, &self.young(repo), NamedBy::Young).await?;
+        }
+        self.mark_with_subjects(tenant, &repos, &roots, &gone, report).await?;
+        for at in &gone {
+            let root = &roots[*at];
+            self.mark_root(&repos[&root.id.repo], root, false).await?;
         }
         repos.values().for_each(|repo| self.sweep(repo));
         report.reads += collector.graph.take_reads();
         Ok(())
     }
 
-    async fn mark_root(&mut self, repo: &RepoListing, root: &Root, stays: bool) -> Result<()> {
+    /// Marks a root and what it leads to. Returns the manifests among that.
+    async fn mark_root(&mut self, repo: &RepoListing, root: &Root, stays: bool) -> Result<Vec<Digest>> {
         root.keys().for_each(|(key, _)| self.mark(key.as_str(), stays));
         if let Some(own) = &root.own {
             self.mark_blobs(own, NamedBy::Root(root, stays).pushed(repo, None, own, self.now), stays);
@@ -204,12 +210,13 @@ impl<'a> Mark<'a> {
         manifests.map(|(digest, _)| *digest).collect()
     }
 
-    async fn mark_closure(&mut self, repo: &RepoListing, from: &[Digest], by: NamedBy<'_>) -> Result<()> {
+    async fn mark_closure(&mut self, repo: &RepoListing, from: &[Digest], by: NamedBy<'_>) -> Result<Vec<Digest>> {
         let mut found = Vec::new();
         let visit = |digest: &Digest, node: &Arc<ContentNames>| found.push((*digest, node.clone()));
         self.collector.graph.closure(repo, from, visit).await?;
-        let stays = by.stays();
+        let (stays, mut reached) = (by.stays(), Vec::with_capacity(found.len()));
         for (digest, node) in found {
+            reached.push(digest);
             self.mark(repo.manifest_key(&digest).as_str(), stays);
             if let Some(subject) = &node.subject {
                 self.mark(repo.referrer_key(subject, &digest).as_str(), stays);
@@ -219,7 +226,7 @@ impl<'a> Mark<'a> {
             }
             self.mark_blobs(&node, by.pushed(repo, Some(&digest), &node, self.now), stays);
         }
-        Ok(())
+        Ok(reached)
     }
 
     fn mark_blobs(&mut self, node: &ContentNames, pushed: Option<SystemTime>, stays: bool) {

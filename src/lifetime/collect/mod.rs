@@ -63,6 +63,9 @@
 //! Another collector may have claimed the batch of the pointer, and stopped: then the mark sees the tag, and what an image
 //! names that still has its tag stays.
 //!
+//! A tag that belongs to a manifest, as a signature does, is condemned as garbage together with that manifest, and judged
+//! like it after the mark (`mark/subjects`). What such a tag names stays until the tag is gone.
+//!
 //! # What is left
 //!
 //! A request other than a delete is refused when its signature is 15 minutes old, so nothing written lands later than that;

@@ -24,6 +24,8 @@ pub enum Reason {
     NotNewest { newest: usize },
     /// The tenant holds more than it may: its least recently used goes.
     Room { seconds: u64 },
+    /// The manifest goes that the tag belongs to, as a signature does.
+    Subject,
 }
 
 /// Something that goes.
@@ -66,6 +68,7 @@ impl Reason {
             Reason::Pushed { .. } => Rule::Pushed,
             Reason::NotNewest { .. } => Rule::NotNewest,
             Reason::Room { .. } => Rule::Room,
+            Reason::Subject => Rule::Subject,
         }
     }
 }
@@ -78,6 +81,7 @@ impl fmt::Display for Reason {
             Reason::Pushed { seconds } => write!(f, "pushed {} ago", span(*seconds)),
             Reason::NotNewest { newest } => write!(f, "not among the newest {newest}"),
             Reason::Room { seconds } => write!(f, "evicted for space; last used {} ago", span(*seconds)),
+            Reason::Subject => write!(f, "expired with the manifest it belongs to"),
         }
     }
 }
@@ -102,7 +106,7 @@ pub fn retired(roots: &[&Root], rules: &[RetainConfig], now: SystemTime) -> Vec<
     let mut gone = Vec::new();
     let mut groups = HashMap::<usize, Vec<usize>>::new();
     for (at, root) in roots.iter().enumerate() {
-        let Some((number, rule)) = rule(rules, root) else { continue };
+        let Some((number, rule)) = rule(rules, root).filter(|_| root.subject.is_none()) else { continue };
         if rule.protected {
             continue;
         }
@@ -222,8 +226,8 @@ pub fn make_room(
         once.into_iter().for_each(|id| *names.entry(id).or_default() += 1);
     }
     let evicted: HashSet<u64> = plan.layers.iter().map(|(id, ..)| *id).collect();
-    let mut whole: Vec<usize> =
-        (0..roots.len()).filter(|at| !protected(&roots[*at]) && age(roots[*at].used, now) > floor).collect();
+    let may_go = |root: &Root| root.subject.is_none() && !protected(root) && age(root.used, now) > floor;
+    let mut whole: Vec<usize> = (0..roots.len()).filter(|at| may_go(&roots[*at])).collect();
     whole.sort_by_key(|at| roots[*at].used);
     for at in whole {
         if plan.bytes >= excess {
@@ -246,6 +250,7 @@ pub fn make_room(
 mod tests {
     use super::*;
     use crate::config::Span;
+    use crate::digest::Digest;
     use crate::refs::tag_root;
 
     fn at(hours: u64) -> SystemTime {
@@ -320,6 +325,23 @@ mod tests {
         // Used last at one time, what was pushed before goes first.
         assert_eq!(ids(35), [4, 5, 15, 2]);
         assert_eq!(ids(45), [4, 5, 15, 2, 1]);
+    }
+
+    #[test]
+    fn a_tag_that_belongs_to_a_manifest_is_no_matter_of_rules() {
+        let of = |subject: &[u8]| Some(Digest::sha256(subject));
+        let tags = [
+            tag("v1", 10, 10, false, &[(1, 10, 10)]),
+            Root { subject: of(b"v1"), ..tag("signature of v1", 20, 20, false, &[(2, 10, 20)]) },
+            tag("v2", 30, 30, false, &[(3, 10, 30)]),
+            Root { subject: of(b"v2"), ..tag("signature of v2", 40, 40, false, &[(4, 10, 40)]) },
+        ];
+        let rules = [RetainConfig { newest: Some(1), ..retain("*") }];
+        let all: Vec<&Root> = tags.iter().collect();
+        assert_eq!(retired(&all, &rules, at(100)), [(0, Reason::NotNewest { newest: 1 })]);
+        let rules = [RetainConfig { unused: Some(Span::hours(1)), ..retain("*") }];
+        assert_eq!(retired(&all, &rules, at(100)).iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(room(&tags, &|_| false, 100).roots, [0, 2], "a signature does not go for room by itself");
     }
 
     #[test]

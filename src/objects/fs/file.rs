@@ -130,9 +130,9 @@ impl Buffers {
         self.free.lock().drain(..).count()
     }
 
-    fn take(&self, length: usize) -> Buffer {
+    fn take(&self, length: usize) -> ReadBuffer {
         let kept = self.free.lock().pop();
-        Buffer { memory: kept.unwrap_or_else(|| vec![0; READ_BYTES].into()), length, home: self.clone() }
+        ReadBuffer { memory: kept.unwrap_or_else(|| vec![0; READ_BYTES].into()), length, home: self.clone() }
     }
 }
 
@@ -142,26 +142,26 @@ fn copy_cached(file: &File, offset: u64, into: &mut [u8]) -> usize {
 }
 
 /// A buffer that goes back when nobody looks at its bytes any more.
-struct Buffer {
+struct ReadBuffer {
     /// Of [`READ_BYTES`].
     memory: Box<[u8]>,
     length: usize,
     home: Buffers,
 }
 
-impl Buffer {
+impl ReadBuffer {
     fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.memory[..self.length]
     }
 }
 
-impl AsRef<[u8]> for Buffer {
+impl AsRef<[u8]> for ReadBuffer {
     fn as_ref(&self) -> &[u8] {
         &self.memory[..self.length]
     }
 }
 
-impl Drop for Buffer {
+impl Drop for ReadBuffer {
     fn drop(&mut self) {
         let mut free = self.home.free.lock();
         if free.len() < KEPT_BUFFERS_MAX {

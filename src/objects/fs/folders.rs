@@ -133,18 +133,18 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 /// The syncs under way, by folder.
 #[derive(Default)]
 struct Syncs {
-    folders: Mutex<HashMap<PathBuf, Arc<Turns>>>,
+    folders: Mutex<HashMap<PathBuf, Arc<FolderSyncs>>>,
 }
 
 /// Syncs of one folder, one after the other.
 #[derive(Default)]
-struct Turns {
-    state: Mutex<State>,
+struct FolderSyncs {
+    state: Mutex<SyncState>,
     ended: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct SyncState {
     /// Number of the sync that began last.
     begun: u64,
     running: bool,
@@ -176,8 +176,8 @@ impl Syncs {
     }
 }
 
-impl Turns {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl FolderSyncs {
+    fn state(&self) -> MutexGuard<'_, SyncState> {
         self.state.lock()
     }
 

@@ -17,7 +17,7 @@ use super::{FsObjects, Key, Meta, PRIVATE, Result};
 const BATCH_MAX: usize = 512;
 
 /// A walk that can rest between batches: it holds names of the folders it is in, no descriptor and no thread.
-struct Walk {
+struct FolderWalk {
     objects: FsObjects,
     prefix: Arc<str>,
     after: Option<Arc<str>>,
@@ -31,7 +31,7 @@ pub(super) fn list(objects: FsObjects, prefix: &str, after: Option<&str>) -> Box
     // No key begins with what is no folder of keys, and neither must a walk: `/` and `..` lead out of the store.
     let leads_in = top.split_terminator('/').all(|part| !matches!(part, "" | "." | ".."));
     let pending = if leads_in { vec![vec![top.to_string()]] } else { Vec::new() };
-    let walk = Walk { objects, prefix: prefix.into(), after: after.map(Into::into), pending, batch: 1 };
+    let walk = FolderWalk { objects, prefix: prefix.into(), after: after.map(Into::into), pending, batch: 1 };
     stream::try_unfold(walk, |mut walk| async move {
         let objects = walk.objects.clone();
         objects
@@ -46,7 +46,7 @@ pub(super) fn list(objects: FsObjects, prefix: &str, after: Option<&str>) -> Box
     .boxed()
 }
 
-impl Walk {
+impl FolderWalk {
     fn batch(&mut self) -> io::Result<Vec<Meta>> {
         let mut batch = Vec::new();
         let wanted = self.batch;

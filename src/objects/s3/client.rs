@@ -85,7 +85,7 @@ pub(super) async fn connect(config: &S3Config, metrics: Arc<Metrics>) -> Result<
     if let Some(endpoint) = &config.endpoint {
         loader = loader.endpoint_url(endpoint);
     }
-    if let Some(keys) = Keys::of(config) {
+    if let Some(keys) = AccessKeys::of(config) {
         keys.read().await.map_err(OpenBucketError::Credentials)?;
         loader = loader.credentials_provider(keys);
     }
@@ -94,16 +94,17 @@ pub(super) async fn connect(config: &S3Config, metrics: Arc<Metrics>) -> Result<
     if loaded.region().is_none() {
         return Err(OpenBucketError::Region);
     }
-    let built = aws_sdk_s3::config::Builder::from(&loaded).force_path_style(path_style).retry_classifier(Passing);
+    let built =
+        aws_sdk_s3::config::Builder::from(&loaded).force_path_style(path_style).retry_classifier(PassingConflicts);
     let built = built.interceptor(Meter(metrics));
     Ok(Client::from_conf(built.build()))
 }
 
 /// Answers that pass with time, beside those that the SDK knows: somebody else is at the same key, or asks too much.
 #[derive(Debug)]
-struct Passing;
+struct PassingConflicts;
 
-impl ClassifyRetry for Passing {
+impl ClassifyRetry for PassingConflicts {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
         match context.response().map(|response| response.status().as_u16()) {
             Some(409 | 429) => RetryAction::transient_error(),
@@ -141,26 +142,26 @@ fn http_client(ca_file: Option<&Path>) -> Result<SharedHttpClient, OpenBucketErr
 
 /// Keys of the configuration.
 #[derive(Clone, Debug)]
-struct Keys {
-    id: Source,
-    secret: Source,
+struct AccessKeys {
+    id: KeySource,
+    secret: KeySource,
 }
 
 #[derive(Clone, Debug)]
-enum Source {
+enum KeySource {
     Given(Secret),
     File(PathBuf),
 }
 
-impl Source {
-    fn of(given: Option<Secret>, file: &Option<PathBuf>) -> Option<Source> {
-        given.map(Source::Given).or_else(|| file.clone().map(Source::File))
+impl KeySource {
+    fn of(given: Option<Secret>, file: &Option<PathBuf>) -> Option<KeySource> {
+        given.map(KeySource::Given).or_else(|| file.clone().map(KeySource::File))
     }
 
     async fn read(&self) -> Result<String, String> {
         match self {
-            Source::Given(secret) => Ok(secret.expose().to_string()),
-            Source::File(path) => match tokio::fs::read_to_string(path).await {
+            KeySource::Given(secret) => Ok(secret.expose().to_string()),
+            KeySource::File(path) => match tokio::fs::read_to_string(path).await {
                 Ok(text) => Ok(text.trim().to_string()),
                 Err(error) => Err(format!("{}: {error}", path.display())),
             },
@@ -168,22 +169,22 @@ impl Source {
     }
 }
 
-impl Keys {
-    fn of(config: &S3Config) -> Option<Keys> {
-        let id = Source::of(config.access_key_id.as_ref().map(Secret::new), &config.access_key_id_file)?;
-        let secret = Source::of(config.secret_access_key.clone(), &config.secret_access_key_file)?;
-        Some(Keys { id, secret })
+impl AccessKeys {
+    fn of(config: &S3Config) -> Option<AccessKeys> {
+        let id = KeySource::of(config.access_key_id.as_ref().map(Secret::new), &config.access_key_id_file)?;
+        let secret = KeySource::of(config.secret_access_key.clone(), &config.secret_access_key_file)?;
+        Some(AccessKeys { id, secret })
     }
 
     async fn read(&self) -> Result<Credentials, String> {
         let (id, secret) = (self.id.read().await?, self.secret.read().await?);
-        let given = matches!((&self.id, &self.secret), (Source::Given(_), Source::Given(_)));
+        let given = matches!((&self.id, &self.secret), (KeySource::Given(_), KeySource::Given(_)));
         let until = if given { None } else { Some(SystemTime::now() + KEYS_AGE_MAX) };
         Ok(Credentials::new(id, secret, None, until, "the configuration"))
     }
 }
 
-impl ProvideCredentials for Keys {
+impl ProvideCredentials for AccessKeys {
     fn provide_credentials<'a>(&'a self) -> aws_credential_types::provider::future::ProvideCredentials<'a>
     where
         Self: 'a,

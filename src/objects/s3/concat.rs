@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::again::again;
-use super::multipart::{PARTS_MAX, Upload};
+use super::multipart::{PARTS_MAX, PartsUpload};
 use super::{Error, Key, MARK, Meta, Result, S3Objects, When, client, error, mark};
 use crate::digest::{Digest, Hasher};
 use crate::objects::{Change, Objects};
@@ -61,7 +61,7 @@ async fn copy(objects: &S3Objects, from: &Meta, to: &Key) -> Result<Meta> {
 
 /// Each source is a part; one that is too large for a part is several.
 async fn assemble(objects: &S3Objects, sources: &[Meta], to: &Key) -> Result<Meta> {
-    let mut upload = Upload::begin(objects, to).await?;
+    let mut upload = PartsUpload::begin(objects, to).await?;
     for from in sources {
         // Parts of about the same size: none may be below the smallest.
         let step = from.size.div_ceil(from.size.div_ceil(COPY_MAX));

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::again::again;
-use super::multipart::{PARTS_MAX, Upload};
-use super::pool::{Buffer, Pool, PooledPart};
+use super::multipart::{PARTS_MAX, PartsUpload};
+use super::pool::{PartBuffer, Pool, PooledPart};
 use super::{Error, Key, Meta, Result, S3Objects, When};
 use crate::objects::{Change, Draft};
 
@@ -23,8 +23,8 @@ pub(super) struct S3Draft {
     written: u64,
     part_bytes: u64,
     /// The part that is being gathered.
-    buffer: Option<Buffer>,
-    upload: Option<Upload>,
+    buffer: Option<PartBuffer>,
+    upload: Option<PartsUpload>,
 }
 
 impl S3Draft {
@@ -34,9 +34,9 @@ impl S3Draft {
     }
 
     /// Memory for the next part.
-    async fn next_buffer(&self) -> Result<Buffer> {
+    async fn next_buffer(&self) -> Result<PartBuffer> {
         let pool = &self.objects.inner.pool;
-        let parts = self.upload.as_ref().map_or(0, Upload::parts);
+        let parts = self.upload.as_ref().map_or(0, PartsUpload::parts);
         let bytes = match self.size.map(|size| size.saturating_sub(self.written)) {
             // More than was announced: the one who announced it will refuse it.
             None | Some(0) => self.part_bytes.saturating_mul(1 << (parts / PARTS_OF_ONE_SIZE)).min(pool.bytes()),
@@ -45,11 +45,11 @@ impl S3Draft {
         pool.take(self.key.owner(), bytes).await
     }
 
-    async fn send(&mut self, buffer: Buffer) -> Result<()> {
+    async fn send(&mut self, buffer: PartBuffer) -> Result<()> {
         let part = buffer.freeze()?;
         let mut upload = match self.upload.take() {
             Some(upload) => upload,
-            None => Upload::begin(&self.objects, &self.key).await?,
+            None => PartsUpload::begin(&self.objects, &self.key).await?,
         };
         let sent = upload.send(part).await;
         self.upload = Some(upload);
@@ -114,7 +114,7 @@ impl Draft for S3Draft {
         let last = self.buffer.take();
         if self.upload.is_none() {
             // The memory is given back when the answer is there.
-            let part = last.map(Buffer::freeze).transpose()?;
+            let part = last.map(PartBuffer::freeze).transpose()?;
             let bytes = part.as_ref().map(PooledPart::bytes).cloned().unwrap_or_default();
             self.expect(bytes.len() as u64)?;
             let written = again(|| self.objects.inner.put(&self.key, bytes.clone(), When::Always)).await?;

@@ -7,7 +7,7 @@ use super::{S3Objects, error, size, time};
 use crate::objects::{Error, Key, Meta, Result, Version};
 
 /// Where a list goes on.
-enum Next {
+enum NextPage {
     Begin(Option<String>),
     Page(String),
     End,
@@ -17,26 +17,26 @@ enum Next {
 pub(super) fn list(objects: S3Objects, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<Meta>> {
     let prefix = format!("{}{prefix}", objects.inner.prefix);
     let after = after.filter(|after| !after.is_empty()).map(|after| format!("{}{after}", objects.inner.prefix));
-    let pages = stream::try_unfold(Next::Begin(after), move |next| {
+    let pages = stream::try_unfold(NextPage::Begin(after), move |next| {
         let (objects, prefix) = (objects.clone(), prefix.clone());
         async move { page(&objects, &prefix, next).await }
     });
     pages.map_ok(|page| stream::iter(page).map(Ok)).try_flatten().boxed()
 }
 
-async fn page(objects: &S3Objects, prefix: &str, next: Next) -> Result<Option<(Vec<Meta>, Next)>> {
+async fn page(objects: &S3Objects, prefix: &str, next: NextPage) -> Result<Option<(Vec<Meta>, NextPage)>> {
     let inner = &*objects.inner;
     let request = inner.client.list_objects_v2().bucket(&inner.bucket).prefix(prefix);
     let request = match next {
-        Next::Begin(after) => request.set_start_after(after),
-        Next::Page(token) => request.continuation_token(token),
-        Next::End => return Ok(None),
+        NextPage::Begin(after) => request.set_start_after(after),
+        NextPage::Page(token) => request.continuation_token(token),
+        NextPage::End => return Ok(None),
     };
     let listed = request.send().await.map_err(|error| error::from_sdk("LIST", prefix, error))?;
     let next = match (listed.is_truncated, listed.next_continuation_token) {
-        (Some(true), Some(token)) => Next::Page(token),
+        (Some(true), Some(token)) => NextPage::Page(token),
         (Some(true), None) => return Err(Error::Backend("endpoint sends no continuation token".into())),
-        _ => Next::End,
+        _ => NextPage::End,
     };
     let mut page = Vec::new();
     for object in listed.contents.into_iter().flatten() {

@@ -19,7 +19,7 @@ const PARTS_AT_ONCE: usize = 4;
 const COMPLETING_BYTES: u64 = 60 << 20;
 
 /// An upload that has begun. Dropped before it is completed, it is aborted: S3 keeps and bills its parts otherwise.
-pub(super) struct Upload {
+pub(super) struct PartsUpload {
     objects: S3Objects,
     key: Key,
     id: String,
@@ -31,8 +31,8 @@ pub(super) struct Upload {
     open: bool,
 }
 
-impl Upload {
-    pub(super) async fn begin(objects: &S3Objects, key: &Key) -> Result<Upload> {
+impl PartsUpload {
+    pub(super) async fn begin(objects: &S3Objects, key: &Key) -> Result<PartsUpload> {
         let (inner, mark) = (&*objects.inner, mark());
         let begin = || async {
             let request = inner.client.create_multipart_upload().bucket(&inner.bucket).key(inner.full(key));
@@ -45,7 +45,7 @@ impl Upload {
         let id = begun.upload_id.ok_or_else(|| Error::Backend("endpoint sends no upload id".into()))?;
         let (going, done) = (JoinSet::new(), Vec::new());
         let objects = objects.clone();
-        Ok(Upload { objects, key: key.clone(), id, mark, going, done, parts: 0, bytes: 0, open: true })
+        Ok(PartsUpload { objects, key: key.clone(), id, mark, going, done, parts: 0, bytes: 0, open: true })
     }
 
     /// How many parts there are.
@@ -152,7 +152,7 @@ impl Upload {
         if error.is_gone() { again(settle).await } else { settle().await }
     }
 
-    /// As [`Upload::abort`], for who wants to know whether it can be done.
+    /// As [`PartsUpload::abort`], for who wants to know whether it can be done.
     pub(super) async fn undo(mut self) -> Result<()> {
         self.open = false;
         self.going.shutdown().await;
@@ -167,7 +167,7 @@ impl Upload {
     }
 }
 
-impl Drop for Upload {
+impl Drop for PartsUpload {
     fn drop(&mut self) {
         // Without a runtime the process is at its end; the bucket's lifecycle rule gets what stays.
         if let (true, Ok(runtime)) = (self.open, tokio::runtime::Handle::try_current()) {
@@ -178,9 +178,9 @@ impl Drop for Upload {
 }
 
 /// The upload of which a call is part: its key and id, and the number of the part.
-type Place<'a> = (&'a Key, &'a str, i32);
+type PartAddress<'a> = (&'a Key, &'a str, i32);
 
-async fn send(objects: &S3Objects, (key, id, number): Place<'_>, body: Bytes) -> Result<CompletedPart, S3Error> {
+async fn send(objects: &S3Objects, (key, id, number): PartAddress<'_>, body: Bytes) -> Result<CompletedPart, S3Error> {
     let (inner, bytes) = (&*objects.inner, body.len() as u64);
     let request = inner.client.upload_part().bucket(&inner.bucket).key(inner.full(key)).upload_id(id);
     let request = request.part_number(number).set_checksum_algorithm(inner.checksum.clone());
@@ -195,7 +195,7 @@ async fn send(objects: &S3Objects, (key, id, number): Place<'_>, body: Bytes) ->
 
 async fn copy(
     objects: &S3Objects,
-    (key, id, number): Place<'_>,
+    (key, id, number): PartAddress<'_>,
     source: &str,
     range: &Range<u64>,
 ) -> Result<CompletedPart, S3Error> {

@@ -64,7 +64,7 @@ impl Pool {
     }
 
     /// A buffer for `bytes` bytes of an object of this tenant, at most the whole budget.
-    pub(super) async fn take(&self, owner: Option<Tenant>, bytes: u64) -> Result<Buffer> {
+    pub(super) async fn take(&self, owner: Option<Tenant>, bytes: u64) -> Result<PartBuffer> {
         // What is more than half of a usual buffer gets one, which can be used again.
         let is_usual = bytes <= self.usual && bytes > self.usual / 2;
         let held_bytes = if is_usual { self.usual } else { bytes };
@@ -85,7 +85,7 @@ impl Pool {
         let mut all = self.filling.lock();
         all.retain(|other| other.strong_count() > 0);
         all.push(Arc::downgrade(&filling));
-        Ok(Buffer { pool: self.clone(), filling, capacity })
+        Ok(PartBuffer { pool: self.clone(), filling, capacity })
     }
 
     /// A buffer that can be used again, if that is `wanted`. Those for which the budget has no room any more go.
@@ -120,7 +120,7 @@ impl Pool {
 }
 
 /// Memory out of the budget.
-pub(super) struct Buffer {
+pub(super) struct PartBuffer {
     pool: Pool,
     filling: Arc<Mutex<Filling>>,
     capacity: usize,
@@ -146,7 +146,7 @@ fn taken_away() -> Error {
     Error::Busy("upload was too slow, and other uploads needed its memory".into())
 }
 
-impl Buffer {
+impl PartBuffer {
     /// Copies what fits of `piece`, and returns the rest.
     pub(super) fn fill(&mut self, mut piece: Bytes) -> Result<Bytes> {
         let mut filling = self.filling.lock();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use futures::TryStreamExt;
 
-use super::multipart::Upload;
+use super::multipart::PartsUpload;
 use super::{Error, Key, PRIVATE, S3Objects, list, mark};
 use crate::config::S3Config;
 use crate::objects::{Objects, Read, When};
@@ -85,7 +85,7 @@ pub(super) async fn bucket(objects: &S3Objects, config: &S3Config) -> Result<boo
     if listed != keys {
         return Err(lacking("keys are not listed in the order of their bytes"));
     }
-    let upload = Upload::begin(objects, key).await.map_err(refused("begin an upload of parts"))?;
+    let upload = PartsUpload::begin(objects, key).await.map_err(refused("begin an upload of parts"))?;
     upload.undo().await.map_err(refused("give up an upload of parts"))?;
     objects.delete(&keys).await.map_err(refused("delete an object"))?;
     match objects.head(key).await {

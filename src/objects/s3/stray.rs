@@ -19,7 +19,7 @@ struct Begun {
 }
 
 /// Where a list goes on.
-enum Next {
+enum NextUploads {
     Page(Option<String>, Option<String>),
     End,
 }
@@ -27,7 +27,7 @@ enum Next {
 /// Aborts the uploads below our prefix to which no part has come since `before`. Parts tell, not the age of the upload: one
 /// of hundreds of gigabytes may go on for days.
 pub(super) async fn sweep(objects: &S3Objects, before: SystemTime) -> Result<usize> {
-    let (mut swept, mut next) = (0, Next::Page(None, None));
+    let (mut swept, mut next) = (0, NextUploads::Page(None, None));
     while let Some((begun, behind)) = page(objects, next, before).await? {
         let looks = begun.into_iter().map(|begun| sweep_one(objects.clone(), begun, before)).collect::<Vec<_>>();
         let swept_here: Vec<bool> = stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE).try_collect().await?;
@@ -39,7 +39,7 @@ pub(super) async fn sweep(objects: &S3Objects, before: SystemTime) -> Result<usi
 
 /// All uploads below our prefix that are not completed, those under way included.
 pub(super) async fn unfinished(objects: &S3Objects) -> Result<Vec<Unfinished>> {
-    let (mut found, mut next) = (Vec::new(), Next::Page(None, None));
+    let (mut found, mut next) = (Vec::new(), NextUploads::Page(None, None));
     while let Some((begun, behind)) = page(objects, next, SystemTime::now()).await? {
         found.extend(begun.into_iter().map(|begun| {
             let key = begun.key.strip_prefix(&objects.inner.prefix).unwrap_or(&begun.key);
@@ -60,8 +60,8 @@ async fn sweep_one(objects: S3Objects, begun: Begun, before: SystemTime) -> Resu
 
 /// Uploads that were begun before then. Nothing behind the last page, and where there is no such list: then the bucket's
 /// lifecycle rule is all there is.
-async fn page(objects: &S3Objects, next: Next, before: SystemTime) -> Result<Option<(Vec<Begun>, Next)>> {
-    let Next::Page(key, id) = next else { return Ok(None) };
+async fn page(objects: &S3Objects, next: NextUploads, before: SystemTime) -> Result<Option<(Vec<Begun>, NextUploads)>> {
+    let NextUploads::Page(key, id) = next else { return Ok(None) };
     let inner = &*objects.inner;
     let request = inner.client.list_multipart_uploads().bucket(&inner.bucket).prefix(&inner.prefix);
     let request = request.set_key_marker(key).set_upload_id_marker(id);
@@ -75,8 +75,8 @@ async fn page(objects: &S3Objects, next: Next, before: SystemTime) -> Result<Opt
         Err(error) => return Err(error.meaning),
     };
     let next = match (listed.is_truncated, listed.next_key_marker) {
-        (Some(true), Some(key)) => Next::Page(Some(key), listed.next_upload_id_marker),
-        _ => Next::End,
+        (Some(true), Some(key)) => NextUploads::Page(Some(key), listed.next_upload_id_marker),
+        _ => NextUploads::End,
     };
     let old = listed.uploads.into_iter().flatten().filter(|upload| time(upload.initiated) < before);
     let begun =

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# buildkits: all
 # What one builder exports, another one imports: every step but FROM is CACHED
 # there, the layers can really be pulled, and they hold what the first builder
 # made. In every form that BuildKit writes; --full runs all 24 combinations of

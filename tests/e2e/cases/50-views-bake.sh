@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# buildkits: all
 # Targets baked together may share one cache reference: none loses its cache to
 # another, neither when they are imported one by one nor baked all at once.
 

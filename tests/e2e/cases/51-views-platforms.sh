@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# buildkits: all with --full
 # Platforms built on different machines push to one reference and do not
 # overwrite each other: all of them are CACHED afterwards, alone and together.
 

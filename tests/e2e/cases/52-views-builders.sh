@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# buildkits: all with --full
 # Two machines that build different targets of one Dockerfile push to one
 # reference. Whoever imports it has every target CACHED, every time: BuildKit
 # reads the records in a random order, so this is repeated.

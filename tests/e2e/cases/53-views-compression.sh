@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# buildkits: all with --full
 # The same build pushed once with gzip and once with zstd layers to one
 # reference: everything is CACHED and can be pulled, whichever layers are named.
 

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# buildkits: all with --full
 # Two machines ran the same step with different results and pushed to one
 # reference. A third build that brings one of the two results as a source must
 # get back what it brought, whatever order the pushes came in.

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# buildkits: all with --full
 # BuildKit silently ignores a cache manifest or config above 1 MiB. Many pushes
 # that are too much together, and one push that is too much by itself, are
 # served below that, and the newest target is CACHED.

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # stores: fs s3
+# buildkits: all with --full
 # Fifty machines push fifty targets to one reference in the same moment, and
 # none of them is lost. Over a bucket, half of them push to another replica.
 

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# buildkits: all with --full
 # A busy target, pushed again and again with changing sources, does not push a
 # quiet sibling out of the reference they share.
 

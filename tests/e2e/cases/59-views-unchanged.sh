@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# buildkits: all with --full
 # What has not changed is not pushed again: with one target on a reference,
 # BuildKit finds its own digest there and sends no manifest; with two targets,
 # pushing them again and again adds nothing to the store.

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# buildkits: all with --full
 # Real builds as each kind of identity: a user of an htpasswd file, a JWT of an
 # issuer that changes its keys, a JWT that is long over when the build exports,
 # and a client certificate.

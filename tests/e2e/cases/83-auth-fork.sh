@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# buildkits: all with --full
 # A fork's pull request and the branch it is for, with the same lines in the
 # workflow: the pull request builds on the branch's cache and on its own; what it
 # pushes no build of the branch, nor another pull request, can ever find.

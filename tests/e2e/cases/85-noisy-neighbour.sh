@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# buildkits: all with --full
 # Pull requests do everything at once that could stop a server: uploads and
 # manifests that are never finished, room that is announced and never used, floods
 # beyond its quota, configs and views that are dear to make, pages, passwords. Main

@@ -51,6 +51,31 @@ readiness() { sed -n '/readinessProbe:/{n;s/.*path: \([^,]*\),.*/\1/p}' "$1"; } 
 assert_eq "$(readiness bucket.yaml) $(readiness single.yaml) $(readiness "$DEPLOY/kubernetes/larder.yaml")" \
   "/healthz /readyz /readyz" "what readiness asks of a bucket's replica, of a server on a volume, and of that in plain manifests"
 
+# Behind an ingress that has the certificate, clients are sent for tokens to the name that they know, by https.
+tokens_at() { # what to set, or nothing: the realm that a client of the ingress is told
+  local listen realm
+  render "$DEPLOY/helm/examples/single.yaml" "$@" --set-string 'config=[[rules]]
+identity="anonymous"
+may=["push"]' >realm.yaml || fail "$(cat render.err)"
+  rm -rf server-realm
+  mkdir server-realm
+  deploylint server server-realm <realm.yaml
+  listen=127.0.0.1:$(free_port)
+  mapfile -t variables < <(sed "s|^LARDER_CONFIG=.*|LARDER_CONFIG=$PWD/server-realm/larder.toml|" server-realm/env)
+  spawn realm realm.log env "${without[@]}" "${variables[@]}" LARDER_SERVER_LISTEN="[\"$listen\"]" \
+    LARDER_STORE_PATH="$WORK/server-realm/store" "$LARDER_BIN" serve
+  eventually 60 curl -fsS -o /dev/null "http://$listen/healthz" || fail "$(cat realm.log)"
+  curl -sS -D - -o /dev/null -H 'Host: cache.example.com' -H 'X-Forwarded-Proto: https' "http://$listen/v2/app/tags/list" >head
+  stop_process realm
+  sed -n 's/^www-authenticate: .*realm="\([^"]*\)".*/\1/p' head
+}
+readonly INGRESS=(--set "ingress.enabled=true,ingress.host=cache.example.com")
+assert_eq "$(tokens_at "${INGRESS[@]}" --set ingress.tlsSecret=cache-tls)" https://cache.example.com/token "where tokens are asked for behind an ingress with TLS"
+assert_eq "$(tokens_at "${INGRESS[@]}")" http://cache.example.com/token "where tokens are asked for behind an ingress without"
+assert_eq "$(tokens_at "${INGRESS[@]}" --set ingress.tlsSecret=cache-tls --set publicUrl=https://cache.example.com:8443)" \
+  https://cache.example.com:8443/token "where tokens are asked for at a name that was set"
+note "ingress: clients ask for tokens under its name and scheme"
+
 # The checkers see what is wrong.
 sed 's/readOnlyRootFilesystem/readOnlyRootFileSystem/' single.yaml >planted.yaml
 if kubectl-validate --version $KUBERNETES planted.yaml >/dev/null 2>&1; then fail "an unknown field is valid"; fi

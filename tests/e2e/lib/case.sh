@@ -6,7 +6,7 @@ lib=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 E2E=$(dirname "$lib")
 CONTEXTS=$E2E/contexts
 export E2E CONTEXTS
-for part in common s3 larder base toolchain builder steps cache proxy balancer issuer guide; do
+for part in common s3 larder base toolchain builder steps cache proxy balancer issuer guide docker; do
   # shellcheck source=/dev/null
   . "$lib/$part.sh"
 done

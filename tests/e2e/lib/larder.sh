@@ -3,7 +3,7 @@
 # INSTANCE, which names another one with its own port and, unless STORE names
 # one, its own store. STORE_KIND says where stores are: fs or s3.
 
-# The server reads LARDER_… as configuration and refuses what it does not know.
+# The server reads LARDER_… as configuration: nothing of the caller's is for it.
 without=()
 for name in "${!LARDER_@}"; do without+=(-u "$name"); done
 

@@ -173,13 +173,15 @@ def work(client):
 
 
 def probe(client):
+    # The store keeps each once: on a slow machine, too, the disk is not filled by main.
+    large = [os.urandom(23 << 20) for _ in range(12)]
     n = 0
     while not ended.is_set():
         n += 1
         layer = b"probe %d" % n
         config = json.dumps({"layers": [{"blob": digest_of(layer), "parent": -1}],
                              "records": [{"digest": digest_of(b"step %d" % n), "layers": [{"layer": 0}]}]}).encode()
-        steps = [("blob", lambda: client.blob(layer)), ("large", lambda: client.blob(os.urandom(23 << 20) if n % 4 == 1 else config)),
+        steps = [("blob", lambda: client.blob(layer)), ("large", lambda: client.blob(large[n // 4 % len(large)] if n % 4 == 1 else config)),
                  ("config", lambda: client.blob(config)), ("push", lambda: client.cache(f"probe-{n % 8}", config, [layer])),
                  ("view", lambda: client.ask("GET", f"/v2/{REPO}/manifests/probe-{n % 8}"))]
         for kind, step in steps:

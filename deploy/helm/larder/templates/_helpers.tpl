@@ -31,6 +31,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .Values.existingConfigSecret }}{{ .Values.existingConfigSecret }}{{ else if .Values.config }}{{ include "larder.name" . }}{{ end }}
 {{- end }}
 
+{{/* The server does not see that TLS ends at the ingress: without this, it would send clients to http:// for tokens. */}}
+{{- define "larder.publicUrl" -}}
+{{- if .Values.publicUrl }}{{ .Values.publicUrl }}{{ else if and .Values.ingress.enabled .Values.ingress.tlsSecret }}https://{{ .Values.ingress.host }}{{ end }}
+{{- end }}
+
 {{- define "larder.scheme" -}}
 {{ ternary "HTTPS" "HTTP" (ne .Values.tls.existingSecret "") }}
 {{- end }}
@@ -92,6 +97,9 @@ spec:
         - {name: LARDER_SERVER_LISTEN, value: '["0.0.0.0:5000"]'}
         {{- if eq (include "larder.statusPort" .) "status" }}
         - {name: LARDER_SERVER_LISTEN_PLAIN, value: '["0.0.0.0:5001"]'}
+        {{- end }}
+        {{- with include "larder.publicUrl" . }}
+        - {name: LARDER_SERVER_PUBLIC_URL, value: {{ . | quote }}}
         {{- end }}
         - {name: LARDER_LOG_FORMAT, value: json}
         - {name: LARDER_HOT_SIZE, value: {{ .Values.hotSize | quote }}}

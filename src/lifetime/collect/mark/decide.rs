@@ -83,7 +83,7 @@ impl Mark<'_> {
         }
     }
 
-    fn let_go(&self, tenant: &Tenant, root: &Root, reason: Reason, report: &mut Report) {
+    pub(super) fn let_go(&self, tenant: &Tenant, root: &Root, reason: Reason, report: &mut Report) {
         let known = self.known.has(&root.id.key);
         let why = || Decision::of(tenant, &root.id, reason.clone(), known);
         report.decide(tenant, reason.rule(), 0, known, why);

@@ -127,13 +127,8 @@ impl Mark<'_> {
 
     /// What goes until so many bytes are free.
     async fn plan_of(&self, scene: &Scene<'_>, held: &BlobInventory, excess: u64) -> Result<EvictionPlan> {
-        let config = self.collector.refs.config();
-        // Whoever writes to a scope chooses its tags.
-        let protected = |root: &Root| {
-            let rules = config.rule(&root.id.repo).map_or(&[][..], |rule| &rule.retain);
-            !scene.tenant.is_scope() && policy::is_protected(rules, root)
-        };
-        let floor = config.collect.in_use();
+        let protected = |root: &Root| self.is_protected(scene.tenant, root);
+        let floor = self.collector.refs.config().collect.in_use();
         let mut layers = policy::idle_layers(scene.roots, &protected, floor, self.now);
         let undecided: HashSet<u64> = policy::undecided(&layers, excess).iter().map(|layer| layer.id).collect();
         if !undecided.is_empty() {

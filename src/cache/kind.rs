@@ -1,0 +1,99 @@
+//! What kind of thing a tag serves, for people.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::service::Caches;
+use crate::digest::Digest;
+use crate::error::Result;
+use crate::oci::{DOCKER_LIST, ManifestContent, OCI_INDEX};
+use crate::refs::Repo;
+
+/// Manifests of an index that are looked at to tell what it is an index of.
+const CHILDREN_MAX: usize = 8;
+/// Media types of the configs of images.
+const IMAGE_CONFIGS: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+/// Longest media type. Characters: twice the 127 of RFC 6838, section 4.2, and the slash.
+const MEDIA_TYPE_MAX: usize = 255;
+
+/// What kind of thing a tag serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServedKind {
+    Cache,
+    Image,
+    ImageIndex,
+    /// An index whose manifests are caches, as `docker buildx imagetools create` makes one.
+    CacheIndex,
+    /// Anything else, with its type where that is a media type.
+    Artifact(Option<String>),
+}
+
+/// In words, for people.
+impl fmt::Display for ServedKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ServedKind::Cache => "a cache",
+            ServedKind::Image => "an image, not a cache of its own",
+            ServedKind::ImageIndex => "an image index, not a cache of its own",
+            ServedKind::CacheIndex => {
+                "an index of caches, as imagetools makes one: builders import nothing from it. Name each cache in a \
+                 cache-from of its own, or push them to one tag"
+            }
+            ServedKind::Artifact(Some(kind)) => return write!(f, "an artifact of the type {kind}, not a cache"),
+            ServedKind::Artifact(None) => "an artifact, not a cache",
+        })
+    }
+}
+
+/// What a manifest is, as far as it can be told by itself.
+enum Alone {
+    Kind(ServedKind),
+    /// An index of these.
+    IndexOf(Vec<Digest>),
+}
+
+fn alone(manifest: &[u8]) -> Alone {
+    let Ok(content) = ManifestContent::parse(manifest, None) else { return Alone::Kind(ServedKind::Artifact(None)) };
+    let is_index = matches!(content.media_type, OCI_INDEX | DOCKER_LIST);
+    Alone::Kind(match content.artifact_type {
+        _ if content.cache => ServedKind::Cache,
+        None if is_index => return Alone::IndexOf(content.children),
+        Some(kind) if !is_index && IMAGE_CONFIGS.contains(&&*kind) => ServedKind::Image,
+        kind => ServedKind::Artifact(kind.filter(|kind| is_media_type(kind))),
+    })
+}
+
+/// Whether a text is a media type (RFC 6838, section 4.2), which a terminal can be shown: clients choose it.
+fn is_media_type(text: &str) -> bool {
+    let valid = |b: u8| b.is_ascii_alphanumeric() || b"!#$&-^_.+/".contains(&b);
+    text.len() <= MEDIA_TYPE_MAX && text.contains('/') && text.bytes().all(valid)
+}
+
+impl Caches {
+    /// What kind of thing a manifest is. Of an index, the first few of its manifests tell.
+    pub(super) async fn kind_of(&self, repo: &Repo, digest: &Digest) -> Result<ServedKind> {
+        let children = match self.alone(repo, digest).await? {
+            Some(Alone::Kind(kind)) => return Ok(kind),
+            Some(Alone::IndexOf(children)) => children,
+            None => return Ok(ServedKind::Artifact(None)),
+        };
+        let mut caches = 0;
+        for child in children.iter().take(CHILDREN_MAX) {
+            match self.alone(repo, child).await? {
+                Some(Alone::Kind(ServedKind::Cache)) => caches += 1,
+                // It may be elsewhere.
+                None => {}
+                Some(_) => return Ok(ServedKind::ImageIndex),
+            }
+        }
+        Ok(if caches > 0 { ServedKind::CacheIndex } else { ServedKind::ImageIndex })
+    }
+
+    async fn alone(&self, repo: &Repo, digest: &Digest) -> Result<Option<Alone>> {
+        let Some(bytes) = repo.manifest_bytes(digest).await? else { return Ok(None) };
+        self.parse_manifest(repo, bytes.len(), move || alone(&bytes)).await.map(Some)
+    }
+}
