@@ -135,6 +135,8 @@ fn is_bcrypt(hash: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use futures::future::join_all;
+
     use super::*;
 
     #[tokio::test]
@@ -153,20 +155,30 @@ mod tests {
         assert_ne!(users.proof("alice"), users.proof("bob"));
     }
 
-    #[tokio::test]
-    async fn one_password_that_comes_often_is_checked_once() {
+    #[test]
+    fn one_password_that_comes_often_is_checked_once() {
         let users = Users::parse(&format!("alice:{}\n", bcrypt::hash("right", 4).unwrap())).unwrap();
         let attempts = Arc::default();
         let sent = |password| SentPassword { name: "alice", password, address: None, key: [password.len() as u8; 32] };
-        // More than one address may have pending: a builder opens many connections at once.
-        for (password, expected) in [("right", CheckedPassword::Right), ("not right", CheckedPassword::Wrong)] {
-            let sent = sent(password);
-            let all = futures::future::join_all((0..50).map(|_| users.check(&sent, &attempts, 2))).await;
-            assert_eq!(all, [expected; 50]);
-        }
-        // All 50 wrong ones were one guess: the limit of two leaves another.
-        assert_eq!(users.check(&sent("?"), &attempts, 2).await, CheckedPassword::Wrong);
-        assert!(matches!(users.check(&sent("??"), &attempts, 2).await, CheckedPassword::TurnedAway(_)));
+        // With its one thread taken, no check ends before all have come.
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            // More than one address may have pending: a builder opens many connections at once.
+            for (password, expected) in [("right", CheckedPassword::Right), ("not right", CheckedPassword::Wrong)] {
+                let (release, held) = std::sync::mpsc::channel::<()>();
+                tokio::task::spawn_blocking(move || held.recv());
+                let sent = sent(password);
+                let mut all: Vec<_> = (0..50).map(|_| users.check(&sent, &attempts, 2).boxed_local()).collect();
+                for check in &mut all {
+                    assert!(futures::poll!(check).is_pending());
+                }
+                drop(release);
+                assert_eq!(join_all(all).await, [expected; 50]);
+            }
+            // All 50 wrong ones were one guess: the limit of two leaves another.
+            assert_eq!(users.check(&sent("?"), &attempts, 2).await, CheckedPassword::Wrong);
+            assert!(matches!(users.check(&sent("??"), &attempts, 2).await, CheckedPassword::TurnedAway(_)));
+        });
     }
 
     #[test]

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use futures::FutureExt;
 
 use super::found::{InspectedPush, Inspection};
-use super::kind::ServedKind;
+use super::kind::{Alone, ServedKind, alone};
 use super::service::Caches;
 use crate::buildkit::IMPORT_LIMIT_BYTES;
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::names::Tag;
 use crate::refs::Repo;
+
+/// Manifests of an index that are looked at to tell what it is an index of.
+const CHILDREN_MAX: usize = 8;
 
 impl Caches {
     /// What a tag is made of. Made anew so that it can be explained, and kept until the tag or what it serves changes.
@@ -56,5 +60,31 @@ impl Caches {
         });
         self.views().insert_inspected(key, version.clone(), found.clone());
         Ok(found)
+    }
+}
+
+impl Caches {
+    /// What kind of thing a manifest is. Of an index, the first few of its manifests tell.
+    pub(super) async fn kind_of(&self, repo: &Repo, digest: &Digest) -> Result<ServedKind> {
+        let children = match self.alone(repo, digest).await? {
+            Some(Alone::Kind(kind)) => return Ok(kind),
+            Some(Alone::IndexOf(children)) => children,
+            None => return Ok(ServedKind::Artifact(None)),
+        };
+        let mut caches = 0;
+        for child in children.iter().take(CHILDREN_MAX) {
+            match self.alone(repo, child).await? {
+                Some(Alone::Kind(ServedKind::Cache)) => caches += 1,
+                // It may be elsewhere.
+                None => {}
+                Some(_) => return Ok(ServedKind::ImageIndex),
+            }
+        }
+        Ok(if caches > 0 { ServedKind::CacheIndex } else { ServedKind::ImageIndex })
+    }
+
+    async fn alone(&self, repo: &Repo, digest: &Digest) -> Result<Option<Alone>> {
+        let Some(bytes) = repo.manifest_bytes(digest).await? else { return Ok(None) };
+        self.parse_manifest(repo, bytes.len(), move || alone(&bytes)).await.map(Some)
     }
 }

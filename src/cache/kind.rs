@@ -4,14 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::service::Caches;
 use crate::digest::Digest;
-use crate::error::Result;
 use crate::oci::{DOCKER_LIST, ManifestContent, OCI_INDEX};
-use crate::refs::Repo;
 
-/// Manifests of an index that are looked at to tell what it is an index of.
-const CHILDREN_MAX: usize = 8;
 /// Media types of the configs of images.
 const IMAGE_CONFIGS: [&str; 2] =
     ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
@@ -49,13 +44,13 @@ impl fmt::Display for ServedKind {
 }
 
 /// What a manifest is, as far as it can be told by itself.
-enum Alone {
+pub(super) enum Alone {
     Kind(ServedKind),
     /// An index of these.
     IndexOf(Vec<Digest>),
 }
 
-fn alone(manifest: &[u8]) -> Alone {
+pub(super) fn alone(manifest: &[u8]) -> Alone {
     let Ok(content) = ManifestContent::parse(manifest, None) else { return Alone::Kind(ServedKind::Artifact(None)) };
     let is_index = matches!(content.media_type, OCI_INDEX | DOCKER_LIST);
     Alone::Kind(match content.artifact_type {
@@ -70,30 +65,4 @@ fn alone(manifest: &[u8]) -> Alone {
 fn is_media_type(text: &str) -> bool {
     let valid = |b: u8| b.is_ascii_alphanumeric() || b"!#$&-^_.+/".contains(&b);
     text.len() <= MEDIA_TYPE_MAX && text.contains('/') && text.bytes().all(valid)
-}
-
-impl Caches {
-    /// What kind of thing a manifest is. Of an index, the first few of its manifests tell.
-    pub(super) async fn kind_of(&self, repo: &Repo, digest: &Digest) -> Result<ServedKind> {
-        let children = match self.alone(repo, digest).await? {
-            Some(Alone::Kind(kind)) => return Ok(kind),
-            Some(Alone::IndexOf(children)) => children,
-            None => return Ok(ServedKind::Artifact(None)),
-        };
-        let mut caches = 0;
-        for child in children.iter().take(CHILDREN_MAX) {
-            match self.alone(repo, child).await? {
-                Some(Alone::Kind(ServedKind::Cache)) => caches += 1,
-                // It may be elsewhere.
-                None => {}
-                Some(_) => return Ok(ServedKind::ImageIndex),
-            }
-        }
-        Ok(if caches > 0 { ServedKind::CacheIndex } else { ServedKind::ImageIndex })
-    }
-
-    async fn alone(&self, repo: &Repo, digest: &Digest) -> Result<Option<Alone>> {
-        let Some(bytes) = repo.manifest_bytes(digest).await? else { return Ok(None) };
-        self.parse_manifest(repo, bytes.len(), move || alone(&bytes)).await.map(Some)
-    }
 }

@@ -92,7 +92,10 @@ impl Front {
             let (label, response) = match foreign {
                 Err(error) => ("none", refuse(&doors, &request, &error)),
                 Ok(()) => match claims::door(request.uri(), request.headers(), &[]) {
-                    Door::Registry => registry::serve(doors, request).await,
+                    Door::Registry => {
+                        let (label, response) = registry::serve(doors, request).await;
+                        (label, registry::versioned(response))
+                    }
                     // A route that nobody has claimed is not reached.
                     Door::Reserved | Door::Nobody => ("admin", StatusCode::NOT_FOUND.into_response()),
                     door @ (Door::Pages | Door::Admin) => {

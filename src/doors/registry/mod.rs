@@ -47,13 +47,6 @@ const API_VERSION: (HeaderName, HeaderValue) =
 
 /// Answers a request below `/v2`, and says what its route is called.
 pub async fn serve(doors: Doors, request: Request) -> (&'static str, Response) {
-    let (label, mut response) = answer(doors, request).await;
-    let (name, version) = API_VERSION;
-    response.headers_mut().insert(name, version);
-    (label, response)
-}
-
-async fn answer(doors: Doors, request: Request) -> (&'static str, Response) {
     let uri = request.uri();
     let route = match Route::parse(request.method(), uri.path(), uri.query()) {
         Ok(route) => route,
@@ -83,6 +76,13 @@ async fn answer(doors: Doors, request: Request) -> (&'static str, Response) {
         _ => Ok(list::base()),
     };
     (label, answer.unwrap_or_else(OciError::into_response))
+}
+
+/// An answer of this protocol, whatever it says.
+pub fn versioned(mut response: Response) -> Response {
+    let (name, version) = API_VERSION;
+    response.headers_mut().insert(name, version);
+    response
 }
 
 /// What the caller was let in to.

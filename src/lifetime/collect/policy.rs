@@ -332,9 +332,9 @@ mod tests {
         let of = |subject: &[u8]| Some(Digest::sha256(subject));
         let tags = [
             tag("v1", 10, 10, false, &[(1, 10, 10)]),
-            Root { subject: of(b"v1"), ..tag("signature of v1", 20, 20, false, &[(2, 10, 20)]) },
+            Root { subject: of(b"v1"), ..tag("signature-of-v1", 20, 20, false, &[(2, 10, 20)]) },
             tag("v2", 30, 30, false, &[(3, 10, 30)]),
-            Root { subject: of(b"v2"), ..tag("signature of v2", 40, 40, false, &[(4, 10, 40)]) },
+            Root { subject: of(b"v2"), ..tag("signature-of-v2", 40, 40, false, &[(4, 10, 40)]) },
         ];
         let rules = [RetainConfig { newest: Some(1), ..retain("*") }];
         let all: Vec<&Root> = tags.iter().collect();
