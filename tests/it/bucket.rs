@@ -59,6 +59,8 @@ pub enum Fault {
     SlowDown,
     /// It is done, and the answer is a 500.
     AnswerLost,
+    /// 200, as if it were done; nothing is done.
+    ToldDone,
     /// The answer ends after half of its body.
     Cut,
     /// One bit of the answer's body is another.
@@ -176,6 +178,10 @@ async fn answer(
     }
     if fault == Some(Fault::Denied) {
         return Ok(refusal(StatusCode::FORBIDDEN, "AccessDenied"));
+    }
+    if fault == Some(Fault::ToldDone) {
+        let told = "<CompleteMultipartUploadResult><ETag>\"told\"</ETag></CompleteMultipartUploadResult>";
+        return Ok(Response::new(Body::from(Bytes::from(told))));
     }
     let answer = in_turn(service, request, lock).await?;
     Ok(match fault {

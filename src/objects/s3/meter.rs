@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextRef;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
@@ -48,6 +49,33 @@ impl Intercept for Meter {
     ) -> Result<(), BoxError> {
         let kind = kind(config.load::<Metadata>().map_or("", Metadata::name));
         self.0.s3_calls.with_label_values(&[kind]).inc();
+        Ok(())
+    }
+}
+
+/// Counts the requests of one call, or of several that are given the same counter: the SDK repeats calls by itself.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SentCount(Arc<AtomicUsize>);
+
+impl SentCount {
+    /// Requests that were sent.
+    pub(super) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Intercept for SentCount {
+    fn name(&self) -> &'static str {
+        "sent count"
+    }
+
+    fn read_before_transmit(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use super::again::{Again, again};
 use super::error::{self, PassingError, S3Error};
+use super::meter::SentCount;
 use super::pool::PooledPart;
 use super::{Error, Key, MARK, Meta, Result, S3Objects, client, mark};
 
@@ -116,13 +117,14 @@ impl PartsUpload {
         }
         self.done.sort_by_key(|part| part.part_number);
         let parts = CompletedMultipartUpload::builder().set_parts(Some(std::mem::take(&mut self.done))).build();
-        let mut again = Again::begin();
+        let (mut again, sent) = (Again::begin(), SentCount::default());
         loop {
-            let error = match self.complete_with(parts.clone()).await {
-                Ok(meta) => {
+            let error = match self.complete_with(parts.clone(), &sent).await {
+                Ok(meta) if sent.get() == 1 => {
                     self.open = false;
                     return Ok(meta);
                 }
+                Ok(_) => unconfirmed(&self.key).into(),
                 Err(error) => error,
             };
             if let Ok(meta) = self.settle(&error).await {
@@ -136,19 +138,20 @@ impl PartsUpload {
         }
     }
 
-    async fn complete_with(&self, parts: CompletedMultipartUpload) -> Result<Meta, S3Error> {
+    async fn complete_with(&self, parts: CompletedMultipartUpload, count: &SentCount) -> Result<Meta, S3Error> {
         let inner = &*self.objects.inner;
         let request = inner.client.complete_multipart_upload().bucket(&inner.bucket).key(inner.full(&self.key));
         let request = request.upload_id(&self.id).multipart_upload(parts).customize();
-        let sent = request.config_override(client::patience(COMPLETING_BYTES)).send().await;
+        let request = request.config_override(client::patience(COMPLETING_BYTES)).interceptor(count.clone());
+        let sent = request.send().await;
         let written = sent.map_err(|error| error::from_sdk("complete upload of", &self.key, error))?;
         Ok(inner.written(&self.key, self.bytes, written.e_tag, &self.mark)?)
     }
 
-    /// The answer to an attempt may have been lost, and the next one finds no upload.
+    /// The answer to an attempt may have been lost, and the next one finds no upload, or is told that all is done while the
+    /// first attempt is still under way (versitygw): then nothing but the object tells.
     async fn settle(&self, error: &S3Error) -> Result<Meta> {
         let settle = || self.objects.inner.settle(&self.key, &self.mark, error.meaning.clone());
-        // Then nothing but the object tells.
         if error.is_gone() { again(settle).await } else { settle().await }
     }
 
@@ -175,6 +178,11 @@ impl Drop for PartsUpload {
             runtime.spawn(give_up(self.objects.clone(), self.key.clone(), std::mem::take(&mut self.id), going));
         }
     }
+}
+
+/// An endpoint says that an object is put together, and it is not there.
+fn unconfirmed(key: &Key) -> Error {
+    Error::Busy(format!("{key} is said to be complete, and is not there yet").into())
 }
 
 /// The upload of which a call is part: its key and id, and the number of the part.

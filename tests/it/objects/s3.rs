@@ -275,6 +275,27 @@ async fn a_write_whose_answer_is_lost_is_not_taken_for_somebody_elses() {
     assert!(whole(&objects, "lost/draft").await == bytes);
 }
 
+/// As versitygw answers the second attempt while the first one is under way.
+#[tokio::test]
+async fn what_only_a_second_attempt_completed_is_looked_for() {
+    let bucket = Bucket::in_process().await;
+    let objects = bucket.open().await;
+    let bytes = noise(9 * MIB, 7);
+    bucket.fail("complete upload", Fault::SlowDown, 1);
+    bucket.fail("complete upload", Fault::ToldDone, 1);
+    bucket.calls();
+    assert_eq!(draft_of(&objects, "told/late".into(), &bytes).await, 9 << 20);
+    let calls = bucket.calls();
+    // Refused, told to be done and not found, then done and found.
+    assert_eq!((calls["complete upload"], calls["head"]), (3, 2), "{calls:?}");
+    assert!(whole(&objects, "told/late").await == bytes);
+    // The first answer is believed.
+    bucket.calls();
+    draft_of(&objects, "told/at-once".into(), &bytes).await;
+    let calls = bucket.calls();
+    assert_eq!((calls["complete upload"], calls.get("head")), (1, None), "{calls:?}");
+}
+
 /// Bytes that another writer has replaced meanwhile would come back.
 #[tokio::test]
 async fn what_is_to_be_written_once_is_not_sent_again() {
