@@ -181,6 +181,10 @@ fn name(parts: &[&str]) -> Result<RepoName, OciError> {
 }
 
 fn upload(method: &Method, repo: RepoName, id: &str, query: &Query<'_>) -> Result<Route, OciError> {
+    if id.contains("&digest=") {
+        let hint = "the address of the upload has no ?, so digest goes behind it as ?digest=, and not as &digest=";
+        return Err(OciError::new(RefusalKind::DigestInvalid).because(hint));
+    }
     let id = id.parse::<UploadId>()?;
     let session = Session { id, algorithm: query.algorithm()?, staged: query.last("staged").is_some() };
     match *method {

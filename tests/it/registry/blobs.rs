@@ -198,3 +198,15 @@ async fn unknown_query_parameters_are_ignored() {
     let closing = format!("{}&ns=docker.io", with_digest(begun.header("location"), &digest));
     world.put(closing).body("more").await.expect(201);
 }
+
+#[tokio::test]
+async fn a_digest_behind_the_wrong_sign_is_refused_with_a_hint() {
+    let world = World::new().await;
+    let location = world.begin("a").await;
+    assert!(!location.contains('?'), "{location}");
+    let digest = Digest::sha256(b"hello");
+    let refused = world.put(format!("{location}&digest={digest}")).body("hello").await.expect(400);
+    assert_eq!(refused.code(), "DIGEST_INVALID");
+    assert!(refused.text().contains("behind it as ?digest="), "{}", refused.text());
+    world.put(with_digest(&location, &digest)).body("hello").await.expect(201);
+}
