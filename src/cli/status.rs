@@ -136,9 +136,16 @@ const FACTS: [StatusLine; 8] = [
     ("stored", |whole| format!("{}, {} without sharing", whole.sum(|one| one.bytes), whole.sum(|one| one.named_bytes))),
     ("hits", |StatusTotals { so_far, .. }| match so_far.hits + so_far.misses {
         0 => "nothing asked for yet".to_string(),
-        all => format!("{} % of {all} lookups", percent(so_far.hits, all)),
+        all => format!("{} % of {all} that imports asked for", percent(so_far.hits, all)),
     }),
-    ("not sent", |whole| format!("{} that clients need not send", bytes(whole.so_far.saved))),
+    ("not sent", |StatusTotals { so_far, .. }| match so_far.present.saturating_add(so_far.absent) {
+        0 => format!("{} that clients need not send", bytes(so_far.saved)),
+        all => format!(
+            "{} that clients need not send: {} % of {all} blobs of exports",
+            bytes(so_far.saved),
+            percent(so_far.present, all)
+        ),
+    }),
     ("served", |StatusTotals { so_far: Reading { served, .. }, .. }| {
         format!("{}, {} of it from memory", bytes(served.iter().sum()), bytes(served[0]))
     }),
@@ -207,7 +214,7 @@ mod tests {
             "version": "1.2.3", "began": "2026-01-01T00:00:00Z",
             "tenants": [{ "tenant": "default", "bytes": 1024, "named_bytes": 4096, "arriving": 0, "repositories": 2,
                 "tags": 3, "quota": { "max": 2048 }, "counted": null }],
-            "so_far": { "hits": 3, "misses": 1, "served": [512, 512, 0], "saved": 2048, "received": 0,
+            "so_far": { "hits": 3, "misses": 1, "present": 9, "absent": 1, "served": [512, 512, 0], "saved": 2048, "received": 0,
                 "imports": 1, "exports": 2 },
             "hot": { "bytes": 0, "limit": 1024 }, "requests_in_flight": 1, "collector": { "running": false,
                 "last": null, "deleted_bytes": 0, "condemned_bytes": 0, "skipped": null },
@@ -215,8 +222,8 @@ mod tests {
         for part in [
             "larder 1.2.3, ready",
             "1.0 KiB, 4.0 KiB without sharing",
-            "75 % of 4 lookups",
-            "2.0 KiB that clients",
+            "75 % of 4 that imports asked for",
+            "2.0 KiB that clients need not send: 90 % of 10 blobs",
             "512 B of it from memory",
             "1 imports, 2 exports",
             "not yet",

@@ -99,9 +99,15 @@ impl TenantMetrics {
     /// What pictures over time are drawn from.
     pub fn reading(&self) -> Reading {
         let sum = |counters: &[IntCounter]| counters.iter().map(IntCounter::get).sum();
+        let of_imports = |counters: &[IntCounter; 4]| {
+            [Asked::Tag, Asked::Manifest, Asked::Blob].iter().map(|asked| counters[*asked as usize].get()).sum()
+        };
+        let checks = Asked::Upload as usize;
         Reading {
-            hits: sum(&self.hits),
-            misses: sum(&self.misses),
+            hits: of_imports(&self.hits),
+            misses: of_imports(&self.misses),
+            present: self.hits[checks].get(),
+            absent: self.misses[checks].get(),
             imports: self.imports.get(),
             exports: self.exports.get(),
             served: self.served.each_ref().map(IntCounter::get),
@@ -114,8 +120,16 @@ impl TenantMetrics {
 /// Where the counters of a tenant stand, or how far they have come in some time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reading {
+    /// Tags, manifests and blobs that were asked for and there, as imports ask for them.
     pub hits: u64,
+    /// Those that were not there.
     pub misses: u64,
+    /// Blobs that an export need not send: its existence check found them, or they were mounted.
+    #[serde(default)]
+    pub present: u64,
+    /// Blobs that an export has to send.
+    #[serde(default)]
+    pub absent: u64,
     pub imports: u64,
     pub exports: u64,
     /// Bytes served: hot, warm, cold.
@@ -140,6 +154,8 @@ impl Reading {
         Reading {
             hits: f(self.hits, other.hits),
             misses: f(self.misses, other.misses),
+            present: f(self.present, other.present),
+            absent: f(self.absent, other.absent),
             imports: f(self.imports, other.imports),
             exports: f(self.exports, other.exports),
             served: std::array::from_fn(|at| f(self.served[at], other.served[at])),
@@ -148,11 +164,20 @@ impl Reading {
         }
     }
 
-    /// Part of what was asked for that was there, in percent.
+    /// Share of what imports asked for that was there. Percent; nothing when they asked for nothing.
     pub fn hit_percent(&self) -> Option<f64> {
-        let all = self.hits + self.misses;
-        (all > 0).then(|| self.hits as f64 * 100.0 / all as f64)
+        percent_of(self.hits, self.misses)
     }
+
+    /// Share of the blobs of exports that need not be sent. Percent; nothing when there was no such blob.
+    pub fn present_percent(&self) -> Option<f64> {
+        percent_of(self.present, self.absent)
+    }
+}
+
+fn percent_of(part: u64, rest: u64) -> Option<f64> {
+    let all = part.saturating_add(rest);
+    (all > 0).then(|| part as f64 * 100.0 / all as f64)
 }
 
 /// The numbers of all tenants.

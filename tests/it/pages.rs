@@ -189,6 +189,50 @@ async fn hits_and_bytes_are_counted_by_tenant_kind_and_source() {
     }
 }
 
+/// The classes of the cells of each row of each table, the headings first.
+fn tables(page: &str) -> Vec<Vec<Vec<bool>>> {
+    let is_number = |cell: &str| cell.split('>').next().unwrap().contains(r#"class="number""#);
+    let cells = |row: &str| -> Vec<bool> {
+        let starts =
+            row.match_indices("<t").filter(|(at, _)| row[*at..].starts_with("<td") || row[*at..].starts_with("<th"));
+        starts.map(|(at, _)| is_number(&row[at..])).collect()
+    };
+    let tables = page.split("<table>").skip(1).map(|table| table.split("</table>").next().unwrap());
+    tables.map(|table| table.split("<tr>").skip(1).map(cells).collect()).collect()
+}
+
+#[tokio::test]
+async fn numbers_stand_under_their_headings() {
+    let world = World::new().await;
+    push_cache(&world, "app", "cache", "one").await;
+    let mut seen = 0;
+    for path in ["/", "/repositories", "/repositories?q=cache", "/repo/app", "/repo/app:cache", "/jobs"] {
+        for table in tables(&page(&world.get(path).header("accept", "text/html").await.expect(200))) {
+            let (headings, rows) = table.split_first().unwrap();
+            assert!(headings.contains(&true) && !rows.is_empty(), "{path}: {table:?}");
+            assert!(rows.iter().all(|row| row == headings), "{path}: {table:?}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 8, "{seen} tables");
+}
+
+#[tokio::test]
+async fn existence_checks_of_exports_are_no_misses_of_imports() {
+    let world = World::new().await;
+    push_cache(&world, "app", "cache", "one").await;
+    for seed in ["one", "two", "three", "four"] {
+        world.head(format!("/v2/app/blobs/{}", Digest::sha256(format!("layer of {seed}").as_bytes()))).await;
+    }
+    world.get("/v2/app/manifests/cache").await.expect(200);
+    let so_far = world.get("/api/overview").await.expect(200).json()["so_far"].take();
+    assert_eq!((&so_far["hits"], &so_far["misses"]), (&Value::from(1), &Value::from(0)), "{so_far}");
+    assert_eq!((&so_far["present"], &so_far["absent"]), (&Value::from(1), &Value::from(3)), "{so_far}");
+    let overview = page(&world.get("/").await.expect(200));
+    assert!(overview.contains("<strong>100 %</strong>"), "{overview}");
+    assert!(overview.contains("25 % of the blobs of exports were there"), "{overview}");
+}
+
 #[tokio::test]
 async fn an_import_and_an_export_last_from_the_first_request_of_their_build() {
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";

@@ -5,6 +5,7 @@ use maud::{Markup, html};
 use serde::Serialize;
 
 use super::super::Doors;
+use super::frame::Column;
 use super::visibility::Visibility;
 use super::{HtmlPage, frame, show};
 use crate::events::Eviction;
@@ -52,6 +53,9 @@ impl HtmlPage for Evictions {
     }
 }
 
+const COLUMNS: [Column; 5] =
+    [Column::Text("When"), Column::Text("Of"), Column::Text("What"), Column::Number("Size"), Column::Text("Why")];
+
 pub fn table(evictions: &[Eviction], now: Timestamp) -> Markup {
     let row = |eviction: &Eviction| {
         html! {
@@ -65,5 +69,5 @@ pub fn table(evictions: &[Eviction], now: Timestamp) -> Markup {
         }
     };
     let rows: Vec<Markup> = evictions.iter().map(row).collect();
-    frame::table("Evictions", &["When", "Of", "What", "Size", "Why"], &rows)
+    frame::table("Evictions", &COLUMNS, &rows)
 }

@@ -54,15 +54,32 @@ pub fn refused(why: &str) -> Markup {
     html! { p.refused { (why) } }
 }
 
+/// The heading of a column, which stands where the cells below it do.
+#[derive(Clone, Copy)]
+pub enum Column {
+    Text(&'static str),
+    /// Of cells of the class `number`, which stand on the right.
+    Number(&'static str),
+}
+
 /// A table that scrolls by itself where the screen is narrow.
-pub fn table(label: &str, columns: &[&str], rows: &[Markup]) -> Markup {
+pub fn table(label: &str, columns: &[Column], rows: &[Markup]) -> Markup {
     html! {
         @if rows.is_empty() {
             p.nothing { "Nothing." }
         } @else {
             div.wide role="region" aria-label=(label) tabindex="0" {
                 table {
-                    thead { tr { @for column in columns { th scope="col" { (column) } } } }
+                    thead {
+                        tr {
+                            @for column in columns {
+                                @match column {
+                                    Column::Text(name) => th scope="col" { (name) },
+                                    Column::Number(name) => th.number scope="col" { (name) },
+                                }
+                            }
+                        }
+                    }
                     tbody { @for row in rows { tr { (row) } } }
                 }
             }

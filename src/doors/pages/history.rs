@@ -18,12 +18,12 @@ pub fn picture(steps: &[Step], now: Timestamp) -> Markup {
     let steps = &steps[steps.len().saturating_sub(BARS)..];
     let all = steps.iter().fold(Reading::default(), |sum, step| sum.plus(&step.reading));
     let Some(percent) = all.hit_percent() else {
-        return html! { p.nothing { "No lookups since the start of the server." } };
+        return html! { p.nothing { "No import has asked for a tag, manifest or blob since the start of the server." } };
     };
     let most = steps.iter().map(|step| step.reading.hits + step.reading.misses).max().unwrap_or(1).max(1);
     let since = steps.first().map_or(String::new(), |step| show::age(step.at, now));
     let told = format!(
-        "{percent:.0} % of {} requests for tags, manifests and blobs were hits, in the last {since}",
+        "{percent:.0} % of {} tags, manifests and blobs that were asked for were there, in the last {since}",
         all.hits + all.misses
     );
     let bar = WIDTH / BARS;

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 use serde::Serialize;
 
+use super::frame::Column;
 use super::visibility::Visibility;
 use super::{HtmlPage, PageError, frame, show};
 use crate::doors::Doors;
@@ -16,6 +17,16 @@ pub struct JobsPage {
     now: Timestamp,
     jobs: Vec<Status>,
 }
+
+const COLUMNS: [Column; 7] = [
+    Column::Text("Job"),
+    Column::Text("Runs"),
+    Column::Text("State"),
+    Column::Text("Last result"),
+    Column::Number("Took"),
+    Column::Number("Runs so far"),
+    Column::Number("Failed"),
+];
 
 /// For who may administer: results name tenants and content.
 pub fn gather(doors: &Doors, visible: &Visibility<'_>) -> Result<JobsPage, PageError> {
@@ -32,7 +43,7 @@ impl HtmlPage for JobsPage {
         let rows: Vec<Markup> = self.jobs.iter().map(|job| row(job, self.now)).collect();
         html! {
             p { "Background jobs of this server, since its start." }
-            (frame::table("Jobs", &["Job", "Runs", "State", "Last result", "Took", "Runs so far", "Failed"], &rows))
+            (frame::table("Jobs", &COLUMNS, &rows))
         }
     }
 }

@@ -5,6 +5,7 @@ use maud::{Markup, html};
 use serde::Serialize;
 
 use super::super::Doors;
+use super::frame::Column;
 use super::repos::{self, RepoRow, TagRow};
 use super::visibility::Visibility;
 use super::{HtmlPage, frame, history, show};
@@ -15,6 +16,18 @@ use crate::names::Tenant;
 
 /// Rows of each kind. All there is, other pages have.
 const ROWS: usize = 12;
+
+const EVENT_COLUMNS: [Column; 4] =
+    [Column::Text("What"), Column::Text("When"), Column::Number("Took"), Column::Text("Where")];
+const TENANT_COLUMNS: [Column; 7] = [
+    Column::Text("Tenant"),
+    Column::Number("Stored"),
+    Column::Number("Without sharing"),
+    Column::Number("Repositories"),
+    Column::Number("Tags"),
+    Column::Text("Quota"),
+    Column::Text("Counted"),
+];
 
 #[derive(Serialize)]
 pub struct Overview {
@@ -171,7 +184,7 @@ impl HtmlPage for Overview {
                 (whole.state(self.now))
             }
             h2 { "Imports and exports" }
-            (frame::table("Imports and exports", &["What", "When", "Took", "Where"], &self.events()))
+            (frame::table("Imports and exports", &EVENT_COLUMNS, &self.events()))
             @if let Some(whole) = &self.whole {
                 h2 { "Tenants" }
                 (whole.tenants(self.now))
@@ -213,14 +226,16 @@ impl OverviewTotals {
         let bytes: u64 = self.tenants.iter().map(|tenant| tenant.bytes).sum();
         let named: u64 = self.tenants.iter().map(|tenant| tenant.named_bytes).fold(0, u64::saturating_add);
         let (so_far, served): (&Reading, u64) = (&self.so_far, self.so_far.served.iter().sum());
-        let hits = so_far.hit_percent().map_or("–".to_string(), |percent| format!("{percent:.0} %"));
+        let percent = |percent: Option<f64>| percent.map_or("–".to_string(), |percent| format!("{percent:.0} %"));
+        let hits = percent(so_far.hit_percent());
+        let saved = format!("{} of the blobs of exports were there", percent(so_far.present_percent()));
         let hot = format!("{} % from memory", show::percent(so_far.served[0], served));
         html! {
             dl.facts {
                 (fact("Stored", &show::bytes(bytes), &format!("in {tags} tags")))
                 (fact("Saved by sharing", &show::bytes(named.saturating_sub(bytes)), "as last counted"))
-                (fact("Not sent again", &show::bytes(so_far.saved), "after existence checks that hit"))
-                (fact("Hits", &hits, "of all lookups"))
+                (fact("Hits", &hits, "of what imports asked for was there"))
+                (fact("Not sent again", &show::bytes(so_far.saved), &saved))
                 (fact("Served", &show::bytes(served), &hot))
                 (fact("Imports", &so_far.imports.to_string(), &format!("and {} exports", so_far.exports)))
             }
@@ -263,7 +278,6 @@ impl OverviewTotals {
             }
         };
         let rows: Vec<Markup> = self.tenants.iter().map(row).collect();
-        let columns = ["Tenant", "Stored", "Without sharing", "Repositories", "Tags", "Quota", "Counted"];
-        frame::table("Tenants", &columns, &rows)
+        frame::table("Tenants", &TENANT_COLUMNS, &rows)
     }
 }

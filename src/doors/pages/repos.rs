@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::outline::IMPORT_LIMIT_BYTES;
 use crate::doors::Doors;
+use crate::doors::pages::frame::Column;
 use crate::doors::pages::visibility::Visibility;
 use crate::doors::pages::{HtmlPage, PageError, frame, show};
 use crate::names::{RepoName, Tag, Tenant};
@@ -284,6 +285,15 @@ pub fn link(repo: &RepoName, tag: Option<&Tag>) -> Markup {
     }
 }
 
+const REPO_COLUMNS: [Column; 6] = [
+    Column::Text("Repository"),
+    Column::Text("Tenant"),
+    Column::Number("Tags"),
+    Column::Number("Size"),
+    Column::Number("Without sharing"),
+    Column::Text("Last use"),
+];
+
 pub fn repo_table(rows: &[RepoRow], now: Timestamp) -> Markup {
     let row = |row: &RepoRow| {
         html! {
@@ -296,8 +306,18 @@ pub fn repo_table(rows: &[RepoRow], now: Timestamp) -> Markup {
         }
     };
     let rows: Vec<Markup> = rows.iter().map(row).collect();
-    frame::table("Repositories", &["Repository", "Tenant", "Tags", "Size", "Without sharing", "Last use"], &rows)
+    frame::table("Repositories", &REPO_COLUMNS, &rows)
 }
+
+const TAG_COLUMNS: [Column; 7] = [
+    Column::Text("Tag"),
+    Column::Number("Size"),
+    Column::Number("Shared"),
+    Column::Text("Last use"),
+    Column::Text("Pushed"),
+    Column::Number("Pushes in view"),
+    Column::Number("Of import limit"),
+];
 
 pub fn tag_table(rows: &[TagRow], now: Timestamp) -> Markup {
     let row = |row: &TagRow| {
@@ -313,8 +333,7 @@ pub fn tag_table(rows: &[TagRow], now: Timestamp) -> Markup {
         }
     };
     let rows: Vec<Markup> = rows.iter().map(row).collect();
-    let columns = ["Tag", "Size", "Shared", "Last use", "Pushed", "Pushes in view", "Of import limit"];
-    frame::table("Tags", &columns, &rows)
+    frame::table("Tags", &TAG_COLUMNS, &rows)
 }
 
 /// How much of what BuildKit imports at most the larger of manifest and config is, in percent.

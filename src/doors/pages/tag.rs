@@ -10,6 +10,7 @@ use crate::cache::{InspectedPush, Inspection, ServedKind};
 use crate::deadline::Deadline;
 use crate::doors::Doors;
 use crate::doors::kit::refusal::Refusal;
+use crate::doors::pages::frame::Column;
 use crate::doors::pages::graph;
 use crate::doors::pages::graph::DrawnNode;
 use crate::doors::pages::visibility::Visibility;
@@ -51,7 +52,23 @@ pub async fn gather(doors: &Doors, visible: &Visibility<'_>, repo: &str, tag: &s
     Ok(TagPage { now: Timestamp::now(), tenant, inspection, known, outline })
 }
 
+<<<<<<< HEAD
 impl HtmlPage for TagPage {
+=======
+const PUSH_COLUMNS: [Column; 6] = [
+    Column::Text("Pushed"),
+    Column::Number("Records"),
+    Column::Number("Layers"),
+    Column::Number("Size of layers"),
+    Column::Number("Config"),
+    Column::Text("Manifest"),
+];
+
+const LAYER_COLUMNS: [Column; 4] =
+    [Column::Text("Layer"), Column::Number("Size"), Column::Text("Beside the largest"), Column::Text("Age")];
+
+impl Page for Shown {
+>>>>>>> 4ee520c (pages: hits are of imports, what exports need not send is shown by itself, and headings stand above their numbers)
     fn title(&self) -> String {
         format!("{}:{}", self.inspection.repo, self.inspection.tag)
     }
@@ -131,7 +148,7 @@ impl TagPage {
             }
         };
         let rows: Vec<Markup> = self.inspection.pushes.iter().rev().map(row).collect();
-        frame::table("Pushes", &["Pushed", "Records", "Layers", "Size of layers", "Config", "Manifest"], &rows)
+        frame::table("Pushes", &PUSH_COLUMNS, &rows)
     }
 
     fn age(&self, created: CreatedAt) -> String {
@@ -195,7 +212,7 @@ impl TagPage {
             }
         };
         let rows: Vec<Markup> = layers.iter().take(ROWS).map(row).collect();
-        frame::table("Layers by size", &["Layer", "Size", "Beside the largest", "Age"], &rows)
+        frame::table("Layers by size", &LAYER_COLUMNS, &rows)
     }
 }
 
