@@ -52,9 +52,6 @@ pub async fn gather(doors: &Doors, visible: &Visibility<'_>, repo: &str, tag: &s
     Ok(TagPage { now: Timestamp::now(), tenant, inspection, known, outline })
 }
 
-<<<<<<< HEAD
-impl HtmlPage for TagPage {
-=======
 const PUSH_COLUMNS: [Column; 6] = [
     Column::Text("Pushed"),
     Column::Number("Records"),
@@ -67,8 +64,7 @@ const PUSH_COLUMNS: [Column; 6] = [
 const LAYER_COLUMNS: [Column; 4] =
     [Column::Text("Layer"), Column::Number("Size"), Column::Text("Beside the largest"), Column::Text("Age")];
 
-impl Page for Shown {
->>>>>>> 4ee520c (pages: hits are of imports, what exports need not send is shown by itself, and headings stand above their numbers)
+impl HtmlPage for TagPage {
     fn title(&self) -> String {
         format!("{}:{}", self.inspection.repo, self.inspection.tag)
     }
