@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::digest::Digest;
-use crate::human::bytes as shown;
+use crate::human::{self, bytes as shown};
 use crate::names::{RepoName, Tenant};
 use crate::objects;
 use crate::stream::BodyError;
@@ -58,8 +58,11 @@ pub enum Error {
     /// What a scope was sending has made room for others.
     #[error("upload was cancelled to free disk space: uploads of scopes are cancelled first")]
     Ended,
-    #[error("tenant {tenant} has {} of the {} that it may store{}", shown(*stored), shown(*max), more(*size))]
-    OverQuota { tenant: Tenant, stored: u64, max: u64, size: u64 },
+    #[error(
+        "tenant {tenant} has {} of the {} that it may store{}{}; push less, or raise the quota of the tenant",
+        shown(*stored), shown(*max), more(*size), until(*next)
+    )]
+    OverQuota { tenant: Tenant, stored: u64, max: u64, size: u64, next: Option<jiff::Timestamp> },
     /// Another version has raised the format of the store beyond what this server reads.
     #[error(
         "this server has stopped writing: a newer larder raised the store's format to {found}, and this version reads up to {ours}; run a newer version"
@@ -74,6 +77,12 @@ pub enum Error {
 
 fn others(coming: u64) -> String {
     if coming > 0 { format!("; {} are in flight", shown(coming)) } else { String::new() }
+}
+
+fn until(next: Option<jiff::Timestamp>) -> String {
+    next.map_or(String::new(), |next| {
+        format!("; the rest is in use, and nothing is evicted before {}", human::minute(next))
+    })
 }
 
 fn more(bytes: u64) -> String {

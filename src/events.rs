@@ -97,7 +97,7 @@ pub enum Rule {
     Subject,
 }
 
-/// How many tags and layers of a tenant a rule let go. Of tags no bytes are known: what only they name goes as garbage.
+/// How many tags and layers of a tenant a rule let go, with the bytes that go with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EvictedSum {
     pub tenant: Tenant,

@@ -182,15 +182,23 @@ impl Job for Collect {
     }
 }
 
+/// Tenants over their limit that a result names.
+const SHORT_TENANTS_MAX: usize = 3;
+
 fn said(report: &Report, at_once: bool) -> String {
     let bytes = |bytes| ByteSize(bytes).display().iec();
     let (condemned, deleted) = (report.condemned, report.deleted);
-    format!(
+    let mut said = format!(
         "collected{}: {} objects ({}) condemned, {} objects ({}) deleted",
         if at_once { " to free space" } else { "" },
         condemned.objects,
         bytes(condemned.bytes),
         deleted.objects,
         bytes(deleted.bytes),
-    )
+    );
+    let short = report.tenants.iter().filter_map(|(tenant, found)| Some((tenant, found.shortfall.as_ref()?)));
+    for (tenant, shortfall) in short.take(SHORT_TENANTS_MAX) {
+        said.push_str(&format!("; tenant {tenant} {shortfall}"));
+    }
+    said
 }

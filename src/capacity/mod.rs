@@ -362,7 +362,8 @@ impl Capacity {
         };
         match quota.max {
             Some(max) if used > max.saturating_add(max / beyond) => {
-                Err(Error::OverQuota { tenant: tenant.clone(), stored, max, size: wanted.told })
+                let next = wanted.account.next_eviction();
+                Err(Error::OverQuota { tenant: tenant.clone(), stored, max, size: wanted.told, next })
             }
             _ => Ok(()),
         }

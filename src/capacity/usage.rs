@@ -92,6 +92,8 @@ pub struct Account {
     /// Bytes announced by uploads under way.
     arriving: AtomicU64,
     scanned: Mutex<Option<Scanned>>,
+    /// When the collector may next evict something of it, where the tenant is over its limit and nothing may go now.
+    next_eviction: Mutex<Option<jiff::Timestamp>>,
     counted: Arc<TenantMetrics>,
     /// Where it is a scope, what all of them have. There is one for each pull request: they share their metrics, so
     /// that none can say how much there is in it.
@@ -224,6 +226,7 @@ impl Account {
             condemned: AtomicU64::default(),
             arriving: AtomicU64::default(),
             scanned: Mutex::default(),
+            next_eviction: Mutex::default(),
             counted,
             of_scopes,
         }
@@ -301,6 +304,16 @@ impl Account {
         if let Some(gauges) = self.gauges() {
             gauges.condemned_bytes.set(signed(bytes));
         }
+    }
+
+    /// When something of the tenant may next be evicted, where the last collection of this server found too little.
+    pub fn next_eviction(&self) -> Option<jiff::Timestamp> {
+        *self.next_eviction.lock()
+    }
+
+    /// Notes what a collection found.
+    pub fn set_next_eviction(&self, next: Option<jiff::Timestamp>) {
+        *self.next_eviction.lock() = next;
     }
 
     /// To be called before a scan, for [`Account::set_scanned`] behind it.

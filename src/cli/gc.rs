@@ -92,6 +92,12 @@ fn render(report: &Report) -> String {
             "tenant {tenant}: {} tags, {} manifests, blobs {blobs}, of which referenced {live}\n",
             found.tags, found.manifests
         ));
+        if found.young.objects > 0 {
+            out.push_str(&format!("tenant {tenant}: {} unreferenced, too recent to be condemned\n", sum(found.young)));
+        }
+        if let Some(shortfall) = &found.shortfall {
+            out.push_str(&format!("tenant {tenant} {shortfall}\n"));
+        }
     }
     out.push_str(&format!("{condemned}: {}\n", sum(report.condemned)));
     if !report.dry {
@@ -117,7 +123,8 @@ mod tests {
         let dry = report(json!({
             "dry": true, "objects": 10, "reads": 2, "seconds": 0.51,
             "condemned": { "objects": 3, "bytes": 4096 },
-            "tenants": { "default": { "tags": 2, "manifests": 3, "blobs": { "objects": 5, "bytes": 1024 },
+            "tenants": { "default": { "young": { "objects": 1, "bytes": 2048 },
+                "shortfall": { "bytes": 4096, "in_use": 2, "protected": 1, "next": "2026-05-01T17:19:05Z" }, "tags": 2, "manifests": 3, "blobs": { "objects": 5, "bytes": 1024 },
                 "live": { "objects": 4, "bytes": 512 } } },
             "going": { "unused": { "objects": 1, "bytes": 0 }, "room": { "objects": 4, "bytes": 400 } },
             "decisions": [
@@ -133,6 +140,9 @@ mod tests {
             "a:main layer ab would be condemned, 100 B: evicted for space; last used 2 hours ago",
             "and 3 more",
             "tenant default: 2 tags, 3 manifests",
+            "tenant default: 1 objects, 2.0 KiB unreferenced, too recent to be condemned",
+            "tenant default has to free 4.0 KiB more and cannot: 2 tags in use too recently, 1 tag protected by a policy; \
+             the next eviction is possible from 2026-05-01 17:20 UTC",
             "would be condemned: 3 objects, 4.0 KiB",
             "10 objects listed and 2 read in 0.5 s",
         ] {

@@ -231,7 +231,7 @@ impl Tenants {
             ),
             evicted_bytes: m.counters(
                 "larder_evicted_bytes_total",
-                "Bytes of these layers. Content of expired tags is deleted as garbage and not counted here.",
+                "Bytes of these layers, and of what only expired tags referenced.",
                 &["tenant", "rule"],
             ),
             imports: m.counters("larder_imports_total", "Caches that BuildKit imported: configs of caches read.", one),

@@ -136,8 +136,11 @@ impl From<Error> for OciError {
                 let message = format!("manifest references missing content: {}{more}", named.join(", "));
                 (message, json!({ "digests": named }))
             }
-            Error::OverQuota { tenant, stored, max, size } => {
-                let numbers = json!({ "tenant": &**tenant, "stored": stored, "max": max, "size": size });
+            Error::OverQuota { tenant, stored, max, size, next } => {
+                let mut numbers = json!({ "tenant": &**tenant, "stored": stored, "max": max, "size": size });
+                if let Some(next) = next {
+                    numbers["next_eviction"] = json!(next);
+                }
                 (told.message, numbers)
             }
             _ => return told,

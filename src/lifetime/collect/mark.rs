@@ -19,7 +19,7 @@ use crate::layout;
 use crate::layout::Place;
 use crate::lifetime::collect::batches::{Batch, Publisher};
 use crate::lifetime::collect::policy::{Decision, Reason};
-use crate::lifetime::collect::{Candidate, Collector, Report, passed};
+use crate::lifetime::collect::{Candidate, Collector, DecisionId, Report, passed};
 use crate::names::{RepoName, Tenant};
 use crate::objects::Key;
 use crate::refs::graph::ContentNames;
@@ -31,18 +31,38 @@ use blobs::BlobInventory;
 /// Objects listed between two looks at the clock that throttles.
 const THROTTLE_STEP: u64 = 1000;
 
+/// What becomes of a root.
+#[derive(Clone, Copy)]
+enum Fate {
+    Stays,
+    /// By this decision, when the report has it.
+    Goes(Option<DecisionId>),
+}
+
+impl Fate {
+    fn live(self) -> Live {
+        match self {
+            Fate::Stays => Live { stays: true, decision: None },
+            Fate::Goes(decision) => Live { stays: false, decision },
+        }
+    }
+}
+
 /// What leads to content.
 #[derive(Clone, Copy)]
 enum NamedBy<'a> {
-    /// A root, and whether it stays.
-    Root(&'a Root, bool),
+    /// A root, and what becomes of it.
+    Root(&'a Root, Fate),
     /// Nothing as yet: manifests that were pushed by digest a while ago at most.
     Young,
 }
 
 impl NamedBy<'_> {
-    fn stays(self) -> bool {
-        !matches!(self, NamedBy::Root(_, false))
+    fn fate(self) -> Fate {
+        match self {
+            NamedBy::Root(_, fate) => fate,
+            NamedBy::Young => Fate::Stays,
+        }
     }
 
     /// When content was last pushed, as far as that counts against making room.
@@ -75,6 +95,20 @@ struct EvictedLayer {
 struct Live {
     /// Named by something that no policy lets go.
     stays: bool,
+    /// Else the first decision because of which it goes.
+    decision: Option<DecisionId>,
+}
+
+impl Live {
+    fn merge(&mut self, other: Live) {
+        self.stays |= other.stays;
+        self.decision = self.decision.or(other.decision);
+    }
+
+    /// Because of which decision it goes.
+    fn goes_by(&self) -> Option<DecisionId> {
+        self.decision.filter(|_| !self.stays)
+    }
 }
 
 /// A mark under way, and what it found.
@@ -175,30 +209,30 @@ impl<'a> Mark<'a> {
         let gone = self.decide(tenant, (&repos, bytes), &mut roots, report).await?;
         // What stays first: what is named by both stays.
         for (at, root) in roots.iter().enumerate() {
-            if !gone.contains(&at) && root.subject.is_none() {
-                self.mark_root(&repos[&root.id.repo], root, true).await?;
+            if !gone.contains_key(&at) && root.subject.is_none() {
+                self.mark_root(&repos[&root.id.repo], root, Fate::Stays).await?;
             }
         }
         for repo in repos.values() {
             self.mark_closure(repo, &self.young(repo), NamedBy::Young).await?;
         }
         self.mark_with_subjects(tenant, &repos, &roots, &gone, report).await?;
-        for at in &gone {
+        for (at, decision) in &gone {
             let root = &roots[*at];
-            self.mark_root(&repos[&root.id.repo], root, false).await?;
+            self.mark_root(&repos[&root.id.repo], root, Fate::Goes(*decision)).await?;
         }
-        repos.values().for_each(|repo| self.sweep(repo));
+        repos.values().for_each(|repo| self.sweep(repo, report));
         report.reads += collector.graph.take_reads();
         Ok(())
     }
 
     /// Marks a root and what it leads to. Returns the manifests among that.
-    async fn mark_root(&mut self, repo: &RepoListing, root: &Root, stays: bool) -> Result<Vec<Digest>> {
-        root.keys().for_each(|(key, _)| self.mark(key.as_str(), stays));
+    async fn mark_root(&mut self, repo: &RepoListing, root: &Root, fate: Fate) -> Result<Vec<Digest>> {
+        root.keys().for_each(|(key, _)| self.mark(key.as_str(), fate));
         if let Some(own) = &root.own {
-            self.mark_blobs(own, NamedBy::Root(root, stays).pushed(repo, None, own, self.now), stays);
+            self.mark_blobs(own, NamedBy::Root(root, fate).pushed(repo, None, own, self.now), fate);
         }
-        self.mark_closure(repo, &root.manifests, NamedBy::Root(root, stays)).await
+        self.mark_closure(repo, &root.manifests, NamedBy::Root(root, fate)).await
     }
 
     /// Manifests that were pushed by digest a while ago at most: what names them may still come.
@@ -214,40 +248,43 @@ impl<'a> Mark<'a> {
         let mut found = Vec::new();
         let visit = |digest: &Digest, node: &Arc<ContentNames>| found.push((*digest, node.clone()));
         self.collector.graph.closure(repo, from, visit).await?;
-        let (stays, mut reached) = (by.stays(), Vec::with_capacity(found.len()));
+        let (fate, mut reached) = (by.fate(), Vec::with_capacity(found.len()));
         for (digest, node) in found {
             reached.push(digest);
-            self.mark(repo.manifest_key(&digest).as_str(), stays);
+            self.mark(repo.manifest_key(&digest).as_str(), fate);
             if let Some(subject) = &node.subject {
-                self.mark(repo.referrer_key(subject, &digest).as_str(), stays);
+                self.mark(repo.referrer_key(subject, &digest).as_str(), fate);
             }
             for referrer in repo.referrers_of(&digest) {
-                self.mark(repo.referrer_key(&digest, &referrer).as_str(), stays);
+                self.mark(repo.referrer_key(&digest, &referrer).as_str(), fate);
             }
-            self.mark_blobs(&node, by.pushed(repo, Some(&digest), &node, self.now), stays);
+            self.mark_blobs(&node, by.pushed(repo, Some(&digest), &node, self.now), fate);
         }
         Ok(reached)
     }
 
-    fn mark_blobs(&mut self, node: &ContentNames, pushed: Option<SystemTime>, stays: bool) {
+    fn mark_blobs(&mut self, node: &ContentNames, pushed: Option<SystemTime>, fate: Fate) {
         for id in &node.blobs {
-            self.live.entry(*id).or_insert(Live { stays }).stays |= stays;
+            self.live.entry(*id).or_insert(fate.live()).merge(fate.live());
             if let (Some(at), Some(newest)) = (pushed, self.watched.get_mut(id)) {
                 *newest = at.max(*newest);
             }
         }
     }
 
-    fn mark(&mut self, key: &str, stays: bool) {
-        self.live.entry(fingerprint(key)).or_insert(Live { stays }).stays |= stays;
+    fn mark(&mut self, key: &str, fate: Fate) {
+        self.live.entry(fingerprint(key)).or_insert(fate.live()).merge(fate.live());
     }
 
     /// What of a repository nothing names that stays.
-    fn sweep(&mut self, repo: &RepoListing) {
+    fn sweep(&mut self, repo: &RepoListing, report: &mut Report) {
         let wait = self.collector.wait(&repo.tenant, self.low);
         for (key, written) in roots::nameable(repo) {
-            let stays = self.live.get(&fingerprint(key.as_str())).is_some_and(|live| live.stays);
-            if !stays && passed(written.at, self.now, wait) {
+            let live = self.live.get(&fingerprint(key.as_str()));
+            if let Some(decision) = live.and_then(Live::goes_by) {
+                report.add_freed(&repo.tenant, decision, written.bytes);
+            }
+            if !live.is_some_and(|live| live.stays) && passed(written.at, self.now, wait) {
                 self.garbage.push(Candidate { key, bytes: written.bytes });
             }
         }
@@ -288,18 +325,23 @@ impl<'a> Mark<'a> {
         publisher: &mut Publisher<'_>,
         report: &mut Report,
     ) -> Result<()> {
+        let live = self.live.get(&id);
+        let layer = self.evicted_layers.get(&id);
+        if let Some(decision) = live.and_then(Live::goes_by).filter(|_| layer.is_none()) {
+            report.add_freed(tenant, decision, blob.bytes);
+        }
         let found = report.tenants.entry(tenant.to_string()).or_default();
         found.blobs.add(blob.bytes);
-        if let Some(layer) = self.evicted_layers.get(&id) {
+        if let Some(layer) = layer {
             let known = self.known.has_fingerprint(id);
             let reason = Reason::Room { seconds: layer.seconds };
-            report.decide(tenant, reason.rule(), blob.bytes, known, || {
+            let _ = report.decide(tenant, reason.rule(), blob.bytes, known, || {
                 let root = &self.evicted_from[layer.root as usize];
                 let digest = blob.key.as_str().rsplit('/').next().map(str::to_string);
                 Decision { layer: digest, bytes: blob.bytes, ..Decision::of(tenant, root, reason, known) }
             });
             publisher.add(CondemnedKind::Evict, blob, report).await
-        } else if self.live.get(&id).is_some_and(|live| live.stays) {
+        } else if live.is_some_and(|live| live.stays) {
             found.live.add(blob.bytes);
             Ok(())
         } else if is_old {

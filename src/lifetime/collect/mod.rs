@@ -78,6 +78,7 @@ pub mod policy;
 mod staged;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -141,7 +142,7 @@ pub struct Report {
     pub spared: u64,
     /// Batches that another collector has claimed, that are not due, or whose delete was not answered.
     pub batches_left: u64,
-    /// Tags and layers that rules let go, and the bytes of the layers.
+    /// Tags and layers that rules let go, and the bytes that go with them.
     pub going: BTreeMap<Rule, Sum>,
     /// Which, and why: the first [`DECISIONS_MAX`] of them.
     pub decisions: Vec<policy::Decision>,
@@ -151,6 +152,10 @@ pub struct Report {
     /// Why nothing was deleted.
     pub skipped: Option<String>,
 }
+
+/// The place of a decision in [`Report::decisions`], from 1 on.
+#[derive(Clone, Copy)]
+struct DecisionId(NonZeroU32);
 
 /// One tenant, as a collection found it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -163,6 +168,9 @@ pub struct TenantReport {
     pub live: Sum,
     /// Blobs that nothing names, too young to be condemned.
     pub young: Sum,
+    /// What the tenant has above its limit, and why that was not evicted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shortfall: Option<policy::Shortfall>,
 }
 
 /// Objects, and their bytes.
@@ -180,14 +188,34 @@ impl Sum {
 }
 
 impl Report {
-    /// Notes that something goes. `bytes` are those of a layer.
-    fn decide(&mut self, tenant: &Tenant, rule: Rule, bytes: u64, known: bool, why: impl FnOnce() -> policy::Decision) {
+    /// Notes that something goes, and where its decision is, when the report has it. `bytes` are those of a layer.
+    fn decide(
+        &mut self,
+        tenant: &Tenant,
+        rule: Rule,
+        bytes: u64,
+        known: bool,
+        why: impl FnOnce() -> policy::Decision,
+    ) -> Option<DecisionId> {
         self.going.entry(rule).or_default().add(bytes);
         if !known {
             self.fresh.entry((tenant.clone(), rule)).or_default().add(bytes);
         }
-        if self.decisions.len() < DECISIONS_MAX {
-            self.decisions.push(why());
+        if self.decisions.len() >= DECISIONS_MAX {
+            return None;
+        }
+        self.decisions.push(why());
+        NonZeroU32::new(self.decisions.len() as u32).map(DecisionId)
+    }
+
+    /// Notes an object that goes because of a decision about a root.
+    fn add_freed(&mut self, tenant: &Tenant, decision: DecisionId, bytes: u64) {
+        let Some(decision) = self.decisions.get_mut(decision.0.get() as usize - 1) else { return };
+        decision.bytes += bytes;
+        let rule = decision.reason.rule();
+        self.going.entry(rule).or_default().bytes += bytes;
+        if !decision.known {
+            self.fresh.entry((tenant.clone(), rule)).or_default().bytes += bytes;
         }
     }
 }
@@ -232,6 +260,7 @@ impl Collector {
         }
         report.seconds = began.elapsed().as_secs_f64();
         self.count(&report);
+        self.tell_accounts(&report);
         let report = Arc::new(report);
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.clone());
         Ok(report)
@@ -343,6 +372,19 @@ impl Collector {
         metrics.deleted_bytes.inc_by(report.deleted.bytes);
         metrics.spared_objects.inc_by(report.spared + report.kept);
         self.tell_evictions(report);
+    }
+
+    /// Uploads that are refused say when something may be evicted.
+    fn tell_accounts(&self, report: &Report) {
+        if report.dry || report.skipped.is_some() {
+            return;
+        }
+        for (tenant, found) in &report.tenants {
+            if let Ok(tenant) = tenant.parse() {
+                let next = found.shortfall.as_ref().and_then(|shortfall| shortfall.next);
+                self.refs.usage().account(&tenant).set_next_eviction(next);
+            }
+        }
     }
 
     fn tell_evictions(&self, report: &Report) {

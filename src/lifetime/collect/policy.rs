@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::RetainConfig;
 use crate::events::Rule;
-use crate::human::span;
+use crate::human::{self, span};
 use crate::names::Tenant;
 use crate::refs::root::{Evictable, NamedBlob, Root, RootId};
 
@@ -128,6 +128,74 @@ pub fn retired(roots: &[&Root], rules: &[RetainConfig], now: SystemTime) -> Vec<
     gone
 }
 
+/// Why a tenant stays above its limit: what a collection would have had to evict, and may not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Shortfall {
+    /// Bytes that should have been evicted, and were not.
+    pub bytes: u64,
+    /// Tags and other roots that were used too recently to be evicted.
+    pub in_use: u64,
+    /// Tags and other roots that a rule protects.
+    pub protected: u64,
+    /// When the first content that is in use may be evicted, unless somebody uses it again.
+    pub next: Option<jiff::Timestamp>,
+}
+
+impl Shortfall {
+    /// Of the roots that stay, with `bytes` that are still to be freed. What was used within `floor` is not evicted.
+    pub fn of<'a>(
+        staying: impl Iterator<Item = &'a Root>,
+        protected: &dyn Fn(&Root) -> bool,
+        bytes: u64,
+        floor: Duration,
+        now: SystemTime,
+    ) -> Shortfall {
+        let mut shortfall = Shortfall { bytes, ..Shortfall::default() };
+        let mut next = None::<SystemTime>;
+        for root in staying {
+            if protected(root) {
+                shortfall.protected += 1;
+                continue;
+            }
+            if age(root.used, now) <= floor {
+                shortfall.in_use += 1;
+            }
+            let of_layers = root.content.iter().filter(|blob| !blob.fixed).map(|blob| blob.used);
+            let times = of_layers.filter(|_| root.evictable == Evictable::ByLayer).chain([root.used]);
+            let first = times.filter(|used| age(*used, now) <= floor).min();
+            next = match (next, first) {
+                (Some(next), Some(first)) => Some(next.min(first)),
+                (next, first) => next.or(first),
+            };
+        }
+        shortfall.next = next.and_then(|used| jiff::Timestamp::try_from(used + floor).ok());
+        shortfall
+    }
+}
+
+/// For people.
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tags = |count| if count == 1 { "1 tag".to_string() } else { format!("{count} tags") };
+        let mut why = Vec::new();
+        if self.in_use > 0 {
+            why.push(format!("{} in use too recently", tags(self.in_use)));
+        }
+        if self.protected > 0 {
+            why.push(format!("{} protected by a policy", tags(self.protected)));
+        }
+        if why.is_empty() {
+            why.push("no other tag".to_string());
+        }
+        write!(f, "has to free {} more and cannot: {}", human::bytes(self.bytes), why.join(", "))?;
+        match self.next {
+            Some(next) => write!(f, "; the next eviction is possible from {}", human::minute(next)),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What goes to make room: layers, then whole roots.
 #[derive(Debug, Default)]
 pub struct EvictionPlan {
@@ -137,6 +205,8 @@ pub struct EvictionPlan {
     pub roots: Vec<usize>,
     /// Bytes that will be free.
     pub bytes: u64,
+    /// Why that is less than what has to go.
+    pub shortfall: Option<Shortfall>,
 }
 
 /// A layer that may go by itself.

@@ -317,6 +317,55 @@ async fn what_wrong_bytes_name_is_not_remembered() {
 }
 
 #[tokio::test]
+async fn a_full_store_says_why_nothing_goes_and_when_something_will() {
+    let world = world(RULES).await;
+    for (seed, tag) in ["main", "new", "newer"].into_iter().enumerate() {
+        put_app(&world, tag, 300 * KB, seed as u64).await;
+    }
+    let refusal = async || {
+        let large = noise(200 * KB, 9);
+        let uri = crate::world::with_digest("/v2/app/blobs/uploads/", &Digest::sha256(&large));
+        world.post(uri).body(large).await.expect(403).json()["errors"][0].clone()
+    };
+    // Nobody has looked yet.
+    assert!(refusal().await["detail"]["next_eviction"].is_null());
+    let report = collect(world.app(), false).await;
+    assert_eq!(report.decisions, []);
+    let shortfall = report.tenants["default"].shortfall.clone().unwrap();
+    assert_eq!((shortfall.in_use, shortfall.protected), (2, 1), "{shortfall:?}");
+    assert!((300_000..400_000).contains(&shortfall.bytes), "{shortfall:?}");
+    let (next, began) = (shortfall.next.unwrap(), report.began.unwrap());
+    assert!(next > began && next <= began + jiff::SignedDuration::from_hours(1), "{shortfall:?}");
+    let refused = refusal().await;
+    assert_eq!(refused["detail"]["next_eviction"], json!(next));
+    assert!(refused["message"].as_str().unwrap().contains("nothing is evicted before 2"), "{refused}");
+    // What may be evicted is, and there is nothing more to say.
+    aged(&world, 3 * HOUR);
+    let report = collect(world.app(), false).await;
+    assert_eq!(report.decisions.len(), 2);
+    assert_eq!(report.tenants["default"].shortfall, None);
+}
+
+#[tokio::test]
+async fn a_tag_that_goes_is_reported_with_the_bytes_that_only_it_holds() {
+    let world = world("[[repositories]]\npattern = \"app\"\nretain = [{ tags = \"*\", newest = 1 }]\n").await;
+    put_app(&world, "alone", 50 * KB, 1).await;
+    put_app(&world, "shared", 70 * KB, 2).await;
+    aged(&world, 20 * 24 * HOUR);
+    put_app(&world, "last", 70 * KB, 2).await;
+    for dry in [true, false] {
+        let report = collect(world.app(), dry).await;
+        let gone: Vec<_> = report.decisions.iter().map(|gone| (&*gone.tag, gone.bytes)).collect();
+        let [("alone", alone), ("shared", shared)] = gone[..] else { panic!("{gone:?}") };
+        assert!((50_000..51_000).contains(&alone), "its layer and its manifest: {alone}");
+        assert!(shared < 1000, "what another tag names stays: {shared}");
+        assert_eq!(report.going.values().map(|sum| sum.bytes).sum::<u64>(), alone + shared);
+    }
+    let evicted = world.app().metrics.render();
+    assert!(evicted.contains("larder_evicted_bytes_total{rule=\"not_newest\""), "{evicted}");
+}
+
+#[tokio::test]
 async fn a_report_has_a_bound_and_its_sums_are_of_all() {
     let world = world("").await;
     put_chain(&world, "main", 9, 100 * KB, 1).await;

@@ -1,15 +1,18 @@
 //! Which roots go: what a policy retires, and what has to make room.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use crate::error::Result;
 use crate::lifetime::collect::mark::{EvictedLayer, Mark};
 use crate::lifetime::collect::policy;
 use crate::lifetime::collect::policy::{Decision, EvictionPlan, Reason};
-use crate::lifetime::collect::{Candidate, Report, passed};
+use crate::lifetime::collect::{Candidate, DecisionId, Report, passed};
 use crate::names::{RepoName, Tenant};
 use crate::refs::listing::RepoListing;
 use crate::refs::root::Root;
+
+/// Positions of the roots that go, each with its decision when the report has it.
+pub(super) type GoneRoots = BTreeMap<usize, Option<DecisionId>>;
 
 impl Mark<'_> {
     /// Positions of the roots that go. With the repositories, what their objects take of the tenant's account.
@@ -19,29 +22,28 @@ impl Mark<'_> {
         (repos, bytes): (&BTreeMap<RepoName, RepoListing>, u64),
         roots: &mut [Root],
         report: &mut Report,
-    ) -> Result<HashSet<usize>> {
-        let mut gone = HashSet::new();
+    ) -> Result<GoneRoots> {
+        let mut gone = GoneRoots::new();
         if let Some(seconds) = self.abandoned(tenant, repos) {
             for (at, root) in roots.iter().enumerate() {
-                gone.insert(at);
-                self.let_go(tenant, root, Reason::Unused { seconds }, report);
+                gone.insert(at, self.let_go(tenant, root, Reason::Unused { seconds }, report));
             }
         }
         self.retire(tenant, roots, &mut gone, report);
         if let Some(limits) = self.collector.limits(tenant) {
             let held = self.list_held(tenant, bytes, report).await?;
-            let plan = self.plan(tenant, repos, roots, &gone, held, limits).await?;
+            let mut plan = self.plan(tenant, repos, roots, &gone, held, limits).await?;
+            report.tenants.entry(tenant.to_string()).or_default().shortfall = plan.shortfall.take();
             self.evict(tenant, roots, plan, &mut gone, report);
         }
-        let mut in_order: Vec<usize> = gone.iter().copied().collect();
-        in_order.sort_unstable();
-        let keys = |at| Root::keys(&roots[at]).map(|(key, bytes)| Candidate { key: key.clone(), bytes }).collect();
-        self.evicted.extend(in_order.into_iter().map(keys).collect::<Vec<Vec<_>>>());
+        let keys =
+            |at: &usize| Root::keys(&roots[*at]).map(|(key, bytes)| Candidate { key: key.clone(), bytes }).collect();
+        self.evicted.extend(gone.keys().map(keys).collect::<Vec<Vec<_>>>());
         Ok(gone)
     }
 
     /// What rules of age and number let go.
-    fn retire(&self, tenant: &Tenant, roots: &[Root], gone: &mut HashSet<usize>, report: &mut Report) {
+    fn retire(&self, tenant: &Tenant, roots: &[Root], gone: &mut GoneRoots, report: &mut Report) {
         let mut first = 0;
         while first < roots.len() {
             let repo = &roots[first].id.repo;
@@ -49,9 +51,8 @@ impl Mark<'_> {
             let group: Vec<&Root> = roots[first..first + same].iter().collect();
             let rules = self.collector.refs.config().rule(repo).map_or(&[][..], |rule| &rule.retain);
             for (at, reason) in policy::retired(&group, rules, self.now) {
-                if gone.insert(first + at) {
-                    self.let_go(tenant, &roots[first + at], reason, report);
-                }
+                let at = first + at;
+                gone.entry(at).or_insert_with(|| self.let_go(tenant, &roots[at], reason, report));
             }
             first += same;
         }
@@ -63,14 +64,12 @@ impl Mark<'_> {
         tenant: &Tenant,
         roots: &[Root],
         plan: EvictionPlan,
-        gone: &mut HashSet<usize>,
+        gone: &mut GoneRoots,
         report: &mut Report,
     ) {
         for at in plan.roots {
             let seconds = self.now.duration_since(roots[at].used).unwrap_or_default().as_secs();
-            if gone.insert(at) {
-                self.let_go(tenant, &roots[at], Reason::Room { seconds }, report);
-            }
+            gone.entry(at).or_insert_with(|| self.let_go(tenant, &roots[at], Reason::Room { seconds }, report));
         }
         let mut places = HashMap::new();
         for (id, at, used) in plan.layers {
@@ -83,10 +82,16 @@ impl Mark<'_> {
         }
     }
 
-    pub(super) fn let_go(&self, tenant: &Tenant, root: &Root, reason: Reason, report: &mut Report) {
+    pub(super) fn let_go(
+        &self,
+        tenant: &Tenant,
+        root: &Root,
+        reason: Reason,
+        report: &mut Report,
+    ) -> Option<DecisionId> {
         let known = self.known.has(&root.id.key);
         let why = || Decision::of(tenant, &root.id, reason.clone(), known);
-        report.decide(tenant, reason.rule(), 0, known, why);
+        report.decide(tenant, reason.rule(), 0, known, why)
     }
 
     /// How long a scope has not been used, in seconds, when that is long enough for all of it to go.

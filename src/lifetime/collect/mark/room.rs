@@ -17,8 +17,9 @@ use crate::layout;
 use crate::layout::Place;
 use crate::lifetime::collect::mark::Mark;
 use crate::lifetime::collect::mark::blobs::BlobInventory;
+use crate::lifetime::collect::mark::decide::GoneRoots;
 use crate::lifetime::collect::policy;
-use crate::lifetime::collect::policy::EvictionPlan;
+use crate::lifetime::collect::policy::{EvictionPlan, Shortfall};
 use crate::lifetime::collect::{Collector, Report, passed};
 use crate::names::{RepoName, Tenant};
 use crate::objects::READ_BYTES_MAX;
@@ -58,13 +59,13 @@ struct Scene<'a> {
     repos: &'a BTreeMap<RepoName, RepoListing>,
     roots: &'a [Root],
     /// Positions of the roots that go in any case.
-    gone: &'a HashSet<usize>,
+    gone: &'a GoneRoots,
 }
 
 impl Scene<'_> {
     /// The roots that may stay, with their positions.
     fn staying(&self) -> impl Iterator<Item = (usize, &RepoListing, &Root)> {
-        let staying = self.roots.iter().enumerate().filter(|(at, _)| !self.gone.contains(at));
+        let staying = self.roots.iter().enumerate().filter(|(at, _)| !self.gone.contains_key(at));
         staying.map(|(at, root)| (at, &self.repos[&root.id.repo], root))
     }
 }
@@ -107,7 +108,7 @@ impl Mark<'_> {
         tenant: &Tenant,
         repos: &BTreeMap<RepoName, RepoListing>,
         roots: &mut [Root],
-        gone: &HashSet<usize>,
+        gone: &GoneRoots,
         mut held: BlobInventory,
         limits: QuotaLimits,
     ) -> Result<EvictionPlan> {
@@ -137,7 +138,14 @@ impl Mark<'_> {
                 layer.depth = depths.get(&layer.id).copied().unwrap_or(layer.depth);
             }
         }
-        Ok(policy::make_room(scene.roots, layers, &protected, excess, floor, self.now))
+        let mut plan = policy::make_room(scene.roots, layers, &protected, excess, floor, self.now);
+        let missing = excess.saturating_sub(plan.bytes);
+        if missing > 0 {
+            let stays = |(at, _, root): (usize, _, _)| (!plan.roots.contains(&at)).then_some(root);
+            let staying = scene.staying().filter_map(stays);
+            plan.shortfall = Some(Shortfall::of(staying, &protected, missing, floor, self.now));
+        }
+        Ok(plan)
     }
 
     /// Notes which blobs something names that stays so far.

@@ -4,12 +4,13 @@
 //! tags. Otherwise it is condemned together with the subject, and judged again by the same mark. What it names stays until
 //! the tag is gone.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use crate::content::condemned::fingerprint;
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::lifetime::collect::mark::{Mark, NamedBy};
+use crate::lifetime::collect::mark::decide::GoneRoots;
+use crate::lifetime::collect::mark::{Fate, Mark, NamedBy};
 use crate::lifetime::collect::policy::{self, Reason};
 use crate::lifetime::collect::{Candidate, Report, passed};
 use crate::names::{RepoName, Tenant};
@@ -37,14 +38,14 @@ impl Mark<'_> {
         tenant: &Tenant,
         repos: &BTreeMap<RepoName, RepoListing>,
         roots: &[Root],
-        gone: &HashSet<usize>,
+        gone: &GoneRoots,
         report: &mut Report,
     ) -> Result<()> {
         let wait = self.collector.wait(tenant, self.low);
         let mut staying = Vec::new();
         let mut waiting = HashMap::<(&RepoName, Digest), Vec<&Root>>::new();
         for (at, root) in roots.iter().enumerate() {
-            let Some(subject) = root.subject.filter(|_| !gone.contains(&at)) else { continue };
+            let Some(subject) = root.subject.filter(|_| !gone.contains_key(&at)) else { continue };
             let key = repos[&root.id.repo].manifest_key(&subject);
             let subject_stays = self.live.get(&fingerprint(key.as_str())).is_some_and(|live| live.stays);
             let is_young = !passed(root.pushed, self.now, wait);
@@ -55,15 +56,15 @@ impl Mark<'_> {
             }
         }
         while let Some(root) = staying.pop() {
-            for manifest in self.mark_root(&repos[&root.id.repo], root, true).await? {
+            for manifest in self.mark_root(&repos[&root.id.repo], root, Fate::Stays).await? {
                 staying.extend(waiting.remove(&(&root.id.repo, manifest)).unwrap_or_default());
             }
         }
         let mut going: Vec<&Root> = waiting.into_values().flatten().collect();
         going.sort_unstable_by(|a, b| a.id.key.cmp(&b.id.key));
         for root in going {
-            self.let_go(tenant, root, Reason::Subject, report);
-            self.mark_closure(&repos[&root.id.repo], &root.manifests, NamedBy::Root(root, false)).await?;
+            let fate = Fate::Goes(self.let_go(tenant, root, Reason::Subject, report));
+            self.mark_closure(&repos[&root.id.repo], &root.manifests, NamedBy::Root(root, fate)).await?;
             self.garbage.push(Candidate { key: root.id.key.clone(), bytes: 0 });
         }
         Ok(())
