@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::Watcher;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -30,6 +31,11 @@ pub const PROBE_AFTER: Duration = Duration::from_secs(60);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a TLS handshake: two round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+/// What is read of a request in plain HTTP on a port that speaks TLS.
+const PLAIN_HEAD_BYTES_MAX: usize = 8 << 10;
+/// The answer to it.
+const PLAIN_ON_TLS: &str = "this port speaks TLS: use https://; for BuildKit, set http = false and ca = [\"FILE\"] for this \
+    server in buildkitd.toml\n";
 /// Bytes read ahead on a connection.
 const READ_BYTES_MAX: usize = 512 << 10;
 /// Head of a request: those of builders have a few kilobytes, most of it a token. What has come of it is in memory.
@@ -57,8 +63,14 @@ pub async fn secure(
     keep_alive: Duration,
     watcher: Watcher,
 ) -> Ended {
-    let shaking = tokio_rustls::TlsAcceptor::from(tls).accept(stream);
-    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaking).await??;
+    let shaking = async {
+        if is_plain(&stream).await? {
+            explain_tls(stream).await?;
+            return Ok(None);
+        }
+        tokio_rustls::TlsAcceptor::from(tls).accept(stream).await.map(Some)
+    };
+    let Some(stream) = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaking).await?? else { return Ok(()) };
     let (_, session) = stream.get_ref();
     let certificate = session.peer_certificates().and_then(|chain| Certificate::read(chain.first()?));
     let second = session.alpn_protocol() == Some(b"h2");
@@ -69,6 +81,35 @@ pub async fn secure(
     } else {
         http1(stream, answering, keep_alive, watcher).await
     }
+}
+
+/// Whether a client speaks HTTP where TLS is spoken: a method begins with a letter, a handshake with 0x16 (RFC 8446,
+/// section 5.1).
+async fn is_plain(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    let read = stream.peek(&mut first).await?;
+    Ok(read > 0 && first[0].is_ascii_alphabetic())
+}
+
+/// Tells a client that speaks HTTP/1 what is spoken here. One that speaks HTTP/2 at once would not understand it: its
+/// connection is closed.
+async fn explain_tls(mut stream: TcpStream) -> io::Result<()> {
+    let mut head = Vec::with_capacity(PLAIN_HEAD_BYTES_MAX);
+    let mut first = (&mut stream).take(PLAIN_HEAD_BYTES_MAX as u64);
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") && first.read_buf(&mut head).await? > 0 {}
+    if head.starts_with(b"PRI ") {
+        return Ok(());
+    }
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{PLAIN_ON_TLS}",
+        PLAIN_ON_TLS.len()
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await?;
+    // A socket that is closed with bytes unread takes the answer back.
+    let mut rest = [0; 4 << 10];
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(())
 }
 
 async fn http1<I>(stream: I, answering: Answering, keep_alive: Duration, watcher: Watcher) -> Ended

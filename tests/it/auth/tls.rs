@@ -71,7 +71,33 @@ async fn a_client_certificate_is_an_identity() {
     assert_eq!(answer.version(), http::Version::HTTP_2);
     let first = post(client(&[&ca], Some(signed(&ca, "builder-1"))).http1_only()).await.unwrap();
     assert_eq!((first.version(), first.status().as_u16()), (http::Version::HTTP_11, 202));
-    assert!(reqwest::get(server.url("/v2/")).await.is_err(), "plain HTTP is not spoken on this port");
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn who_speaks_http_on_the_port_of_tls_is_told() {
+    let (folder, ca) = (tempfile::tempdir().unwrap(), ca("larder"));
+    let world = World::with(|config| configure(config, &(write(folder.path(), &ca) + RULES))).await;
+    let server = world.serve().await;
+    let refused = reqwest::get(server.url("/v2/")).await.unwrap();
+    assert_eq!(refused.status(), 400);
+    assert!(refused.text().await.unwrap().starts_with("this port speaks TLS: use https://"));
+    // With a body that is larger than what is read, as an upload has.
+    let client = reqwest::Client::new();
+    let refused = client.put(server.url("/v2/a/manifests/b")).body(vec![b'x'; 1 << 20]).send().await.unwrap();
+    assert_eq!(refused.status(), 400);
+    // HTTP/2 without TLS: an answer in HTTP/1 would not be understood.
+    let address = server.url("").strip_prefix("http://").unwrap().to_string();
+    let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert_eq!(answer, b"");
+    // Bytes of neither are left to TLS, which refuses them.
+    let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+    stream.write_all(&[0; 64]).await.unwrap();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
     server.stopped().await;
 }
 
