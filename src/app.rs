@@ -1,11 +1,15 @@
 //! From a configuration to a running server, and down again.
 
+pub mod handover;
 mod jobs;
 pub mod reload;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::watch;
@@ -18,7 +22,7 @@ use crate::config::{Config, Secret};
 use crate::doors;
 use crate::doors::kit::audit::AuditLog;
 use crate::doors::kit::body::Collecting;
-use crate::doors::listen::Listener;
+use crate::doors::listen::{Listener, Phase};
 use crate::doors::{Doors, Front};
 use crate::events::{Events, Subscriber};
 use crate::jobs::Jobs;
@@ -56,6 +60,18 @@ pub struct App {
     pub jobs: Arc<Jobs>,
     /// Memory for the bodies that it reads whole.
     collecting: Collecting,
+    /// Whether it was told to stop.
+    draining: Arc<AtomicBool>,
+}
+
+/// How a server is to stop. Requests in flight are finished in either case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// As soon as nothing is in flight. Connections are accepted no more.
+    Now,
+    /// As [`Stop::Now`], after a while in which balancers see that the server is to end, and a successor may take its
+    /// listening sockets. Connections are accepted meanwhile, where the sockets close with this server.
+    Drain,
 }
 
 impl App {
@@ -90,7 +106,8 @@ impl App {
         collector.recover().await.context("cannot clear the remains of a collection")?;
         let jobs = Arc::new(Jobs::new(metrics.clone()));
         let collecting = Collecting::new(config.limits.manifest.as_u64());
-        Ok(App { config, metrics, events, store, gate, collector, jobs, collecting })
+        let draining = Arc::default();
+        Ok(App { config, metrics, events, store, gate, collector, jobs, collecting, draining })
     }
 
     /// Opens a store that there is: where there is none, nothing is made.
@@ -145,6 +162,7 @@ impl App {
             collector: self.collector.clone(),
             jobs: self.jobs.clone(),
             collecting: self.collecting.clone(),
+            draining: self.draining.clone(),
         })
     }
 }
@@ -198,24 +216,39 @@ async fn signing_key(store: &Store, config: &Config) -> anyhow::Result<Option<Se
     Ok(Some(Secret::new(key)))
 }
 
-/// Serves until `shutdown` resolves, then lets requests under way finish, for as long as the configuration grants.
-pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl Future<Output = ()>) {
-    let (stop, stopped) = watch::channel(false);
+/// For how long a server that drains goes on, at least: what starts its successor, or takes it from a balancer, has so long
+/// to do it.
+const LINGER: Duration = Duration::from_secs(1);
+/// Time between two looks at whether requests are in flight, while a server drains.
+const QUIET_POLL: Duration = Duration::from_millis(50);
+
+/// Serves until `shutdown` resolves, then lets requests in flight finish, for as long as the configuration grants.
+pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl Future<Output = Stop>) {
+    let (phase, phases) = watch::channel(Phase::Serving);
     let front = app.front();
-    let listeners = listeners.into_iter().map(Into::into).collect();
+    let listeners: Vec<Listener> = listeners.into_iter().map(Into::into).collect();
     let mut jobs = jobs::start(&app);
     // Aborted when it is dropped: what is found late is found by `larder check` as well.
     let mut looking = JoinSet::new();
     looking.spawn(warn_of_reserved(app.store.refs().clone()));
+    let drain = Drain::new(&app, &listeners);
     let serving =
-        doors::listen::serve(listeners, front, app.gate.clone(), &app.config.limits, app.metrics.clone(), stopped);
+        doors::listen::serve(listeners, front, app.gate.clone(), &app.config.limits, app.metrics.clone(), phases);
     let deadline = OnceLock::new();
     let stopping = async {
-        shutdown.await;
-        tracing::info!(drain_seconds = app.config.server.drain.get().as_secs(), "stopping: no new connections");
-        stop.send_replace(true);
-        let end = deadline.get_or_init(|| Instant::now() + app.config.server.drain.get());
-        tokio::time::sleep_until(*end).await;
+        let stop = shutdown.await;
+        let end = *deadline.get_or_init(|| Instant::now() + app.config.server.drain.get());
+        app.draining.store(true, Relaxed);
+        if stop == Stop::Drain {
+            phase.send_replace(Phase::Draining);
+            let ended = tokio::time::timeout_at(end, drain.until_quiet_or_taken(&app)).await;
+            tracing::info!("draining ended: {}; no new connections", ended.unwrap_or("its time has run out"));
+        } else {
+            drop(drain);
+            tracing::info!("stopping: no new connections");
+        }
+        phase.send_replace(Phase::Closing);
+        tokio::time::sleep_until(end).await;
     };
     tokio::select! {
         () = serving => tracing::info!("stopped"),
@@ -224,6 +257,74 @@ pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl F
     jobs.shutdown().await;
     let left = deadline.get().map(|end| end.saturating_duration_since(Instant::now()));
     trace::finish(left.unwrap_or_default()).await;
+}
+
+/// The listening sockets that close with this server, kept for its successor.
+struct Drain {
+    sockets: Vec<OwnedFd>,
+}
+
+impl Drain {
+    fn new(app: &App, listeners: &[Listener]) -> Drain {
+        let own = listeners.iter().filter(|listener| listener.serves_on);
+        let sockets = own.filter_map(|listener| listener.socket.as_fd().try_clone_to_owned().ok()).collect();
+        // Over a bucket a successor needs no lock, and is started beside this server.
+        Drain { sockets: if app.config.store.s3.is_none() { sockets } else { Vec::new() } }
+    }
+
+    /// Says why no more connections are to be accepted.
+    async fn until_quiet_or_taken(self, app: &App) -> &'static str {
+        tracing::info!(
+            drain_seconds = app.config.server.drain.get().as_secs(),
+            "draining: this server was told to stop"
+        );
+        let handover = match self.sockets.is_empty() {
+            true => None,
+            false => handover::Handover::open(&app.config.store.path)
+                .inspect_err(|error| tracing::warn!(%error, "no successor can take the listening sockets"))
+                .ok(),
+        };
+        let taken = async {
+            match &handover {
+                Some(handover) => handover.done(&self.sockets).await,
+                None => std::future::pending().await,
+            }
+        };
+        let quiet = async {
+            tokio::time::sleep(LINGER).await;
+            while app.metrics.requests_in_flight.get() > 0 {
+                tokio::time::sleep(QUIET_POLL).await;
+            }
+        };
+        tokio::select! {
+            () = taken => "a successor has taken the listening sockets",
+            () = quiet => "no request is in flight",
+        }
+    }
+}
+
+/// Opens the app of a server that may follow another one on its store: where that one drains, its listening sockets are
+/// taken, and its end is waited for, up to `[server] drain`.
+pub async fn open_or_succeed(config: Config) -> anyhow::Result<(App, Vec<std::net::TcpListener>)> {
+    let drain = config.server.drain.get();
+    let in_use = match App::open(config.clone()).await {
+        Ok(app) => return Ok((app, Vec::new())),
+        Err(error) if is_in_use(&error) => error,
+        Err(error) => return Err(error),
+    };
+    let path = config.store.path.clone();
+    let taken = tokio::task::spawn_blocking(move || handover::take(&path)).await?;
+    let taken = taken.context("cannot take the listening sockets of the server that has the store open")?;
+    let Some(sockets) = taken else { return Err(in_use) };
+    tracing::info!(sockets = sockets.len(), "waiting for the end of the server before, whose sockets were taken");
+    let end = Instant::now() + drain;
+    loop {
+        match App::open(config.clone()).await {
+            Err(error) if is_in_use(&error) && Instant::now() < end => tokio::time::sleep(QUIET_POLL).await,
+            Err(error) if is_in_use(&error) => return Err(error.context("the server before did not end in time")),
+            opened => return Ok((opened?, sockets)),
+        }
+    }
 }
 
 /// Says which repositories have a name that is reserved by now.

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use cli::banner::{self, ListenAddress};
 use futures::FutureExt;
 use larder::app::reload::{Reload, hangups};
-use larder::app::{self, App};
-use larder::config::Config;
+use larder::app::{self, Stop};
+use larder::config::{Config, LogFormat};
 use larder::doors::listen::{self, Listener};
 use larder::systemd::{self, SystemdState};
 use tokio::net::TcpListener;
@@ -232,14 +233,14 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
 }
 
 async fn start(serve: Serve, config: Config) -> anyhow::Result<()> {
-    let app = App::open(config).await?;
-    let listeners = open_listeners(&app.config)?;
+    let (app, inherited) = app::open_or_succeed(config).await?;
+    let listeners = open_listeners(&app.config, inherited)?;
     // First: whoever has read the announcement may send a signal.
     let (stop, hangups) = (stop_signal()?, hangups()?);
     app.announce(&listeners)?;
     announce(&app.config, &listeners)?;
     systemd::notify(SystemdState::Ready);
-    let stop = stop.inspect(|()| systemd::notify(SystemdState::Stopping));
+    let stop = stop.inspect(|_| systemd::notify(SystemdState::Stopping));
     let file = serve.place.source.config.clone();
     let reload = Reload::new(&app, move || serve.load(), file, hangups);
     tokio::spawn(app.jobs.add(reload));
@@ -247,29 +248,39 @@ async fn start(serve: Serve, config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The configured addresses. Where systemd has handed over sockets, they stand for those of `[server] listen`.
-fn open_listeners(config: &Config) -> anyhow::Result<Vec<Listener>> {
-    let bind =
-        |addresses: &[SocketAddr]| addresses.iter().map(|at| listen::bind(*at)).collect::<anyhow::Result<Vec<_>>>();
-    let passed = systemd::listeners()?;
-    let sockets = if passed.is_empty() {
-        bind(&config.server.listen)?
-    } else {
-        passed.into_iter().map(TcpListener::from_std).collect::<Result<_, _>>()?
+/// The configured addresses. Where systemd has handed over sockets, they stand for those of `[server] listen`; what the server
+/// before had open is taken over, where it is still configured.
+fn open_listeners(config: &Config, mut inherited: Vec<std::net::TcpListener>) -> anyhow::Result<Vec<Listener>> {
+    let mut open = |address: SocketAddr| -> anyhow::Result<TcpListener> {
+        match inherited.iter().position(|socket| socket.local_addr().is_ok_and(|local| local == address)) {
+            Some(at) => Ok(TcpListener::from_std(inherited.swap_remove(at))?),
+            None => listen::bind(address),
+        }
     };
-    let listeners = sockets.into_iter().map(|socket| Listener { socket, plain: config.tls.is_none() });
-    let plain = bind(&config.server.listen_plain)?.into_iter().map(|socket| Listener { socket, plain: true });
-    Ok(listeners.chain(plain).collect())
+    let mut listeners = Vec::new();
+    let passed = systemd::listeners()?;
+    let is_passed = !passed.is_empty();
+    for socket in passed {
+        let socket = TcpListener::from_std(socket)?;
+        listeners.push(Listener { socket, plain: config.tls.is_none(), serves_on: false });
+    }
+    for address in config.server.listen.iter().filter(|_| !is_passed) {
+        listeners.push(Listener { socket: open(*address)?, plain: config.tls.is_none(), serves_on: true });
+    }
+    for address in &config.server.listen_plain {
+        listeners.push(Listener { socket: open(*address)?, plain: true, serves_on: true });
+    }
+    Ok(listeners)
 }
 
-/// Resolves at SIGTERM or ctrl-C.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+/// Resolves at SIGTERM, which drains, or ctrl-C, at which a person waits.
+fn stop_signal() -> anyhow::Result<impl Future<Output = Stop>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = terminate.recv() => Stop::Drain,
+            _ = interrupt.recv() => Stop::Now,
         }
     })
 }
@@ -283,36 +294,23 @@ fn raise_file_limit() {
     }
 }
 
-/// What somebody who has just started a server wants to know next.
+/// Tells that the server has started: to the log, and to a person who has started it by hand. Whatever parses JSON parses
+/// all that the server writes.
 fn announce(config: &Config, listeners: &[Listener]) -> anyhow::Result<()> {
-    let address = |listener: &Listener| {
-        let scheme = if listener.plain { "http" } else { "https" };
-        Ok(format!("{scheme}://{}", listener.socket.local_addr()?))
-    };
-    let shown = listeners.iter().map(address).collect::<anyhow::Result<Vec<_>>>()?.join(" ");
-    let store = match &config.store.s3 {
-        Some(s3) => s3.address(),
-        None => format!("files in {}", config.store.path.display()),
-    };
-    let first = listeners.first().map(|listener| listener.socket.local_addr()).transpose()?;
-    let port = first.map_or(5000, |address| address.port());
-    let here = format!("127.0.0.1:{port}");
-    println!(
-        "larder {version}
-  address    {shown}
-  store      {store}
-  hot layer  {hot} of memory
-
-A builder on this host:
-  docker buildx create --name larder --driver docker-container --driver-opt network=host --use
-  docker buildx build --cache-to type=registry,ref={here}/app:cache,mode=max --cache-from type=registry,ref={here}/app:cache .
-
-A builder on another host, where this one is THIS_HOST and listens beyond loopback (--listen 0.0.0.0:{port}):
-  printf '[registry.\"THIS_HOST:{port}\"]\\n  http = true\\n' > buildkitd.toml
-  docker buildx create --name larder --driver docker-container --buildkitd-config buildkitd.toml --use
-",
+    let address =
+        |listener: &Listener| Ok(ListenAddress { address: listener.socket.local_addr()?, plain: listener.plain });
+    let listening = listeners.iter().map(address).collect::<anyhow::Result<Vec<_>>>()?;
+    if config.log.format == LogFormat::Text {
+        println!("{}", banner::banner(config, &listening));
+    }
+    let addresses: Vec<String> = listening.iter().map(ListenAddress::url).collect();
+    tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        hot = config.hot.size,
+        addresses = addresses.join(" "),
+        store = banner::store(config),
+        tls = config.tls.is_some(),
+        authentication = config.is_closed(),
+        "started"
     );
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Commands beside `serve`.
 
 mod ask;
+pub mod banner;
 pub mod bench;
 pub mod check;
 mod docker;

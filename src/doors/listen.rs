@@ -26,12 +26,25 @@ pub struct Listener {
     pub socket: TcpListener,
     /// Without TLS, whatever is configured.
     pub plain: bool,
+    /// Its socket closes with this server: connections are accepted while the server drains. Otherwise the socket stays open
+    /// elsewhere, and connections wait in it for the next server.
+    pub serves_on: bool,
 }
 
 impl From<TcpListener> for Listener {
     fn from(socket: TcpListener) -> Listener {
-        Listener { socket, plain: false }
+        Listener { socket, plain: false, serves_on: false }
     }
+}
+
+/// How far a server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Serving,
+    /// It was told to stop. New connections are accepted where [`Listener::serves_on`].
+    Draining,
+    /// No connection is accepted any more; those that are open have their answers.
+    Closing,
 }
 
 /// Opens a listener on an address.
@@ -51,20 +64,21 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Answers connections until `shutdown` says stop, then waits until those that are open have had their answers.
+/// Answers connections until the phase says that none is accepted any more, then waits until those that are open have had
+/// their answers.
 pub async fn serve(
     listeners: Vec<Listener>,
     front: Front,
     gate: Arc<Gate>,
     limits: &LimitsConfig,
     metrics: Arc<Metrics>,
-    shutdown: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
 ) {
     let places = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
     let (keep_alive, stalled) = (limits.keep_alive.get(), limits.body_idle.get());
     let server = Server { front, gate, keep_alive, stalled, metrics, places };
-    let accepting = listeners.into_iter().map(|listener| accept(listener, &server, &graceful, shutdown.clone()));
+    let accepting = listeners.into_iter().map(|listener| accept(listener, &server, &graceful, phase.clone()));
     futures::future::join_all(accepting).await;
     graceful.shutdown().await;
 }
@@ -78,7 +92,8 @@ struct Server {
     places: Arc<Semaphore>,
 }
 
-async fn accept(listener: Listener, server: &Server, graceful: &GracefulShutdown, mut shutdown: watch::Receiver<bool>) {
+async fn accept(listener: Listener, server: &Server, graceful: &GracefulShutdown, mut phase: watch::Receiver<Phase>) {
+    let last = if listener.serves_on { Phase::Draining } else { Phase::Serving };
     loop {
         // The place comes first: what cannot be served stays in the kernel's queue, not in our memory.
         let next = async {
@@ -87,7 +102,7 @@ async fn accept(listener: Listener, server: &Server, graceful: &GracefulShutdown
         };
         let accepted = tokio::select! {
             biased;
-            _ = shutdown.wait_for(|stop| *stop) => return,
+            _ = phase.wait_for(|phase| *phase > last) => return,
             accepted = next => accepted,
         };
         match accepted {

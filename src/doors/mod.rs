@@ -15,6 +15,7 @@ pub mod token;
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 
 use axum::Router;
@@ -53,6 +54,8 @@ pub struct Doors {
     pub collector: Arc<Collector>,
     pub jobs: Arc<Jobs>,
     pub collecting: Collecting,
+    /// The server was told to stop.
+    pub draining: Arc<AtomicBool>,
 }
 
 /// All that the server answers, by the table of [`claims`]. The registry has its own routes, and is asked so often that

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use bytes::Bytes;
-use larder::app::{self, App};
+use larder::app::{self, App, Stop};
 use larder::check::{Depth, Finding, check};
 use larder::config::Config;
 use larder::digest::Digest;
@@ -204,6 +204,7 @@ impl World {
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(app::run(self.app().clone(), listeners, async {
             let _ = stopped.await;
+            Stop::Now
         }));
         Server { addresses, stop: Some(stop), running }
     }

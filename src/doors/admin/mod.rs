@@ -2,6 +2,8 @@
 
 pub mod jobs;
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use axum::Json;
 use axum::extract::{Query, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -25,6 +27,9 @@ pub async fn healthz() -> &'static str {
 
 /// The store answers. One that is full still does: to take its server away from builders would only make it worse.
 pub async fn readyz(State(doors): State<Doors>) -> Response {
+    if doors.draining.load(Relaxed) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining: this server was told to stop\n").into_response();
+    }
     match doors.store.probe().await {
         Ok(()) => "ready\n".into_response(),
         Err(error @ Error::Full) => format!("ready to be read, but {error}\n").into_response(),

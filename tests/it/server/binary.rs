@@ -1,6 +1,7 @@
 //! The program itself: its command line, its words, its end.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -45,7 +46,7 @@ impl Process {
         let mut child = larder(folder, arguments).envs(variables.iter().copied()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut banner = String::new();
-        while !banner.contains("A builder on another host") {
+        while !banner.contains("A builder on another host") && !banner.contains("A builder on any host") {
             let line = lines.next().map(Result::unwrap).unwrap_or_else(|| {
                 let mut errors = String::new();
                 child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
@@ -63,14 +64,16 @@ impl Process {
 
     /// Sends SIGHUP.
     pub fn hang_up(&self) {
-        let id = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(id, rustix::process::Signal::HUP).unwrap();
+        self.signal(rustix::process::Signal::HUP);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Sends SIGTERM; returns the exit status.
     pub fn terminate(&mut self) -> std::process::ExitStatus {
-        let id = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        self.signal(rustix::process::Signal::TERM);
         self.child.wait().unwrap()
     }
 
@@ -373,4 +376,71 @@ async fn a_check_asks_the_server_that_has_the_store_or_opens_it_itself() {
     assert_eq!(client.post(&upload).body("layer").send().await.unwrap().status(), 201);
     assert!(larder.terminate().success());
     assert_eq!(check(folder.path(), &["--read-data"]).0, Some(0));
+}
+
+/// What a server that drains does, seen by a client that sends an upload by halves.
+#[tokio::test]
+async fn a_successor_takes_the_sockets_of_a_server_that_drains_and_no_connection_is_refused() {
+    let folder = tempdir().unwrap();
+    let mut first = Process::start(folder.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    let host = first.url.trim_start_matches("http://").to_string();
+    let mut upload = TcpStream::connect(&host).unwrap();
+    let digest = Digest::sha256(b"0123456789");
+    write!(
+        upload,
+        "POST /v2/app/blobs/uploads/?digest={digest} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 10\r\n\r\n01234"
+    )
+    .unwrap();
+    let url = first.url.clone();
+    let get = async |path: &str| {
+        let answer = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap().get(format!("{url}{path}"));
+        let answer = answer.send().await.expect("no connection is refused");
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    while !get("/metrics").await.1.lines().any(|line| line == "larder_requests_in_flight 2") {}
+    first.signal(rustix::process::Signal::TERM);
+    while get("/readyz").await.0 != 503 {}
+    assert_eq!(get("/v2/").await.0, 200, "a new connection is served while the server drains");
+
+    let successor = std::thread::spawn({
+        let (folder, host) = (folder.path().to_path_buf(), host.clone());
+        move || Process::start(&folder, &["serve", "--listen", &host])
+    });
+    let mut log = BufReader::new(first.child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(log.any(|line| line.contains("a successor has taken the listening sockets")));
+    // Nobody accepts it before the successor has the store, and that is in use until the upload is through.
+    let mut waiting = TcpStream::connect(&host).unwrap();
+    write!(waiting, "GET /v2/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+    upload.write_all(b"56789").unwrap();
+    let mut status = String::new();
+    BufReader::new(&upload).read_line(&mut status).unwrap();
+    assert!(status.starts_with("HTTP/1.1 201"), "{status}");
+    std::thread::spawn(move || log.for_each(drop));
+    assert!(first.child.wait().unwrap().success());
+    let mut answer = String::new();
+    waiting.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let mut second = successor.join().unwrap();
+    assert_eq!(get(&format!("/v2/app/blobs/{digest}")).await.1, "0123456789");
+    assert!(second.terminate().success());
+}
+
+#[test]
+fn a_server_tells_once_that_it_has_started_and_in_json_writes_nothing_else() {
+    let folder = tempdir().unwrap();
+    let mut child =
+        larder(folder.path(), &["serve", "--listen", "127.0.0.1:0"]).env("LARDER_LOG_FORMAT", "json").spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let started: Value = serde_json::from_str(&log.next().unwrap()).unwrap();
+    assert_eq!(started["message"], "started");
+    assert_eq!((&started["tls"], &started["authentication"]), (&Value::from(false), &Value::from(false)));
+    assert!(started["addresses"].as_str().unwrap().starts_with("http://127.0.0.1:"), "{started}");
+    let store = format!("files in {}", folder.path().canonicalize().unwrap().join("larder-data").display());
+    assert_eq!(started["store"], store);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    log.for_each(|line| drop(serde_json::from_str::<Value>(&line).unwrap()));
+    let mut printed = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+    assert_eq!(printed, "");
+    assert!(child.wait().unwrap().success());
 }
