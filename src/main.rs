@@ -51,6 +51,11 @@ enum Command {
         #[command(subcommand)]
         command: TokenCommand,
     },
+    /// Make users of the htpasswd file.
+    User {
+        #[command(subcommand)]
+        command: UserCommand,
+    },
     /// Work with the rules of the configuration.
     Policy {
         #[command(subcommand)]
@@ -79,6 +84,12 @@ enum TokenCommand {
     New(cli::token::New),
     /// Revoke a session of `larder login` or /token/exchange.
     Revoke(cli::token::Revoke),
+}
+
+#[derive(Subcommand)]
+enum UserCommand {
+    /// Make a line of the htpasswd file, with a new password or one from standard input.
+    New(cli::user::New),
 }
 
 #[derive(Subcommand)]
@@ -182,6 +193,7 @@ fn main() -> ExitCode {
         Command::Login(login) => block_on(login.run()).map(|()| ExitCode::SUCCESS),
         Command::Token { command: TokenCommand::New(new) } => new.run().map(|()| ExitCode::SUCCESS),
         Command::Token { command: TokenCommand::Revoke(revoke) } => block_on(revoke.run()).map(|()| ExitCode::SUCCESS),
+        Command::User { command: UserCommand::New(new) } => new.run().map(|()| ExitCode::SUCCESS),
         Command::Policy { command: PolicyCommand::Test { source, test } } => {
             let allowed = source.load().and_then(|config| test.run(config));
             allowed.map(|allowed| if allowed { ExitCode::SUCCESS } else { ExitCode::from(3) })

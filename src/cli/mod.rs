@@ -15,3 +15,4 @@ pub mod policy;
 mod show;
 pub mod status;
 pub mod token;
+pub mod user;

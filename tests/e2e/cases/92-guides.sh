@@ -99,6 +99,37 @@ for workflow in workflows/.github/workflows/*.yml; do
 done
 note "github-actions: $workflows workflows pass actionlint"
 
+# A team: the file of the guide, the credentials that its commands make, and builds by each of them.
+LARDER=127.0.0.1:$(free_port)
+guide_run small-team
+team=$WORK/guide/small-team
+INSTANCE=team
+mkdir -p "$(larder_dir)"
+spawn larder-team "$(larder_log)" env "${without[@]}" "$LARDER_BIN" serve --config "$team/larder.toml" --store "$(larder_dir)/store"
+eventually 60 larder_ready || fail "the server of the team: $(tail -5 "$(larder_log)")"
+awk '/^```/ { on = ($0 == "```sh job"); next } on' "$GUIDES/small-team.md" | guide_addresses |
+  sed 's/^docker login .*//' >job
+context job-context
+builder_start team
+buildx_use team
+as() { # name secret: the build of a job, with these credentials
+  mkdir -p "docker-$1"
+  printf '{"auths":{"%s":{"auth":"%s"}}}' "$LARDER" "$(printf 'any:%s' "$2" | base64 -w0)" >"docker-$1/config.json"
+  builder_prune team
+  (cd job-context && DOCKER_CONFIG=$WORK/docker-$1 bash -euo pipefail ../job) || fail "the build of $1 failed"
+  last_build
+}
+secret() { sed -n 's/^  \(larder_.*\)/\1/p' "$team/$1.txt"; }
+as ci "$(secret ci)"
+as ci "$(secret ci)"
+assert_all_cached 2
+as pr "$(secret pr)"
+assert_all_cached 2
+note "small-team: the jobs of main and of pull requests find every step CACHED"
+builder_stop team
+unset BUILDX_BUILDER INSTANCE
+LARDER=$NEW
+
 # TLS with client certificates, on addresses of their own.
 LARDER=127.0.0.1:$(free_port)
 BUILDER=127.0.0.1:$(free_port)

@@ -98,7 +98,8 @@ larder_launch() {
 larder_ready() { curl -fsS -m 5 -o /dev/null "http://$LARDER/readyz"; }
 larder_ready_or_dead() { not is_running "larder-${INSTANCE:-main}" || larder_ready; }
 
-larder_stop() { stop_process "larder-${INSTANCE:-main}"; }
+# As a person stops it: without the time that balancers and successors have.
+larder_stop() { stop_process "larder-${INSTANCE:-main}" INT; }
 larder_kill9() { stop_process "larder-${INSTANCE:-main}" KILL; }
 
 larder_restart() {
@@ -114,7 +115,7 @@ larder_check_all() {
   [ -z "$DAMAGED" ] || return 0
   for dir in "$WORK"/larder/*/; do
     [ -e "$dir/larder.toml" ] || continue
-    stop_process "larder-$(basename "$dir")"
+    stop_process "larder-$(basename "$dir")" INT
     env "${without[@]}" "$LARDER_BIN" check --read-data --config "$dir/larder.toml" || status=$?
   done
   return $status
