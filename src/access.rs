@@ -1,4 +1,4 @@
-//! What a caller may do, and the proof that somebody checked it.
+//! Rights of callers, and the proof that one was checked.
 
 use std::marker::PhantomData;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{RepoName, Tag, Tenant};
 
-/// The kind of right that a request needs.
+/// Kind of right that a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verb {
@@ -28,14 +28,14 @@ impl Verb {
     }
 }
 
-/// Which tags of the repository a request reads or changes.
+/// Tags of the repository that a request reads or changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tags {
-    /// None by name: content by digest, uploads.
+    /// No tag: content by digest, uploads.
     None,
-    /// Each of these.
+    /// These tags.
     Named(Vec<Tag>),
-    /// Perhaps all: deleting content by digest.
+    /// Possibly all tags: deleting content by digest.
     All,
 }
 
@@ -54,16 +54,16 @@ impl Access {
     }
 }
 
-/// A right on a repository, as a type: what a permit of it opens, the compiler knows.
+/// A right on a repository, as a type: the compiler knows what a permit of it allows.
 pub trait Right: Clone + Send + Sync + 'static {
-    /// The verb that a caller needs for it.
+    /// The verb that a caller needs for this right.
     const VERB: Verb;
 }
 
 /// The right to read.
 #[derive(Clone, Copy, Debug)]
 pub struct Pull;
-/// The right to write, which includes to look at what is there.
+/// The right to write, which includes the right to read.
 #[derive(Clone, Copy, Debug)]
 pub struct Push;
 /// The right to delete.
@@ -82,8 +82,8 @@ impl Right for Delete {
     const VERB: Verb = Verb::Delete;
 }
 
-/// The proof that `auth` admitted a caller to a repository with the right `R`. The house hands out what reads, writes or
-/// deletes against nothing else.
+/// The proof that `auth` admitted a caller to a repository with the right `R`. Handles that read, write or delete are
+/// made of permits only.
 ///
 /// Invariant: only `auth` calls [`Permit::issue`]; `tests/it/shape.rs` fails on any other caller.
 /// Invariant: a permit of one right yields none of another but [`Pull`], and of a parent nothing but [`Pull`].
@@ -96,22 +96,22 @@ pub struct Permit<R> {
 }
 
 impl<R> Permit<R> {
-    /// `parents` are read where `tenant` has nothing, the nearest first.
+    /// Issues a permit. `parents` are read for content that `tenant` does not have, the nearest first.
     pub fn issue(tenant: Tenant, parents: Vec<Tenant>, repo: RepoName) -> Permit<R> {
         Permit { tenant, parents, repo, right: PhantomData }
     }
 
-    /// The tenant that is read first, and the only one that is written to.
+    /// The tenant that is read first, and to which all writes go.
     pub fn tenant(&self) -> &Tenant {
         &self.tenant
     }
 
-    /// The tenants that are read where the first one has nothing.
+    /// The tenants that are read for content that the first one does not have.
     pub fn parents(&self) -> &[Tenant] {
         &self.parents
     }
 
-    /// The repository that the permit is for.
+    /// The repository of the permit.
     pub fn repo(&self) -> &RepoName {
         &self.repo
     }
@@ -122,7 +122,7 @@ impl<R> Permit<R> {
         Permit { tenant, parents, repo, right: PhantomData }
     }
 
-    /// What the nearest parent may read by itself; nothing where there is none.
+    /// The permit to read as the nearest parent; nothing if there is none.
     pub fn of_parent(&self) -> Option<Permit<Pull>> {
         let (tenant, parents) = self.parents.split_first()?;
         let (tenant, parents, repo) = (tenant.clone(), parents.to_vec(), self.repo.clone());

@@ -1,4 +1,4 @@
-//! The objects of a store as every room above them asks for them: again while they are busy, until a deadline, with
+//! Calls to the objects of a store, for all rooms above: repeated while the store is busy, until a deadline, with
 //! absence as an answer and not as an error.
 
 use bytes::Bytes;
@@ -10,20 +10,20 @@ use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::objects::{self, Key, Meta, Objects, Read, Version, When};
 
-/// Calls to the backend under way for one request.
+/// Concurrent calls to the backend for one request.
 pub const FAN_OUT: usize = 16;
 
-/// Calls to the objects of a store, and how long whoever makes them may wait.
+/// Calls to the objects of a store, with the deadline of their caller.
 #[derive(Clone, Copy)]
 pub struct Calls<'a> {
     objects: &'a dyn Objects,
     deadline: Deadline,
 }
 
-/// The answer to a read that names the version which the caller knows.
+/// Answer to a read with a version that the caller knows.
 #[derive(Clone, Debug)]
 pub enum Reread {
-    /// It still is the known version.
+    /// The object still has the known version.
     Unchanged,
     Changed(Meta, Bytes),
     Absent,
@@ -35,17 +35,17 @@ impl<'a> Calls<'a> {
         Calls { objects, deadline: Deadline::of_each_call() }
     }
 
-    /// Calls of a request, which waits until `deadline`.
+    /// Calls of a request with the deadline `deadline`.
     pub fn until(objects: &'a dyn Objects, deadline: Deadline) -> Calls<'a> {
         Calls { objects, deadline }
     }
 
-    /// Metadata of an object; nothing when it is absent.
+    /// Metadata of an object; nothing if it is absent.
     pub async fn head(&self, key: &Key) -> Result<Option<Meta>> {
         present(self.deadline.retry(|| self.objects.head(key)).await)
     }
 
-    /// The whole of a small object; nothing when it is absent.
+    /// Reads all bytes of a small object; nothing if it is absent.
     pub async fn read(&self, key: &Key) -> Result<Option<(Meta, Bytes)>> {
         match self.reread(key, None).await? {
             Reread::Changed(meta, bytes) => Ok(Some((meta, bytes))),
@@ -53,7 +53,7 @@ impl<'a> Calls<'a> {
         }
     }
 
-    /// The whole of a small object, unless it still is `known`.
+    /// Reads all bytes of a small object, unless its version is still `known`.
     pub async fn reread(&self, key: &Key, known: Option<&Version>) -> Result<Reread> {
         match self.deadline.retry(|| self.objects.read(key, known)).await {
             Ok(Read::Fresh(meta, bytes)) => Ok(Reread::Changed(meta, bytes)),
@@ -63,19 +63,19 @@ impl<'a> Calls<'a> {
         }
     }
 
-    /// A small object that is JSON; nothing when it is absent, or cannot be parsed.
+    /// Reads a small JSON object; nothing if it is absent, or cannot be parsed.
     pub async fn read_json<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<(Meta, T)>> {
         let Some((meta, bytes)) = self.read(key).await? else { return Ok(None) };
         Ok(serde_json::from_slice(&bytes).ok().map(|parsed| (meta, parsed)))
     }
 
-    /// Writes a small object, whatever is there.
+    /// Writes a small object, and replaces any before it.
     pub async fn put(&self, key: &Key, body: impl Into<Bytes>) -> Result<Meta> {
         let body = body.into();
         Ok(self.deadline.retry(|| self.objects.put(key, body.clone(), When::Always)).await?)
     }
 
-    /// All of a listing that is known to be short.
+    /// Returns a whole listing, which the caller knows to be short.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Meta>> {
         Ok(self.deadline.retry(|| self.objects.list(prefix, None).try_collect()).await?)
     }
@@ -86,7 +86,7 @@ impl<'a> Calls<'a> {
     }
 }
 
-/// Absence as an answer.
+/// Turns absence from an error into an answer.
 fn present(found: objects::Result<Meta>) -> Result<Option<Meta>> {
     match found {
         Ok(meta) => Ok(Some(meta)),
@@ -95,7 +95,7 @@ fn present(found: objects::Result<Meta>) -> Result<Option<Meta>> {
     }
 }
 
-/// The JSON of a value of ours.
+/// The JSON of a value that Larder stores.
 pub fn json(value: &impl Serialize) -> Result<Bytes> {
     Ok(serde_json::to_vec(value).map_err(|error| Error::Internal(error.to_string().into()))?.into())
 }

@@ -1,9 +1,9 @@
-//! How long a caller waits for a store that is busy.
+//! Deadlines: how long a caller waits for a busy store.
 //!
-//! Builders do not ask again for manifests and configs, and a cache whose manifest fails once is lost for the build: such
-//! requests are delayed rather than refused. They do ask again for layers. One deadline holds for the whole request,
-//! however many calls it makes. Only the time in which a client waits for us counts: a body takes as long as it takes to
-//! come and to be written, and the deadline starts again behind it ([`Deadline::restarted`]).
+//! Builders do not ask again for manifests and configs, and a cache whose manifest fails once is lost for the build:
+//! such requests are delayed rather than refused. Builders do ask again for layers. One deadline holds for the whole
+//! request, however many calls it makes. Only the time in which a client waits for the server counts: a body takes as
+//! long as it takes to arrive and to be written, and the deadline restarts after it ([`Deadline::restarted`]).
 
 use std::future::Future;
 use std::pin::pin;
@@ -14,19 +14,19 @@ use tokio::time::{Instant, timeout_at};
 use crate::error;
 use crate::objects::{Error, Result};
 
-/// The time for what builders do not retry. Below the usual 60 s of proxies.
+/// Deadline of requests that builders do not retry. Below the usual 60 s of proxies.
 pub const LONG: Duration = Duration::from_secs(45);
-/// The time for what they retry by themselves, after 1, 2 and 4 s.
+/// Deadline of requests that builders retry by themselves, after 1, 2 and 4 s.
 pub const SHORT: Duration = Duration::from_secs(5);
-/// The pause between two attempts.
+/// Pause between two attempts.
 const STEP: Duration = Duration::from_millis(250);
 
-/// The moment until which a caller waits. It is handed on from call to call.
+/// The moment until which a caller waits, passed on from call to call.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
-    /// The time that it grants when it starts again.
+    /// The time until the deadline when it restarts.
     span: Duration,
-    /// Nothing: each call has the whole time.
+    /// The deadline; absent if each call has the whole time.
     at: Option<Instant>,
 }
 
@@ -42,13 +42,13 @@ impl Deadline {
     }
 
     /// The same deadline, counted from now. For a request that has waited for something else than a busy store: its
-    /// client, a place among the uploads, the writing of a body, which have bounds of their own.
+    /// client, an upload slot, the writing of a body, which have bounds of their own.
     #[must_use]
     pub fn restarted(self) -> Deadline {
         Deadline { at: self.at.map(|_| Instant::now() + self.span), ..self }
     }
 
-    /// A deadline for a part of a request: `span` from now, and no longer than the whole may take.
+    /// A deadline for a part of a request: `span` from now, but no later than that of the whole request.
     #[must_use]
     pub fn at_most(self, span: Duration) -> Deadline {
         let own = Instant::now() + span;
@@ -74,12 +74,12 @@ impl Deadline {
         }
     }
 
-    /// Waits for work that is shared with other requests, and goes on without this one.
+    /// Waits for work that is shared with other requests, and continues if this one gives up.
     pub async fn bound<T>(self, work: impl Future<Output = error::Result<T>>) -> error::Result<T> {
         timeout_at(self.instant(), work).await.unwrap_or(Err(error::Error::Busy))
     }
 
-    /// As [`Deadline::bound`]; when time has run out, `late` is called while `work` is still there.
+    /// As [`Deadline::bound`]; after the deadline, `late` is called before `work` is dropped.
     pub async fn bound_or<T>(
         self,
         work: impl Future<Output = error::Result<T>>,

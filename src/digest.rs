@@ -10,7 +10,7 @@ use sha2::digest::Digest as _;
 use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::{Sha256, Sha512};
 
-/// A hash algorithm that names content.
+/// A hash algorithm of digests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Algorithm {
@@ -40,14 +40,14 @@ impl FromStr for Algorithm {
     }
 }
 
-/// The name of immutable content: an algorithm and the hash of the bytes.
+/// The identity of immutable content: an algorithm and the hash of the bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Digest {
     Sha256([u8; 32]),
     Sha512([u8; 64]),
 }
 
-/// Why a text is not a digest that can be used here.
+/// The reason why a text is not a digest that is accepted here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDigest {
     #[error("digest algorithm must be sha256 or sha512")]
@@ -87,7 +87,7 @@ impl Digest {
         }
     }
 
-    /// The digest of this algorithm with this hash in lowercase hexadecimal.
+    /// Makes the digest of this algorithm with this hash in lowercase hexadecimal.
     pub fn from_hex(algorithm: Algorithm, hex: &str) -> Result<Digest, InvalidDigest> {
         match algorithm {
             Algorithm::Sha256 => decode(hex).map(Digest::Sha256),
@@ -103,7 +103,7 @@ fn push_hex(text: &mut String, byte: u8) {
     text.push(HEX[usize::from(byte & 15)] as char);
 }
 
-/// Lowercase hexadecimal, in as much of `text` as it takes.
+/// Encodes `bytes` in lowercase hexadecimal, in the first part of `text`.
 fn encode<'a>(bytes: &[u8], text: &'a mut [u8; 128]) -> &'a str {
     for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
         pair[0] = HEX[usize::from(byte >> 4)];
@@ -140,7 +140,7 @@ impl FromStr for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // At once and on the stack: each answer says a digest several times.
+        // In one piece and on the stack: each answer prints a digest several times.
         let mut hex = [0; 128];
         f.write_str(self.algorithm().as_str())?;
         f.write_str(":")?;
@@ -167,7 +167,7 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// A running hash. Its state can be saved, so that an upload survives a restart and goes on at another replica.
+/// A running hash. Its state can be saved, so that an upload survives a restart and resumes at another replica.
 #[derive(Clone, Debug)]
 pub enum Hasher {
     Sha256(Sha256),
@@ -213,7 +213,7 @@ impl Hasher {
         text
     }
 
-    /// Goes on from a state that [`Hasher::save`] wrote.
+    /// Resumes from a state that [`Hasher::save`] wrote.
     pub fn restore(algorithm: Algorithm, saved: &str) -> Result<Hasher, InvalidHasherState> {
         match algorithm {
             Algorithm::Sha256 => restore(saved).map(Hasher::Sha256),
@@ -222,7 +222,7 @@ impl Hasher {
     }
 }
 
-/// A saved hash state that cannot be gone on from.
+/// A saved hash state that cannot be resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("saved hash state is damaged")]
 pub struct InvalidHasherState;
@@ -238,11 +238,11 @@ fn restore<H: SerializableState>(saved: &str) -> Result<H, InvalidHasherState> {
     H::deserialize(&state).map_err(|_| InvalidHasherState)
 }
 
-/// The digest of bytes, made off the async threads where it would hold them up.
+/// Hashes bytes, off the async threads if it would block them.
 ///
 /// # Errors
 ///
-/// The runtime is ending.
+/// Fails when the runtime is ending.
 pub async fn hash(algorithm: Algorithm, bytes: bytes::Bytes) -> Result<Digest, tokio::task::JoinError> {
     const INLINE_BYTES_MAX: usize = 64 << 10;
     if bytes.len() <= INLINE_BYTES_MAX {

@@ -1,10 +1,12 @@
-//! The hot layer: immutable bytes in bounded memory, each fetched once however many ask at once.
+//! The hot layer: immutable bytes in bounded memory, each fetched once for all concurrent requests.
 //!
-//! It holds small objects whole, and large ones in chunks. What has been read and what has only been pushed have budgets
-//! of their own, so that a push cannot flush what builds read; the first read of what was pushed moves it over.
+//! It holds small objects whole, and large ones in chunks. Bytes that were read and bytes that were only pushed have
+//! budgets of their own, so that a push cannot flush the bytes that builds read; the first read of pushed bytes moves
+//! them over.
 //!
-//! Invariant: only bytes that can never change under their name are kept. There is no invalidation, only [`Hot::forget`].
-//! Invariant: chunks of two writings of a key never mix. The version is part of a chunk's name.
+//! Invariant: only bytes that can never change under their name are kept. There is no invalidation, only
+//! [`Hot::forget`].
+//! Invariant: chunks of two versions of an object never mix. The version is part of a chunk's name.
 
 mod ahead;
 pub mod flights;
@@ -25,17 +27,18 @@ use crate::metrics::Metrics;
 use crate::objects::{Key, Version};
 use flights::{Flight, Flights};
 
-/// What an entry costs beside its bytes: key, node and tables.
+/// Cost of an entry beside its bytes: key, node and tables.
 const ENTRY_BYTES: usize = 256;
-/// Bytes of a chunk of a large object. Smaller ones would cost a call for little, larger ones memory for each transfer.
+/// Size in bytes of a chunk of a large object. Smaller ones would cost a call for few bytes, larger ones memory for
+/// each transfer.
 pub const CHUNK_BYTES: u64 = 1 << 20;
-/// This part of the budget is for what was pushed and not read yet.
+/// Divisor of the budget: the share of bytes that were pushed and not read yet.
 const PUSHED_SHARE: u64 = 4;
-/// What is on its way from the backend, for all readers, in bytes. The reader who waits for one needs no memory meanwhile.
+/// Bytes of fetches in flight, for all readers. A reader that waits for one needs no memory meanwhile.
 const FETCHING_BYTES_MAX: u64 = 32 << 20;
-/// Chunks that readers have asked for ahead and not come to, in bytes. Never more than a quarter of the layer.
+/// Bytes of read-ahead chunks that their readers have not reached. Never more than a quarter of the layer.
 const AHEAD_BYTES_MAX: u64 = 32 << 20;
-/// What blobs that are kept as they are pushed gather, all together, in bytes: of each a chunk or, of a small one, the whole.
+/// Bytes that are gathered of all blobs kept while they are pushed: a chunk of each or, of a small one, the whole.
 const PUSHING_BYTES_MAX: u64 = 16 << 20;
 
 /// The name of bytes in the layer.
@@ -43,7 +46,7 @@ const PUSHING_BYTES_MAX: u64 = 16 << 20;
 pub enum Slot {
     /// A whole object, named by its digest.
     Whole(Key),
-    /// A chunk of one writing of an object, by its index.
+    /// A chunk of one version of an object, by its index.
     Chunk(Key, Version, u64),
 }
 
@@ -56,8 +59,7 @@ impl Slot {
     }
 }
 
-/// Bytes with a sum that tells whether others are the same: no proof against somebody who wants to deceive, but against
-/// a line that flips bits.
+/// Bytes with a checksum that tells whether others are the same: it detects flipped bits, not malice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HotPiece {
     pub bytes: Bytes,
@@ -70,7 +72,7 @@ impl HotPiece {
     }
 }
 
-/// The sum of a [`HotPiece`]. Every step is a bijection of the sum so far: a change of one word always shows.
+/// The checksum of a [`HotPiece`]. Every step is a bijection of the sum so far: a change of one word always shows.
 pub fn sum(bytes: &[u8]) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let mix = |sum: u64, word: &[u8]| {
@@ -90,7 +92,7 @@ pub fn sum(bytes: &[u8]) -> u64 {
     lanes.iter().fold(rest, |sum, lane| mix(sum, &lane.to_le_bytes()))
 }
 
-/// Bytes by name, and the fetches under way. `E` is what a fetch can fail with; every waiter gets a clone.
+/// Bytes by name, and the fetches in flight. `E` is the error of a fetch; every waiter gets a clone.
 pub struct Hot<E> {
     read: Cache<Slot, HotPiece>,
     pushed: Cache<Slot, HotPiece>,
@@ -98,7 +100,7 @@ pub struct Hot<E> {
     chunk_bytes: u64,
     bytes: u64,
     fetching_bytes_max: u64,
-    /// In KiB.
+    /// Units of one KiB.
     fetching: Arc<Semaphore>,
     ahead: Arc<Semaphore>,
     pushing: Arc<Semaphore>,
@@ -112,7 +114,7 @@ fn segment(bytes: u64) -> Cache<Slot, HotPiece> {
         .weigher(|slot: &Slot, piece: &HotPiece| {
             u32::try_from(slot.len() + piece.bytes.len() + ENTRY_BYTES).unwrap_or(u32::MAX)
         })
-        // Not the default: TinyLFU turns away what was seen once, and that is what the next builder asks for.
+        // Not the default: TinyLFU turns away entries that were seen once, and the next builder asks for exactly those.
         .eviction_policy(EvictionPolicy::lru())
         .build()
 }
@@ -123,7 +125,7 @@ fn kib(bytes: u64) -> u32 {
 
 impl<E> Hot<E> {
     fn settle(&self, segment: &Cache<Slot, HotPiece>) {
-        // Without this a cache runs over its bound until it finds the time: nine times over, measured.
+        // Without this call a cache exceeds its bound until it runs its tasks by itself: nine times over, measured.
         segment.run_pending_tasks();
         let held = self.read.weighted_size() + self.pushed.weighted_size();
         self.metrics.hot_bytes.set(i64::try_from(held).unwrap_or(i64::MAX));
@@ -155,12 +157,12 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
         self.chunk_bytes
     }
 
-    /// How many bytes what is pushed may have to be kept. Half of the share of all pushes.
+    /// Largest object in bytes that is kept when pushed: half of the budget of all pushes.
     pub fn pushed_bytes_max(&self) -> u64 {
         self.bytes / PUSHED_SHARE / 2
     }
 
-    /// The bytes, when they are here.
+    /// The bytes, if they are in memory.
     pub fn peek(&self, slot: &Slot) -> Option<HotPiece> {
         let found = self.read.get(slot).or_else(|| {
             let pushed = self.pushed.remove(slot)?;
@@ -174,7 +176,7 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
         found
     }
 
-    /// Whether the bytes are here. Asking does not count as use.
+    /// Whether the bytes are in memory. This does not count as use.
     pub fn has(&self, slot: &Slot) -> bool {
         self.read.contains_key(slot) || self.pushed.contains_key(slot)
     }
@@ -192,15 +194,15 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
         self.settle(&self.read);
     }
 
-    /// Keeps what was just written. The bytes are copied: a slice of a large buffer would keep all of it alive, and the
-    /// budget counts what is held, not what is shown.
+    /// Keeps the bytes of an object that was just written. They are copied: a slice of a large buffer would keep all of
+    /// it alive, and the budget counts the slice only.
     pub fn keep_pushed(&self, slot: Slot, bytes: &[u8]) {
         self.read.invalidate(&slot);
         self.pushed.insert(slot, HotPiece::of(Bytes::copy_from_slice(bytes)));
         self.settle(&self.pushed);
     }
 
-    /// Drops the bytes, and the fetch under way: what it brings is given to those who wait, but not kept.
+    /// Removes the bytes, and detaches the fetch in flight: its waiters get its bytes, but they are not kept.
     pub fn forget(&self, slot: &Slot) {
         self.flights.forget(slot, || {
             self.read.invalidate(slot);
@@ -208,10 +210,10 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
         });
     }
 
-    /// The bytes from memory, or from one `fetch` shared by all who ask meanwhile. What it brings should own no more
-    /// memory than it shows.
+    /// Returns the bytes from memory, or from one `fetch` shared by all concurrent callers. The fetched bytes should
+    /// not be a slice of a larger buffer.
     ///
-    /// `expected` is how many they are, as far as that is known.
+    /// `expected` is their number, as far as it is known.
     pub async fn get<F>(self: &Arc<Self>, slot: &Slot, expected: u64, fetch: impl FnOnce() -> F) -> Result<Bytes, E>
     where
         F: Future<Output = Result<Bytes, E>> + Send + 'static,
@@ -246,7 +248,7 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
         let (hot, owned) = (self.clone(), slot.clone());
         let land = move |piece: &HotPiece| hot.keep(owned, piece.clone());
         let work = || {
-            // What takes more than all of the budget has it alone.
+            // A fetch larger than the whole budget has it alone.
             let kib = kib(expected.min(self.fetching_bytes_max));
             let (fetching, turn) = (fetch(), self.fetching.clone());
             async move {
@@ -257,7 +259,8 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
         Either::Right(self.flights.join(slot, here, work, land))
     }
 
-    /// Begins to keep an object of `bytes` bytes while it is pushed; nothing when it is too large, or too many are.
+    /// Begins to keep an object of `bytes` bytes while it is pushed; nothing if it is too large, or too many are being
+    /// kept.
     pub fn pushing(self: &Arc<Self>, key: &Key, bytes: u64, form: KeptForm) -> Option<Pushing<E>> {
         if bytes > self.pushed_bytes_max() {
             return None;
@@ -270,31 +273,31 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
     }
 }
 
-/// How an object is kept.
+/// Form in which an object is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeptForm {
     Whole,
     Chunks,
 }
 
-/// An object that is kept while it is pushed. Until it is there, its chunks have a name that nobody knows; dropped before,
-/// they go.
+/// An object that is kept while it is pushed. Until it is committed, its chunks have a name that no reader knows;
+/// dropped before, they are removed.
 pub struct Pushing<E> {
     hot: Arc<Hot<E>>,
     key: Key,
     version: Version,
     form: KeptForm,
     chunk_bytes: u64,
-    /// Chunks that are whole.
+    /// Number of complete chunks.
     index: u64,
     gathered: Vec<u8>,
-    /// Bytes that are expected.
+    /// Bytes that are still expected.
     left: u64,
     _turn: OwnedSemaphorePermit,
 }
 
 impl<E> Pushing<E> {
-    /// The next bytes of the object.
+    /// Adds the next bytes of the object.
     pub fn add(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let whole = (self.gathered.len() as u64 + self.left).min(self.chunk_bytes) as usize;
@@ -302,7 +305,7 @@ impl<E> Pushing<E> {
                 self.gathered.reserve_exact(whole);
             }
             let taken = bytes.len().min(whole - self.gathered.len());
-            // More than was announced: whoever announced it is refused.
+            // More bytes than announced: the upload will be refused.
             if taken == 0 {
                 return;
             }
@@ -322,7 +325,7 @@ impl<E> Pushing<E> {
         Slot::Chunk(self.key.clone(), version.clone(), index)
     }
 
-    /// The object is there, in this version: its chunks can be read.
+    /// Makes the chunks readable: the object is stored, in this version.
     pub fn commit(self, version: &Version) {
         for index in 0..self.index {
             if let Some(piece) = self.hot.pushed.remove(&self.slot(&self.version, index)) {

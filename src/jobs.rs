@@ -1,7 +1,7 @@
-//! Background jobs: work that a server does by itself, each with a name, a schedule, and a status that operators see.
+//! Background jobs: work that a server does by itself, each with a name, a schedule, and a status for operators.
 //!
-//! A job runs again and again, one run at a time: after a span, or as soon as something notifies it. What a run came to is
-//! logged and counted here, and nowhere else. A run that panics has failed, and the job goes on.
+//! A job runs repeatedly, one run at a time: after a span, or as soon as something notifies it. The result of a run is
+//! logged and counted here, and nowhere else. A run that panics has failed, and the job continues.
 //!
 //! Invariant: no lock is held while a job waits or works.
 
@@ -20,48 +20,49 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::metrics::Metrics;
 
-/// Characters of a result that are kept.
+/// Longest result that is kept, in characters.
 const RESULT_MAX: usize = 500;
 
-/// What a job is, and when it runs.
+/// Description and schedule of a job.
 #[derive(Clone, Debug)]
 pub struct About {
-    /// The name, as in metrics.
+    /// Name, as in metrics.
     pub name: &'static str,
-    /// What the job does, for people.
+    /// Purpose of the job, for display.
     pub what: &'static str,
-    /// What an engineer reads in the log when a run has failed: "cannot list pending deletions".
+    /// Log message of a failed run: "cannot list pending deletions".
     pub failing: &'static str,
-    /// What notifies the job, for people; nothing when only time does.
+    /// The cause of notifications, for display; absent if only time wakes the job.
     pub notified_by: Option<&'static str>,
-    /// The time from the start of the server to the first run.
+    /// Time from the start of the server to the first run.
     pub first: Duration,
-    /// The time from the beginning of one run to the next, when nothing notifies the job; nothing when only that does.
+    /// Time from the beginning of one run to the next, unless the job is notified; absent if only notifications wake
+    /// it.
     pub every: Option<Duration>,
 }
 
-/// What a run that did not fail came to.
+/// Result of a run that did not fail.
 #[derive(Debug)]
 pub enum Done {
-    /// Nothing worth a line in the log.
+    /// A result that needs no line in the log.
     Quiet,
-    /// What was done.
+    /// The work that was done.
     Did(String),
-    /// Why nothing could be done.
+    /// The reason why nothing could be done.
     Skipped(String),
 }
 
-/// What a run came to, or why it failed.
+/// Result of a run, or the reason why it failed.
 pub type Outcome = Result<Done, String>;
 
-/// Says a failure with its causes.
+/// An error with its causes, as a text.
 pub fn failed(error: impl Display) -> String {
     format!("{error:#}")
 }
 
 /// Work that a server does by itself.
 pub trait Job: Send + 'static {
-    /// What a notification hands to the run that it causes.
+    /// Data that a notification passes to the run that it causes.
     type Notice: Send;
 
     fn about(&self) -> About;
@@ -69,10 +70,10 @@ pub trait Job: Send + 'static {
     /// Resolves when the job should run before its time.
     fn notified(&mut self) -> impl Future<Output = Self::Notice> + Send;
 
-    /// Runs once; with the notice, when one was the cause.
+    /// Runs once. `notice` is that of the notification, if one was the cause.
     fn run(&mut self, notice: Option<Self::Notice>) -> impl Future<Output = Outcome> + Send;
 
-    /// The least time between the end of a run, which took `took`, and the next run, notified or not.
+    /// Least time between the end of a run, which took `took`, and the next run, notified or not.
     fn pause(&self, _took: Duration) -> Duration {
         Duration::ZERO
     }
@@ -131,22 +132,22 @@ pub struct Run {
     pub ended: Timestamp,
     pub seconds: f64,
     pub result: Ending,
-    /// What was done, or why not. Empty when there is nothing to say.
+    /// What was done, or why nothing was. Empty when there is nothing to say.
     pub text: String,
 }
 
-/// A job as an operator sees it.
+/// Status of a job, for operators.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
     pub name: String,
     pub what: String,
-    /// The seconds between runs that nothing notifies.
+    /// Seconds between runs that no notification causes.
     pub every_seconds: Option<f64>,
     pub notified_by: Option<String>,
     pub running: bool,
-    /// Since when the job has been running, or idle.
+    /// Time since which the job has been running, or idle.
     pub since: Timestamp,
-    /// When it runs next, unless it is notified before.
+    /// Time of the next run, unless the job is notified before.
     pub next: Option<Timestamp>,
     pub last: Option<Run>,
     pub last_success: Option<Timestamp>,
@@ -172,7 +173,7 @@ impl Jobs {
         lock(&self.all).iter().map(|status| lock(status).clone()).collect()
     }
 
-    /// Adds a job, and returns the work that runs it for as long as it is polled. A job of the same name is replaced.
+    /// Adds a job, and returns the future that runs it while it is polled. A job of the same name is replaced.
     pub fn add<J: Job>(&self, job: J) -> impl Future<Output = Infallible> + Send + use<J> {
         let about = job.about();
         let status = Arc::new(Mutex::new(Status::new(&about)));
@@ -207,7 +208,7 @@ impl Status {
     }
 }
 
-/// What runs one job.
+/// The loop of one job.
 struct Worker {
     about: About,
     status: Arc<Mutex<Status>>,
@@ -266,7 +267,7 @@ impl Worker {
         });
     }
 
-    /// Says what a run came to. Trouble that goes on is said once, and again when it is another or has ended.
+    /// Logs the result of a run. A repeated failure is logged once, and again when it changes or ends.
     fn log(&self, result: Ending, text: &str, seconds: f64) {
         let (job, failing) = (self.about.name, self.about.failing);
         let (last, failures) = {
@@ -301,7 +302,7 @@ fn timestamp(at: Instant) -> Timestamp {
     Timestamp::now() + at.saturating_duration_since(Instant::now())
 }
 
-/// What a panic says of itself.
+/// The text of a panic.
 fn reason(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
     format!("panicked: {}", text.unwrap_or("for an unknown reason"))
@@ -359,7 +360,7 @@ mod tests {
         assert_eq!([metric(&metrics, "failed"), metric(&metrics, "skipped"), metric(&metrics, "ok")], [2, 1, 2]);
     }
 
-    /// Notified whenever it is asked.
+    /// A job that is notified whenever it asks.
     struct Eager(Arc<Mutex<Vec<(Instant, bool)>>>);
 
     impl Job for Eager {

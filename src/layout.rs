@@ -1,30 +1,30 @@
-//! Where everything is kept. All keys are built and parsed in this file.
+//! The keys of all objects. They are built and parsed in this file only.
 //!
 //! ```text
-//! meta/format                                          written first; see `store::format`
-//! meta/signing-key                                     what tokens are signed with, where no key is configured
+//! meta/format                                          written first; see `meta::format`
+//! meta/signing-key                                     the key that signs tokens, if none is configured
 //! meta/revoked/<session>                               a session that was revoked before its end; see `meta::revoked`
-//! meta/clock                                           rewritten by whoever wants to know the backend's time
-//! condemned/<batch>/list                               what is going to be deleted; see `store::condemned`
-//! condemned/<batch>/spared/<number>                    somebody relies on this entry of the list
+//! meta/clock                                           rewritten by a server that asks for the backend's time
+//! condemned/<batch>/list                               keys that are going to be deleted; see `content::condemned`
+//! condemned/<batch>/spared/<number>                    a server relies on this entry of the list
 //! condemned/<batch>/claim                              the right to delete the batch
 //! t/<tenant>/
 //!   blobs/<algorithm>/ab/<hex>                         the bytes, write-once
 //!   repos/<name>/!/manifests/<algorithm>/<hex>         manifest bytes exactly as pushed, write-once
 //!   repos/<name>/!/tags/<tag>                          the pointer
 //!   repos/<name>/!/pushes/<tag>/<identity>-<algorithm>-<hex of manifest>      push records of a cache tag, write-once
-//!   repos/<name>/!/views/<tag>                         hint: the last view and what it was made of
+//!   repos/<name>/!/views/<tag>                         stored view: the last view and its pushes
 //!   repos/<name>/!/referrers/<algorithm>/<hex of subject>/<algorithm>-<hex>   descriptor of one referrer
-//!   repos/<name>/!/used/<tag>                          when the tag was last served
-//!   repos/<name>/!/entries/<space>/<version>/<escaped key>.entry   a named list of blobs, write-once; see `layout/entry.rs`
-//!   repos/<name>/!/entries/<space>/<version>/<escaped key>.used    when it was last served
-//!   uploads/<id>/state                                 a chunked upload: what has arrived, and the hash state
-//!   uploads/<id>/parts/<offset>-<nonce>                its bytes so far, one object a request
+//!   repos/<name>/!/used/<tag>                          time of the tag's last use
+//!   repos/<name>/!/entries/<space>/<version>/<escaped key>.entry   list of blobs, write-once; see `layout/entry.rs`
+//!   repos/<name>/!/entries/<space>/<version>/<escaped key>.used    time of its last use
+//!   uploads/<id>/state                                 a chunked upload: its valid parts, and the hash state
+//!   uploads/<id>/parts/<offset>-<nonce>                its bytes so far, one object for each request
 //! quarantine/<key>                                     note: this version of the object under the key is wrong
 //! ```
 //!
 //! `!` is outside the grammar of names: so repository `a` may have a repository `a/b` beside it on a filesystem, and no
-//! name can be mistaken for one of our folders.
+//! name can be mistaken for one of Larder's folders.
 //!
 //! Invariant: two different things never share a key, and [`parse`] undoes every builder (a property test holds it).
 
@@ -40,41 +40,41 @@ mod tests;
 
 pub use entry::{EntryItem, EntryName};
 
-/// The format of the store as a whole.
+/// The key of the store's format.
 pub fn format() -> Key {
     Key::new("meta/format")
 }
 
-/// What tokens are signed with, where no key is configured.
+/// The key of the secret that signs tokens, if none is configured.
 pub fn signing_key() -> Key {
     Key::new("meta/signing-key")
 }
 
-/// All sessions that were revoked.
+/// Prefix of the notes of revoked sessions.
 pub const REVOKED: &str = "meta/revoked/";
 
-/// That a session was revoked.
+/// The key of the note that a session was revoked.
 pub fn revoked(session: &SessionId) -> Key {
     Key::new(format!("{REVOKED}{session}"))
 }
 
-/// All notes of what is wrong.
+/// Prefix of all quarantine notes.
 pub const QUARANTINE: &str = "quarantine/";
 
-/// The note that the object under a key is wrong.
+/// The key of the note that the object under `key` is wrong.
 pub fn quarantine(key: &Key) -> Key {
     Key::new(format!("{QUARANTINE}{key}"))
 }
 
-/// An object whose modification time is the backend's time.
+/// The key of an object whose modification time is the backend's time.
 pub fn clock() -> Key {
     Key::new("meta/clock")
 }
 
-/// All that is condemned: one list shows it.
+/// Prefix of all batches: one list shows them.
 pub const CONDEMNED: &str = "condemned/";
 
-/// All of one batch.
+/// Prefix of one batch.
 pub fn batch_prefix(batch: &BatchId) -> String {
     format!("condemned/{batch}/")
 }
@@ -87,61 +87,61 @@ pub fn batch_claim(batch: &BatchId) -> Key {
     Key::new(format!("condemned/{batch}/claim"))
 }
 
-/// `entry` is a position in the batch's list.
+/// The key of a spare. `entry` is a position in the batch's list.
 pub fn batch_spared(batch: &BatchId, entry: u32) -> Key {
     Key::new(format!("condemned/{batch}/spared/{entry:04}"))
 }
 
-/// All tenants.
+/// Prefix of all tenants.
 pub const TENANTS: &str = "t/";
 
-/// A text that sorts behind every key of one tenant and before every key of the next: for skipping over it.
+/// A text that sorts after every key of one tenant and before every key of the next: for skipping over it.
 pub fn tenant_end(tenant: &Tenant) -> String {
     format!("t/{tenant}/~")
 }
 
-/// Whose key it is.
+/// The tenant of a key.
 pub fn tenant_of(key: &str) -> Option<Tenant> {
     tenant_name(key)?.parse().ok()
 }
 
-/// As [`tenant_of`], as it is written in the key.
+/// The tenant of a key, as it is written there.
 pub fn tenant_name(key: &str) -> Option<&str> {
     Some(key.strip_prefix(TENANTS)?.split_once('/')?.0)
 }
 
-/// All blobs of a tenant.
+/// Prefix of a tenant's blobs.
 pub fn blobs_prefix(tenant: &Tenant) -> String {
     format!("t/{tenant}/blobs/")
 }
 
-/// All of a tenant.
+/// Prefix of a tenant.
 pub fn tenant_prefix(tenant: &Tenant) -> String {
     format!("t/{tenant}/")
 }
 
 pub fn blob(tenant: &Tenant, digest: &Digest) -> Key {
     let hex = digest.hex();
-    // In one piece of memory: every request for a blob makes one or two of these.
+    // In one allocation: every request for a blob makes one or two of these.
     Key::new(["t/", tenant, "/blobs/", digest.algorithm().as_str(), "/", &hex[..2], "/", &hex].concat())
 }
 
-/// All repositories of a tenant.
+/// Prefix of a tenant's repositories.
 pub fn repos_prefix(tenant: &Tenant) -> String {
     format!("t/{tenant}/repos/")
 }
 
-/// The repository `name` and all repositories below it.
+/// Prefix of the repository `name` and all repositories below it.
 pub fn repos_below(tenant: &Tenant, name: &str) -> String {
     format!("t/{tenant}/repos/{name}/")
 }
 
-/// All of one repository.
+/// Prefix of one repository.
 pub fn repo_prefix(tenant: &Tenant, repo: &RepoName) -> String {
     format!("t/{tenant}/repos/{repo}/!/")
 }
 
-/// A text that sorts behind every key of one repository and before every key of the next: for skipping over it.
+/// A text that sorts after every key of one repository and before every key of the next: for skipping over it.
 pub fn repo_end(tenant: &Tenant, repo: &RepoName) -> String {
     format!("t/{tenant}/repos/{repo}/!~")
 }
@@ -162,22 +162,22 @@ pub fn pushes_prefix(tenant: &Tenant, repo: &RepoName, tag: &Tag) -> String {
     format!("t/{tenant}/repos/{repo}/!/pushes/{tag}/")
 }
 
-/// What a push record is named by: a list of the keys is all that is needed to know what a tag is made of.
+/// The identity of a push record. It is the record's key, so a list of keys suffices to know the pushes of a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct PushId {
-    /// SHA-256 of what the push says, whatever the form of its manifest.
+    /// SHA-256 of the content of the push, whatever the form of its manifest.
     pub identity: Digest,
     pub manifest: Digest,
 }
 
 impl PushId {
-    /// Enough to tell it from the other pushes of a tag: 64 bits, in hexadecimal digits.
+    /// A short name that tells it from the other pushes of a tag: 64 bits, in hexadecimal digits.
     pub fn short(&self) -> String {
         format!("{:.8}{:.8}", self.identity.hex(), self.manifest.hex())
     }
 }
 
-/// Pushing the same again writes the same key.
+/// The key of a push record. The same push writes the same key again.
 pub fn push(tenant: &Tenant, repo: &RepoName, tag: &Tag, id: &PushId) -> Key {
     Key::new(format!("t/{tenant}/repos/{repo}/!/pushes/{tag}/{}-{}", id.identity.hex(), flat(&id.manifest)))
 }
@@ -200,22 +200,22 @@ pub fn referrer(tenant: &Tenant, repo: &RepoName, subject: &Digest, manifest: &D
     Key::new(text)
 }
 
-/// An object of an entry.
+/// The key of an object of an entry.
 pub fn entry(tenant: &Tenant, repo: &RepoName, name: &EntryName, item: EntryItem) -> Key {
     Key::new(format!("t/{tenant}/repos/{repo}/!/entries/{}", name.path(item)))
 }
 
-/// All entries whose key begins with `start`, and some others when that is long.
+/// Prefix of all entries whose key begins with `start`, and of some others if `start` is long.
 pub fn entries_prefix(tenant: &Tenant, repo: &RepoName, space: &str, version: &str, start: &str) -> String {
     format!("t/{tenant}/repos/{repo}/!/entries/{}", EntryName::prefix(space, version, start))
 }
 
-/// All uploads of a tenant.
+/// Prefix of a tenant's uploads.
 pub fn uploads_prefix(tenant: &Tenant) -> String {
     format!("t/{tenant}/uploads/")
 }
 
-/// All of one upload.
+/// Prefix of one upload.
 pub fn upload_prefix(tenant: &Tenant, id: &UploadId) -> String {
     format!("t/{tenant}/uploads/{id}/")
 }
@@ -224,7 +224,7 @@ pub fn upload_state(tenant: &Tenant, id: &UploadId) -> Key {
     Key::new(format!("t/{tenant}/uploads/{id}/state"))
 }
 
-/// `nonce` keeps two requests that race for the same offset apart: the state names the one that counts.
+/// The key of a part. `nonce` keeps two requests that race for the same offset apart: the state lists the valid one.
 pub fn upload_part(tenant: &Tenant, id: &UploadId, offset: u64, nonce: u64) -> Key {
     Key::new(format!("t/{tenant}/uploads/{id}/parts/{offset:020}-{nonce:016x}"))
 }
@@ -245,7 +245,7 @@ fn digest(algorithm: &str, hex: &str) -> Option<Digest> {
     Digest::from_hex(algorithm.parse::<Algorithm>().ok()?, hex).ok()
 }
 
-/// What a key is the key of.
+/// The parsed form of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     Format,
@@ -270,11 +270,11 @@ pub enum Place {
         id: UploadId,
         item: UploadItem,
     },
-    /// What is noted of the object under this key.
+    /// The quarantine note of the object under this key.
     Quarantine(Key),
 }
 
-/// What of a batch.
+/// An object of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchItem {
     List,
@@ -282,7 +282,7 @@ pub enum BatchItem {
     Claim,
 }
 
-/// What in a repository.
+/// An object of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RepoItem {
     Manifest(Digest),
@@ -294,14 +294,14 @@ pub enum RepoItem {
     Entry(EntryName, EntryItem),
 }
 
-/// What of an upload.
+/// An object of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UploadItem {
     State,
     Part { offset: u64, nonce: u64 },
 }
 
-/// What `key` is the key of; nothing when no builder here makes such a key.
+/// Parses `key`; nothing if no builder here makes such a key.
 pub fn parse(key: &str) -> Option<Place> {
     match key {
         "meta/format" => return Some(Place::Format),

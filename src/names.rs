@@ -1,4 +1,4 @@
-//! The names that reach us from outside. Parsed once at the edge, trusted inside.
+//! Names in requests and configuration. Parsed once at the edge, trusted inside.
 //!
 //! Grammar of repositories and tags: OCI distribution spec, "Pulling manifests".
 
@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use crate::digest::{Digest, InvalidDigest};
 
-/// Between a tenant and a scope of it, outside the grammar of both.
+/// The character between a tenant and its scope, outside the grammar of both.
 const SCOPE_MARK: char = '~';
 /// Longest name of a tenant that is no scope, in bytes.
 const TENANT_BYTES_MAX: usize = 64;
-/// Letters, digits and dashes of what a scope is called that are in its name, for people.
+/// Longest readable part of a scope's name, in bytes: letters, digits and dashes.
 const SLUG_BYTES_MAX: usize = 32;
 
 /// Longest repository name, in bytes. The spec lets a registry and its host name share 255 characters.
@@ -22,23 +22,23 @@ pub const REPO_NAME_BYTES_MAX: usize = 255;
 /// Longest tag, in bytes.
 pub const TAG_BYTES_MAX: usize = 128;
 
-/// A reserved repository name: what the server itself serves under it, or will.
+/// A reserved repository name, which the server uses itself, or will.
 pub struct ReservedName {
-    /// Every name below this one is reserved.
+    /// The name. Every name below it is reserved.
     pub name: &'static str,
-    /// Whether the name itself is, too.
+    /// Whether the name itself is reserved, too.
     itself: bool,
 }
 
-/// All reserved repository names. Never all of `larder/`: people have repositories there.
+/// All reserved repository names. Never all of `larder/`: users have repositories there.
 pub const RESERVED_NAMES: [ReservedName; 2] = [
-    // The frontend for BuildKit that the server hands out.
+    // The frontend for BuildKit that the server distributes.
     ReservedName { name: "larder/dockerfile", itself: true },
-    // Repositories that are named by a token in their path.
+    // Repositories with a token in their path.
     ReservedName { name: "larder/token", itself: false },
 ];
 
-/// All reserved names as patterns, for people.
+/// All reserved names as patterns, for display.
 pub fn reserved_patterns() -> String {
     let patterns = RESERVED_NAMES.iter().map(|reserved| match reserved.itself {
         true => format!("{name}, {name}/**", name = reserved.name),
@@ -47,7 +47,7 @@ pub fn reserved_patterns() -> String {
     patterns.collect::<Vec<_>>().join(", ")
 }
 
-/// Why a text is not a name.
+/// The reason why a text is not a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
     #[error("repository name must be lowercase components joined by '/', at most 255 characters")]
@@ -128,22 +128,22 @@ name!(
     InvalidName::Upload
 );
 name!(
-    /// The name of one batch of what is condemned.
+    /// The name of one batch of condemned objects.
     BatchId,
     |text: &str| text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')),
     InvalidName::Batch
 );
 name!(
-    /// The boundary of isolation, deduplication and quota. `tenant~scope` is a scope of the tenant: it has all that a
-    /// tenant has, and reads what its parents have as well.
+    /// The boundary of isolation, deduplication and quota. `tenant~scope` is a scope of the tenant: it has all
+    /// properties of a tenant, and reads its parents' content as well.
     Tenant,
     is_tenant,
     InvalidName::Tenant
 );
 
 name!(
-    /// The name of one session, which `/token/exchange` has begun: `<end>-<whose>-<random>`. From the name alone
-    /// follows when nothing needs to be known of it any more.
+    /// The name of a session begun by `/token/exchange`: `<end>-<whose>-<random>`. The name alone tells when its note
+    /// can be removed.
     SessionId,
     is_session,
     InvalidName::Session
@@ -156,17 +156,17 @@ impl Borrow<str> for SessionId {
 }
 
 impl SessionId {
-    /// The name of a new session. `end` is in seconds since 1970; `whose` is the same for all sessions of one identity.
+    /// A new name. `end` is in seconds since 1970; `whose` is the same for all sessions of one identity.
     pub fn new(end: u64, whose: u64) -> SessionId {
         SessionId(format!("{end:016x}-{whose:016x}-{:032x}", rand::random::<u128>()).into())
     }
 
-    /// When the session ends by itself, in seconds since 1970.
+    /// The end of the session, in seconds since 1970.
     pub fn end(&self) -> u64 {
         self.group(0)
     }
 
-    /// What all sessions of its identity have in common.
+    /// The number that all sessions of its identity share.
     pub fn whose(&self) -> u64 {
         self.group(1)
     }
@@ -183,13 +183,13 @@ fn is_session(text: &str) -> bool {
         && groups.next().is_none()
 }
 
-/// Digits of an upload's id that are shown: enough to find what is of one upload among others.
+/// Digits of an upload's id that are shown: enough to tell uploads apart.
 const UPLOAD_ID_SHOWN: usize = 8;
 
-/// A path or a key for people to read, with no more than the beginning of an upload's id: whoever has all of it, and may
+/// A path or a key for display, with only the beginning of an upload's id: a caller that knows the whole id, and may
 /// push, can send to the upload or end it.
 pub fn without_upload_id(path: &str) -> Cow<'_, str> {
-    // Every line of a request comes through here: for a path as short as these, this costs a third of `str::find`.
+    // Every request's log line passes here: for short paths, this costs a third of `str::find`.
     const BEFORE: &[u8] = b"/uploads/";
     let mut at = 0;
     while let Some(found) = path.as_bytes()[at..].windows(BEFORE.len()).position(|bytes| bytes == BEFORE) {
@@ -199,7 +199,7 @@ pub fn without_upload_id(path: &str) -> Cow<'_, str> {
             let (shown, rest) = (begin + UPLOAD_ID_SHOWN, begin + part.len());
             return Cow::Owned([&path[..shown], "...", &path[rest..]].concat());
         }
-        // The slash behind it may begin the next.
+        // The slash after it may begin the next.
         at = begin - 1;
     }
     Cow::Borrowed(path)
@@ -217,19 +217,19 @@ impl RepoName {
 }
 
 impl Tenant {
-    /// The tenant that everybody belongs to unless the configuration says otherwise.
+    /// The tenant of all callers, unless the configuration says otherwise.
     pub fn default_tenant() -> Tenant {
         Tenant("default".into())
     }
 
-    /// The scope of this tenant that is called so.
+    /// The scope of this tenant with this name.
     ///
-    /// Invariant: another text is another scope. What tells them apart is the hash; the rest of the name is for people.
+    /// Invariant: another text is another scope. The hash tells them apart; the rest of the name is for display.
     pub fn scope(&self, called: &ScopeName) -> Tenant {
         Tenant(format!("{}{SCOPE_MARK}{called}", self.root()).into())
     }
 
-    /// Whether it is a scope of another one.
+    /// Whether this tenant is a scope of another one.
     pub fn is_scope(&self) -> bool {
         self.0.contains(SCOPE_MARK)
     }
@@ -240,12 +240,12 @@ impl Tenant {
     }
 }
 
-/// What follows the tenant in the name of a scope.
+/// The part of a scope's name after the tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ScopeName(Box<str>);
 
 impl ScopeName {
-    /// The name for any text: as much of it as a name can have, and 128 bits of its hash.
+    /// The name for any text: its beginning in the characters of a name, and 128 bits of its hash.
     pub fn of(text: &str) -> ScopeName {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
         let mut slug = words.collect::<Vec<_>>().join("-").to_ascii_lowercase();
@@ -264,14 +264,14 @@ impl fmt::Display for ScopeName {
 }
 
 impl UploadId {
-    /// 128 bits from the system's random source: whoever does not hold the `Location` cannot guess it.
+    /// 128 bits from the system's random source: a caller without the `Location` cannot guess it.
     pub fn random() -> UploadId {
         UploadId(format!("{:032x}", rand::random::<u128>()).into())
     }
 }
 
 impl BatchId {
-    /// Never used twice: `replica` is drawn at the start of each process, `number` counts in it.
+    /// A name that is never used twice: `replica` is drawn at the start of each process, `number` counts in it.
     pub fn new(replica: u64, number: u64) -> BatchId {
         BatchId(format!("{replica:016x}{number:016x}").into())
     }
@@ -310,7 +310,7 @@ fn is_tag(text: &str) -> bool {
     text.len() <= TAG_BYTES_MAX && bytes.next().is_some_and(word) && bytes.all(|b| word(b) || b == b'.' || b == b'-')
 }
 
-/// How a manifest is asked for.
+/// The reference of a manifest in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reference {
     Tag(Tag),
@@ -320,7 +320,7 @@ pub enum Reference {
 impl FromStr for Reference {
     type Err = InvalidName;
 
-    /// What holds a colon can only be meant as a digest: no tag may.
+    /// A text with a colon can only be a digest: no tag may contain one.
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         if text.contains(':') { Ok(Reference::Digest(text.parse()?)) } else { Ok(Reference::Tag(text.parse()?)) }
     }
@@ -440,7 +440,7 @@ mod tests {
 
         #[test]
         fn components_match_the_published_expression(text in "[a-b0._-]{0,8}") {
-            // The expression of the spec, as a tiny machine: words separated by one of . _ __ or dashes.
+            // The expression of the spec, as a small state machine: words separated by one of . _ __ or dashes.
             let spaced = text.replace("__", " ").replace(['.', '_'], " ");
             let dashed = spaced.split('-').filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ");
             let edges = !text.starts_with(['.', '_', '-']) && !text.ends_with(['.', '_', '-']);

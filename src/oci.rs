@@ -1,11 +1,11 @@
-//! The one parser of manifests and indexes (OCI image specification, Docker schema 2), for all that reads one.
+//! The one parser of manifests and indexes (OCI image specification, Docker schema 2).
 //!
-//! The bytes are parsed once, into a [`Document`]. What the registry makes of it, [`Document::content`], is strict: names
-//! match exactly and every descriptor is complete. What BuildKit makes of it is lenient, as Go's `encoding/json` is: names
-//! match in any case, and a descriptor may lack what BuildKit does not need ([`Document::fields`]).
+//! The bytes are parsed once, into a [`Document`]. The registry's reading, [`Document::content`], is strict: names
+//! match exactly and every descriptor is complete. BuildKit's reading, [`Document::fields`], is lenient, as Go's
+//! `encoding/json` is: names match in any case, and a descriptor may lack fields that BuildKit does not need.
 //!
-//! A name that is given in its own spelling and in another case counts for the registry as it is spelled, and makes the
-//! manifest unreadable as a cache: two clients would see two contents under one digest.
+//! If a document has a name twice, once in another case, the registry takes the exact one, and the manifest is
+//! unreadable as a cache: two clients would see two contents under one digest.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,10 +23,10 @@ pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-/// The config that makes a manifest a cache manifest.
+/// Media type of a config that makes a manifest a cache manifest.
 pub const CACHE_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
 
-/// Why bytes are not a manifest.
+/// The reason why bytes are not a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidManifest(pub String);
@@ -43,22 +43,22 @@ fn invalid(reason: impl ToString) -> InvalidManifest {
     InvalidManifest(reason.to_string())
 }
 
-/// A manifest, as far as it names something or says what it is. Everything else in it is the clients' own.
+/// The references and the type of a manifest. Its other content is not interpreted.
 #[derive(Clone, Debug)]
 pub struct ManifestContent {
     pub media_type: &'static str,
-    /// What must be in the tenant's blobs.
+    /// Blobs that must be in the tenant.
     pub blobs: Vec<Digest>,
-    /// Their sizes in bytes, as the manifest says.
+    /// Sizes of the blobs in bytes, as the manifest says.
     pub sizes: Vec<u64>,
-    /// Which of them is the config.
+    /// The config, one of the blobs.
     pub config: Option<Digest>,
-    /// What must be among the repository's manifests.
+    /// Manifests that must be in the repository.
     pub children: Vec<Digest>,
     pub subject: Option<Digest>,
-    /// It is a cache manifest.
+    /// Whether it is a cache manifest.
     pub cache: bool,
-    /// What a list of referrers says of it.
+    /// Artifact type for a list of referrers.
     pub artifact_type: Option<String>,
     pub annotations: Option<HashMap<String, String>>,
 }
@@ -88,7 +88,7 @@ struct Shape {
 }
 
 fn json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
-    // JSON is UTF-8 throughout, also where nobody here looks: clients make different things of what is not.
+    // JSON is UTF-8 throughout, also in parts that are not read here: clients interpret invalid bytes differently.
     let text = std::str::from_utf8(bytes).map_err(invalid)?;
     serde_json::from_str(text).map_err(invalid)
 }
@@ -138,7 +138,7 @@ object! {
 }
 
 object! {
-    /// What a manifest says of a blob or of another manifest.
+    /// A descriptor of a blob or of another manifest.
     pub struct RawDescriptor {
         "mediaType" => media_type: String,
         "digest" => digest: Digest,
@@ -149,7 +149,7 @@ object! {
         "artifactType" => artifact_type: String,
         "data" => data: String,
     }
-    // A list of empty objects is short, and takes much memory.
+    // Required, because a list of empty objects is short, and takes much memory.
     requires "digest" => digest
 }
 
@@ -169,7 +169,7 @@ pub struct GoFields<'a> {
     pub manifests: Option<&'a [RawDescriptor]>,
 }
 
-/// A descriptor as BuildKit reads it: what is missing is empty.
+/// A descriptor as BuildKit reads it: missing fields are empty.
 pub struct GoDescriptor<'a> {
     pub media_type: &'a str,
     pub digest: Digest,
@@ -179,12 +179,12 @@ pub struct GoDescriptor<'a> {
 }
 
 impl Document {
-    /// Parses the bytes of a manifest, whatever kind of manifest it may be.
+    /// Parses the bytes of any kind of manifest.
     pub fn parse(bytes: &[u8]) -> Result<Document> {
         json(bytes)
     }
 
-    /// What it names, for the registry, which refuses a manifest whose `Content-Type` says otherwise than its content.
+    /// The content for the registry, which refuses a manifest whose `Content-Type` contradicts it.
     pub fn content_sent_as(&self, content_type: Option<&str>) -> Result<ManifestContent> {
         let content = self.content()?;
         match content_type {
@@ -195,7 +195,7 @@ impl Document {
         }
     }
 
-    /// What it names, for the registry.
+    /// The content for the registry.
     pub fn content(&self) -> Result<ManifestContent> {
         let (config, layers, manifests) = (&self.config.exact, &self.layers.exact, &self.manifests.exact);
         let is_image = config.is_some() || layers.is_some();
@@ -224,7 +224,7 @@ impl Document {
                 }
             }
         } else {
-            // Builders push caches as indexes whose children are layers: what a child is, its media type says.
+            // Builders push caches as indexes whose children are layers: the media type of a child decides.
             for child in manifests.iter().flatten() {
                 let child = child.complete()?;
                 match child.media_type {
@@ -237,7 +237,7 @@ impl Document {
         Ok(content)
     }
 
-    /// The fields that BuildKit looks at, with names in any case.
+    /// The fields that BuildKit reads, with names in any case.
     pub fn fields(&self) -> Result<GoFields<'_>> {
         Ok(GoFields {
             media_type: self.media_type.in_any_case("mediaType")?.map(String::as_str),
@@ -261,12 +261,12 @@ impl ManifestContent {
     }
 }
 
-/// A descriptor that has all that it must have.
+/// A descriptor with all required fields.
 struct Complete<'a> {
     media_type: &'a str,
     digest: Digest,
     size: u64,
-    /// A layer that registries are not expected to hold.
+    /// Whether it is a layer that registries are not expected to hold.
     is_foreign: bool,
 }
 
@@ -291,7 +291,7 @@ impl RawDescriptor {
         })
     }
 
-    /// The fields that BuildKit looks at, with names in any case.
+    /// The fields that BuildKit reads, with names in any case.
     pub fn fields(&self) -> Result<GoDescriptor<'_>> {
         Ok(GoDescriptor {
             media_type: self.media_type.in_any_case("mediaType")?.map_or("", String::as_str),
@@ -303,7 +303,7 @@ impl RawDescriptor {
     }
 }
 
-/// Annotations of which each has a text.
+/// Annotations whose values are all texts.
 fn texts(annotations: &Annotations) -> Result<HashMap<String, String>> {
     let text = |(key, value): (&String, &Option<String>)| match value {
         Some(value) => Ok((key.clone(), value.clone())),

@@ -1,4 +1,4 @@
-//! The services of one store, put together.
+//! The services of one store, composed.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -39,7 +39,7 @@ impl Store {
         Store::named(objects, config, metrics, events, rand::random())
     }
 
-    /// The services of a server whose number is given: then its batches have foreseeable names.
+    /// The services of a server with a given replica number: the names of its batches are then predictable.
     #[doc(hidden)]
     pub fn named(
         objects: Arc<dyn Objects>,
@@ -59,7 +59,7 @@ impl Store {
         &self.caches
     }
 
-    /// Everything that names content.
+    /// The references: everything that references content.
     pub fn refs(&self) -> &Refs {
         self.caches.refs()
     }
@@ -79,19 +79,19 @@ impl Store {
         self.content().format()
     }
 
-    /// Proves that the store answers and takes the writes of this server, or did a moment ago.
+    /// Proves that the store answers and takes the writes of this server, or did so a moment ago.
     pub async fn probe(&self) -> Result<()> {
         self.format().may_change()?;
         self.ready.probe().await
     }
 
-    /// Writes that a session is revoked: every server over the store will know.
+    /// Revokes a session, for all servers over the store.
     pub async fn revoke_session(&self, session: &SessionId) -> Result<()> {
         self.format().may_change()?;
         revoked::revoke(&**self.content().objects(), session).await
     }
 
-    /// The sessions that are revoked and have not ended. Removes what is written of those that have.
+    /// Lists the sessions that are revoked and have not ended. Removes the notes of those that have.
     pub async fn revoked_sessions(&self) -> Result<Vec<SessionId>> {
         let objects = &**self.content().objects();
         let RevokedSessions { sessions, done_with } = revoked::revoked(objects).await?;
@@ -102,47 +102,47 @@ impl Store {
         Ok(sessions)
     }
 
-    /// The inventory of tags, for people to look at.
+    /// The inventory of tags, for display.
     pub fn stock(&self) -> &TagInventory {
         self.refs().stock()
     }
 
-    /// The objects that wait for their deletion.
+    /// The condemned objects.
     pub fn condemned(&self) -> &Condemned {
         self.content().condemned()
     }
 
-    /// The room for uploads.
+    /// The capacity for uploads.
     pub fn room(&self) -> &Arc<Capacity> {
         self.content().room()
     }
 
-    /// The accounts of what each tenant stores.
+    /// The accounts of all tenants' usage.
     pub fn usage(&self) -> &Usage {
         self.content().room().usage()
     }
 
-    /// A handle that reads the permit's repository.
+    /// Returns a handle that reads the permit's repository.
     pub fn repo(&self, permit: Permit<Pull>, deadline: Deadline) -> Repo {
         self.refs().repo(permit, deadline)
     }
 
-    /// A handle that writes to the permit's repository.
+    /// Returns a handle that writes to the permit's repository.
     pub fn writer(&self, permit: Permit<Push>, deadline: Deadline) -> Result<RepoWriter> {
         self.refs().writer(permit, deadline)
     }
 
-    /// A handle that deletes from the permit's repository.
+    /// Returns a handle that deletes from the permit's repository.
     pub fn eraser(&self, permit: Permit<Delete>, deadline: Deadline) -> Result<RepoEraser> {
         self.refs().eraser(permit, deadline)
     }
 
-    /// Counts what all tenants store.
+    /// Counts the usage of all tenants.
     pub async fn scan_usage(&self) -> Result<()> {
         account::count(self.refs()).await
     }
 
-    /// Checks the store and tells what it finds; mends what can be mended when told to.
+    /// Checks the store and reports its findings; with `repair` it repairs what can be repaired.
     pub async fn check<F: Future<Output = ()> + Send>(
         &self,
         depth: Depth,
@@ -152,7 +152,7 @@ impl Store {
         check::check_store(self.refs(), depth, repair, report).await
     }
 
-    /// Removes idle uploads of every tenant that the store has. Returns how many.
+    /// Removes idle uploads of every tenant in the store. Returns how many.
     pub async fn sweep_all_uploads(&self, idle: Duration, now: SystemTime) -> Result<usize> {
         let mut swept = 0;
         for tenant in self.refs().tenants().await? {

@@ -1,4 +1,4 @@
-//! Request bodies as the house sees them: pieces of bytes, or the reason why no more come.
+//! Request bodies without HTTP: pieces of bytes, or the reason why no more come.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
-/// Why a body ended before its end.
+/// The reason why a body broke off.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
     #[error("client sent nothing for too long")]
@@ -17,13 +17,14 @@ pub enum BodyError {
     TooLarge { limit: u64 },
 }
 
-/// A body on its way in. An error is the last item.
+/// A body being received. An error is its last item.
 pub type Incoming = BoxStream<'static, Result<Bytes, BodyError>>;
 
-/// Pieces below this are copied together: each piece costs its own bookkeeping, and a client may send single bytes.
+/// Size in bytes below which pieces are copied together: each piece has its own overhead, and a client may send single
+/// bytes.
 const PIECE_BYTES_MIN: usize = 4 << 10;
 
-/// A body, taken in portions.
+/// A body, read in portions.
 pub struct Portions {
     body: futures::stream::Fuse<Incoming>,
     /// Small pieces of the portion that is being filled.
@@ -35,8 +36,8 @@ impl Portions {
         Portions { body: body.fuse(), small: BytesMut::new() }
     }
 
-    /// At least `bytes` bytes, or what is left. An empty portion is the end. When the body fails, the portion says so
-    /// and still holds what had come before.
+    /// Returns at least `bytes` bytes, or the rest. An empty portion is the end. If the body fails, the portion has the
+    /// error and the bytes that came before.
     pub async fn next(&mut self, bytes: usize) -> Portion {
         let mut portion = Portion::default();
         self.fill(&mut portion, bytes).await;
@@ -49,14 +50,14 @@ impl Portions {
         portion.push(self.small.split().freeze());
     }
 
-    /// As [`Portions::fill`], with what comes within `span`.
+    /// As [`Portions::fill`], with only those bytes that come within `span`.
     pub async fn fill_within(&mut self, portion: &mut Portion, bytes: usize, span: Duration) {
-        // In time or not, the portion has what came.
+        // In time or not, the portion has the bytes that came.
         let _ = tokio::time::timeout(span, self.gather(portion, bytes)).await;
         portion.push(self.small.split().freeze());
     }
 
-    /// May be dropped at any moment: what has come is in the portion or among the small pieces.
+    /// Cancel-safe: the bytes that came are in the portion or among the small pieces.
     async fn gather(&mut self, portion: &mut Portion, bytes: usize) {
         while portion.length < bytes && !portion.last && portion.failed.is_none() {
             match self.body.next().await {
@@ -80,11 +81,11 @@ impl Portions {
 #[derive(Debug, Default)]
 pub struct Portion {
     pub pieces: Vec<Bytes>,
-    /// Sum of the pieces, in bytes.
+    /// Length of all pieces, in bytes.
     pub length: usize,
-    /// The body has ended well behind these bytes.
+    /// The body has ended, complete, after these bytes.
     pub last: bool,
-    /// The body broke off behind these bytes.
+    /// The body broke off after these bytes.
     pub failed: Option<BodyError>,
 }
 
@@ -95,7 +96,7 @@ impl Portion {
         }
     }
 
-    /// The bytes in one piece.
+    /// Joins the bytes into one piece.
     pub fn join(mut self) -> Bytes {
         if self.pieces.len() == 1 {
             return self.pieces.swap_remove(0);

@@ -1,11 +1,11 @@
-//! Turns at what is scarce: memory, places, workers. Whoever wants more than is free waits, and those who wait are served so
-//! that no party can keep the others from theirs.
+//! Turns at scarce resources: memory, upload slots, workers. A party that wants more units than are free waits, and
+//! waiting parties are served so that none can keep the others from their share.
 //!
-//! Invariant: what is held never exceeds the units there are, and of two parties that wait, the one that holds less is
-//! served first. What is set aside for the first class is never held by the second, but for one request that is larger than
-//! all that the second may hold: it goes when the second class holds nothing else.
+//! Invariant: the units that are held never exceed the units there are, and of two parties that wait, the one that
+//! holds less is served first. Units reserved for the first class are never held by the second, with one exception: a
+//! request larger than all that the second class may hold is granted when that class holds nothing else.
 //!
-//! A request that comes first and does not fit yet holds back all that come behind it: otherwise a large one would wait for
+//! A request that is next and does not fit yet holds back all requests after it: otherwise a large one would wait for
 //! as long as small ones come.
 
 use std::collections::{HashMap, VecDeque};
@@ -18,23 +18,23 @@ use tokio::sync::oneshot;
 
 use crate::names::Tenant;
 
-/// Who goes before whom.
+/// Priority of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// Whoever a build waits for.
+    /// Requests for which a build waits.
     First,
-    /// Scopes, and people who look at something: together they never hold all that there is.
+    /// Scopes, and inspections: together they never hold all units.
     Second,
 }
 
 impl Class {
-    /// The class of what is done for a tenant.
+    /// The class of requests of a tenant.
     pub fn of(tenant: &Tenant) -> Class {
         if tenant.is_scope() { Class::Second } else { Class::First }
     }
 }
 
-/// Units of something scarce, shared by parties of type `P`. Cheap to clone.
+/// Units of a scarce resource, shared by parties of type `P`. Cheap to clone.
 pub struct Turns<P: Clone + Eq + Hash> {
     shared: Arc<TurnsShared<P>>,
 }
@@ -47,10 +47,10 @@ impl<P: Clone + Eq + Hash> Clone for Turns<P> {
 
 struct TurnsShared<P: Clone + Eq + Hash> {
     units: u64,
-    /// Units that the second class holds at most, all of it together.
+    /// Maximum number of units that the second class holds, all parties together.
     second: u64,
     state: Mutex<TurnsState<P>>,
-    /// How many wait: read without the lock by those who hold something.
+    /// Number of waiting requests: read without the lock by holders.
     waiting: AtomicUsize,
 }
 
@@ -58,11 +58,11 @@ struct TurnsState<P: Clone + Eq + Hash> {
     free: u64,
     held_by_second: u64,
     parties: HashMap<(Class, P), Party<P>>,
-    /// Counts requests and turns, to tell who came first and who had the last one longest ago.
+    /// Counts requests and turns: for the order of arrival, and of the last grants.
     count: u64,
 }
 
-/// What one party holds and waits for. Forgotten when that is nothing.
+/// Units that one party holds, and its waiting requests. Removed when it has neither.
 struct Party<P: Clone + Eq + Hash> {
     held: u64,
     last_served: u64,
@@ -71,12 +71,12 @@ struct Party<P: Clone + Eq + Hash> {
 
 struct Waiter<P: Clone + Eq + Hash> {
     units: u64,
-    /// How many had asked before.
+    /// The value of `count` when the request came.
     order: u64,
     tell: oneshot::Sender<Turn<P>>,
 }
 
-/// Units that are held. Dropped, they go to the next who waits.
+/// Units that a party holds. When dropped, they are granted to the next request.
 pub struct Turn<P: Clone + Eq + Hash> {
     shared: Arc<TurnsShared<P>>,
     party: (Class, P),
@@ -84,7 +84,7 @@ pub struct Turn<P: Clone + Eq + Hash> {
 }
 
 impl<P: Clone + Eq + Hash> Turns<P> {
-    /// So many `units`, of which the second class holds at most `second` together.
+    /// `units` units, of which the second class holds at most `second` together.
     pub fn new(units: u64, second: u64) -> Turns<P> {
         let state = TurnsState { free: units, held_by_second: 0, parties: HashMap::new(), count: 0 };
         Turns {
@@ -92,8 +92,8 @@ impl<P: Clone + Eq + Hash> Turns<P> {
         }
     }
 
-    /// So many units for this party, when it is its turn. A request for more than there are is one for all. Whoever stops
-    /// waiting leaves the queue.
+    /// Takes `units` units for this party, when it is its turn. A request for more than there are takes all. A caller
+    /// that stops waiting leaves the queue.
     pub async fn take(&self, class: Class, party: P, units: u64) -> Turn<P> {
         let units = units.min(self.shared.units);
         loop {
@@ -101,25 +101,25 @@ impl<P: Clone + Eq + Hash> Turns<P> {
                 Some(turn) => return turn,
                 None => self.ask((class, party.clone()), units),
             };
-            // A waiter is dropped only when nobody listens.
+            // The sender is dropped only when no caller listens.
             if let Ok(turn) = (&mut asking.told).await {
                 return turn;
             }
         }
     }
 
-    /// So many units, if nobody has to be waited for.
+    /// Takes `units` units, if no other request goes first.
     pub fn try_take(&self, class: Class, party: P, units: u64) -> Option<Turn<P>> {
         let units = units.min(self.shared.units);
         let mut state = self.shared.state.lock();
-        // Without a look at those who wait while there are none: that is how it mostly is.
+        // Without a look at the queues while they are empty, which is the usual case.
         let is_next = self.shared.waiting.load(Relaxed) == 0
             || state.next(&self.shared).is_none_or(|((waits, _), _)| waits > class);
         let fits = is_next && state.fits(&self.shared, class, units);
         fits.then(|| state.grant(&self.shared, (class, party), units))
     }
 
-    /// Units that nobody holds.
+    /// Number of free units.
     pub fn free(&self) -> u64 {
         self.shared.state.lock().free
     }
@@ -132,7 +132,7 @@ impl<P: Clone + Eq + Hash> Turns<P> {
             let order = state.count;
             state.party(&party).waiting.push_back(Waiter { units, order, tell });
             self.shared.waiting.fetch_add(1, Relaxed);
-            // It may go before those who wait already.
+            // The new request may go before those that wait already.
             state.grant_next(&self.shared)
         };
         tell_all(granted);
@@ -140,7 +140,7 @@ impl<P: Clone + Eq + Hash> Turns<P> {
     }
 }
 
-/// Somebody who waits. Dropped, it leaves the queue, and those go on who waited only for it.
+/// A waiting request. When dropped, it leaves the queue, and requests that only it held back are granted.
 struct Asking<P: Clone + Eq + Hash> {
     shared: Arc<TurnsShared<P>>,
     party: (Class, P),
@@ -162,7 +162,8 @@ impl<P: Clone + Eq + Hash> Drop for Asking<P> {
 
 type GrantedUnits<P> = Vec<(oneshot::Sender<Turn<P>>, Turn<P>)>;
 
-/// Hands turns over, without the lock: one that nobody takes any more is dropped here, and goes to the next.
+/// Hands turns over, without the lock: a turn whose request was given up is dropped here, and its units are granted to
+/// the next.
 fn tell_all<P: Clone + Eq + Hash>(granted: GrantedUnits<P>) {
     for (tell, turn) in granted {
         drop(tell.send(turn));
@@ -175,14 +176,12 @@ impl<P: Clone + Eq + Hash> TurnsState<P> {
         self.parties.entry(name.clone()).or_insert_with(fresh)
     }
 
-    /// Drops a party that holds nothing and waits for nothing.
     fn forget_idle(&mut self, name: &(Class, P)) {
         if self.parties.get(name).is_some_and(|party| party.held == 0 && party.waiting.is_empty()) {
             self.parties.remove(name);
         }
     }
 
-    /// Whether so many units are free for this class.
     fn fits(&self, shared: &TurnsShared<P>, class: Class, units: u64) -> bool {
         let allowed = match class {
             Class::First => true,
@@ -191,7 +190,7 @@ impl<P: Clone + Eq + Hash> TurnsState<P> {
         allowed && units <= self.free
     }
 
-    /// The party whose request is to be granted next, and how many units it asks for. Those who have stopped waiting are
+    /// The party whose request is to be granted next, and the units that it asks for. Requests that were given up are
     /// dropped from the heads of the queues.
     fn next(&mut self, shared: &TurnsShared<P>) -> Option<((Class, P), u64)> {
         for party in self.parties.values_mut() {
@@ -219,7 +218,6 @@ impl<P: Clone + Eq + Hash> TurnsState<P> {
         Turn { shared: shared.clone(), party: name, units }
     }
 
-    /// Grants what can be granted now.
     fn grant_next(&mut self, shared: &Arc<TurnsShared<P>>) -> GrantedUnits<P> {
         let mut granted = Vec::new();
         while shared.waiting.load(Relaxed) > 0
@@ -235,7 +233,7 @@ impl<P: Clone + Eq + Hash> TurnsState<P> {
 }
 
 impl<P: Clone + Eq + Hash> Turn<P> {
-    /// Whether somebody waits who goes before this party: whoever goes on for long, and can stop, should.
+    /// Whether a party waits that goes before this one: a holder that works for long, and can pause, should.
     pub fn is_wanted(&self) -> bool {
         if self.shared.waiting.load(Relaxed) == 0 {
             return false;
@@ -246,18 +244,18 @@ impl<P: Clone + Eq + Hash> Turn<P> {
         next.0 < self.party.0 || next.0 == self.party.0 && held(&next) < held(&self.party)
     }
 
-    /// Whether anybody waits of this class or of one that goes before it.
+    /// Whether a party of this class or of one before it waits.
     pub fn is_awaited(&self) -> bool {
         self.shared.waiting.load(Relaxed) > 0
             && self.shared.state.lock().next(&self.shared).is_some_and(|((class, _), _)| class <= self.party.0)
     }
 
-    /// The units that are held.
+    /// Number of units held.
     pub fn units(&self) -> u64 {
         self.units
     }
 
-    /// Lets those go first who should, and goes on when it is this party's turn again.
+    /// Lets waiting parties go first that should, and continues when it is this party's turn again.
     pub async fn give_way(self) -> Turn<P> {
         if !self.is_wanted() {
             return self;
@@ -296,7 +294,7 @@ mod tests {
         future.now_or_never()
     }
 
-    /// Somebody who has begun to wait.
+    /// Declares a request that has begun to wait.
     macro_rules! waiting {
         ($future:expr) => {{
             let mut waiting = Box::pin($future);
@@ -369,8 +367,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is asked for, given up and given back, in whichever order: nothing is lost, nothing is held twice, and
-        /// in the end nobody waits for what is free.
+        /// In any order of requests, give-ups and returns: no unit is lost, none is held twice, and in the end no
+        /// request waits for free units.
         #[test]
         fn nothing_is_lost(steps in prop::collection::vec((0..4u8, 0..3u8, 0..2u8, 1..8u64), 1..200)) {
             let turns = Turns::new(10, 5);

@@ -1,4 +1,4 @@
-//! What a store has, counted.
+//! Usage of a store, counted.
 
 mod scan;
 
@@ -7,7 +7,8 @@ use std::time::Instant;
 use crate::error::Result;
 use crate::refs::Refs;
 
-/// Counts what all tenants store, and corrects their accounts and the inventory: lists everything, and reads every manifest.
+/// Counts the content of all tenants, and corrects their accounts and the inventory: lists everything, and reads every
+/// manifest.
 pub async fn count(refs: &Refs) -> Result<()> {
     let (at, known) = (Instant::now(), refs.usage().begin_scan());
     let tenants = refs.tenants().await?;

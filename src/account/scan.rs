@@ -1,4 +1,4 @@
-//! Counting what a tenant has: one pass over its keys, which reads every manifest and every pointer.
+//! Counts the content of a tenant: one pass over its keys, which reads every manifest and every pointer.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::ready;
@@ -22,13 +22,13 @@ use crate::refs::listing::{RepoListing, walk};
 use crate::refs::root::Root;
 use crate::refs::roots::roots;
 
-/// Manifests read at once by a scan: it has time.
+/// Manifests that a scan reads at the same time: few, because it has time.
 const READS: usize = 4;
-/// Names of blobs by tags that are remembered until the scan is through, to tell what is shared. Four bytes each. Beyond,
-/// it is not told.
+/// References from tags to blobs that are remembered until the scan ends, to find shared blobs; four bytes each.
+/// Beyond, the shared bytes of further tags are unknown.
 const NAMED_MAX: usize = 8 << 20;
 
-/// Counts a tenant: sums, and its tags.
+/// Counts a tenant: its sums, and its tags.
 pub(super) async fn scan(refs: &Refs, tenant: &Tenant) -> Result<(Scanned, Repos)> {
     let mut scan = Scan { graph: ManifestGraph::new(refs), found: Scanned::default(), blobs: BlobNumbers::default() };
     let mut tags = OfTags::default();
@@ -59,14 +59,13 @@ pub(super) async fn scan(refs: &Refs, tenant: &Tenant) -> Result<(Scanned, Repos
     Ok((scan.found, tags))
 }
 
-/// A scan under way.
 struct Scan {
     graph: ManifestGraph,
     found: Scanned,
     blobs: BlobNumbers,
 }
 
-/// The blobs that are named, each by a number, with its size and how many tags name it.
+/// The referenced blobs, each by a number, with its size in bytes and the number of tags that reference it.
 #[derive(Default)]
 struct BlobNumbers {
     numbers: HashMap<u64, u32>,
@@ -105,7 +104,7 @@ struct OfTags {
 }
 
 impl OfTags {
-    /// All tags of the tenant with what each shares with others.
+    /// All tags of the tenant, each with the bytes that it shares with others.
     fn end(mut self, blobs: &BlobNumbers) -> Repos {
         for ((repo, tag), named) in &self.blobs {
             let Some(entry) = self.tags.get_mut(repo).and_then(|tags| tags.get_mut(tag)) else { continue };
@@ -116,7 +115,7 @@ impl OfTags {
     }
 }
 
-/// A manifest, in few bytes.
+/// A manifest, in compact form.
 struct Weighed {
     blobs: Vec<u32>,
     children: Vec<Digest>,
@@ -126,7 +125,7 @@ struct Weighed {
 }
 
 impl Scan {
-    /// Counts a repository of which all has been listed.
+    /// Counts a repository whose listing is complete.
     async fn repo(&mut self, repo: RepoListing, found: &mut OfTags) -> Result<()> {
         let manifests = self.manifests(&repo).await?;
         let roots = roots(&self.graph, &repo).await?;
@@ -146,7 +145,7 @@ impl Scan {
         for root in &roots {
             let blobs = self.blobs_of(root, &manifests).await?;
             let bytes = self.blobs.bytes(&blobs);
-            // What manifests say of sizes is the word of whoever pushed them.
+            // The sizes in manifests are claims of the clients that pushed them.
             self.found.named_bytes = self.found.named_bytes.saturating_add(bytes);
             found.named += blobs.len();
             blobs.iter().for_each(|blob| self.blobs.name(*blob));
@@ -162,7 +161,7 @@ impl Scan {
         Ok(())
     }
 
-    /// The blobs that a root names, each once.
+    /// The blobs that a root references, each once.
     async fn blobs_of(&mut self, root: &Root, manifests: &HashMap<Digest, Weighed>) -> Result<Vec<u32>> {
         let own = root.own.iter().flat_map(|node| node.blobs.iter().zip(&node.sizes));
         let mut blobs: Vec<u32> = own.map(|(id, size)| self.blobs.number(*id, *size)).collect();
@@ -212,7 +211,7 @@ fn weigh(known: &mut BlobNumbers, tenant: &Tenant, content: Option<ManifestConte
     Weighed { blobs, children: content.children, bytes, config_bytes, cache: content.cache }
 }
 
-/// A root as people see it, where it is a tag. Its blobs have so many bytes.
+/// The inventory's entry of a root, if it is a tag. `bytes` is the size of its blobs.
 fn entry(root: &Root, manifests: &HashMap<Digest, Weighed>, bytes: u64) -> Option<(Tag, TagEntry)> {
     let history = &root.history;
     let (tag, digest) = (root.id.tag.clone()?, history.pointed?);

@@ -1,10 +1,10 @@
-//! Which records are the same step: a congruence closure over the records of all pushes.
+//! The classes of records that are the same step: a congruence closure over the records of all pushes.
 //!
 //! A record has no identity of its own, as its links are alternatives of which two exporters may know different ones.
 //! BuildKit takes two records for one step if they have the same digest, the same number of inputs, and for every input
 //! at least one link in common: same selector, same linked step (`chains.go`, `Add`). Roots are the same if their
-//! digests are. What a link has in common depends on which steps are the same, so the rule is applied until nothing
-//! changes.
+//! digests are. Whether two records have a link in common depends on which steps are the same, so the rule is applied
+//! until nothing changes.
 //!
 //! A class has the links of all its members. It is found again by its links: a map leads from (digest, number of
 //! inputs, input, selector, linked class) to the classes with that link. When two classes become one, only the users of
@@ -52,11 +52,11 @@ impl Classes {
     }
 }
 
-/// Numbers in groups.
+/// Numbers in groups, in one allocation.
 struct Groups {
-    /// All of them, group by group.
+    /// The items of all groups, one group after the other.
     items: Vec<u32>,
-    /// Where each group begins and the last ends.
+    /// The start of each group, and the end of the last.
     starts: Vec<u32>,
 }
 
@@ -89,7 +89,7 @@ struct ClassLink {
 }
 
 impl ClassLink {
-    /// One number for the link of a step with this digest: a fourth of the hashing of four numbers.
+    /// A number for the link of a step with this digest: it costs a quarter of hashing the four numbers.
     fn key(self, digest: Symbol) -> u128 {
         [digest, self.input, self.selector, self.class].into_iter().fold(0, |key, part| key << 32 | u128::from(part))
     }
@@ -101,10 +101,10 @@ struct Closure<'g, 'a> {
     parent: Vec<NodeId>,
     /// The next node of the same class, in a ring.
     next: Vec<NodeId>,
-    /// Of each representative, the links of its class, sorted. May name classes that have since become part of others;
+    /// The links of each representative's class, sorted. They may name classes that have since become part of others;
     /// the class is then queued.
     links: Vec<Vec<ClassLink>>,
-    /// For each node the nodes that link to it, and for each representative how many do to its class.
+    /// For each node the nodes that link to it, and for each representative the number of links to its class.
     users: Groups,
     users_of_class: Vec<usize>,
     /// The number of each link that some class with a digest has; `sharing` has its classes, some of them by former
@@ -174,23 +174,21 @@ impl<'g, 'a> Closure<'g, 'a> {
         at
     }
 
-    /// Brings the links of a class up to date and unites it with every class it has a link of each input in common
-    /// with.
+    /// Updates the links of a class and unites it with every class that has a link of each input in common with it.
     fn settle(&mut self, mut class: NodeId, work: &mut Work) -> Result<(), NoView> {
         loop {
             let narrowest = self.refresh(class, work)?;
             let Some(other) = self.find_equal(class, &narrowest, work)? else { return Ok(()) };
             let known = self.links[other as usize].len();
             class = self.unite(class, other, work)?;
-            // Usually the other has been settled and has all the links: then all that it equals has been found.
+            // Usually the other class has been settled and has all the links: then all of its equals have been found.
             if self.links[class as usize].len() == known && class == other && !self.queued[class as usize] {
                 return Ok(());
             }
         }
     }
 
-    /// Brings the links of a class up to date. Returns those of the input that has them in common with the fewest
-    /// classes.
+    /// Updates the links of a class. Returns those of the input that shares links with the fewest classes.
     fn refresh(&mut self, class: NodeId, work: &mut Work) -> Result<Vec<u32>, NoView> {
         let digest = self.digest(class);
         let mut links = std::mem::take(&mut self.links[class as usize]);
@@ -223,7 +221,7 @@ impl<'g, 'a> Closure<'g, 'a> {
         Ok(narrowest)
     }
 
-    /// Looks for a class that is the same step among those that share one of these links.
+    /// Finds a class that is the same step among those that share one of these links.
     fn find_equal(&mut self, class: NodeId, links: &[u32], work: &mut Work) -> Result<Option<NodeId>, NoView> {
         for &link in links {
             let mut sharing = std::mem::take(&mut self.sharing[link as usize]);
@@ -296,7 +294,7 @@ impl<'g, 'a> Closure<'g, 'a> {
         Ok(large)
     }
 
-    /// Puts the nodes of a class into another.
+    /// Appends the nodes of one class to another.
     fn join(&mut self, small: NodeId, large: NodeId) {
         self.parent[small as usize] = large;
         self.next.swap(small as usize, large as usize);

@@ -1,7 +1,7 @@
 //! The cacheconfig, version 0: which build steps a push knows, how they are reached, and which layers they produced.
 //!
 //! Invariant: a parsed [`CacheConfig`] is one that BuildKit's importer would not refuse: every index is in range, no
-//! input is empty, neither records nor layers loop. What the importer tolerates is tolerated here (`parse.go`).
+//! input is empty, neither records nor layers loop. Input that the importer tolerates is tolerated here (`parse.go`).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -18,12 +18,12 @@ use crate::digest::Digest;
 
 /// The largest cacheconfig that is read, in bytes: far above what BuildKit imports, since a view may trim it.
 pub const CONFIG_BYTES_MAX: usize = 16 << 20;
-/// A cacheconfig has at most one object or list for so many bytes, beyond a few, and at most so many in all. Those that
-/// BuildKit writes have one for 20 to 35 bytes.
+/// Bounds on the number of objects and lists of a cacheconfig: one for each [`NODE_BYTES_MIN`] bytes, [`NODES_ALLOWED`]
+/// in a small one, [`NODES_MAX`] in all. BuildKit writes one for 20 to 35 bytes.
 const NODE_BYTES_MIN: usize = 8;
 const NODES_ALLOWED: usize = 256;
 const NODES_MAX: usize = 1 << 20;
-/// What an object or a list takes at most while it is parsed and behind that, in bytes.
+/// Upper bound in bytes on the memory of an object or a list while it is parsed and afterwards.
 const NODE_MEMORY_BYTES: usize = 96;
 
 /// A parsed cacheconfig.
@@ -38,7 +38,7 @@ pub struct CacheConfig {
 /// A layer on top of its parent. The same blob on another parent is another layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
-    /// `None` when the text is no digest that this registry can store, so that no manifest can name it.
+    /// `None` if the text is no digest that this registry can store, so that no manifest can contain it.
     pub blob: Option<Digest>,
     /// `None` at the bottom, and in a layer that only [`Stack::Listed`] results use: those ignore parents.
     pub parent: Option<u32>,
@@ -48,14 +48,14 @@ pub struct Layer {
 pub struct Record {
     /// The key: a digest in all that BuildKit writes, compared as text.
     pub digest: Box<str>,
-    /// For each input the links that lead to it: one is enough, none is invalid.
+    /// For each input the links that lead to it. Any one of them suffices; all are valid.
     pub inputs: Vec<Vec<Link>>,
     pub results: Vec<StoredResult>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Link {
-    /// The part of the linked record's result that is meant, or empty.
+    /// The part of the linked record's result that is used, or empty for all of it.
     pub selector: Box<str>,
     pub record: u32,
 }
@@ -75,7 +75,7 @@ pub enum Stack {
     Listed(Vec<u32>),
 }
 
-/// When a result was made: an instant that Go can read back, years 0 to 9999. The default is Go's zero time.
+/// Creation time of a result: an instant that Go can read back, years 0 to 9999. The default is Go's zero time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct CreatedAt(Timestamp);
@@ -112,20 +112,21 @@ go_object! {
     }
 }
 
-/// Layers as they are read. What an element takes before it has its final form is not kept for all of them.
+/// Layers in the form in which they are read. The parse form of an element is converted at once, so that it is not kept
+/// for all of them.
 #[derive(Default)]
 struct RawLayers {
-    /// Without their parents.
+    /// Layers without their parents.
     layers: Vec<Layer>,
-    /// As they are written.
+    /// Parents as written in the input.
     parents: Vec<i64>,
 }
 
-/// Records as they are read: their indices are not known to be in range.
+/// Records as read: their indices are not yet known to be in range.
 #[derive(Default)]
 struct RawRecords {
     records: Vec<Record>,
-    /// The first index that is out of range whatever there is.
+    /// The first index that is out of range for any number of records or layers.
     out_of_range: Option<FormatError>,
 }
 
@@ -171,7 +172,7 @@ impl<'de> Deserialize<'de> for RawRecords {
     }
 }
 
-/// Hands on each element of a list as it is read.
+/// Passes each element of a list on as it is read.
 struct Each<T, F>(F, PhantomData<T>);
 
 impl<T, F: FnMut(T)> Each<T, F> {
@@ -251,7 +252,7 @@ impl CacheConfig {
         Ok(CacheConfig { layers, records, order })
     }
 
-    /// The memory that parsing these bytes takes at most, what is parsed included, in bytes.
+    /// The most memory in bytes that parsing takes, the parsed config included.
     pub fn memory_to_parse(bytes: &[u8]) -> u64 {
         (bytes.len() + count_nodes(bytes) * NODE_MEMORY_BYTES) as u64
     }
@@ -261,8 +262,8 @@ impl CacheConfig {
         self.order.iter().map(|&index| index as usize)
     }
 
-    /// How many layers are below each blob that a result rests on. Of a blob in several places, the lowest counts: what
-    /// stands on it there needs it as well. Time and memory are linear in the config.
+    /// Number of layers below each blob of a result. For a blob in several places the lowest counts: the layers on top
+    /// of it there need it as well. Time and memory are linear in the config.
     pub fn depths(&self) -> HashMap<Digest, u32> {
         let mut depths = vec![None; self.layers.len()];
         let mut unplaced = Vec::new();
@@ -312,13 +313,13 @@ impl CacheConfig {
     }
 }
 
-/// Objects and lists in a JSON text, and braces and brackets in its strings.
+/// Counts the objects and lists in a JSON text, together with braces and brackets in its strings.
 fn count_nodes(bytes: &[u8]) -> usize {
     bytes.iter().filter(|byte| matches!(byte, b'{' | b'[')).count()
 }
 
 impl Record {
-    /// Brings a record into its final form, with indices that may be too large.
+    /// Converts a record to its final form, with indices that may be too large.
     fn shape(index: usize, raw: RawRecord) -> Result<Record, FormatError> {
         let link = |RawLink { selector, link }| match u32::try_from(link) {
             Ok(record) => Ok(Link { selector, record }),
@@ -363,8 +364,8 @@ fn in_range(index: i64, len: usize) -> Option<u32> {
     ((small as usize) < len).then_some(small)
 }
 
-/// Follows the parents of every layer that a result rests on. Those of other layers mean nothing and may be anything:
-/// an absent `parent` is 0, so in a config without parents the first layer would be its own.
+/// Follows the parents of every layer of a result. Those of other layers have no meaning and may have any value: an
+/// absent `parent` is 0, so in a config without parents the first layer would be its own.
 fn check_layers(raw: RawLayers, records: &[Record]) -> Result<Vec<Layer>, FormatError> {
     #[derive(Clone, Copy, PartialEq)]
     enum Visit {
@@ -396,12 +397,12 @@ fn check_layers(raw: RawLayers, records: &[Record]) -> Result<Vec<Layer>, Format
     Ok(layers)
 }
 
-/// Orders records so that each comes after the ones it links to, depth first: a record soon follows its parents.
+/// Orders records so that each comes after those that it links to, depth first: a record soon follows its parents.
 fn parents_first(records: &[Record]) -> Result<Vec<u32>, FormatError> {
     let mut order = Vec::with_capacity(records.len());
     let mut entered = vec![false; records.len()];
     let mut done = vec![false; records.len()];
-    // A record, the input and the link within it to look at next.
+    // For each step of the path: a record, the input and the link within it to visit next.
     let mut path: Vec<(usize, usize, usize)> = Vec::new();
     for start in 0..records.len() {
         if !entered[start] {

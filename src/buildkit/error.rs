@@ -1,6 +1,6 @@
 //! Two errors: [`FormatError`] for one push that cannot be read, [`NoView`] for a view that cannot be made.
 
-/// Why the bytes of a push are not a cache that BuildKit would import.
+/// The reason why the bytes of a push are not a cache that BuildKit would import.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
     #[error("not the JSON of a {what}: {error}")]
@@ -25,7 +25,7 @@ pub enum FormatError {
     LayerLoop { layer: usize },
 }
 
-/// Why there is no view. The caller serves the newest push as it is.
+/// The reason why there is no view. The caller serves the newest push as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoView {
     #[error("no push can be read")]

@@ -1,18 +1,19 @@
-//! What a view was made of, and what it leaves out: for logs, metrics and `inspect`.
+//! Explanation of a view: its pushes and records, and those that it leaves out. For logs, metrics and `inspect`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 
-/// Indices of pushes are those of the list that the view was made from, oldest first.
+/// The contents of a view, and its omissions. Indices of pushes are those of the list from which the view was made,
+/// oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Explanation {
     pub pushes_in: usize,
-    /// Pushes that the view speaks for: those given, less the invalid and the trimmed.
+    /// Pushes in the view: those given, less the invalid and the trimmed.
     pub pushes_out: usize,
     pub invalid_pushes: Vec<InvalidPush>,
-    /// Pushes left out whole, the oldest: of no use to a view that is full, or too much to unite.
+    /// Pushes left out whole, the oldest: the view is full without them, or they are too much to unite.
     pub trimmed_pushes: Vec<usize>,
 
     /// Records of all pushes that were united.
@@ -21,35 +22,35 @@ pub struct Explanation {
     pub records_out: usize,
     /// `random:` keys and sinks of earlier views.
     pub ephemeral_records: usize,
-    /// Records that only such records led to.
+    /// Records to which only such records led.
     pub unlinked_records: usize,
-    /// Records whose digest a newer one has with another number of inputs.
+    /// Records whose digest a newer record has with another number of inputs.
     pub ambiguous_records: usize,
-    /// Records that no record of the view stands for, since a loop or a bounded split took their links.
+    /// Records that no record of the view represents, because a loop or a bounded split took their links.
     pub uncovered_records: usize,
     /// Records left out to stay under the limits.
     pub trimmed_records: usize,
     /// Sets of records that are one step.
     pub classes: usize,
-    /// Classes that are several records, since nobody vouches for all combinations of their links.
+    /// Classes that are several records, because no push vouches for all combinations of their links.
     pub splits: usize,
     /// Of the splits, those cut more coarsely than they could be.
     pub bounded_splits: usize,
-    /// Of the splits, those whose results are the same for all that vouch for some.
+    /// Of the splits, those whose vouchers all have the same results.
     pub uniform_splits: usize,
     /// Links left out because they would have closed a loop.
     pub loop_links: usize,
-    /// Records of the view that no other links to. More than one have a sink above them.
+    /// Records of the view to which no other links. If there are several, a sink is above them.
     pub leaves: usize,
 
     pub results_in: usize,
     pub results_out: usize,
-    /// Results dropped since one of their layers is missing, has no diff ID, or is not in their manifest.
+    /// Results dropped because one of their layers is missing, has no diff ID, or is not in their manifest.
     pub broken_results: usize,
     /// Results left out to stay under the limits.
     pub trimmed_results: usize,
 
-    /// Distinct layer blobs that the united pushes name.
+    /// Distinct layer blobs of the united pushes.
     pub layers_in: usize,
     pub layers_out: usize,
     /// Layers that are not in the store.

@@ -1,4 +1,5 @@
-//! Which pushes of a tag are the same, which are kin, and which have to go when there are too many.
+//! Families of pushes: which pushes of a tag are the same, which belong to one target, and which expire when there are
+//! too many.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +10,14 @@ use super::push::Push;
 use super::{DIFF_ID, SINK};
 use crate::digest::Digest;
 
-/// The most roots that a family remembers: the ones with the smallest digests, so that two pushes with equal roots
-/// remember equal ones.
+/// Maximum number of roots that a family remembers: those with the smallest digests, so that two pushes with equal
+/// roots remember equal ones.
 pub const FAMILY_ROOTS_MAX: usize = 64;
 
-/// What tells pushes of the same build target from those of its siblings.
+/// The properties that tell pushes of one build target from those of its siblings.
 ///
-/// The digest of a record names the step and not its inputs, so a target whose sources change keeps its leaves. Where
-/// the Dockerfile's last step changes, it still has most of its roots: base images and files.
+/// The digest of a record names the step and not its inputs, so a target whose sources change keeps its leaves. A
+/// target whose last Dockerfile step changes still has most of its roots: base images and files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Family {
     /// Hash of the digests of all leaf records.
@@ -25,7 +26,7 @@ pub struct Family {
     pub roots: BTreeSet<Digest>,
 }
 
-/// A live push of a tag, as far as [`surplus`] has to know it.
+/// A live push of a tag, with the data that [`surplus`] needs.
 #[derive(Clone, Debug)]
 pub struct FamilyMember<Id, Order> {
     pub id: Id,
@@ -35,8 +36,9 @@ pub struct FamilyMember<Id, Order> {
 }
 
 impl CacheManifest {
-    /// What a push of the manifest says, whatever its form and its notes on where layers were pulled from: a re-export of
-    /// an imported cache has the identity of what was imported, though its manifest differs.
+    /// The identity of a push: a hash of the content of its manifest, without its form and the annotations on where
+    /// layers were pulled from. A re-export of an imported cache has the identity of the import, though its manifest
+    /// differs.
     pub fn identity(&self) -> Digest {
         let layer = |layer: &'_ super::Descriptor| {
             (layer.digest, layer.annotations.get(DIFF_ID).cloned(), layer.media_type.clone())
@@ -80,12 +82,12 @@ fn hash(value: &impl Serialize) -> Digest {
     Digest::sha256(&serde_json::to_vec(value).expect("tuples and sets of texts have a JSON form"))
 }
 
-/// The pushes to expire so that at most `bound` stay, in the order in which they go: each time the oldest of the family
-/// that has the most, so that one busy target does not push its siblings out. The newest push stays whatever the bound.
+/// The pushes to expire so that at most `bound` stay, in order: each time the oldest of the largest family, so that one
+/// busy target does not displace its siblings. The newest push stays whatever the bound.
 ///
-/// Pushes with the same leaves are one family. Those that are alone with theirs form families among themselves: each,
-/// oldest first, joins the one whose newest push has the most roots in common with it, if that is more than half of the
-/// roots of both. They never join pushes with equal leaves: siblings share roots, too.
+/// Pushes with the same leaves are one family. Pushes whose leaves no other push has form families among themselves:
+/// each, oldest first, joins the family whose newest push has the most roots in common with it, if that is more than
+/// half of the roots of both. They never join pushes with equal leaves: siblings share roots, too.
 pub fn surplus<Id: Clone, Order: Ord + Clone>(pushes: &[FamilyMember<Id, Order>], bound: usize) -> Vec<Id> {
     let mut by_age: Vec<&FamilyMember<Id, Order>> = pushes.iter().collect();
     by_age.sort_by(|a, b| a.order.cmp(&b.order));
@@ -94,7 +96,7 @@ pub fn surplus<Id: Clone, Order: Ord + Clone>(pushes: &[FamilyMember<Id, Order>]
 
     let mut expired = Vec::new();
     while by_age.len() - expired.len() > bound.max(1) {
-        // The oldest of the largest families is the one whose oldest push is oldest.
+        // Of the largest families, the one with the oldest push is chosen.
         let largest =
             families.iter_mut().max_by_key(|family| (family.len(), std::cmp::Reverse(family.first().copied())));
         let Some(family) = largest else { break };

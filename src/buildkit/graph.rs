@@ -1,4 +1,4 @@
-//! The records of all pushes in one graph, less what a view cannot use.
+//! The records of all pushes in one graph, without those that a view cannot use.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -8,31 +8,31 @@ use super::config::{CacheConfig, CreatedAt, Record};
 use super::layers::{ChainId, ContentId, Layers, PushLayers};
 use super::manifest::CacheManifest;
 
-/// A record: an index into [`Graph::nodes`]. What several pushes say in the same words is one node: same digest, same
-/// links, same content of the result. Most of a push is what the one before it said.
+/// A record: an index into [`Graph::nodes`]. Equal records of several pushes are one node: same digest, same links,
+/// same content of the result. Most of a push repeats the one before it.
 pub type NodeId = u32;
-/// A text that occurs often, numbered: a record's digest or a link's selector.
+/// The number of a frequent text: a record's digest or a link's selector.
 pub type Symbol = u32;
 /// The selector of a link to the whole result.
 pub const NO_SELECTOR: Symbol = 0;
 
 pub struct Graph<'a> {
-    /// Oldest push first; within a push, parents before children.
+    /// Nodes, oldest push first; within a push, parents before children.
     pub nodes: Vec<Node>,
     pub texts: Vec<&'a str>,
     pub dropped: Dropped,
     links: Vec<NodeLink>,
-    /// Where the links of each input begin, and the end of the last.
+    /// The start of each input's links, and the end of the last.
     inputs: Vec<u32>,
 }
 
 pub struct Node {
-    /// The newest push that has the record. The result is that push's.
+    /// The newest push with the record. The result is that push's.
     pub push: u32,
-    /// How many records of all pushes this is.
+    /// Number of records of all pushes that are this node.
     pub copies: usize,
     pub digest: Symbol,
-    /// How deep below the roots of its push.
+    /// Depth below the roots of its push.
     pub depth: u32,
     pub result: Option<NodeResult>,
     inputs: Range<u32>,
@@ -51,14 +51,14 @@ pub struct NodeLink {
     pub node: NodeId,
 }
 
-/// Records and results that were not loaded, and why.
+/// Records and results that were not loaded, by reason.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Dropped {
     /// `random:` keys, which mean nothing to another build, and sinks of earlier views.
     pub ephemeral_records: usize,
     /// Records with an input all of whose links led to dropped records.
     pub unlinked_records: usize,
-    /// Records whose digest another record has with another number of inputs, which the importer does not tell apart.
+    /// Records whose digest another record has with another number of inputs: the importer does not tell them apart.
     pub ambiguous_records: usize,
     /// Results with a layer that is missing, cannot be loaded, or is not in their manifest.
     pub results: usize,
@@ -77,8 +77,7 @@ impl<'a> Graph<'a> {
         let mut symbols = HashMap::with_capacity(records);
         symbols.insert("", NO_SELECTOR);
         // The importer looks for the equals of a record by digest and input, not by the number of inputs, and would
-        // unite records that differ in it. No step has inputs that come and go, but nothing keeps a push from saying
-        // so.
+        // unite records that differ in it. No real step has a varying number of inputs, but a push may say so.
         let mut arity: Vec<usize> = Vec::new();
         let mut digests = Vec::with_capacity(records);
         for record in pushes.iter().flat_map(|(_, config)| &config.records) {
@@ -137,18 +136,16 @@ impl<'a> Graph<'a> {
     }
 }
 
-/// Loads one push.
 struct Loader<'g, 'a> {
     graph: &'g mut Graph<'a>,
     symbols: &'g mut HashMap<&'a str, Symbol>,
-    /// The nodes by what makes records one: digest, content and links.
+    /// Nodes by their identity: digest, content and links.
     known: &'g mut HashMap<Box<[u32]>, NodeId>,
-    /// Room for a key of `known`.
+    /// Scratch space for a key of `known`.
     words: Vec<u32>,
     push: u32,
-    /// The digest of each record.
     digests: &'g [Symbol],
-    /// For each digest the number of inputs of the newest record that has it and is not a root.
+    /// For each digest the number of inputs of the newest record with it that is not a root.
     arity: &'g [usize],
 }
 
@@ -196,7 +193,7 @@ impl<'a> Loader<'_, 'a> {
         known
     }
 
-    /// Adds the links of a record to loaded ones. `None` if that leaves an input without any.
+    /// Converts the links of a record to links to loaded nodes. `None` if that leaves an input without any.
     fn link(&mut self, record: &'a Record, node_of: &[Option<NodeId>]) -> Option<(Range<u32>, u32)> {
         let (first_input, first_link) = (self.graph.inputs.len(), self.graph.links.len());
         let mut depth = 0;

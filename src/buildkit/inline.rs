@@ -1,5 +1,5 @@
-//! The form without a manifest, in which builders keep a cache by `type=gha` and `type=s3`: one cacheconfig whose layers carry
-//! what the descriptors of a manifest say otherwise (moby/buildkit, `cache/remotecache/v1/types`, `LayerAnnotations`).
+//! The inline form, in which builders keep a cache by `type=gha` and `type=s3`: one cacheconfig whose layers carry the
+//! data of a manifest's descriptors (moby/buildkit, `cache/remotecache/v1/types`, `LayerAnnotations`).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,19 +14,19 @@ use super::view::Merged;
 use super::write::manifest_of;
 use crate::digest::Digest;
 
-/// The annotation of a layer's digest before compression, without which BuildKit does not load a result.
+/// Annotation of a layer: the digest before compression, without which BuildKit does not load a result.
 const UNCOMPRESSED: &str = "containerd.io/uncompressed";
-/// The annotation of the time at which a layer was made.
+/// Annotation of a layer: its creation time.
 const CREATED_AT: &str = "buildkit/createdat";
 
-/// What the layer of an inline cache says of its blob.
+/// The annotations of an inline cache's layer.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct InlineAnnotations {
     media_type: String,
     #[serde(rename = "diffID")]
     diff_id: String,
-    /// Bytes.
+    /// Size in bytes.
     #[serde(default)]
     size: u64,
     #[serde(default)]
@@ -37,17 +37,17 @@ fn json(error: serde_json::Error) -> FormatError {
     FormatError::Json { what: "cacheconfig", error: error.to_string() }
 }
 
-/// The layers of a cacheconfig, to be changed.
+/// The layers of a cacheconfig, mutable.
 fn layers_of(config: &mut Value) -> impl Iterator<Item = &mut serde_json::Map<String, Value>> {
     let layers = config.get_mut("layers").and_then(Value::as_array_mut);
     layers.into_iter().flatten().filter_map(Value::as_object_mut)
 }
 
-/// Parts an inline cache into the manifest and the config of the OCI form.
+/// Splits an inline cache into the manifest and the config of the OCI form.
 ///
 /// # Errors
 ///
-/// When it is no cacheconfig, or a layer does not say what a descriptor needs.
+/// When it is no cacheconfig, or a layer lacks data that a descriptor needs.
 pub fn from_inline(inline: &[u8]) -> Result<Merged, FormatError> {
     if inline.len() > CONFIG_BYTES_MAX {
         return Err(FormatError::TooLarge { what: "cacheconfig", bytes: inline.len(), max: CONFIG_BYTES_MAX });
@@ -75,7 +75,7 @@ pub fn from_inline(inline: &[u8]) -> Result<Merged, FormatError> {
     Ok(Merged { manifest, config, config_digest })
 }
 
-/// Puts a manifest and its config together to an inline cache.
+/// Joins a manifest and its config into an inline cache.
 ///
 /// # Errors
 ///
@@ -87,7 +87,7 @@ pub fn to_inline(manifest: &CacheManifest, config: &[u8]) -> Result<Bytes, Forma
         let digest = layer.get("blob").and_then(Value::as_str).and_then(|blob| blob.parse::<Digest>().ok());
         let Some(descriptor) = digest.and_then(|digest| described.get(&digest)) else { continue };
         let created_at = descriptor.annotations.get(CREATED_AT).and_then(|text| {
-            // As it is parsed in a cacheconfig.
+            // Parsed as in a cacheconfig.
             serde_json::from_value(Value::String(text.clone())).ok()
         });
         let said = InlineAnnotations {

@@ -85,11 +85,11 @@ impl Visitor<'_> for OneOf {
     }
 }
 
-/// The most bytes that `text` takes as a JSON string, quotes included: exact where nothing has to be escaped.
+/// The most bytes of `text` as a JSON string, quotes included: exact if nothing has to be escaped.
 pub(super) fn encoded_len(text: &str) -> usize {
     const LONGEST_ESCAPE: usize = r"\u0000".len();
     let is_escaped = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
-    // Digests have nothing to escape, and without an early exit the compiler looks at many bytes at once.
+    // Digests need no escapes, and without an early exit the compiler tests many bytes at once.
     let any = text.as_bytes().iter().fold(false, |any, byte| any | is_escaped(byte));
     let escaped = if any { text.as_bytes().iter().filter(|byte| is_escaped(byte)).count() } else { 0 };
     2 + text.len() + escaped * (LONGEST_ESCAPE - 1)

@@ -12,12 +12,12 @@ use crate::digest::Digest;
 
 /// A chain of layers from the bottom to this one: an index into [`Layers::chains`].
 pub type ChainId = u32;
-/// What a chain unpacks to, whatever its compression: equal for chains of equal diff IDs.
+/// The unpacked content of a chain, whatever its compression: equal for chains of equal diff IDs.
 pub type ContentId = u32;
 
 pub struct Layers<'a> {
     pub blobs: Vec<LayerBlob<'a>>,
-    /// Parents before children.
+    /// Chains, parents before children.
     pub chains: Vec<Chain>,
     by_digest: HashMap<Digest, u32>,
     by_link: HashMap<u64, ChainId>,
@@ -33,11 +33,11 @@ pub struct LayerBlob<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlobState {
-    /// Can be served and loaded; holds the number of its diff ID.
+    /// A layer that can be served and loaded, with the number of its diff ID.
     Usable(u32),
     /// Not in the store.
     Missing,
-    /// Without the annotation that BuildKit needs to load it: a record that names it would be rebuilt.
+    /// Without the annotation that BuildKit needs to load it: a record that references it would be rebuilt.
     NoDiffId,
 }
 
@@ -49,7 +49,7 @@ pub struct Chain {
 
 impl<'a> Layers<'a> {
     /// Collects the blobs of these manifests, oldest first, and asks once for each whether it is `present`. Foreign
-    /// layers are present: the client gets them elsewhere.
+    /// layers count as present: clients get them elsewhere.
     pub fn collect(manifests: impl Iterator<Item = &'a CacheManifest>, present: &dyn Fn(&Digest) -> bool) -> Self {
         let descriptors: Vec<_> = manifests.flat_map(|manifest| &manifest.layers).collect();
         let mut layers = Layers {
@@ -86,7 +86,7 @@ impl<'a> Layers<'a> {
         blob.diff_id = descriptor.annotations.get(DIFF_ID).map(String::as_str).or(blob.diff_id);
     }
 
-    /// The chains of one push's results, to be asked for by [`PushLayers::chain`].
+    /// The chains of one push's results, which [`PushLayers::chain`] returns.
     pub fn of_push<'l>(&'l mut self, manifest: &CacheManifest, config: &'l CacheConfig) -> PushLayers<'l, 'a> {
         let mut named = vec![false; self.blobs.len()];
         for descriptor in &manifest.layers {
@@ -112,7 +112,7 @@ impl<'a> Layers<'a> {
     }
 }
 
-/// One number for a layer and what it is on top of.
+/// One number for a layer and the chain below it.
 fn on_top(below: Option<u32>, layer: u32) -> u64 {
     below.map_or(0, |below| u64::from(below) + 1) << 32 | u64::from(layer)
 }
@@ -130,7 +130,7 @@ fn without_sources(descriptor: &Descriptor) -> Cow<'_, Descriptor> {
 }
 
 /// Merges descriptors of one blob: the newer push wins, except that the earliest creation time stays, so that a
-/// re-export which stamps an old layer anew does not change the view.
+/// re-export with a new time for an old layer does not change the view.
 fn merge(known: &mut Cow<Descriptor>, newer: &Descriptor) {
     let known = known.to_mut();
     known.media_type.clone_from(&newer.media_type);
@@ -145,7 +145,7 @@ fn merge(known: &mut Cow<Descriptor>, newer: &Descriptor) {
     }
 }
 
-/// Orders creation times; those that cannot be read come last, as text.
+/// Sort key of a creation time; texts that are no time come last.
 fn age(text: &str) -> (Timestamp, &str) {
     match text.parse() {
         Ok(instant) => (instant, ""),
@@ -157,15 +157,15 @@ fn age(text: &str) -> (Timestamp, &str) {
 pub struct PushLayers<'l, 'a> {
     layers: &'l mut Layers<'a>,
     config: &'l CacheConfig,
-    /// For each blob whether this push's manifest names it. What it does not name, its importer would not find.
+    /// For each blob whether this push's manifest contains it. The importer does not find others.
     named: Vec<bool>,
-    /// For each layer of the config its chain once resolved; the inner `None` is a chain with a layer that cannot be
+    /// For each layer of the config its chain, once resolved; the inner `None` is a chain with a layer that cannot be
     /// used.
     known: Vec<Option<Option<ChainId>>>,
 }
 
 impl PushLayers<'_, '_> {
-    /// The chain of a result, or `None` if one of its layers cannot be served and loaded, or there are none.
+    /// The chain of a result, or `None` if one of its layers cannot be served and loaded, or it has none.
     pub fn chain(&mut self, stack: &Stack) -> Option<(ChainId, ContentId)> {
         let chain = match stack {
             Stack::Top(top) => self.resolve(*top),

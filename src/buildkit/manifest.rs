@@ -1,4 +1,4 @@
-//! Cache manifests: which manifests are one, and which blobs they name.
+//! Cache manifests: how to recognise one, and the blobs that it references.
 //!
 //! BuildKit writes three forms and imports all of them; the type is taken from the body, not from `Content-Type`
 //! (moby/buildkit, `cache/remotecache/import.go` and `util/imageutil`).
@@ -15,14 +15,14 @@ use crate::oci::{self, Document, GoDescriptor, GoFields, InvalidManifest};
 /// The largest manifest that is read as a cache manifest, in bytes.
 pub const MANIFEST_BYTES_MAX: usize = 16 << 20;
 
-/// A blob that a manifest names. What else a descriptor may hold has no meaning in a cache manifest.
+/// A blob in a manifest. Other fields of a descriptor have no meaning in a cache manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     pub media_type: String,
     pub digest: Digest,
     pub size: u64,
-    /// Where a foreign layer can be had instead of here.
+    /// Addresses from which a foreign layer can be downloaded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -45,18 +45,18 @@ pub enum Form {
 pub struct CacheManifest {
     pub form: Form,
     pub config: Descriptor,
-    /// In the manifest's order. A blob may occur twice; the last descriptor counts.
+    /// Layers in the manifest's order. A blob may occur twice; the last descriptor counts.
     pub layers: Vec<Descriptor>,
-    /// The length of the manifest as pushed.
+    /// Length of the pushed manifest in bytes.
     pub bytes: u64,
 }
 
 impl CacheManifest {
-    /// Reads a manifest if it is a cache manifest, and is quick to say `None` if it is not.
+    /// Reads a manifest if it is a cache manifest, and quickly returns `None` if it is not.
     ///
-    /// An error is only given for what mentions a cacheconfig: other manifests are not looked into.
+    /// Only a manifest that mentions a cacheconfig can be an error: others are not parsed.
     pub fn detect(manifest: &[u8]) -> Result<Option<CacheManifest>, FormatError> {
-        // No encoder has a reason to escape a character of the media type, and one that did would lose its view only.
+        // No encoder has a reason to escape a character of the media type; one that did would only lose its view.
         if !std::str::from_utf8(manifest).is_ok_and(|text| text.contains(CONFIG_MEDIA_TYPE)) {
             return Ok(None);
         }
@@ -64,7 +64,7 @@ impl CacheManifest {
         CacheManifest::of(&Document::parse(manifest)?, manifest.len())
     }
 
-    /// As [`CacheManifest::detect`], of a manifest that has been parsed and is so many bytes long.
+    /// As [`CacheManifest::detect`], for a parsed manifest of `bytes` bytes.
     pub fn of(document: &Document, bytes: usize) -> Result<Option<CacheManifest>, FormatError> {
         check_size(bytes)?;
         let fields = document.fields()?;

@@ -2,14 +2,14 @@
 //!
 //! A client exports its cache as a *cache manifest*: a list of layer blobs and one cacheconfig, a JSON graph that says
 //! which build step, reached in which way, produced which layers. A tag holds one manifest, so of several builds that
-//! export to one tag the last would win. A [`view()`] is what the tag serves instead: one cache manifest that answers
-//! for all of them, names no layer that is gone, and stays small enough for BuildKit to import.
+//! export to one tag the last would win. The tag serves a [`view()`] instead: one cache manifest that answers for all
+//! of them, references no missing layer, and stays small enough for BuildKit to import.
 //!
 //! # Words
 //!
 //! - **record**: a build step as the cache knows it: a key digest and, for each input, the links that lead to it. Any
-//!   one link of an input will do; every input needs one. A record without inputs is a *root*, one nobody links to a
-//!   *leaf*.
+//!   one link of an input will do; every input needs one. A record without inputs is a *root*, one without links to it
+//!   a *leaf*.
 //! - **result**: the chain of layers that a record's step produced. A record without one is a mere key.
 //! - **content link**: a link from the checksum of files, next to the *definition links* from the steps that made them.
 //! - **class**: the records, of any push, that BuildKit itself would take for the same step.
@@ -64,10 +64,11 @@ pub const CONFIG_MEDIA_TYPE: &str = crate::oci::CACHE_CONFIG;
 /// `readBlob`). Above it the whole cache is ignored, without failing the build.
 pub const IMPORT_LIMIT_BYTES: u64 = 1 << 20;
 
-/// What the manifest and the cacheconfig of a view stay under, in bytes each: the import limit less a margin.
+/// Largest manifest and largest cacheconfig of a view, in bytes each: the import limit less a margin.
 pub const TARGET_BYTES: usize = 900_000;
 
-/// The most layers in the manifest of a view. At 350 to 400 bytes each, [`TARGET_BYTES`] leaves room for no more.
+/// Maximum number of layers in the manifest of a view. At 350 to 400 bytes each, [`TARGET_BYTES`] has no space for
+/// more.
 pub const VIEW_LAYERS_MAX: usize = 2_400;
 
 /// The digest of the sink, `sha256("union-sink-v0")`.
@@ -79,7 +80,7 @@ pub const SINK: &str = "sha256:afba09c1faa70bb41ded90434bd82d3ed1ad51756fd1a9477
 
 /// Annotation of a layer: the digest of its uncompressed bytes. BuildKit cannot load a layer without it.
 const DIFF_ID: &str = "containerd.io/uncompressed";
-/// Annotation of a layer: when it was made, RFC 3339.
+/// Annotation of a layer: its creation time, RFC 3339.
 const CREATED_AT: &str = "buildkit/createdat";
 /// Annotations that name the repositories a layer was pulled from. They come and go between exports of the same cache.
 const DISTRIBUTION_SOURCE: &str = "containerd.io/distribution.source.";

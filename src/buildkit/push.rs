@@ -1,4 +1,4 @@
-//! One push of a cache manifest, read.
+//! A parsed push of a cache manifest.
 
 use super::config::CacheConfig;
 use super::error::FormatError;
@@ -13,7 +13,7 @@ pub struct Push {
 }
 
 impl Push {
-    /// Puts a manifest and the bytes of the blob that it names as its config together.
+    /// Joins a manifest and the bytes of its config.
     pub fn new(manifest: CacheManifest, config: &[u8]) -> Push {
         let config = if config.len() as u64 == manifest.config.size {
             CacheConfig::parse(config)

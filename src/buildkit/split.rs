@@ -1,4 +1,4 @@
-//! Splits a class whose results differ, so that nobody gets a result that their inputs do not lead to.
+//! Splits a class whose results differ, so that no build gets a result that its inputs do not lead to.
 //!
 //! Two builders run a step whose outcome varies and copy a file from it. Their copies are one step to BuildKit, reached
 //! by a definition link `x` that both have and by content links `a` and `b`, the checksums of the files that each made.
@@ -22,20 +22,20 @@ pub type UnionLink = (Symbol, u32);
 /// The links of each input, sorted.
 pub type Links = Vec<Vec<UnionLink>>;
 
-/// A record to be: its links, and who has them all.
+/// A future record: its links, and the ways that have all of them.
 ///
-/// Members that have the same links are one here, a *way* in which the step is reached; vouchers are indices of ways.
+/// Members with the same links are one *way* in which the step is reached; vouchers are indices of ways.
 pub struct SplitPart {
     pub links: Links,
     pub vouchers: Vec<usize>,
 }
 
-/// How many parts there may be for each record of the class. It makes a union linear in its input, and is enough for any
-/// number of builders that differ in one input: one part for what they share and one for each.
+/// Maximum number of parts for each record of the class. The bound makes a union linear in its input, and suffices for
+/// any number of builders that differ in one input: one part for their common links and one for each.
 pub const PARTS_PER_MEMBER_MAX: usize = 2;
 
-/// Every combination of links that some member has, cut as coarsely as the invariants allow. `None` if that takes more
-/// than `max` parts: two builds that differ in n inputs make up to 2ⁿ⁺¹.
+/// Cuts a class into every combination of links that some member has, as coarsely as the invariants allow. `None` if
+/// that takes more than `max` parts: two builds that differ in n inputs make up to 2ⁿ⁺¹.
 pub fn exact(ways: &[Links], max: usize, work: &mut Work) -> Result<Option<Vec<SplitPart>>, NoView> {
     let arity = ways.first().map_or(0, Vec::len);
     let mut parts = vec![SplitPart { links: Vec::new(), vouchers: (0..ways.len()).collect() }];
@@ -49,7 +49,7 @@ pub fn exact(ways: &[Links], max: usize, work: &mut Work) -> Result<Option<Vec<S
                 if vouchers.is_empty() {
                     continue;
                 }
-                // Each will be part of at least one complete combination, so there is no need to go on.
+                // Each will be part of at least one complete combination, so the result has too many parts.
                 if longer.len() == max {
                     return Ok(None);
                 }
@@ -62,7 +62,7 @@ pub fn exact(ways: &[Links], max: usize, work: &mut Work) -> Result<Option<Vec<S
     Ok(Some(parts))
 }
 
-/// Ways, and the links of one input that these have and no others.
+/// Ways, and the links of one input that these ways have and no others.
 type Group = (Vec<usize>, Vec<UnionLink>);
 
 fn by_vouchers(ways: &[Links], input: usize, work: &mut Work) -> Result<Vec<Group>, NoView> {
@@ -80,8 +80,9 @@ fn by_vouchers(ways: &[Links], input: usize, work: &mut Work) -> Result<Vec<Grou
     Ok(groups.into_iter().collect())
 }
 
-/// What all ways share, then for each, newest first, its own links less those already taken: at most one part more than
-/// there are ways. Some mixed combinations are lost, which costs a step that a client could have had cached.
+/// Cuts a class into the links common to all ways, and for each way, newest first, its own links less those already
+/// taken: at most one part more than there are ways. Some mixed combinations are lost, which costs a step that a client
+/// could have had cached.
 pub fn bounded(ways: &[Links], work: &mut Work) -> Result<Vec<SplitPart>, NoView> {
     let mut cut: Vec<Links> = Vec::new();
     let shared = ways.iter().skip(1).try_fold(ways.first().cloned().unwrap_or_default(), |shared, links| {
@@ -121,7 +122,7 @@ pub fn bounded(ways: &[Links], work: &mut Work) -> Result<Vec<SplitPart>, NoView
     Ok(parts)
 }
 
-/// Takes away links of one input, the one where the fewest are lost, until some input has none in common with `taken`.
+/// Removes links of one input, the one where the fewest are lost, until some input has none in common with `taken`.
 /// Returns false if every link is taken.
 fn subtract(rest: &mut Links, taken: &Links) -> bool {
     let lost = |(input, links): (usize, &Vec<UnionLink>)| {
@@ -138,7 +139,7 @@ fn subtract(rest: &mut Links, taken: &Links) -> bool {
     }
 }
 
-/// What two sorted lists have in common.
+/// The common elements of two sorted lists.
 fn intersection<T: Ord + Copy>(a: &[T], b: &[T]) -> Vec<T> {
     let (few, many) = if a.len() < b.len() { (a, b) } else { (b, a) };
     few.iter().filter(|item| many.binary_search(item).is_ok()).copied().collect()

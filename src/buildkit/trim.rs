@@ -1,11 +1,11 @@
-//! Holds a union under the size that BuildKit imports.
+//! Trims a union to the size that BuildKit imports.
 //!
-//! What goes first: whole pushes, the oldest first, never the newest. If the newest alone is too large: leaves without
-//! a result, which nobody can use; then the oldest results of other records than the newest push's leaves, whose
-//! records stay as the keys that lead there, until nothing needs them. If the keys alone are too large: all but a
-//! beginning of the union, whose order keeps together what leads to a leaf.
+//! Parts are dropped in this order. First whole pushes, the oldest first, never the newest. If the newest alone is too
+//! large: leaves without a result, which no build can use; then the oldest results of other records than the newest
+//! push's leaves, whose records stay as keys on the path to others, until nothing needs them. If the keys alone are too
+//! large: all but a beginning of the union, whose order keeps together the records that lead to a leaf.
 //!
-//! Nothing is ever wrong in a trimmed union: a record that is gone is only a step not cached.
+//! A trimmed union is never wrong: a missing record is only a step that is not cached.
 
 use super::graph::{Graph, NO_SELECTOR, Symbol};
 use super::json::encoded_len;
@@ -23,12 +23,12 @@ pub struct Limits {
     pub layers: usize,
 }
 
-/// What is left of a union. The links of a kept record that lead to others than kept ones are left out.
+/// The parts of a union that stay. Links of a kept record to records that were dropped are left out.
 pub struct Kept {
     pub records: Vec<bool>,
-    /// Of kept records, whether they keep their result.
+    /// For each kept record, whether it keeps its result.
     pub results: Vec<bool>,
-    /// The oldest push that was kept: what only older ones vouch for is gone.
+    /// The oldest push that was kept: records that only older ones vouch for are dropped.
     pub first_push: u32,
 }
 
@@ -47,7 +47,7 @@ pub fn trim(graph: &Graph, layers: &Layers, union: &Union, limits: &Limits) -> K
         return keep(all, 0);
     }
     let newest = union.records.iter().map(|record| record.push).max().unwrap_or_default();
-    // The fewest pushes to drop: `low` are too few, `high` are enough or all that may go.
+    // Searches for the fewest pushes to drop: `low` are too few, `high` are enough or all that may be dropped.
     let (mut low, mut high) = (0, newest.max(1));
     while high - low > 1 {
         let middle = low + (high - low) / 2;
@@ -68,17 +68,17 @@ pub fn trim(graph: &Graph, layers: &Layers, union: &Union, limits: &Limits) -> K
 
 /// `{"layers":[…],"records":[…]}`, and the sink around its links.
 const CONFIG_FRAME_BYTES: usize = 26 + 110;
-/// All of a manifest but its layers.
+/// All of a manifest except its layers.
 const MANIFEST_FRAME_BYTES: usize = 320;
 /// The longest RFC 3339 time, quoted: nanoseconds, UTC.
 const CREATED_AT_BYTES: usize = 32;
 
-/// How many bytes the parts of a config and a manifest take: exact but for the width of indices, which is that of the
+/// Sizes in bytes of the parts of a config and a manifest: exact except for the width of indices, which is that of the
 /// largest in the whole union.
 struct Lengths {
-    /// Of each text in [`Graph::texts`], quoted.
+    /// Size of each text in [`Graph::texts`], quoted.
     texts: Vec<usize>,
-    /// Of each blob's digest in a config and of its descriptor in a manifest.
+    /// Size of each blob's digest in a config, and of its descriptor in a manifest.
     digests: Vec<usize>,
     descriptors: Vec<usize>,
     index: usize,
@@ -130,17 +130,17 @@ fn descriptor_bytes(descriptor: &Descriptor) -> usize {
     83 + encoded_len(&descriptor.media_type) + digest_bytes(&descriptor.digest) + urls + annotations
 }
 
-/// A selection of records and results, and what it takes to write it.
+/// A selection of records and results, and its size when written.
 struct Tally<'a> {
     lengths: &'a Lengths,
     layers: &'a Layers<'a>,
     union: &'a Union,
     records: Vec<bool>,
     results: Vec<bool>,
-    /// For each record the links of kept records to it.
+    /// For each record the number of links from kept records to it.
     children: Vec<u32>,
     leaves: usize,
-    /// For each chain the kept results and the needed chains right above that need it.
+    /// For each chain the number of kept results and of needed chains directly above that need it.
     chain_uses: Vec<u32>,
     blob_uses: Vec<u32>,
     config_bytes: usize,
@@ -174,7 +174,7 @@ impl<'a> Tally<'a> {
             && self.blobs <= limits.layers
     }
 
-    /// The links of a record to kept ones.
+    /// The links of a record to kept records.
     fn kept_links(&self, record: &'a UnionRecord) -> impl Iterator<Item = &'a UnionLink> {
         record.links.iter().flatten().filter(|&&(_, parent)| self.records[parent as usize])
     }
@@ -241,7 +241,7 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// Drops a record if it is a leaf without a result, and then those above it that this makes one.
+    /// Drops a record if it is a leaf without a result, and then those records that this makes such leaves.
     fn drop_if_useless(&mut self, id: RecordId) {
         let mut suspects = vec![id];
         while let Some(id) = suspects.pop() {

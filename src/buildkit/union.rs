@@ -1,13 +1,13 @@
-//! The union of all pushes: the records that each class comes to, parents first.
+//! The union of all pushes: the records of each class, parents first.
 //!
-//! Roots become one record. So do members of a class whose results are the same content, with all their links, if their
-//! links differ in one input at most: a build that matches a link of A there and links that A and B share elsewhere
-//! matches A. If they differ in two, that A made R of (a, a') and B made R of (b, b') does not say what (a, b') makes:
-//! the class is [`split`] like those whose results differ.
+//! Equal roots become one record. So do members of a class whose results are the same content, with all their links, if
+//! their links differ in one input at most: a build that matches a link of A there and links that A and B share
+//! elsewhere matches A. If they differ in two, that A made R of (a, a') and B made R of (b, b') does not say what (a,
+//! b') makes: the class is [`split`] like those whose results differ.
 //!
 //! A record of push P links to those records of a parent's class that P's own parent vouches for. The parent's result
 //! may come from a newer push than the child's, as it may when BuildKit imports from several caches: a definition link
-//! says that the step is the same, whatever came out of it.
+//! says that the step is the same, whatever its result.
 
 use std::ops::Range;
 
@@ -22,14 +22,14 @@ pub type RecordId = u32;
 
 #[derive(Default)]
 pub struct Union {
-    /// Parents before children, and chains of records mostly together: any beginning is a cache in itself.
+    /// Records, parents before children, and chains of records mostly together: any beginning is a cache in itself.
     pub records: Vec<UnionRecord>,
-    /// Classes that are several records, and of those: the ones cut by [`split::bounded`], and the ones whose members
-    /// have the same content.
+    /// Classes that are several records; of those, the ones cut by [`split::bounded`], and the ones whose members have
+    /// the same content.
     pub splits: usize,
     pub bounded_splits: usize,
     pub uniform_splits: usize,
-    /// Records of pushes that no record stands for: loops took their links, or a bounded split gave them all to others.
+    /// Records of pushes that no record represents: loops took their links, or a bounded split gave them all to others.
     pub uncovered_records: usize,
     /// Links that would have closed a loop: one push says A before B, another B before A.
     pub loop_links: usize,
@@ -61,18 +61,18 @@ impl Union {
     }
 }
 
-/// Orders classes so that each comes after those it links to, except for links that close a loop. It starts from the
-/// leaves, so that what leads to a leaf stays together.
+/// Orders classes so that each comes after those that it links to, except for links that close a loop. It starts from
+/// the leaves, so that the classes that lead to a leaf stay together.
 fn parents_first(graph: &Graph, classes: &Classes) -> Vec<ClassId> {
     let mut is_leaf = vec![true; classes.len()];
     graph.links().iter().for_each(|link| is_leaf[classes.of[link.node as usize] as usize] = false);
 
     let mut order = Vec::with_capacity(classes.len());
     let mut entered = vec![false; classes.len()];
-    // A class, the member of it and the link of that to look at next.
+    // For each step of the path: a class, the member of it and the member's link to visit next.
     let mut path: Vec<(ClassId, usize, usize)> = Vec::new();
     let all = 0..classes.len() as ClassId;
-    // Where all links are loops there is no leaf, so the rest follows.
+    // If all links are loops there is no leaf, so the other classes follow.
     for start in all.clone().filter(|&class| is_leaf[class as usize]).chain(all) {
         if !std::mem::replace(&mut entered[start as usize], true) {
             path.push((start, 0, 0));
@@ -159,7 +159,7 @@ impl Emitter<'_, '_> {
             let vouchers =
                 || vouchers.iter().flat_map(|&way| &nodes[way]).map(|&node| &self.graph.nodes[node as usize]);
             let Some(newest) = vouchers().max_by_key(|node| node.push) else { continue };
-            // Its time of creation does not make a result newer, so that what one push made stays together.
+            // A later creation time does not make a result newer, so that results of one push stay together.
             let result = vouchers().filter_map(|node| Some((node.push, node.result?))).max().map(|(_, result)| result);
             self.union.records.push(UnionRecord { digest: newest.digest, links, result, push: newest.push });
         }
@@ -188,13 +188,13 @@ impl Emitter<'_, '_> {
         Ok(ways.into_iter().unzip())
     }
 
-    /// The links of a node to the records of the union that its parents vouch for.
+    /// The links of a node to the records of the union for which its parents vouch.
     fn links(&mut self, node: NodeId, work: &mut Work) -> Result<Links, NoView> {
         let mut inputs = Vec::with_capacity(self.graph.arity(node));
         for links in self.graph.inputs(node) {
             let mut records: Vec<UnionLink> = Vec::with_capacity(links.len());
             for link in links {
-                // What is not emitted yet is being waited for by this very class.
+                // A class that is not emitted yet is in a loop with this one.
                 if !self.emitted[self.classes.of[link.node as usize] as usize] {
                     self.union.loop_links += 1;
                     continue;
@@ -210,7 +210,7 @@ impl Emitter<'_, '_> {
         Ok(inputs)
     }
 
-    /// Whether all have a result, and the same whatever its compression.
+    /// Whether all have a result, with the same content whatever its compression.
     fn same_content<'n>(&self, mut nodes: impl Iterator<Item = &'n NodeId>) -> bool {
         let content = |&node: &NodeId| self.graph.nodes[node as usize].result.map(|result| result.content);
         let first = nodes.next().and_then(content);

@@ -1,4 +1,4 @@
-//! The view: what a cache tag serves for the pushes that are live on it.
+//! The view: the cache that a tag serves for its live pushes.
 
 use std::borrow::Borrow;
 
@@ -18,20 +18,20 @@ use super::write::write;
 use super::{IMPORT_LIMIT_BYTES, TARGET_BYTES, VIEW_LAYERS_MAX};
 use crate::digest::Digest;
 
-/// What a view may take and come to.
+/// Bounds on a view and on the work of making it.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// The most records, links and layers of all pushes together that are united; the oldest pushes beyond are left
+    /// Maximum number of records, links and layers of all united pushes together; the oldest pushes beyond are left
     /// out.
     pub nodes: usize,
-    /// The most steps that uniting them may take: lookups and comparisons of links, a few nanoseconds each. Honest
+    /// Maximum number of steps of uniting them: lookups and comparisons of links, a few nanoseconds each. Ordinary
     /// pushes take some ten for each of their links.
     pub work: usize,
     pub limits: Limits,
 }
 
-/// 64 pushes of 1,600 records with three links and a layer each, of which a view holds some 3,500. Uniting as many
-/// takes a third of a second and 100 MiB.
+/// Bounds for 64 pushes of 1,600 records with three links and a layer each, of which a view holds some 3,500. To unite
+/// as many takes a third of a second and 100 MiB.
 pub const BOUNDS: Bounds = Bounds {
     nodes: 1 << 19,
     work: 100_000_000,
@@ -51,7 +51,7 @@ pub enum ViewOutcome {
     Merged(Merged),
 }
 
-/// A manifest, always in the OCI image form, and the blob that it names as its config.
+/// A manifest, always in the OCI image form, and the blob that is its config.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Merged {
     pub manifest: Bytes,
@@ -62,10 +62,10 @@ pub struct Merged {
 /// A valid push and its place in the list.
 type Valid<'a> = (usize, &'a CacheManifest, &'a CacheConfig);
 
-/// Makes the view of these pushes, oldest first, of which the store has the layers that are `present`.
+/// Makes the view of `pushes`, oldest first. The store has those of their layers that are `present`.
 ///
-/// The newest push decides: where several have a result for the same step reached in the same way, its result is
-/// served. A push that cannot be read is left out and reported.
+/// The newest push decides: if several have a result for the same step reached in the same way, its result is served. A
+/// push that cannot be read is left out and reported.
 ///
 /// # Errors
 ///
@@ -139,7 +139,7 @@ pub fn view<P: Borrow<Push>>(pushes: &[P], present: &dyn Fn(&Digest) -> bool, bo
     Ok(View { outcome: ViewOutcome::Merged(merged), explanation })
 }
 
-/// Leaves out the oldest pushes that would make it more than `nodes_max` records, links and layers.
+/// Leaves out the oldest pushes beyond `nodes_max` records, links and layers.
 fn newest_within<'a>(
     nodes_max: usize,
     valid: Vec<Valid<'a>>,
@@ -163,7 +163,7 @@ fn newest_within<'a>(
     }
 }
 
-/// Whether a push that is alone can be served as it is: BuildKit imports it whole, and nothing in it is gone.
+/// Whether a push that is alone can be served as it is: BuildKit imports it whole, and none of its content is missing.
 fn is_servable(manifest: &CacheManifest, config: &CacheConfig, explanation: &Explanation) -> bool {
     let leaves = config.leaves().into_iter().filter(|leaf| *leaf).count();
     leaves <= 1
@@ -183,7 +183,7 @@ fn explain_layers(layers: &Layers, explanation: &mut Explanation) {
     }
 }
 
-/// The steps that a union may still take. Some inputs are made to be slow; they run out of it.
+/// The steps that a union may still take. Input made to be slow uses them up.
 pub struct Work {
     left: usize,
 }

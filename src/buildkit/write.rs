@@ -1,7 +1,8 @@
-//! Writes a union as a cacheconfig and a manifest, canonically: equal unions are equal bytes.
+//! Writes a union as a cacheconfig and a manifest in a canonical form: equal unions have equal bytes.
 //!
-//! Numbers do not come from the pushes: layers are ordered by blob and then by what is below them, records by digest,
-//! number of inputs and then by all that leads to them. Objects are written as BuildKit's exporter writes them.
+//! Indices do not depend on the order of the pushes: layers are ordered by blob and then by the layers below them,
+//! records by digest, number of inputs and then by all records that lead to them. Objects are written as BuildKit's
+//! exporter writes them.
 
 use std::collections::HashSet;
 
@@ -153,14 +154,14 @@ fn json(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).expect("structs of texts and numbers have a JSON form").into()
 }
 
-/// Where each id is in `order`; ids that are not in it get 0 and are not asked for.
+/// The position of each id in `order`; ids that are not in it get 0 and are not asked for.
 fn inverse(order: &[u32], len: usize) -> Vec<usize> {
     let mut index = vec![0; len];
     order.iter().enumerate().for_each(|(at, &id)| index[id as usize] = at);
     index
 }
 
-/// The chains that kept results need.
+/// The chains that kept results need, in canonical order.
 fn order_chains(layers: &Layers, union: &Union, kept: &Kept) -> Vec<ChainId> {
     let mut needed = vec![false; layers.chains.len()];
     let results = union.records.iter().zip(&kept.results).filter(|(_, kept)| **kept);
@@ -185,7 +186,8 @@ fn order_chains(layers: &Layers, union: &Union, kept: &Kept) -> Vec<ChainId> {
     order
 }
 
-/// The kept records. Their identity is a hash of all that leads to them, which exists since the union has no loops.
+/// The kept records in canonical order. The identity of a record is a hash of all that leads to it, which exists
+/// because the union has no loops.
 fn order_records(graph: &Graph, union: &Union, kept: &Kept) -> Vec<u32> {
     let mut identity: Vec<Option<Digest>> = vec![None; union.records.len()];
     for (id, record) in union.records.iter().enumerate().filter(|&(id, _)| kept.records[id]) {

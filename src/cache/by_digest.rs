@@ -1,4 +1,4 @@
-//! Manifests that are asked for by their digest.
+//! Manifests requested by digest.
 
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -13,13 +13,14 @@ use crate::refs::Repo;
 use crate::refs::manifests::Manifest;
 
 impl Caches {
-    /// The manifest of a digest.
+    /// Returns the manifest with a digest.
     ///
     /// # Errors
     ///
-    /// [`Error::ManifestUnknown`] when it is not here, when it names what was found corrupt, and when it is a cache of which
-    /// a layer is gone: a builder that finds no cache builds without one, and a builder that is served such a cache fails
-    /// at the layer. What a tag has just served is served: its layers have been looked at, and the promise stands.
+    /// [`Error::ManifestUnknown`] when it is missing, when it references content that was found corrupt, and when it is
+    /// a cache with a missing layer: a builder that finds no cache builds without one, and a builder that gets such a
+    /// cache fails at the layer. A manifest that a tag has just served is served: its layers have been looked up, and
+    /// the lease holds.
     pub async fn serve_by_digest(&self, repo: &Repo, digest: &Digest) -> Result<Manifest> {
         let look = |pin: Pin| async move {
             let manifest = repo.manifest(&pin, digest).await?;
@@ -41,7 +42,7 @@ impl Caches {
         found
     }
 
-    /// Whether all that a cache names is here: looked for as for a view, all at once.
+    /// Whether all content of a cache is stored: looked up as for a view, all at once.
     async fn has_layers(&self, pin: &Pin, repo: &Repo, digest: &Digest) -> Result<bool> {
         let Some(names) = self.names_of(repo, digest, &mut 0).await? else { return Ok(true) };
         let looks = names.blobs.iter().map(|blob| pin.may_name_any(repo.blobs().blob_keys(blob), None));
@@ -56,7 +57,7 @@ impl Caches {
     }
 }
 
-/// Whether a manifest may be a cache. Parsing would tell for certain, and takes longer.
+/// Whether a manifest may be a cache. Only parsing is certain, and takes longer.
 fn is_cache(manifest: &[u8]) -> bool {
     manifest.windows(CACHE_CONFIG.len()).any(|bytes| bytes == CACHE_CONFIG.as_bytes())
 }

@@ -1,5 +1,5 @@
-//! The forms in which clients send and read a cache. Whatever the form, a push makes the same record, and a tag serves the
-//! same view.
+//! Forms in which clients send and read a cache. In every form, a push makes the same record, and a tag serves the same
+//! view.
 
 use bytes::Bytes;
 
@@ -10,13 +10,12 @@ use crate::error::{Error, Result};
 use crate::names::Tag;
 use crate::refs::{Repo, RepoWriter};
 
-/// The form of a cache between a client and a door.
+/// Form of a cache between a client and a door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WireForm {
-    /// A manifest that names its config as a blob: an OCI manifest, an OCI index or a Docker list. Which of them it is, its
-    /// bytes say.
+    /// A manifest with its config in a blob: an OCI manifest, an OCI index or a Docker list. The bytes say which.
     Manifest,
-    /// One cacheconfig whose layers carry what a manifest says otherwise: `type=gha` and `type=s3`.
+    /// One cacheconfig whose layers carry the data of a manifest's descriptors: `type=gha` and `type=s3`.
     Inline,
 }
 
@@ -25,7 +24,8 @@ impl Caches {
     ///
     /// # Errors
     ///
-    /// [`Error::ManifestInvalid`] when it is no cache of this form, [`Error::ManifestBlobUnknown`] when a layer is missing.
+    /// [`Error::ManifestInvalid`] when it is no cache of this form, [`Error::ManifestBlobUnknown`] when a layer is
+    /// missing.
     pub async fn push_cache(&self, to: &RepoWriter, tag: &Tag, form: WireForm, bytes: Bytes) -> Result<Pushed> {
         let tags = std::slice::from_ref(tag);
         let bytes = match form {
@@ -40,7 +40,7 @@ impl Caches {
         self.push(to, ManifestPush { digest: None, tags, content_type: None, bytes, build: None }).await
     }
 
-    /// The cache that a tag serves.
+    /// Returns the cache that a tag serves.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What is found in a tag and in a manifest: what this server remembers of them.
+//! Contents of tags and manifests, as this server remembers them.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,22 +8,22 @@ use crate::digest::Digest;
 use crate::refs::pushes::LivePush;
 use crate::refs::stored_view::Served;
 
-/// What a tag is made of, for people.
+/// Contents of a tag, for display.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Inspection {
     pub repo: String,
     pub tag: String,
-    /// When it was pushed last.
+    /// Time of the last push.
     pub pushed: jiff::Timestamp,
     pub served: Served,
-    /// What that is; nothing in answers of servers that do not say.
+    /// Kind of the last push; absent in answers of older servers.
     #[serde(default)]
     pub kind: Option<ServedKind>,
-    /// What is served is not what was pushed last.
+    /// Whether a view is served instead of the last push.
     pub is_view: bool,
-    /// Oldest first.
+    /// Pushes, oldest first.
     pub pushes: Vec<InspectedPush>,
-    /// What BuildKit imports at most, for manifest and config each.
+    /// Largest size in bytes that BuildKit imports, for manifest and config each.
     pub limit_bytes: Option<u64>,
     pub explanation: Option<Explanation>,
 }
@@ -35,11 +35,11 @@ pub struct InspectedPush {
     pub at: jiff::Timestamp,
     pub manifest_bytes: u64,
     pub config_bytes: u64,
-    /// Sum of the layers, each counted once.
+    /// Sum of the sizes of the layers in bytes, each counted once.
     pub layer_bytes: u64,
     pub records: usize,
     pub layers: usize,
-    /// Why the push is not part of the view.
+    /// The reason why the push is not part of the view.
     pub error: Option<String>,
 }
 
@@ -72,14 +72,14 @@ impl InspectedPush {
     }
 }
 
-/// What a manifest names.
+/// References of a manifest.
 pub(super) struct ManifestNames {
     pub blobs: Vec<Digest>,
     pub children: Vec<Digest>,
 }
 
 impl ManifestNames {
-    /// Memory that it takes, in bytes.
+    /// Memory in bytes.
     pub fn weight(&self) -> u32 {
         let names = self.blobs.len() + self.children.len();
         u32::try_from(64 + names * size_of::<Digest>()).unwrap_or(u32::MAX)

@@ -1,4 +1,4 @@
-//! What a tag is made of, for people.
+//! Inspection: the contents of a tag, for display.
 
 use std::sync::Arc;
 
@@ -13,11 +13,12 @@ use crate::error::{Error, Result};
 use crate::names::Tag;
 use crate::refs::Repo;
 
-/// Manifests of an index that are looked at to tell what it is an index of.
+/// Manifests of an index that are read to tell its kind.
 const CHILDREN_MAX: usize = 8;
 
 impl Caches {
-    /// What a tag is made of. Made anew so that it can be explained, and kept until the tag or what it serves changes.
+    /// Inspects a tag. Its view is made again for the explanation; the result is kept until the tag or its view
+    /// changes.
     pub async fn inspect(&self, repo: &Repo, tag: &Tag) -> Result<Arc<Inspection>> {
         let unknown = || Error::ManifestUnknown(tag.to_string());
         let Some(sources) = repo.tag_sources(tag).await? else {
@@ -64,7 +65,7 @@ impl Caches {
 }
 
 impl Caches {
-    /// What kind of thing a manifest is. Of an index, the first few of its manifests tell.
+    /// The kind of a manifest. For an index, its first few manifests decide.
     pub(super) async fn kind_of(&self, repo: &Repo, digest: &Digest) -> Result<ServedKind> {
         let children = match self.alone(repo, digest).await? {
             Some(Alone::Kind(kind)) => return Ok(kind),
@@ -75,7 +76,7 @@ impl Caches {
         for child in children.iter().take(CHILDREN_MAX) {
             match self.alone(repo, child).await? {
                 Some(Alone::Kind(ServedKind::Cache)) => caches += 1,
-                // It may be elsewhere.
+                // The child may be stored elsewhere.
                 None => {}
                 Some(_) => return Ok(ServedKind::ImageIndex),
             }

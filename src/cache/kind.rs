@@ -1,4 +1,4 @@
-//! What kind of thing a tag serves, for people.
+//! Kinds of tags, for display.
 
 use std::fmt;
 
@@ -10,10 +10,10 @@ use crate::oci::{DOCKER_LIST, ManifestContent, OCI_INDEX};
 /// Media types of the configs of images.
 const IMAGE_CONFIGS: [&str; 2] =
     ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
-/// Longest media type. Characters: twice the 127 of RFC 6838, section 4.2, and the slash.
+/// Longest media type in characters: twice the 127 of RFC 6838, section 4.2, and the slash.
 const MEDIA_TYPE_MAX: usize = 255;
 
-/// What kind of thing a tag serves.
+/// The kind of content that a tag serves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServedKind {
@@ -22,11 +22,11 @@ pub enum ServedKind {
     ImageIndex,
     /// An index whose manifests are caches, as `docker buildx imagetools create` makes one.
     CacheIndex,
-    /// Anything else, with its type where that is a media type.
+    /// Any other content, with its type if that is a media type.
     Artifact(Option<String>),
 }
 
-/// In words, for people.
+/// The kind in words.
 impl fmt::Display for ServedKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -43,10 +43,10 @@ impl fmt::Display for ServedKind {
     }
 }
 
-/// What a manifest is, as far as it can be told by itself.
+/// The kind of a manifest, as far as its own bytes tell.
 pub(super) enum Alone {
     Kind(ServedKind),
-    /// An index of these.
+    /// An index of these manifests.
     IndexOf(Vec<Digest>),
 }
 
@@ -61,7 +61,7 @@ pub(super) fn alone(manifest: &[u8]) -> Alone {
     })
 }
 
-/// Whether a text is a media type (RFC 6838, section 4.2), which a terminal can be shown: clients choose it.
+/// Whether a text is a media type (RFC 6838, section 4.2), which is safe to show on a terminal: clients choose it.
 fn is_media_type(text: &str) -> bool {
     let valid = |b: u8| b.is_ascii_alphanumeric() || b"!#$&-^_.+/".contains(&b);
     text.len() <= MEDIA_TYPE_MAX && text.contains('/') && text.bytes().all(valid)

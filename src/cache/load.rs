@@ -11,26 +11,26 @@ use crate::error::Result;
 use crate::objects::READ_BYTES_MAX;
 use crate::refs::Repo;
 
-/// A push, or why there is none.
+/// A push whose config is not parsed, or the reason why it cannot be read.
 pub(super) type Unparsed = std::result::Result<UnparsedPush, NotLoaded>;
 
-/// Why a push cannot be read.
+/// The reason why a push cannot be read.
 pub(super) enum NotLoaded {
     ManifestGone,
-    /// The blob with its records is gone or damaged.
+    /// The blob with the config is gone or damaged.
     ConfigGone(Digest),
-    /// Not one that BuildKit would know, and why.
+    /// Not a cache that BuildKit would accept, and the reason.
     Malformed(String),
 }
 
-/// The parts of a push: its manifest, parsed, and its config, which is not.
+/// The parts of a push: its parsed manifest, and its config as bytes.
 pub(super) struct UnparsedPush {
     pub manifest: CacheManifest,
     config: std::result::Result<Bytes, FormatError>,
 }
 
 impl UnparsedPush {
-    /// Memory that the push takes while it is parsed and behind that, in bytes.
+    /// Memory in bytes that the push takes while it is parsed and afterwards.
     pub fn memory(&self) -> u64 {
         let config = self.config.as_ref().map_or(0, |bytes| CacheConfig::memory_to_parse(bytes));
         config + self.manifest.bytes
@@ -48,7 +48,7 @@ impl UnparsedPush {
 }
 
 impl Caches {
-    /// The cache manifest in these bytes of a stored one.
+    /// Parses a stored manifest as a cache manifest.
     pub(super) async fn read_manifest(&self, bytes: Bytes) -> Result<std::result::Result<CacheManifest, NotLoaded>> {
         let detected = tokio::task::spawn_blocking(move || CacheManifest::detect(&bytes)).await?;
         Ok(match detected {
@@ -58,7 +58,7 @@ impl Caches {
         })
     }
 
-    /// The push that a cache manifest makes, with the config that it names.
+    /// Reads the config of a cache manifest. Together they are a push.
     pub(super) async fn push_of(&self, repo: &Repo, manifest: CacheManifest) -> Result<Unparsed> {
         let digest = manifest.config.digest;
         let too_large = |manifest, bytes: u64| {
@@ -73,7 +73,7 @@ impl Caches {
         match repo.content().small_in(blobs.blob_keys(&digest), digest, repo.deadline()).await {
             Ok(Some(bytes)) => Ok(Ok(UnparsedPush { manifest, config: Ok(bytes) })),
             Ok(None) => Ok(Err(NotLoaded::ConfigGone(digest))),
-            // What a manifest says of a size need not be true.
+            // The size in a manifest may be wrong.
             Err(error) => match blobs.size_of(&digest).await? {
                 Some(size) if size > READ_BYTES_MAX => too_large(manifest, size),
                 _ => Err(error),

@@ -1,4 +1,4 @@
-//! Makes a view: loads the pushes of a tag, unites them, and stores what comes out before anybody is told.
+//! Makes a view: loads the pushes of a tag, unites them, and stores the result before any client is told of it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::refs::pointer::Pointer;
 use crate::refs::pushes::{LivePush, PushId};
 use crate::refs::stored_view::{Served, StoredView, VIEW_ALGORITHM_VERSION};
 
-/// Pushes loaded at once for one view.
+/// Pushes loaded at the same time for one view.
 const LOADS: usize = 4;
 
 impl Caches {
@@ -39,7 +39,7 @@ impl Caches {
         at_hand: Option<(PushId, Arc<Push>)>,
     ) -> Result<StoredView> {
         let began = Instant::now();
-        // The memory of the push at hand has been taken.
+        // Memory for the push at hand has been taken already.
         let _memory = match &at_hand {
             Some(_) => None,
             None => Some(self.memory(repo, self.memory_of(repo, live).await?).await?),
@@ -62,8 +62,8 @@ impl Caches {
                         needed = Some(parsed.map(|parsed| parsed.blobs).unwrap_or_default());
                         (Some(merged.config_digest), Some(served))
                     }
-                    // Nobody could read it by its digest. The newest push is there as it was sent, until the tag is pushed to
-                    // again; no other server is told that there is nothing better.
+                    // No client could read the view by its digest. The newest push is served as it was sent, until the
+                    // tag is pushed to again; no record tells other servers that nothing better exists.
                     Err(refused @ (Error::Full | Error::LeftBehind { .. })) => {
                         tracing::warn!(repo = %repo.name(), %tag, error = %refused, "cannot store a view");
                         is_stored = false;
@@ -79,7 +79,7 @@ impl Caches {
                     None => (None, None),
                 }
             }
-            // There is nothing better to serve than what was pushed last.
+            // The last push is the best that can be served.
             None => (None, None),
         };
         if let Some(weight) = weight {
@@ -96,26 +96,26 @@ impl Caches {
             evicted: made.evicted,
             view,
         };
-        // One push that is served as it is: to find that out costs no more than to read a stored view.
+        // A single push that is served as it is: to find that out again costs no more than to read a stored view.
         if is_stored && (stored.view.is_some() || live.len() > 1) {
             repo.put_stored_view(tag, &stored).await?;
         }
         Ok(stored)
     }
 
-    /// Memory for a view of these pushes, in bytes. The newest is part of it whatever it takes.
+    /// Memory in bytes for a view of these pushes. The newest is part of the view, however large.
     pub(super) async fn memory_of(&self, repo: &Repo, live: &[LivePush]) -> Result<u64> {
         let Some(newest) = live.last() else { return Ok(VIEW_BYTES) };
         let Some(bytes) = repo.manifest_bytes(&newest.id.manifest).await? else { return Ok(VIEW_BYTES) };
-        // Many may ask at once, and none has the memory of a view yet.
+        // Many requests may ask at once, and none has the memory of a view yet.
         let length = bytes.len();
         let detected = self.parse_manifest(repo, length, move || CacheManifest::detect(&bytes)).await?;
         let Ok(Some(manifest)) = detected else { return Ok(VIEW_BYTES) };
         Ok(self.push_of(repo, manifest).await?.map_or(VIEW_BYTES, |push| VIEW_BYTES.max(push.memory())))
     }
 
-    /// Loads the pushes of a tag, the newest first and as many as may be, and unites them. Whoever calls it has memory for a
-    /// view, or for the push at hand where that is the only one.
+    /// Loads the pushes of a tag, the newest first and as many as the memory allows, and unites them. The caller has
+    /// memory for a view, or for the push at hand if that is the only one.
     pub(super) async fn united(
         &self,
         pin: &Pin,
@@ -124,7 +124,7 @@ impl Caches {
         at_hand: Option<(PushId, Arc<Push>)>,
     ) -> Result<United> {
         let at_hand = at_hand.as_ref();
-        // Loaded several at a time, and parsed one by one: what that takes is counted.
+        // Several are loaded at a time, but one is parsed at a time, because parsing is paid from the caller's memory.
         let one_parses = &tokio::sync::Mutex::new(());
         let loads = live.iter().rev().map(|push| async move {
             if at_hand.is_some_and(|(id, _)| *id == push.id) {
@@ -217,8 +217,8 @@ impl Caches {
     }
 }
 
-/// The config of a push that is served byte for byte, and what is served; nothing when that is what the pointer names, as it
-/// was sent last.
+/// The config of a push that is served byte for byte, and the served manifest: none if the pointer references it
+/// already.
 async fn as_sent(
     repo: &Repo,
     pointer: &Pointer,
@@ -239,7 +239,7 @@ fn is_whole(push: &Push, present: &[Digest]) -> bool {
     has_layers && push.config.is_ok()
 }
 
-/// Which of these layers can be served, given when each was last pushed.
+/// Returns the layers that can be served, given the last push time of each.
 async fn present(pin: &Pin, repo: &Repo, layers: &BTreeMap<Digest, Option<SystemTime>>) -> Result<HashSet<Digest>> {
     let looks = layers.iter().map(|(digest, pushed)| async move {
         Ok::<_, Error>(pin.may_name_any(repo.blobs().blob_keys(digest), *pushed).await?.then_some(*digest))
@@ -248,20 +248,20 @@ async fn present(pin: &Pin, repo: &Repo, layers: &BTreeMap<Digest, Option<System
     found.try_filter_map(|found| async move { Ok(found) }).try_collect().await
 }
 
-/// What the pushes of a tag come to.
+/// The union of a tag's pushes, with the content that it lacks.
 pub(super) struct United {
     /// The view, and the index of the first push that it was made from.
     pub view: Option<(View, usize)>,
-    /// Those that could be loaded, oldest first.
+    /// The pushes that could be loaded, oldest first.
     pub pushes: Vec<(PushId, Arc<Push>)>,
-    /// Their layers that the store has.
+    /// Layers of the pushes that the store has.
     present: Vec<Digest>,
     missing: Vec<Digest>,
     missing_manifests: Vec<Digest>,
     evicted: Vec<(Digest, Timestamp)>,
 }
 
-/// The view of all pushes; where that is more than can be united, the newest alone is still better than nothing.
+/// The view of all pushes. If they cannot be united, the view of the newest alone is still better than nothing.
 fn view_of(pushes: &[Arc<Push>], present: &dyn Fn(&Digest) -> bool) -> Option<(View, usize)> {
     match view(pushes, present, &BOUNDS) {
         Ok(all) => Some((all, 0)),

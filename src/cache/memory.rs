@@ -1,15 +1,17 @@
-//! Memory for what is parsed. A config of some megabytes takes many times as much once it is parsed, and whoever may push
-//! may have one parsed: so all that parses takes its memory out of one budget, by turns, and waits for it holding nothing.
+//! Memory for parsing. A config of some megabytes takes many times as much once it is parsed, and every caller that may
+//! push can cause that. So all parsing takes its memory from one budget, by turns, and a caller that waits for memory
+//! holds none.
 //!
-//! Invariant: nobody waits for this memory while holding some of it, or a place that another needs to give some back.
+//! Invariant: no caller waits for this memory while it holds some of it, or an upload slot that another caller needs to
+//! give some back.
 
 use crate::names::Tenant;
 use crate::turns::{Class, Turn, Turns};
 
-/// All that is parsed at once, in bytes: two views and some pushes, or the largest config alone. Scopes and onlookers have
-/// half of it.
+/// Memory in bytes of all parsing at a time: two views and some pushes, or the largest config alone. Scopes and
+/// inspections have half of it.
 const PARSED_BYTES: u64 = 128 << 20;
-/// What one view takes: the pushes that it is made of. Of pushes that come to more, the newest are united. Bytes.
+/// Memory in bytes of one view: of the pushes in it. Of more pushes, the newest are united.
 pub(super) const VIEW_BYTES: u64 = 48 << 20;
 /// The budget of one server.
 pub(super) struct ParseMemory {
@@ -23,7 +25,7 @@ impl Default for ParseMemory {
 }
 
 impl ParseMemory {
-    /// So many bytes, when it is the tenant's turn.
+    /// Takes `bytes` of memory when it is the tenant's turn.
     pub async fn take(&self, class: Class, tenant: &Tenant, bytes: u64) -> Turn<Tenant> {
         self.turns.take(class, tenant.clone(), bytes).await
     }

@@ -1,6 +1,6 @@
-//! Caches of builds, the product: what is pushed to a cache tag is recorded beside what others pushed, and the tag serves the
-//! best cache that can be proved complete. It knows no HTTP and no key: [`push`] and [`serve`] are what doors call, in the
-//! form that their clients speak.
+//! Caches of builds: a push to a cache tag is recorded beside the pushes of others, and the tag serves the best cache
+//! that can be proved complete. This room knows no HTTP and no keys: doors call [`push`] and [`serve`], in the form
+//! that their clients speak.
 
 mod by_digest;
 pub mod form;

@@ -1,4 +1,4 @@
-//! What a cache tag serves, as a graph: its records and its layers.
+//! The cache of a tag as a graph: its records and its layers.
 
 use std::collections::HashMap;
 
@@ -14,28 +14,28 @@ use crate::refs::Repo;
 
 pub use crate::buildkit::{CreatedAt, IMPORT_LIMIT_BYTES};
 
-/// Records that are outlined, and layers summed over their results. A cache of a build has fewer; one that somebody wrote
-/// to do harm may have millions.
+/// Limits on the records of an outline, and on the layers summed over their results. A cache of a build has fewer; a
+/// malicious one may have millions.
 const RECORDS_MAX: usize = 4000;
 const PLACED_MAX: usize = 100_000;
 
-/// The records and layers of a cache. Links go to what comes before.
+/// The records and layers of a cache. Links go to earlier records.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Outline {
-    /// Parents first.
+    /// Records, parents first.
     pub records: Vec<OutlinedRecord>,
-    /// Parents first. A blob on two parents is two layers.
+    /// Layers, parents first. A blob on two parents is two layers.
     pub layers: Vec<OutlinedLayer>,
-    /// Records that would be too many.
+    /// Number of records beyond the limit.
     pub records_left_out: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OutlinedRecord {
     pub digest: Box<str>,
-    /// Records that lead to it.
+    /// Indices of the records that lead to it.
     pub links: Vec<usize>,
-    /// Inputs that it needs, each by one of its links.
+    /// Number of inputs that it needs, each by one of its links.
     pub inputs: usize,
     pub results: Vec<OutlinedResult>,
 }
@@ -43,30 +43,30 @@ pub struct OutlinedRecord {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OutlinedResult {
     pub created: CreatedAt,
-    /// From the bottom.
+    /// Indices of the layers, from the bottom.
     pub layers: Vec<usize>,
     pub bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OutlinedLayer {
-    /// Unknown when the config names none that a manifest could.
+    /// Digest of the blob; absent if the config's text is no digest that a manifest could have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blob: Option<Digest>,
     pub bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<usize>,
-    /// When the newest result that has it on top was made.
+    /// Creation time of the newest result with this layer on top.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created: Option<CreatedAt>,
 }
 
 impl Caches {
-    /// The cache that a tag serves; nothing when it serves something else, or a cache that cannot be read.
+    /// The cache that a tag serves; nothing if it serves no cache, or one that cannot be read.
     pub async fn outline(&self, repo: &Repo, tag: &Tag) -> Result<Option<Outline>> {
         let Some(served) = self.shown(repo, tag).await? else { return Err(Error::ManifestUnknown(tag.to_string())) };
         let Some(bytes) = repo.manifest_bytes(&served.digest).await? else { return Ok(None) };
-        // Larger than any that a view is.
+        // Enough for every view.
         let _memory = self.memory_to_look(repo, VIEW_BYTES).await?;
         let Ok(manifest) = self.read_manifest(bytes).await? else { return Ok(None) };
         let Ok(push) = self.push_of(repo, manifest).await? else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! Parsing, with memory for it.
+//! Parsing, with the memory that it needs.
 
 use futures::FutureExt;
 
@@ -8,22 +8,22 @@ use crate::names::Tenant;
 use crate::refs::Repo;
 use crate::turns::{Class, Turn};
 
-/// What a manifest takes at most while it is parsed, in bytes for each of its own.
+/// Upper bound on the memory for parsing a manifest, as a multiple of its size.
 const MANIFEST_FACTOR: u64 = 8;
-/// A manifest up to this is parsed at once, a larger one by a thread that may block. Bytes.
+/// Size in bytes up to which a manifest is parsed on the calling thread. A larger one is parsed on a blocking thread.
 const AT_ONCE_BYTES: usize = 64 << 10;
 
 impl Caches {
-    /// So many bytes of memory to parse something, for a client of the repository.
+    /// Takes `bytes` of memory for parsing, for a client of the repository.
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`](crate::error::Error::Busy) when there was none within the deadline of the request.
+    /// [`Error::Busy`](crate::error::Error::Busy) when there is none within the request's deadline.
     pub(super) async fn memory(&self, repo: &Repo, bytes: u64) -> Result<Turn<Tenant>> {
         self.memory_as(Class::of(repo.tenant()), repo, bytes).await
     }
 
-    /// As [`Caches::memory`], for somebody who looks at the repository: whoever builds goes first.
+    /// As [`Caches::memory`], for a display of the repository: builds go first.
     pub(super) async fn memory_to_look(&self, repo: &Repo, bytes: u64) -> Result<Turn<Tenant>> {
         self.memory_as(Class::Second, repo, bytes).await
     }
@@ -32,8 +32,8 @@ impl Caches {
         repo.deadline().bound(self.parsing().take(class, repo.tenant(), bytes).map(Ok)).await
     }
 
-    /// Runs `parse`, which reads a manifest of so many bytes, with memory for it, and where it keeps no other request from
-    /// being answered.
+    /// Runs `parse`, which reads a manifest of `bytes` bytes, with memory for it, and on a thread where it delays no
+    /// other request.
     pub(super) async fn parse_manifest<T: Send + 'static>(
         &self,
         repo: &Repo,

@@ -1,5 +1,5 @@
-//! Pushes: a manifest is stored, and the tags that it is pushed to point to it. A cache manifest makes a push record on each
-//! of its tags, beside what others pushed.
+//! Pushes: a manifest is stored, and the tags that it is pushed to point to it. A cache manifest makes a push record on
+//! each of its tags, beside the pushes of others.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -26,16 +26,16 @@ use crate::refs::pushes::{LivePush, PushId};
 use crate::refs::{Repo, RepoWriter};
 use crate::turns::Turn;
 
-/// Push records of one tag. Beyond, the oldest of the largest family goes first.
+/// Maximum number of push records of one tag. Beyond it, the oldest of the largest family expires first.
 pub const PUSHES_MAX: usize = 64;
-/// A push that is older than this, of a tag that was not served for as long, makes room when the next push comes.
+/// Age of a push, and idle time of its tag, after which the push expires when the next one comes.
 const UNUSED_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Configs from this size on are parsed once: what a push record says of them is remembered. Bytes.
+/// Size in bytes from which the family of a config is remembered, so that the config is parsed once.
 const LONG_TO_PARSE: u64 = 256 << 10;
 
-/// Content of a push record: what expiry wants to know without reading the push. It follows from the manifest, so that
-/// writing a record again writes the same.
+/// Content of a push record: the data that expiry needs, so that it need not read the push. It follows from the
+/// manifest, so a record that is written again is the same.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct PushRecord {
     family: Option<Family>,
@@ -43,14 +43,14 @@ struct PushRecord {
 
 /// A manifest as a client sends it.
 pub struct ManifestPush<'a> {
-    /// Its digest, where the client says it.
+    /// The digest, if the client announced it.
     pub digest: Option<Digest>,
-    /// The tags that shall point to it.
+    /// The tags that will point to the manifest.
     pub tags: &'a [Tag],
-    /// The media type that it was sent with.
+    /// The `Content-Type` of the request.
     pub content_type: Option<&'a str>,
     pub bytes: Bytes,
-    /// The build that sends it, where it says so.
+    /// The build that sends it, if the client says.
     pub build: Option<BuildId>,
 }
 
@@ -58,27 +58,27 @@ pub struct ManifestPush<'a> {
 struct NewPush {
     identity: Digest,
     family: Option<Family>,
-    /// Nothing when its config was parsed before.
+    /// The parsed push; absent if its config was parsed before.
     parsed: Option<ParsedPush>,
 }
 
-/// The config of a push that cannot be read.
+/// A push whose config cannot be read.
 struct ConfigGone(Digest);
 
-/// A push that has just been parsed, with its memory.
+/// A push that has just been parsed, with the memory taken for it.
 struct ParsedPush {
     push: Arc<Push>,
     _memory: Turn<Tenant>,
 }
 
-/// What came of a push.
+/// The result of a push.
 #[derive(Clone, Debug)]
 pub struct Pushed {
     pub digest: Digest,
     pub subject: Option<Digest>,
 }
 
-/// A manifest as the registry reads it and, where it makes a push, as BuildKit does. Parsed once, for both.
+/// Parses a manifest for the registry and, if it is a cache, for BuildKit. The bytes are parsed once for both.
 fn read_manifest(
     bytes: &[u8],
     sent_as: Option<&str>,
@@ -90,7 +90,7 @@ fn read_manifest(
     Ok((parsed, cache))
 }
 
-/// A manifest that the registry takes for a cache, as BuildKit reads it.
+/// Reads a manifest that the registry takes for a cache, as BuildKit reads it.
 fn cache_manifest(document: &Document, bytes: usize) -> Result<CacheManifest> {
     let invalid = |reason: String| Error::ManifestInvalid(reason);
     let manifest = CacheManifest::of(document, bytes).map_err(|error| invalid(error.to_string()))?;
@@ -98,7 +98,7 @@ fn cache_manifest(document: &Document, bytes: usize) -> Result<CacheManifest> {
 }
 
 impl Caches {
-    /// Stores a manifest, with the tags that shall point to it.
+    /// Stores a manifest and points its tags to it.
     pub async fn push(&self, to: &RepoWriter, push: ManifestPush<'_>) -> Result<Pushed> {
         let algorithm = push.digest.map_or(Algorithm::Sha256, |digest| digest.algorithm());
         let digest = hash(algorithm, push.bytes.clone()).await?;
@@ -131,7 +131,7 @@ impl Caches {
         Ok(Pushed { digest, subject: parsed.subject })
     }
 
-    /// Content, then record, then pointer.
+    /// Writes content, then record, then pointer.
     async fn store(
         &self,
         pin: &Pin,
@@ -150,14 +150,15 @@ impl Caches {
         let required = to.require(pin, parsed).await?;
         let push = match push {
             Some(Ok(push)) => Some(push),
-            // It is there, and its bytes are wrong, or it came a moment too late: the builder is to send it again.
+            // The config exists, but its bytes are wrong, or it came a moment too late: the builder has to send it
+            // again.
             Some(Err(ConfigGone(digest))) => return Err(Error::ManifestBlobUnknown(vec![*digest])),
             None => None,
         };
         let writing = self.refs().writing(repo.deadline()).await?;
         to.store_manifest(pin, &required, &digest, parsed, bytes).await?;
         for tag in tags {
-            // Before the pointer: a view is made with it, and knows better.
+            // Before the pointer: the view, which is made with the pointer, knows the size better.
             let weight = Weight::of(parsed, size);
             self.refs().stock().pushed(repo.tenant(), repo.name(), tag, &digest, push.is_some(), weight);
         }
@@ -169,7 +170,7 @@ impl Caches {
                 None => to.put_plain(pin, tag, &pointer).await?,
             }
         }
-        // A view takes its time, and names nothing that the lock keeps.
+        // A view takes long, and references nothing that the lock protects.
         drop(writing);
         if let Some(parsed) = push.and_then(|push| push.parsed.as_ref()) {
             for ((at_pointer, live), tag) in firsts {
@@ -179,7 +180,7 @@ impl Caches {
         Ok(())
     }
 
-    /// The push that a cache manifest makes which has just been sent.
+    /// Parses the push of a cache manifest that was just sent.
     async fn new_push(
         &self,
         repo: &Repo,
@@ -198,7 +199,7 @@ impl Caches {
             Err(NotLoaded::Malformed(reason)) => return Err(Error::ManifestInvalid(reason)),
         };
         let memory = self.memory(repo, push.memory()).await?;
-        // Many who push the same config at once have waited for the first of them.
+        // A request that waited for memory may find that another one has parsed the same config meanwhile.
         if let Some(family) = views.family(&config, size) {
             return known(family);
         }
@@ -210,8 +211,8 @@ impl Caches {
         Ok(Ok(NewPush { identity, family, parsed: Some(ParsedPush { push, _memory: memory }) }))
     }
 
-    /// Adds a push to a cache tag: the record, then what it makes expire, then the pointer. Returns the push that is
-    /// alone on its tag: its view is to be made.
+    /// Adds a push to a cache tag: writes its record, deletes the records that expire, then writes the pointer. Returns
+    /// the push if it is alone on its tag: the caller makes its view.
     async fn put_push(
         &self,
         pin: &Pin,
@@ -225,8 +226,8 @@ impl Caches {
         let (before, live) = match repo.pointer(tag).await? {
             Some((version, before)) => {
                 let live = match self.views().of_version(&repo.tag_key(tag), &version) {
-                    // None is missing: a new record is followed by a new pointer. Some may be gone: whoever expired or
-                    // collected them may have stopped before the pointer.
+                    // No record is missing: a new record is followed by a new pointer. Some may be gone: an expiry or a
+                    // collection may have stopped before the pointer.
                     Some(known) => known.live.clone(),
                     None => repo.pushes(tag).await?,
                 };
@@ -237,7 +238,8 @@ impl Caches {
         pointer.push = Some(id);
         let is_new = before.is_none();
         let known = live.iter().find(|live| live.id.identity == id.identity);
-        // A record whose pointer never came is seen by nobody who remembers the pointer before it: its push begins again.
+        // A server that remembers the older pointer does not see a record whose own pointer was never written: such a
+        // push begins again.
         if let (Some(before), Some(known)) = (before.filter(|before| before.push.is_some()), known)
             && before.follows(&known.id)
             && to.has_record(pin, tag, &known.id).await?
@@ -259,10 +261,10 @@ impl Caches {
             tracing::info!(repo = %repo.name(), %tag, pushes = expired.len(), "expired old pushes of a tag");
             to.delete_records(tag, &expired).await?;
         }
-        // The record tells by its own time that the tag is in use.
+        // The time of the record says that the tag is in use.
         repo.used_by_push(tag);
-        // The first push of a tag is all that there is, as long as nobody else was first and no parent has the tag: its view
-        // is made from what is at hand, so that the next look at the tag costs one call.
+        // The first push of a tag is the whole of it, unless another push was first or a parent has the tag. Its view
+        // is made from the push at hand, so that the next lookup of the tag costs one call.
         let asked = Instant::now();
         if is_new
             && !repo.blobs().is_scope()
@@ -277,7 +279,7 @@ impl Caches {
         Ok(None)
     }
 
-    /// A push that is there already makes no record.
+    /// Repeats a push that has a record: it makes no second one.
     async fn push_again(
         &self,
         pin: &Pin,
@@ -290,8 +292,8 @@ impl Caches {
         let content = to.repo().content();
         let age = content.clock().now().duration_since(known.at);
         let is_old = age.is_ok_and(|age| age > content.config().collect.renewed_every());
-        // Alone, a push is served as it is: then as it was sent last, so that its builder finds its own digest and sends
-        // nothing next time.
+        // A push that is alone is served as it is: then as it was sent last, so that its builder finds its own digest
+        // and sends nothing next time.
         let is_served_as_is = live == 1 && before.push == Some(known.id);
         if is_old {
             // Then the pointer, as after any change of the records.
@@ -308,7 +310,7 @@ impl Caches {
         Ok(())
     }
 
-    /// Which of the pushes go, when one more of `family` comes.
+    /// The pushes that expire when one more of `family` comes.
     async fn expired(
         &self,
         repo: &Repo,
@@ -333,7 +335,7 @@ impl Caches {
         });
         let families: Vec<(usize, Option<Family>)> =
             stream::iter(reads.collect::<Vec<_>>()).buffered(FAN_OUT).try_collect().await?;
-        // A push that cannot be read is a family of its own kind.
+        // Pushes that cannot be read are a family of their own.
         let unread = || Family { leaves: Digest::sha256(b""), roots: Default::default() };
         let mut pushes: Vec<FamilyMember<Option<PushId>, usize>> = families
             .into_iter()

@@ -1,12 +1,12 @@
-//! What a tag serves. A cache tag serves the view of its pushes, made when it is asked for and kept until something it rests
+//! Serving tags. A cache tag serves the view of its pushes, made at a request and kept until something that it depends
 //! on changes.
 //!
-//! A view rests on two things: the pushes, which the tag's pointer proves unchanged, and which of their layers are in
-//! the store, which is looked at for every answer. So a layer that was lost costs the next build a step, not its life,
-//! and one that came back is served again.
+//! A view depends on two things: the pushes, which the tag's pointer proves unchanged, and the layers that are in the
+//! store, which are looked up for every answer. So a lost layer costs the next build a step, and does not fail it; a
+//! layer that came back is served again.
 //!
-//! Manifest and config of a view are stored like any other content, before the view is announced: every server can serve
-//! what another announced.
+//! Manifest and config of a view are stored like any other content, before the view is announced: every server can
+//! serve a view that another announced.
 
 use std::sync::Arc;
 
@@ -30,21 +30,22 @@ use crate::refs::pushes::LivePush;
 use crate::refs::stored_view::{Served, StoredView};
 use crate::trace;
 
-/// Who asks what a tag serves.
+/// The kind of caller that asks for the manifest of a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asker {
-    /// A client that goes on to read it.
+    /// A client that will read the manifest's content.
     Client,
-    /// Somebody who looks at it. That is no use of the tag, and keeps nothing: or whatever crawls the pages would keep all.
+    /// A caller that only displays the tag. That is no use of the tag, and keeps nothing: otherwise a crawler of the
+    /// pages would keep everything.
     Onlooker,
 }
 
 impl Caches {
-    /// The manifest that a tag serves now.
+    /// Returns the manifest that a tag serves now.
     ///
     /// # Errors
     ///
-    /// [`Error::ManifestUnknown`] when there is no such tag, or what it names is gone.
+    /// [`Error::ManifestUnknown`] when the tag does not exist, or its content is gone.
     pub async fn serve(&self, repo: &Repo, tag: &Tag) -> Result<Manifest> {
         let look = |pin: Pin| async move { self.manifest_now(&pin, repo, tag).await };
         let found = repo.content().pinned(repo.deadline(), look).await;
@@ -69,7 +70,7 @@ impl Caches {
         Ok(Manifest { digest: served.digest, media_type: served.media_type, bytes })
     }
 
-    /// What a tag serves now, for people to look at.
+    /// The manifest that a tag serves now, for display.
     pub async fn shown(&self, repo: &Repo, tag: &Tag) -> Result<Option<Served>> {
         let serve = |pin: Pin| async move { self.served_to(Asker::Onlooker, &pin, repo, tag).await };
         repo.content().pinned(repo.deadline(), serve).await
@@ -78,7 +79,7 @@ impl Caches {
     async fn served_to(&self, asker: Asker, pin: &Pin, repo: &Repo, tag: &Tag) -> Result<Option<Served>> {
         let key = repo.tag_key(tag);
         if asker == Asker::Client {
-            // Before it is read: what it says then, it goes on to say.
+            // Spared before it is read: the pointer then stays as it was read.
             pin.spare(&key).await?;
         }
         let Some(sources) = repo.tag_sources(tag).await? else {
@@ -116,9 +117,10 @@ impl Caches {
         Ok(Some(served))
     }
 
-    /// Waits for the other makers of this tag, and makes what they have not made. Nothing when the tag has gone meanwhile.
+    /// Waits for other requests that make views of this tag, and makes the view if none of them has. Nothing if the tag
+    /// was deleted meanwhile.
     ///
-    /// Once begun it goes on, though the deadline of the request has passed: whoever asks again finds it made.
+    /// A view that was begun is finished, even if the request's deadline has passed: the next request finds it.
     async fn make_in_turn(
         &self,
         pin: &Pin,
@@ -132,8 +134,8 @@ impl Caches {
             Ok(turn) => turn,
             Err(_) => {
                 let turn = pin.deadline().bound(turn.lock_owned().map(Ok)).await?;
-                // While tags are pushed faster than views are made, the newest pointer never has its view. One that is as
-                // new as this request will do.
+                // While tags are pushed faster than views are made, the newest pointer never has its view. A view that
+                // is as new as this request suffices.
                 if let Some(known) = self.views().made_since(&key, sources.at.asked)
                     && !repo.blobs().is_scope()
                     && holds(pin, repo, &known.stored).await?
@@ -158,11 +160,11 @@ impl Caches {
         deadline.bound(async { making.await? }).await.map(Some)
     }
 
-    /// Has the view of a tag made that was just pushed to, where another server may be asked for it next: that one finds it
-    /// stored, and need not read all pushes. Whatever fails here is done when somebody asks.
+    /// Has the view of a tag made that was just pushed to, if another server may be asked for it next: that one finds
+    /// the view stored, and need not read all pushes. A failure here is repaired by the next request for the tag.
     pub(super) fn make_ahead(&self, repo: &Repo, tag: &Tag) {
         let (key, asked) = (repo.tag_key(tag), Instant::now());
-        // Whoever waits for the turn already reads the pointer when it has come.
+        // A task that still waits for its turn will read the pointer later, and so sees this push.
         if !repo.content().objects().traits().shared || !self.views().begin_ahead(&key) {
             return;
         }
@@ -189,8 +191,8 @@ impl Caches {
         }
     }
 
-    /// Makes the view, unless another request has just done so or the stored one still holds. The pointer was read before
-    /// the pushes are listed: a push that the list misses comes with a newer pointer.
+    /// Makes the view, unless another request has just made it or the stored one still holds. The pointer was read
+    /// before the pushes are listed: a push that the list misses has a newer pointer.
     async fn make_known(&self, pin: &Pin, repo: &Repo, tag: &Tag, sources: TagSources) -> Result<Arc<CachedView>> {
         let (key, at) = (repo.tag_key(tag), &sources.at);
         if let Some(known) = self.views().of_version(&key, &at.version)
@@ -208,8 +210,8 @@ impl Caches {
         Ok(known)
     }
 
-    /// Makes the view of a tag that has just been pushed for the first time, of the push at hand. Whatever fails here is
-    /// done when somebody asks.
+    /// Makes the view of a tag that has just been pushed for the first time, of the push at hand. A failure here is
+    /// repaired by the next request for the tag.
     pub(super) async fn make_first(
         &self,
         pin: &Pin,
@@ -221,7 +223,7 @@ impl Caches {
         let id = live.id;
         let live = vec![live];
         match self.make(pin, repo, tag, &at.pointer, &live, Some((id, push))).await {
-            // When the push was written only a list tells for certain.
+            // Only a list gives the time of the push for certain.
             Ok(stored) if !stored.evicted.is_empty() => {}
             Ok(stored) => self.views().insert(repo.tag_key(tag), Arc::new(CachedView { at, live, stored })),
             Err(error) => tracing::info!(repo = %repo.name(), %tag, %error, "cannot make the view now"),
@@ -229,8 +231,8 @@ impl Caches {
     }
 }
 
-/// Whether what whoever asks for a tag reads next is there to stay. The layers have been looked at; manifest and config may
-/// be those of a push, and condemned with its tag, which may be deleted within the lease.
+/// Whether the manifest and config that a client reads next stay. The layers have been looked up; manifest and config
+/// may be those of a push, condemned with its tag, and the tag may be deleted within the lease.
 async fn stays(pin: &Pin, repo: &Repo, served: &Served, config: Option<Digest>) -> Result<bool> {
     let config = config.map(|digest| repo.blobs().blob_keys(&digest).collect());
     for keys in std::iter::once(repo.manifest_keys(&served.digest).collect()).chain(config) {
@@ -241,10 +243,10 @@ async fn stays(pin: &Pin, repo: &Repo, served: &Served, config: Option<Digest>) 
     Ok(true)
 }
 
-/// Whether the store has what a view needs, and still lacks what it was made without.
+/// Whether the store has the content that a view needs, and still lacks the content that it left out.
 async fn holds(pin: &Pin, repo: &Repo, stored: &StoredView) -> Result<bool> {
     let blobs = |digest: &Digest| repo.blobs().blob_keys(digest).collect::<Vec<_>>();
-    // Whoever asks for the tag reads these two next.
+    // A client reads these two next.
     let own = stored.view.iter().map(|view| (repo.manifest_keys(&view.digest).collect(), view.digest));
     let config = stored.config.iter().map(|digest| (blobs(digest), *digest));
     let read = own.chain(config).map(|(keys, digest): (Vec<Key>, Digest)| {

@@ -15,7 +15,7 @@ pub struct Caches {
 }
 
 impl Caches {
-    /// The caches whose tags are among `refs`.
+    /// The caches of the tags in `refs`.
     pub fn new(refs: Refs) -> Caches {
         Caches { refs, views: Arc::default(), parsing: Arc::default() }
     }

@@ -1,4 +1,4 @@
-//! Whether all is there that a manifest names, directly and through the manifests of an index.
+//! Whether all content of a manifest is stored: its own references, and those of an index's manifests.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,16 +11,17 @@ use crate::error::Result;
 use crate::oci::ManifestContent;
 use crate::refs::Repo;
 
-/// Manifests of one tree, and names in them, that are looked at. Of the images that there are, the largest have some
-/// hundreds of layers for each of some ten platforms; whoever pulls what is beyond finds out by himself what is gone.
+/// Limits on the manifests of one tree, and on the references in them, that are looked up. The largest images have some
+/// hundreds of layers for each of some ten platforms; a client that pulls references beyond the limit finds out by
+/// itself what is missing.
 const MANIFESTS_MAX: usize = 256;
 const NAMES_MAX: usize = 10_000;
-/// Bytes of one tree that are parsed.
+/// Maximum number of bytes of one tree that are parsed.
 const TREE_BYTES_MAX: usize = 32 << 20;
 
 impl Caches {
-    /// Whether a manifest is served: not when it or what it names is known to be gone. Looks only for what is condemned:
-    /// nothing else that a tag names can be, unless it is a parent's.
+    /// Whether a manifest is served: not if it or one of its references is known to be missing. Looks up condemned
+    /// objects only: no other content of a tag can be missing, unless it is a parent's.
     pub(super) async fn is_whole(&self, pin: &Pin, repo: &Repo, digest: &Digest) -> Result<bool> {
         let looks_for_all = repo.blobs().is_scope() && !repo.is_sparse();
         if pin.snapshot().is_empty() && !looks_for_all {
@@ -48,7 +49,8 @@ impl Caches {
         Ok(true)
     }
 
-    /// What a stored manifest names; nothing when it cannot be read. Remembered, and parsed at most once for many requests.
+    /// The references of a stored manifest; nothing if it cannot be read. Remembered, so that it is parsed once for
+    /// many requests.
     pub(super) async fn names_of(
         &self,
         repo: &Repo,

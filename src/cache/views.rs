@@ -1,4 +1,4 @@
-//! The views that this server has made or found, whose turn it is to make one, and what else it remembers of cache tags.
+//! Views that this server has made or found, the turns to make one, and other memory of cache tags.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,18 +18,19 @@ use crate::refs::pushes::LivePush;
 use crate::refs::stored_view::{Served, StoredView};
 use crate::sync::{STRIPES, lru, stripe};
 
-/// Memory for what is known of views, in bytes.
+/// Memory for views, in bytes.
 const VIEWS_BYTES_MAX: u64 = 64 << 20;
-/// Memory for what manifests name, in bytes.
+/// Memory for references of manifests, in bytes.
 const NAMES_BYTES_MAX: u64 = 8 << 20;
-/// Inspections and families that are remembered.
+/// Maximum number of remembered inspections, and of remembered families.
 const INSPECTIONS_MAX: u64 = 256;
 const FAMILIES_MAX: u64 = 1024;
-/// How long a builder may take from a tag to the manifest that the tag has served, and how many of those are remembered.
+/// Time that a builder may take from a tag to the manifest that the tag has served, and the number of such manifests
+/// that are remembered.
 const JUST_SERVED: Duration = Duration::from_secs(10);
 const JUST_SERVED_MAX: u64 = 10_000;
 
-/// A view, and what it was made of.
+/// A view, and the pointer and pushes of which it was made.
 pub(super) struct CachedView {
     /// The pointer that was read before the pushes were listed.
     pub at: VersionedPointer,
@@ -38,7 +39,7 @@ pub(super) struct CachedView {
 }
 
 impl CachedView {
-    /// What the tag serves.
+    /// The manifest that the tag serves.
     pub fn served(&self) -> Served {
         self.stored.view.clone().unwrap_or_else(|| Served::pushed(&self.at.pointer))
     }
@@ -50,18 +51,18 @@ impl CachedView {
     }
 }
 
-/// The views that are remembered, by the key of their tag's pointer.
+/// Remembered views, by the key of their tag's pointer.
 pub(super) struct Views {
     known: Cache<Key, Arc<CachedView>>,
-    /// One maker for a tag at a time: what the others wait for, they find made.
+    /// Locks that let one request at a time make the view of a tag: the others wait, and find it made.
     turns: [Arc<tokio::sync::Mutex<()>>; STRIPES],
-    /// The same for those who look at tags.
+    /// The same locks for inspections.
     look_turns: [tokio::sync::Mutex<()>; STRIPES],
-    /// Tags whose view will be made without anybody having asked for it.
+    /// Tags whose view will be made without a request.
     ahead: Mutex<HashSet<Key>>,
-    /// What was last found in a tag, for those who look at it.
+    /// The last inspection of each tag.
     inspected: Cache<Key, (Version, Arc<Inspection>)>,
-    /// What manifests name.
+    /// References of manifests.
     names: Cache<Digest, Arc<ManifestNames>>,
     /// The families of pushes whose configs are long to parse, by digest and size of the config.
     families: Cache<(Digest, u64), Option<Family>>,
@@ -109,23 +110,23 @@ impl Views {
         self.known.insert(key, view);
     }
 
-    /// The lock of those who make views of a tag.
+    /// The lock for making views of a tag.
     pub fn turn(&self, key: &Key) -> &Arc<tokio::sync::Mutex<()>> {
         &self.turns[stripe(key)]
     }
 
-    /// The lock of those who inspect a tag: what the others wait for, they find done.
+    /// The lock for inspecting a tag: the others wait, and find it done.
     pub fn look_turn(&self, key: &Key) -> &tokio::sync::Mutex<()> {
         &self.look_turns[stripe(key)]
     }
 
-    /// What was found in a tag when its pointer had this version and it served this digest.
+    /// The inspection of a tag when its pointer had this version and it served this digest.
     pub fn inspected(&self, key: &Key, version: &Version, served: &Digest) -> Option<Arc<Inspection>> {
         let (at, known) = self.inspected.get(key)?;
         (at == *version && known.served.digest == *served).then_some(known)
     }
 
-    /// Remembers what was found in a tag.
+    /// Remembers the inspection of a tag.
     pub fn insert_inspected(&self, key: Key, version: Version, found: Arc<Inspection>) {
         self.inspected.insert(key, (version, found));
     }
@@ -140,32 +141,32 @@ impl Views {
         self.just_served.contains_key(manifest)
     }
 
-    /// What a manifest names, if it is remembered.
+    /// References of a manifest, if remembered.
     pub fn names(&self, manifest: &Digest) -> Option<Arc<ManifestNames>> {
         self.names.get(manifest)
     }
 
-    /// Remembers what a manifest names.
+    /// Remembers the references of a manifest.
     pub fn insert_names(&self, manifest: Digest, names: Arc<ManifestNames>) {
         self.names.insert(manifest, names);
     }
 
-    /// The family of the pushes that have this config, if it is remembered.
+    /// The family of the pushes with this config, if remembered.
     pub fn family(&self, config: &Digest, size: u64) -> Option<Option<Family>> {
         self.families.get(&(*config, size))
     }
 
-    /// Remembers the family of the pushes that have this config.
+    /// Remembers the family of the pushes with this config.
     pub fn insert_family(&self, config: Digest, size: u64, family: Option<Family>) {
         self.families.insert((config, size), family);
     }
 
-    /// Says that the view of a tag will be made, and whether nobody has said so before.
+    /// Announces that the view of a tag will be made. False if that was announced already.
     pub fn begin_ahead(&self, key: &Key) -> bool {
         self.ahead.lock().insert(key.clone())
     }
 
-    /// The view of a tag is being made: who comes from now on may come with a newer push.
+    /// Ends the announcement, just before the view is made: a later caller may have a newer push.
     pub fn end_ahead(&self, key: &Key) {
         self.ahead.lock().remove(key);
     }

@@ -1,4 +1,4 @@
-//! A look at what is in a repository: what it names, and what is said of it.
+//! Checks of the objects of a repository: their references, and the records about them.
 
 use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
@@ -18,7 +18,7 @@ use crate::refs::entries::{EntryBlob, EntryRecord};
 use crate::refs::pointer::Pointer;
 use crate::refs::referrers::Referrer;
 
-/// What of a view's hint is checked.
+/// The fields of a stored view that are checked.
 #[derive(Deserialize)]
 struct StoredViewFacts {
     needed: Vec<Digest>,
@@ -30,7 +30,7 @@ struct ServedDigest {
     digest: Digest,
 }
 
-/// A look at what is in a repository.
+/// An object of a repository, to be checked.
 pub(super) struct At<'a> {
     pub look: &'a Look<'a>,
     pub key: &'a Key,
@@ -77,17 +77,18 @@ impl At<'_> {
         Ok(found)
     }
 
-    /// What a scope names may be its parents', which may let it go: the key does not say who they are.
+    /// Checks the blobs of a manifest. A scope may reference a blob of its parents, which may evict it: the key does
+    /// not say who the parents are.
     async fn blobs_of(&self, parsed: &ManifestContent, views: bool) -> Result<Vec<Finding>> {
         let (mut found, mut gone) = (Vec::new(), 0);
         for (digest, said) in parsed.blobs.iter().zip(&parsed.sizes) {
             let key = layout::blob(self.tenant, digest);
             match self.look.size_of(&key, digest, self.known).await? {
-                // Evicted: what serves the tag leaves it out. Without its config a push is nothing.
+                // An evicted layer: the view leaves it out. A push is useless only without its config.
                 None if self.tenant.is_scope() => {}
                 None if views && parsed.config != Some(*digest) => gone += 1,
                 None => found.extend(self.found(Problem::Missing(key))),
-                // The manifest lies, or the blob was cut: its bytes tell.
+                // The manifest is wrong, or the blob was cut: the blob's bytes tell.
                 Some(size) if size != *said && !self.look.reads_blobs() => {
                     found.extend(self.look.blob(&key, digest).await?);
                 }
@@ -108,7 +109,7 @@ impl At<'_> {
         layout::manifest(self.tenant, self.repo, digest)
     }
 
-    /// Bytes of a manifest of the repository; nothing when it is not there.
+    /// Size in bytes of a manifest of the repository; nothing if it is missing.
     async fn size_of_manifest(&self, digest: &Digest) -> Result<Option<u64>> {
         match self.known.manifests.as_ref().and_then(|known| known.get(digest)) {
             Some(size) => Ok(Some(*size)),
@@ -124,7 +125,7 @@ impl At<'_> {
         }
     }
 
-    /// What a manifest is; nothing when it cannot be told, or not be trusted.
+    /// The facts about a manifest; nothing if it cannot be read, or its bytes are wrong.
     async fn fact(&self, digest: &Digest) -> Result<Option<ManifestFact>> {
         let known = self.facts().get(digest).copied();
         if known.is_some() {
@@ -173,7 +174,7 @@ impl At<'_> {
         Ok(if fits { Vec::new() } else { self.found(Problem::ReferrerDiffers) })
     }
 
-    /// The record of an entry.
+    /// Checks the record of an entry.
     pub(super) async fn entry(&self, name: &EntryName) -> Result<Vec<Finding>> {
         let Some(bytes) = self.look.read(self.key).await? else { return Ok(Vec::new()) };
         let record: EntryRecord = match json(&bytes) {

@@ -1,4 +1,4 @@
-//! A look at one object.
+//! Checks of one object.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,12 +26,12 @@ use crate::names::{RepoName, Tenant, UploadId};
 use crate::objects;
 use crate::objects::{Key, Meta, Objects, Unfinished, Version};
 
-/// What was begun so long ago is not under way any more.
+/// Age from which an unfinished write is not in flight any more.
 const BEGUN_MAX: Duration = Duration::from_secs(24 * 3600);
-/// What is younger may be of a push under way.
+/// Age up to which an object may be of a push in flight.
 pub(super) const IN_FLIGHT: Duration = Duration::from_secs(3600);
 
-/// The blobs of a tenant: 40 bytes for each, in the order of the listing.
+/// The sizes of a tenant's blobs, in the order of the listing: 40 bytes of memory for each.
 #[derive(Default)]
 pub(super) struct BlobSizes {
     short: Vec<([u8; 32], u64)>,
@@ -46,7 +46,7 @@ impl BlobSizes {
         }
     }
 
-    /// Bytes of a blob that was listed.
+    /// Size in bytes of a listed blob.
     fn size(&self, digest: &Digest) -> Option<u64> {
         match digest {
             Digest::Sha256(bytes) => {
@@ -58,23 +58,23 @@ impl BlobSizes {
     }
 }
 
-/// What a manifest was found to be.
+/// Facts about a manifest.
 #[derive(Clone, Copy)]
 pub(super) struct ManifestFact {
     pub media_type: &'static str,
     pub subject: Option<Digest>,
 }
 
-/// What the walk has seen, where there is one. What is not known is asked of the backend.
+/// Facts that the walk has collected, if there is one. The backend is asked for others.
 #[derive(Clone, Default)]
 pub(super) struct WalkFacts {
     pub blobs: Option<Arc<BlobSizes>>,
-    /// Manifests of the repository, and their bytes.
+    /// Manifests of the repository, with their sizes in bytes.
     pub manifests: Option<Arc<HashMap<Digest, u64>>>,
     pub facts: Arc<Mutex<HashMap<Digest, ManifestFact>>>,
 }
 
-/// What every look needs.
+/// Data that every check of an object needs.
 #[derive(Clone, Copy)]
 pub(super) struct Look<'a> {
     pub objects: &'a dyn Objects,
@@ -99,7 +99,7 @@ impl Look<'_> {
             Some(Place::Repo { tenant, repo, item }) => self.item(key, &tenant, &repo, item, &known).await,
             Some(Place::Quarantine(of)) => self.note(key, &of).await,
             Some(Place::Condemned { batch, item: BatchItem::List }) => {
-                // One that was cleared since is no list any more; one that cannot be read stops every answer.
+                // A batch that was cleared since has no list any more. A list that cannot be read stops every answer.
                 match condemned::read_list(Calls::of(self.objects), &batch).await {
                     Err(error @ Error::Internal(_)) => Ok(vec![Finding::new(key, text(error))]),
                     list => list.map(|_| Vec::new()),
@@ -152,7 +152,7 @@ impl Look<'_> {
         Ok(self.calls().read(key).await?.map(|(meta, bytes)| (meta.version, bytes)))
     }
 
-    /// Reads an object and reports what cannot be made of it.
+    /// Reads an object and reports why it cannot be parsed.
     async fn content(
         &self,
         key: &Key,
@@ -162,13 +162,13 @@ impl Look<'_> {
         Ok(parse(&bytes).err().map(|problem| Finding::new(key, problem)).into_iter().collect())
     }
 
-    /// What is known of an object that is there. When it is in quarantine, that is said of it, and not again of all that
-    /// names it.
+    /// Metadata of an object, also of one in quarantine: that is reported for its note, and not again for each
+    /// reference to it.
     pub(super) async fn head(&self, key: &Key) -> Result<Option<Meta>> {
         self.calls().head(key).await
     }
 
-    /// Bytes of a blob; nothing when it is not there.
+    /// Size in bytes of a blob; nothing if it is missing.
     pub(super) async fn size_of(&self, key: &Key, digest: &Digest, known: &WalkFacts) -> Result<Option<u64>> {
         if let Some(size) = known.blobs.as_ref().and_then(|blobs| blobs.size(digest)) {
             return Ok(Some(size));
@@ -183,7 +183,7 @@ impl Look<'_> {
             Err(error) => return Err(error.into()),
         };
         if self.wrong.get(key) == Some(&meta.version) {
-            // Said of its note already.
+            // Reported with its note already.
             return Ok(Vec::new());
         }
         let mut hasher = Hasher::new(digest.algorithm());
@@ -208,7 +208,7 @@ impl Look<'_> {
         }
     }
 
-    /// A chunked upload: its state, and the parts that there are.
+    /// Checks a chunked upload: its state, and the parts that exist.
     pub(super) async fn upload(
         &self,
         tenant: &Tenant,
@@ -225,7 +225,7 @@ impl Look<'_> {
                 Err(error) => return Ok(vec![Finding::new(&state.key, text(error))]),
             }
             for key in named.iter().filter(|key| !parts.iter().any(|part| part.key == **key)) {
-                // Sealed or cancelled meanwhile, both are gone.
+                // If the upload was completed or cancelled meanwhile, both are gone.
                 if self.head(key).await?.is_none() && self.head(&state.key).await?.is_some() {
                     found.push(Finding::new(&state.key, Problem::Missing(key.clone())));
                 }
@@ -241,7 +241,7 @@ impl Look<'_> {
         self.now.duration_since(at).is_ok_and(|old| old > age)
     }
 
-    /// What the backend has begun and will not finish.
+    /// Reports unfinished writes of the backend.
     pub(super) async fn unfinished(&self) -> Result<Vec<Finding>> {
         let left = self.objects.unfinished().await?.into_iter();
         let left = left.filter(|left: &Unfinished| self.is_older(left.since, BEGUN_MAX));

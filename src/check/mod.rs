@@ -1,11 +1,11 @@
-//! Looks whether everything in the store fits together, says what does not, and mends what can be mended.
+//! Checks whether the objects of a store fit together, reports those that do not, and repairs what can be repaired.
 //!
-//! One walk over all keys: a listing, one read for each manifest, record and pointer, and with `read_data` each blob.
-//! What a manifest names is looked up in the listing of blobs that came before, so that a bucket is not asked for each: 40
-//! bytes of memory a blob, of one tenant at a time.
+//! One walk over all keys: a listing, one read for each manifest, record and pointer, and with `read_data` one for each
+//! blob. The references of a manifest are looked up in the listing of blobs that came before, so that a bucket is not
+//! asked for each: 40 bytes of memory for each blob, of one tenant at a time.
 //!
-//! The store may be in use. What looks broken is looked at again when the walk is through, this time by asking the backend
-//! for everything: what was pushed or deleted meanwhile is not reported.
+//! The store may be in use. Each finding is checked again when the walk is done, this time by asking the backend for
+//! everything: pushes and deletes during the walk are not reported.
 
 mod in_repo;
 mod look;
@@ -37,85 +37,85 @@ use walk::Walk;
 
 /// Objects between two reports of progress.
 const PROGRESS_EVERY: u64 = 1_000;
-/// Blobs read at once: requests are to find the disk and a core free.
+/// Blobs read at the same time: few, so that requests find the disk and a core free.
 const READS: usize = 2;
 
-/// How closely to look.
+/// Depth of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// Whether everything that is named is there.
+    /// Whether every reference exists.
     Names,
-    /// And whether the bytes of every blob fit its digest: reads the whole store.
+    /// Also whether the bytes of every blob fit its digest: reads the whole store.
     Bytes,
 }
 
-/// What a check tells on its way.
+/// Events of a check, as it runs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckEvent {
     Progress(CheckProgress),
     Finding(Told),
     Done(Summary),
-    /// It could not go on.
+    /// The check could not continue.
     Failed(String),
 }
 
-/// How far a check has come.
+/// Progress of a check.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CheckProgress {
     pub objects: u64,
     pub blobs: u64,
-    /// Read of blobs.
+    /// Bytes of blobs read.
     pub bytes: u64,
-    /// What there should be, where the server has counted.
+    /// Expected number of blobs, if the server has counted them.
     pub blobs_expected: u64,
     pub bytes_expected: u64,
 }
 
-/// A finding as it is told.
+/// A finding in a report.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Told {
     pub key: String,
-    /// The kind of the problem, a stable name.
+    /// Kind of the problem, a stable name.
     pub problem: Cow<'static, str>,
-    /// It is only worth knowing: nothing is lost, and nobody is served anything wrong.
+    /// Whether the problem is only informative: nothing is lost, and no client is served anything wrong.
     pub harmless: bool,
     pub message: String,
-    /// What was done about it.
+    /// The repair that was made.
     pub repaired: Option<Cow<'static, str>>,
 }
 
-/// What a check came to.
+/// Result of a check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Summary {
     pub objects: u64,
-    /// Read of blobs.
+    /// Bytes of blobs read.
     pub bytes: u64,
     pub broken: u64,
     pub notes: u64,
-    /// Of what is broken.
+    /// Number of broken objects that were repaired.
     pub repaired: u64,
-    /// Of the notes.
+    /// Number of harmless findings that were repaired.
     pub notes_repaired: u64,
 }
 
-/// Everything that is broken, in key order. Nothing is changed.
+/// Returns everything that is broken, in key order. Changes nothing.
 pub async fn check(objects: &dyn Objects, config: &Config, depth: Depth) -> Result<Vec<Finding>> {
     let mut findings = all(objects, config, depth).await?;
     findings.retain(|finding| !finding.problem.is_harmless());
     Ok(findings)
 }
 
-/// Everything that is broken, and what is worth knowing beside. Nothing is changed.
+/// Returns everything that is broken, and the harmless findings. Changes nothing.
 pub async fn all(objects: &dyn Objects, config: &Config, depth: Depth) -> Result<Vec<Finding>> {
     let check = Check::new(objects, config, depth).await?;
     check.run(|_| ready(())).await
 }
 
-/// Checks the store and tells what it finds; mends what can be mended when told to. It waits for `report` each time:
-/// who reads slowly slows the check, and fills no memory.
+/// Checks the store and reports its findings; with `repair` it repairs what can be repaired. It waits for `report` each
+/// time: a slow reader slows the check, and fills no memory.
 pub async fn check_store<F: Future<Output = ()> + Send>(
     refs: &Refs,
     depth: Depth,
@@ -152,12 +152,11 @@ pub async fn check_store<F: Future<Output = ()> + Send>(
     Ok(summary)
 }
 
-/// One check.
 struct Check<'a> {
     objects: &'a dyn Objects,
     config: &'a Config,
     depth: Depth,
-    /// Versions that are noted as wrong, and so count as missing.
+    /// Versions in quarantine, which count as missing.
     wrong: Arc<HashMap<Key, Version>>,
     seen: AtomicU64,
     bytes: AtomicU64,
@@ -224,7 +223,7 @@ impl<'a> Check<'a> {
         self.confirm(found).await
     }
 
-    /// What is still so, each said once.
+    /// Returns the findings that still hold, each once.
     async fn confirm(&self, found: Vec<Finding>) -> Result<Vec<Finding>> {
         let (mut said, mut confirmed) = (HashSet::new(), Vec::new());
         for finding in found {

@@ -1,16 +1,16 @@
-//! What can be wrong with an object.
+//! Problems that an object can have.
 
 use std::fmt;
 
 use crate::names::Tenant;
 use crate::objects::{Key, Version};
 
-/// An object with which something is wrong.
+/// A problem with one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub key: Key,
     pub problem: Problem,
-    /// The version of the object that was found so, where that matters.
+    /// The version of the object with the problem, if it matters.
     pub(super) version: Option<Version>,
 }
 
@@ -61,7 +61,7 @@ pub enum Problem {
 }
 
 impl Problem {
-    /// A name for programs. They do not change.
+    /// Stable name for programs.
     pub fn name(&self) -> &'static str {
         match self {
             Problem::UnknownKey => "unknown_key",
@@ -85,7 +85,7 @@ impl Problem {
         }
     }
 
-    /// Only worth knowing: nothing is lost, and nobody is served anything wrong.
+    /// Whether the problem is only informative: nothing is lost, and no client is served anything wrong.
     pub fn is_harmless(&self) -> bool {
         match self {
             Problem::UnknownKey
@@ -96,7 +96,7 @@ impl Problem {
             | Problem::TagDiffers { .. }
             | Problem::ReferrerDiffers
             | Problem::NoFormat => false,
-            // As a crash leaves a push that was not acknowledged.
+            // States in which a crash leaves a push that was not acknowledged.
             Problem::ReferrerMissing(_)
             | Problem::LayersGone(_)
             | Problem::StaleHint(_)
@@ -110,7 +110,7 @@ impl Problem {
         }
     }
 
-    /// A look at the object alone finds it, or not any more.
+    /// Whether a check of the object alone can confirm the problem.
     pub(super) fn is_of_one_object(&self) -> bool {
         !matches!(
             self,

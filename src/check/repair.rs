@@ -1,9 +1,10 @@
-//! Mends what a check has found.
+//! Repairs of the findings of a check.
 //!
-//! Invariant: a repair never deletes what might be live. Wrong bytes are noted, not moved (see [`crate::content::quarantine`]);
-//! names of what is gone are withdrawn only when they are old, for a push writes what is named before the name, and still
-//! so when nobody else writes names. That is certain on files, which have one owner; in a bucket, other servers write too, and
-//! a tag that one of them overwrites in the moment between the last look and the delete is lost with it.
+//! Invariant: a repair never deletes content that might be in use. Wrong bytes are noted, not moved (see
+//! [`crate::content::quarantine`]); an object with missing references is deleted only if it is old, because a push
+//! writes content before references, and if it still has the problem while no other request writes references. That is
+//! certain on files, which have one owner; in a bucket, other servers write too, and a tag that one of them overwrites
+//! in the moment between the last look and the delete is lost with it.
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::refs::Refs;
 use crate::refs::pointer::Pointer;
 use crate::refs::referrers::Referrer;
 
-/// Mends what was found, where that can be done. Says what was done.
+/// Repairs a finding, if that is possible. Returns what was done.
 pub(super) async fn repair(refs: &Refs, look: &Look<'_>, finding: &Finding) -> Result<Option<&'static str>> {
     let key = &finding.key;
     let repair = Repair { refs, look, finding };
@@ -33,7 +34,7 @@ pub(super) async fn repair(refs: &Refs, look: &Look<'_>, finding: &Finding) -> R
             Problem::Missing(_) | Problem::Unreadable(_),
             Some(Place::Repo { item: RepoItem::Tag(tag), tenant, repo }),
         ) => {
-            // What a tag serves beside its last push, it still does.
+            // The tag still serves its other pushes.
             let others = layout::pushes_prefix(&tenant, &repo, &tag);
             if refs.content().calls(Deadline::of_each_call()).list(&others).await?.is_empty() {
                 repair.withdraw().await
@@ -74,7 +75,7 @@ pub(super) async fn repair(refs: &Refs, look: &Look<'_>, finding: &Finding) -> R
         }
         (Problem::Leftover, _) => repair.delete_old(refs.config().limits.upload_idle.get()).await,
         (Problem::StaleQuarantine, _) => repair.delete().await,
-        // To be pushed again, or deleted by somebody who knows what it is.
+        // To be pushed again, or deleted by an operator who knows what it is.
         _ => Ok(None),
     }
 }
@@ -105,7 +106,7 @@ impl Repair<'_> {
         }
     }
 
-    /// Deletes a name that is old, and still names what is not there.
+    /// Deletes a reference that is old and still has the problem.
     async fn withdraw(&self) -> Result<Option<&'static str>> {
         let _alone = self.refs.alone().await;
         let Some(meta) = self.head().await? else { return Ok(None) };

@@ -1,7 +1,7 @@
-//! The walk over all keys, in their order: what comes later can be held against what came before.
+//! The walk over all keys, in their order: later objects can be checked against earlier ones.
 //!
-//! Of a tenant, `blobs/` come before `repos/`; of a repository, `manifests/` before `pushes/`, `referrers/`, `tags/` and
-//! `views/`; of an upload, `parts/` before its `state`.
+//! Of a tenant, `blobs/` come before `repos/`; of a repository, `manifests/` before `pushes/`, `referrers/`, `tags/`
+//! and `views/`; of an upload, `parts/` before its `state`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::layout::{Place, RepoItem, UploadItem};
 use crate::names::{RepoName, Tag, Tenant, UploadId};
 use crate::objects::{Key, Meta};
 
-/// A look that is still to be taken.
+/// A check that is still to be run.
 pub(super) type CheckTask<'a> = BoxFuture<'a, Result<Vec<Finding>>>;
 
 pub(super) struct Walk<'a> {
@@ -34,7 +34,7 @@ pub(super) struct Walk<'a> {
 /// The repository that the walk is in.
 struct InRepo {
     name: RepoName,
-    /// Tags with pushes for which no pointer has come yet.
+    /// Tags with pushes whose pointer was not met yet.
     pushed: BTreeMap<Tag, Vec<Meta>>,
 }
 
@@ -50,12 +50,12 @@ impl<'a> Walk<'a> {
         Walk { look, tenant: None, known: WalkFacts::new(), repo: None, upload: None, has_format: false, blobs: 0 }
     }
 
-    /// BlobSizes met so far.
+    /// Number of blobs met so far.
     pub(super) fn blobs(&self) -> u64 {
         self.blobs
     }
 
-    /// What is to be looked at for the next object.
+    /// Returns the checks for the next object.
     pub(super) fn next(&mut self, place: Option<Place>, meta: Meta) -> Vec<CheckTask<'a>> {
         let mut jobs = Vec::new();
         match &place {
@@ -75,7 +75,7 @@ impl<'a> Walk<'a> {
             Some(Place::Blob { digest, .. }) => {
                 self.blobs += 1;
                 self.known.add_blob(digest, meta.size);
-                // Most of a store is blobs: no job for each, where there is nothing to look at.
+                // Most objects are blobs: no task for each, unless its bytes are checked.
                 if !self.look.reads_blobs() {
                     return jobs;
                 }
@@ -97,7 +97,7 @@ impl<'a> Walk<'a> {
         jobs
     }
 
-    /// What is to be looked at when nothing more comes.
+    /// Returns the checks at the end of the walk.
     pub(super) fn end(&mut self) -> Vec<CheckTask<'a>> {
         let mut jobs = Vec::new();
         self.leave_repo(&mut jobs);
@@ -185,7 +185,7 @@ impl WalkFacts {
         self.facts = Arc::default();
     }
 
-    /// While somebody looks at what is known already, nothing is added: what is not known is asked for.
+    /// Adds nothing while a running check shares the list: the backend is asked for blobs that it lacks.
     fn add_blob(&mut self, digest: Digest, size: u64) {
         if let Some(blobs) = self.blobs.as_mut().and_then(Arc::get_mut) {
             BlobSizes::add(blobs, digest, size);

@@ -1,4 +1,4 @@
-//! Blobs: whether one is there, and receiving one whole.
+//! Blobs: whether one is stored, and receiving one whole.
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -16,13 +16,13 @@ use crate::objects::Key;
 use crate::stream::{BodyError, Incoming, Portion};
 
 impl Reader {
-    /// Whether the store has the blob. That its bytes are in memory proves nothing here, for the caller is going to rely
-    /// on the store.
+    /// Returns the blob if the store has it. Its bytes in memory prove nothing here, because the caller is going to
+    /// rely on the store.
     pub async fn stat_blob(&self, digest: &Digest) -> Result<Option<Vouched>> {
         self.look_for(digest, Saved::Present).await
     }
 
-    /// Size of a blob of the chain in bytes, by whatever memory has of it.
+    /// Size of a blob of the chain in bytes. A remembered size suffices.
     pub async fn size_of(&self, digest: &Digest) -> Result<Option<u64>> {
         for key in self.blob_keys(digest) {
             if let Some(meta) = self.content().meta(&key, self.deadline()).await? {
@@ -45,8 +45,8 @@ impl Reader {
 }
 
 impl Writer {
-    /// Whether the blob can be used in this repository without sending it. Blobs belong to the tenant or its parents, so
-    /// this moves nothing; whether the caller may read where they saw it was checked before.
+    /// Returns the blob if this repository can use it without an upload. Blobs belong to the tenant or its parents, so
+    /// nothing is copied; whether the caller may read the source repository was checked before.
     pub async fn mount_blob(&self, digest: &Digest) -> Result<Option<Vouched>> {
         let found = self.reader().look_for(digest, Saved::Mounted).await?;
         if found.is_some() {
@@ -55,8 +55,8 @@ impl Writer {
         Ok(found)
     }
 
-    /// Receives a whole blob, straight to its final key. Nothing shows there unless the bytes hash to `digest`. `size` is
-    /// the length of the body in bytes, when it is told.
+    /// Receives a whole blob, straight to its final key. Nothing is visible there unless the bytes hash to `digest`.
+    /// `size` is the length of the body in bytes, if announced.
     pub async fn put_blob(&self, digest: &Digest, size: Option<u64>, body: Incoming) -> Result<Written> {
         let (reader, content) = (self.reader(), self.reader().content());
         let limit = content.config().limits.blob.as_u64();
@@ -121,7 +121,7 @@ impl Writer {
         for hasher in received.watch.hashers {
             fits(digest, hasher.finish())?;
         }
-        // The body took as long as it took.
+        // The time that the body took does not count.
         let deadline = self.reader().deadline().restarted();
         let written = content.write(&key, deadline, async { Ok(draft.commit().await?) }).await?;
         self.reader().counted().stored_new_bytes.inc_by(written.meta().size);
@@ -132,8 +132,8 @@ impl Writer {
         Ok(written)
     }
 
-    /// Keeps a blob of a far store for whoever reads it next: a small one whole, a large one in chunks. What was just
-    /// written to a near store, the system has in memory.
+    /// Keeps a blob of a remote store for the next reader: a small one whole, a large one in chunks. A local store
+    /// needs no copy: the page cache has the bytes.
     fn keep(&self, key: &Key, size: Option<u64>) -> Option<Pushing<Error>> {
         let content = self.reader().content();
         let form = if size? <= content.hot_blob_max() { KeptForm::Whole } else { KeptForm::Chunks };
@@ -141,17 +141,17 @@ impl Writer {
         is_kept.then(|| content.hot().pushing(key, size?, form))?
     }
 
-    /// Refuses what could not be stored, before it is sent.
+    /// Refuses an upload that could not be stored, before its body is sent.
     pub async fn expect_room(&self) -> Result<()> {
         self.reserve(None).await.map(drop)
     }
 
-    /// Room for `size` bytes, now or when it has been made.
+    /// Reserves `size` bytes, and waits while space is being freed.
     pub(super) async fn reserve(&self, size: Option<u64>) -> Result<Reservation> {
         self.reserve_with(size, 0).await
     }
 
-    /// As [`Writer::reserve`], with so many bytes of something that is written beside it.
+    /// As [`Writer::reserve`], with `beside` bytes for another object that is written with it.
     pub(super) async fn reserve_with(&self, size: Option<u64>, beside: u64) -> Result<Reservation> {
         self.reader().content().room().wait(self.reader().tenant(), size, beside).await
     }

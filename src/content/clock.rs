@@ -1,24 +1,24 @@
-//! The backend's clock, without a call: what a collection was told last, and how long ago that is.
+//! The backend's clock, without a call: the time that a collection was last told, plus the time since then.
 
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// What time it is for the backend. Until a collection of this server has asked, the time of this machine stands for it:
-/// a bucket takes no requests of one that is off by more than 15 minutes.
+/// The backend's time. Until a collection of this server has asked for it, this machine's time is used: a bucket
+/// refuses requests from a clock that is off by more than 15 minutes.
 #[derive(Default)]
 pub struct Clock {
     told: Mutex<Option<(Instant, SystemTime)>>,
 }
 
 impl Clock {
-    /// It is `now` for the backend.
+    /// Sets the backend's time to `now`.
     pub fn set(&self, now: SystemTime) {
         *self.told.lock() = Some((Instant::now(), now));
     }
 
-    /// What time it is for the backend, to a second or two.
+    /// The backend's time, to a second or two.
     pub fn now(&self) -> SystemTime {
         let told = *self.told.lock();
         told.and_then(|(at, told)| told.checked_add(at.elapsed())).unwrap_or_else(SystemTime::now)

@@ -1,12 +1,12 @@
-//! What the collector is about to delete, and how everybody else lives with that.
+//! Objects that the collector is about to delete, and the protocol for all other requests.
 //!
-//! A batch is a write-once list of keys. From its publication on a grace period runs, then a collector claims the batch
-//! and deletes what nobody has spared. The whole argument is at the head of [`crate::lifetime::collect`]; here are the two rules
-//! of those who answer clients:
+//! A batch is a write-once list of keys. Its grace period begins when it is published; then a collector claims the
+//! batch and deletes the objects that were not spared. The whole argument is at the head of
+//! [`crate::lifetime::collect`]; here are the two rules for the code that answers clients:
 //!
-//! Invariant: every answer rests on one snapshot of the lists, and is given only while that is at most X old.
-//! Invariant: whoever relies on a condemned object says so in the bucket first, looks whether the batch is claimed, and
-//! then looks for the object itself. What memory says of it does not count.
+//! Invariant: every answer uses one snapshot of the lists, and is given only while that is at most `snapshot_age` old.
+//! Invariant: a server that relies on a condemned object first writes a spare to the bucket, then looks whether the
+//! batch is claimed, and then looks for the object itself. Its memory of the object does not count.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -29,37 +29,37 @@ use crate::layout::{self, BatchItem, Place};
 use crate::names::{BatchId, Tenant};
 use crate::objects::{self, Key, Meta, Objects};
 
-/// Entries of one list: as many as S3 deletes at once.
+/// Maximum number of entries of one list: as many as S3 deletes at once.
 pub const ENTRIES_MAX: usize = 1000;
-/// How long after the age at which late requests are refused a claim is taken for dead: for clocks that differ.
+/// Time after the age at which late requests are refused until a claim counts as dead: a margin for clocks that differ.
 pub const CLAIM_SLACK: Duration = Duration::from_secs(5 * 60);
-/// Between two looks at a batch that is being deleted, and how many there are. Deleting takes seconds.
+/// Pause between two looks at a batch that is being deleted, and the number of looks. Deleting takes seconds.
 const CLAIM_STEP: Duration = Duration::from_millis(250);
 const CLAIM_LOOKS: usize = 80;
 
-/// Why something is condemned.
+/// The reason why an object is condemned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CondemnedKind {
-    /// Nothing names it.
+    /// Garbage: no root references it.
     Garbage,
-    /// It is named, and chosen to make room. Views leave it out.
+    /// Referenced content that is selected for eviction. Views leave it out.
     Evict,
 }
 
-/// Content of a list.
+/// Content of a list of condemned objects.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CondemnedList {
     pub kind: CondemnedKind,
-    /// When the mark began that it comes from.
+    /// Beginning of the mark that made the list.
     pub marked: jiff::Timestamp,
     pub keys: Vec<String>,
-    /// Bytes of the objects, in the same order.
+    /// Sizes of the objects in bytes, in the order of `keys`.
     pub sizes: Vec<u64>,
 }
 
 impl CondemnedList {
-    /// What goes of each tenant's account.
+    /// Bytes that leave each tenant's account.
     fn weights(&self) -> BTreeMap<Tenant, u64> {
         let mut bytes = BTreeMap::new();
         for (key, size) in self.keys.iter().zip(&self.sizes) {
@@ -71,13 +71,13 @@ impl CondemnedList {
     }
 }
 
-/// What is condemned, as it was at one moment or later.
+/// The condemned objects, as they were at one moment or later.
 pub struct Snapshot {
-    /// When it was begun. Whatever is missing was published after that.
+    /// Beginning of the lookup. Every batch that is missing was published after that.
     began: Instant,
-    /// Sorted by fingerprint. Fingerprints that meet cost a spare, nothing else.
+    /// Sorted by fingerprint. A collision of fingerprints costs a spare, nothing else.
     entries: Vec<CondemnedEntry>,
-    /// Each with when it was published, by the backend's clock.
+    /// Each batch with its publication time, by the backend's clock.
     batches: Vec<(BatchId, SystemTime)>,
     age_max: Duration,
     checked: bool,
@@ -92,7 +92,7 @@ struct CondemnedEntry {
 }
 
 impl Snapshot {
-    /// Whether an answer may still rest on it.
+    /// Whether an answer may still use this snapshot.
     pub fn is_young(&self) -> bool {
         !self.checked || self.began.elapsed() <= self.age_max
     }
@@ -101,7 +101,7 @@ impl Snapshot {
         self.began.elapsed()
     }
 
-    /// Objects that are condemned.
+    /// Number of condemned objects.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -119,7 +119,7 @@ impl Snapshot {
         !self.of(key).is_empty()
     }
 
-    /// Since when the object is to make room, by the backend's clock; nothing when it is not.
+    /// Time since which the object is selected for eviction, by the backend's clock; nothing if it is not.
     pub fn evicted(&self, key: &Key) -> Option<SystemTime> {
         let evicts = self.of(key).iter().filter(|entry| entry.evict);
         evicts.map(|entry| self.batches[entry.batch as usize].1).max()
@@ -136,20 +136,20 @@ impl Snapshot {
     }
 }
 
-/// Stands for a key in memory.
+/// The hash that represents a key in memory.
 pub(crate) fn fingerprint(key: &str) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(key)
 }
 
-/// A list, as far as it is kept in memory.
+/// The part of a list that is kept in memory.
 struct KnownBatch {
     kind: CondemnedKind,
     fingerprints: Vec<u64>,
-    /// What it takes of accounts.
+    /// Bytes that the list takes from each account.
     bytes: BTreeMap<Tenant, u64>,
 }
 
-/// What is condemned in one store, for those who answer clients. Cheap when nothing is.
+/// The condemned objects of one store, for the code that answers clients. Cheap when there are none.
 pub struct Condemned {
     objects: Arc<dyn Objects>,
     age_max: Duration,
@@ -158,33 +158,33 @@ pub struct Condemned {
     current: RwLock<Option<Arc<Snapshot>>>,
     /// Lists that were read: they are write-once.
     known: Mutex<HashMap<BatchId, Arc<KnownBatch>>>,
-    /// Entries that this process has spared, having seen no claim after that: no collector will delete them.
+    /// Entries that this process has spared without seeing a claim afterwards: no collector will delete them.
     spared: Mutex<HashSet<(BatchId, u32)>>,
-    /// One look at a time.
+    /// Allows one lookup at a time.
     looking: tokio::sync::Mutex<()>,
     listeners: Mutex<Vec<BatchLister>>,
     looks: AtomicU64,
-    /// Drawn at start, so that names of batches are never used twice.
+    /// A random number, drawn at the start, so that no two batches have the same name.
     replica: u64,
     published: AtomicU64,
 }
 
-/// Called with what a new snapshot has, and whether everything else in memory is of no use either.
+/// A function called with the changes in each new snapshot.
 type BatchLister = Box<dyn Fn(&News) + Send + Sync>;
 
-/// What has changed with a new snapshot.
+/// Changes between two snapshots.
 pub struct News<'a> {
-    /// What is condemned since the last one.
+    /// Keys that were condemned since the last snapshot.
     pub keys: &'a [Key],
-    /// What all that is condemned now takes of accounts.
+    /// Bytes that all condemned objects take from each account.
     pub bytes: &'a BTreeMap<Tenant, u64>,
-    /// There was no look for so long that what memory says of the store is void.
+    /// The last lookup was so long ago that all memory of the store's objects is void.
     pub gap: bool,
-    /// A batch of the last snapshot is not there any more.
+    /// A batch of the last snapshot is gone.
     pub ended: bool,
 }
 
-/// One batch, as a list shows it.
+/// One batch, as a list of its objects shows it.
 #[derive(Clone, Debug, Default)]
 pub struct ListedBatch {
     pub list: Option<Meta>,
@@ -201,13 +201,13 @@ impl ListedBatch {
         }
     }
 
-    /// The newest time in it: a clock that everybody who can write has.
+    /// The newest time of its objects: a clock that every server which can write can read.
     pub(crate) fn newest(&self) -> Option<SystemTime> {
         let metas = [&self.list, &self.claim].into_iter().flatten().map(|meta| meta.modified);
         metas.chain(self.spared.values().copied()).max()
     }
 
-    /// A claim whose owner may still delete.
+    /// Whether the batch has a claim whose owner may still delete.
     fn is_claimed(&self, life: Duration) -> bool {
         let Some(claim) = &self.claim else { return false };
         let now = self.newest().unwrap_or(claim.modified);
@@ -215,7 +215,7 @@ impl ListedBatch {
     }
 }
 
-/// All batches of a listing below `condemned/`.
+/// Groups a listing below `condemned/` by batch.
 pub(crate) async fn list_batches(
     objects: &dyn Objects,
     prefix: &str,
@@ -249,29 +249,30 @@ impl Condemned {
         }
     }
 
-    /// Has `listener` told of every new snapshot, before anybody can pin it.
+    /// Has `listener` called with every new snapshot, before any request can pin it.
     pub fn listen(&self, listener: impl Fn(&News) + Send + Sync + 'static) {
         self.listeners.lock().push(Box::new(listener));
     }
 
-    /// Names this process among those that share the store.
+    /// The number of this process among those that share the store.
     pub(crate) fn replica(&self) -> u64 {
         self.replica
     }
 
-    /// Publishes a batch: from now on its grace period runs.
+    /// Publishes a batch: its grace period begins.
     pub(crate) async fn publish(&self, list: &CondemnedList) -> Result<()> {
         let (number, body) = (self.published.fetch_add(1, Ordering::Relaxed), json(list)?);
         let key = layout::batch_list(&BatchId::new(self.replica, number));
         Calls::of(&*self.objects).put(&key, body).await.map(drop)
     }
 
-    /// How long after its beginning nobody acts on a claim any more.
+    /// Age after which no server acts on a claim any more.
     pub(crate) fn claim_life(&self) -> Duration {
         self.claim_life
     }
 
-    /// How many looks there have been. Whatever was asked of the store under an older number may be older than a pin.
+    /// Number of lookups so far. An answer of the store that was requested under an older number may be older than a
+    /// pin.
     pub fn looks(&self) -> u64 {
         self.looks.load(Ordering::Acquire)
     }
@@ -280,7 +281,7 @@ impl Condemned {
         self.current.read().clone()
     }
 
-    /// A snapshot that an answer may rest on.
+    /// Returns a snapshot that an answer may use.
     pub async fn snapshot(&self, deadline: Deadline) -> Result<Arc<Snapshot>> {
         match self.current() {
             Some(snapshot) if snapshot.is_young() => Ok(snapshot),
@@ -288,12 +289,12 @@ impl Condemned {
         }
     }
 
-    /// A new snapshot.
+    /// Takes a new snapshot.
     pub async fn refresh(&self, deadline: Deadline) -> Result<Arc<Snapshot>> {
         self.refreshed(None, deadline).await
     }
 
-    /// A snapshot that is no older than `young_enough`, or a new one. One is taken at a time.
+    /// Returns a snapshot that is at most `young_enough` old, or takes a new one. One is taken at a time.
     async fn refreshed(&self, young_enough: Option<Duration>, deadline: Deadline) -> Result<Arc<Snapshot>> {
         let _turn = deadline.bound(self.looking.lock().map(Ok)).await?;
         if let (Some(limit), Some(current)) = (young_enough, self.current())
@@ -338,7 +339,7 @@ impl Condemned {
         Ok(snapshot)
     }
 
-    /// A list, with its keys when it was not known before. Nothing when the batch has just been cleared.
+    /// Reads a list, and its keys if the list was not known before. Returns nothing if the batch has just been cleared.
     async fn load(&self, id: BatchId, deadline: Deadline) -> Result<Option<(BatchId, Arc<KnownBatch>, Vec<Key>)>> {
         if let Some(known) = self.known.lock().get(&id) {
             return Ok(Some((id, known.clone(), Vec::new())));
@@ -351,7 +352,7 @@ impl Condemned {
         Ok(Some((id, known, keys)))
     }
 
-    /// Forgets all batches but these, and says whether there were any.
+    /// Forgets all batches except `batches`. Returns whether there were any.
     fn forget_others(&self, batches: &[(BatchId, SystemTime)]) -> bool {
         let left: HashSet<&BatchId> = batches.iter().map(|(id, _)| id).collect();
         let mut known = self.known.lock();
@@ -363,8 +364,8 @@ impl Condemned {
         ended
     }
 
-    /// Spares `key` where it is condemned, before an answer relies on it, be it there or about to be written. Returns
-    /// whether it is condemned: then only the backend can say whether it is there.
+    /// Spares `key` if it is condemned, before an answer relies on the object, whether it exists or is about to be
+    /// written. Returns whether it is condemned: then only the backend can say whether the object exists.
     pub(super) async fn spare(&self, snapshot: &Snapshot, key: &Key, deadline: Deadline) -> Result<bool> {
         let entries = snapshot.of(key);
         if entries.is_empty() {
@@ -387,8 +388,8 @@ impl Condemned {
         Ok(())
     }
 
-    /// Either the collector that claims the batch sees the spare, or we see its claim; or the batch came to its end in
-    /// between, which the look for the object shows.
+    /// Writes a spare, and waits until the batch is not claimed. Either the collector that claims the batch sees the
+    /// spare, or this server sees its claim; or the batch ended in between, which the lookup of the object shows.
     async fn spare_entry(&self, batch: &BatchId, number: u32, deadline: Deadline) -> Result<()> {
         let prefix = layout::batch_prefix(batch);
         for look in 0..CLAIM_LOOKS {
@@ -397,7 +398,7 @@ impl Condemned {
             }
             if self.ingredients.spare() {
                 let key = layout::batch_spared(batch, number);
-                // Written anew at each look: it is the clock that tells how old the claim is.
+                // Written anew at each look: its time is the clock that tells the age of the claim.
                 Calls::until(&*self.objects, deadline).put(&key, Bytes::new()).await?;
             }
             if !self.ingredients.look_for_claim() {
@@ -412,7 +413,7 @@ impl Condemned {
     }
 }
 
-/// The list of a batch; nothing when it has none any more.
+/// Reads the list of a batch; nothing if the batch has none any more.
 pub(crate) async fn read_list(calls: Calls<'_>, id: &BatchId) -> Result<Option<CondemnedList>> {
     let Some((_, bytes)) = calls.read(&layout::batch_list(id)).await? else { return Ok(None) };
     let list = serde_json::from_slice(&bytes);
@@ -431,7 +432,7 @@ mod tests {
         let objects = Arc::new(FsObjects::open(folder.path()).unwrap());
         let condemned = Condemned::new(objects, &CollectConfig::default(), 0);
         let began = Instant::now();
-        // It looks at a store that does not answer.
+        // Another caller is looking at a store that does not answer.
         let _other = condemned.looking.lock().await;
         assert!(matches!(condemned.snapshot(Deadline::within(SHORT)).await, Err(Error::Busy)));
         assert_eq!(began.elapsed(), SHORT);

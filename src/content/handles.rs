@@ -1,4 +1,4 @@
-//! What a caller may do with content: handles of their own for reading, writing and deleting.
+//! Rights of a caller to content: separate handles for reading, writing and deleting.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::metrics::tenant::TenantMetrics;
 use crate::names::{RepoName, Tenant};
 use crate::objects::Key;
 
-/// Reads content in the tenants of a chain: the permit's own, then its parents, the nearest first.
+/// Reads content in the tenants of a chain: the permit's own tenant, then its parents, the nearest first.
 #[derive(Clone)]
 pub struct Reader {
     content: Content,
@@ -34,23 +34,23 @@ pub struct Eraser {
 }
 
 impl Content {
-    /// A handle that reads.
+    /// Returns a handle that reads.
     pub fn reader(&self, permit: Permit<Pull>, deadline: Deadline) -> Reader {
         let counted = self.metrics().tenants.of(permit.tenant());
         Reader { content: self.clone(), permit, counted, deadline }
     }
 
-    /// A handle that writes.
+    /// Returns a handle that writes.
     ///
     /// # Errors
     ///
-    /// [`Error::LeftBehind`](crate::error::Error::LeftBehind) when the store's format has moved on.
+    /// [`Error::LeftBehind`](crate::error::Error::LeftBehind) when another server has upgraded the store's format.
     pub fn writer(&self, permit: Permit<Push>, deadline: Deadline) -> Result<Writer> {
         self.format().may_change()?;
         Ok(Writer { reader: self.reader(permit.to_pull(), deadline) })
     }
 
-    /// A handle that deletes.
+    /// Returns a handle that deletes.
     ///
     /// # Errors
     ///
@@ -62,7 +62,7 @@ impl Content {
 }
 
 impl Reader {
-    /// The content that it reads.
+    /// The content that the handle reads.
     pub fn content(&self) -> &Content {
         &self.content
     }
@@ -77,12 +77,12 @@ impl Reader {
         self.permit.repo()
     }
 
-    /// The moment until which the caller waits.
+    /// The caller's deadline.
     pub fn deadline(&self) -> Deadline {
         self.deadline
     }
 
-    /// The same handle, whose caller waits until `deadline`.
+    /// The same handle with another deadline.
     #[must_use]
     pub fn until(&self, deadline: Deadline) -> Reader {
         Reader { deadline, ..self.clone() }
@@ -93,12 +93,12 @@ impl Reader {
         &self.counted
     }
 
-    /// Whether the tenant is a scope, which reads what its parents have as well.
+    /// Whether the tenant is a scope, which reads its parents' content as well.
     pub fn is_scope(&self) -> bool {
         !self.permit.parents().is_empty()
     }
 
-    /// The tenants that are read, in this order.
+    /// The tenants whose content is read, in this order.
     pub fn chain(&self) -> impl Iterator<Item = &Tenant> {
         std::iter::once(self.tenant()).chain(self.permit.parents())
     }
@@ -125,7 +125,7 @@ impl Writer {
         &self.reader
     }
 
-    /// The same handle, whose caller waits until `deadline`.
+    /// The same handle with another deadline.
     #[must_use]
     pub fn until(&self, deadline: Deadline) -> Writer {
         Writer { reader: self.reader.until(deadline) }

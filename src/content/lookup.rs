@@ -1,8 +1,8 @@
 //! Existence checks, and the first of the two verbs: to vouch for an object.
 //!
-//! Whoever is told that content is there may rely on it for a whole grace period. So the answer rests on a pinned
-//! snapshot of what is condemned; what is condemned is spared first, and then only the backend can say whether it is
-//! there. [`Pin::vouch`] does all of this in order.
+//! A caller that was told that content exists may rely on it for a whole grace period. So the answer uses a pinned
+//! snapshot of the condemned objects; a condemned object is spared first, and then only the backend can say whether it
+//! exists. [`Pin::vouch`] does all of this in order.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,11 +15,11 @@ use crate::error::{Error, Result};
 use crate::hot::Slot;
 use crate::objects::{Key, Meta};
 
-/// An answer for which its snapshot became too old is made again, so often.
+/// Attempts at an answer whose snapshot became too old meanwhile.
 const ANSWERS: usize = 3;
 
-/// The snapshot that one answer rests on, with the time that the caller has for it: what an answer looks for and writes,
-/// it does through its pin.
+/// The snapshot that one answer uses, with the caller's deadline. All lookups and writes of the answer go through its
+/// pin.
 #[derive(Clone)]
 pub struct Pin {
     content: Content,
@@ -27,7 +27,7 @@ pub struct Pin {
     deadline: Deadline,
 }
 
-/// Proof that an object was there, and stays for a grace period: the result of an existence check that spared it first.
+/// Proof that an object existed, and stays for a grace period: the result of an existence check that spared it first.
 #[derive(Clone, Debug)]
 pub struct Vouched {
     meta: Meta,
@@ -39,24 +39,24 @@ impl Vouched {
         self.meta.size
     }
 
-    /// When the object was last written, by the backend's clock.
+    /// Time of the object's last write, by the backend's clock.
     pub fn modified(&self) -> SystemTime {
         self.meta.modified
     }
 }
 
 impl Pin {
-    /// The content that the answer is about.
+    /// The content in which the answer looks.
     pub fn content(&self) -> &Content {
         &self.content
     }
 
-    /// The moment until which the caller waits.
+    /// The caller's deadline.
     pub fn deadline(&self) -> Deadline {
         self.deadline
     }
 
-    /// The same pin for work that goes on when its request has given up: each call has the whole time.
+    /// The same pin for work that outlives its request: each call has the whole time of a request.
     #[must_use]
     pub fn until_each_call(&self) -> Pin {
         Pin { deadline: Deadline::of_each_call(), ..self.clone() }
@@ -67,10 +67,10 @@ impl Pin {
         &self.snapshot
     }
 
-    /// Looks for an object on whose presence the caller will rely.
+    /// Looks up an object on whose existence the caller will rely.
     pub async fn vouch(&self, key: &Key) -> Result<Option<Vouched>> {
         let (content, deadline) = (&self.content, self.deadline);
-        // Only a test that takes this step away asks before it spares.
+        // Only a test that disables this step looks before it spares.
         let early = match content.config().collect.ingredients.head_after_list() {
             true => None,
             false => Some(content.fetch_meta(key, deadline).await?),
@@ -83,7 +83,7 @@ impl Pin {
         Ok(meta.map(|meta| Vouched { meta }))
     }
 
-    /// Looks for the first of the objects that is there.
+    /// Looks up the first of the objects that exists.
     pub async fn vouch_any(&self, keys: impl Iterator<Item = Key>) -> Result<Option<Vouched>> {
         for key in keys {
             if let Some(vouched) = self.vouch(&key).await? {
@@ -93,13 +93,13 @@ impl Pin {
         Ok(None)
     }
 
-    /// Whether a view may name an object. As [`Pin::vouch`], but blobs that are selected for eviction count as absent,
-    /// unless they were `pushed` so late that whoever selected them, or who pushed them, may not have known of the other.
-    /// Their builder is to find them again.
+    /// Whether a view may reference an object. As [`Pin::vouch`], but an object that is selected for eviction counts as
+    /// absent, unless it was `pushed` so late that the collector may not have known of the push, or the pusher of the
+    /// selection. The builder of the push must find it.
     pub async fn may_name(&self, key: &Key, pushed: Option<SystemTime>) -> Result<bool> {
         let collect = &self.content.config().collect;
         let is_left_out = self.snapshot.evicted(key).is_some_and(|evicted| {
-            // A push may be answered for as long after its record was written.
+            // A push may be answered this long after its record was written.
             let late = collect.in_use() + collect.snapshot_age();
             pushed.and_then(|pushed| pushed.checked_add(late)).is_none_or(|until| until <= evicted)
         });
@@ -116,8 +116,8 @@ impl Pin {
         Ok(false)
     }
 
-    /// Whether any of the keys has small content that the caller is about to read: it is read at once, where that saves an
-    /// existence check.
+    /// Whether any of the keys has small content that the caller is about to read. The content is read at once if that
+    /// saves an existence check.
     pub async fn may_read_any(&self, keys: impl Iterator<Item = Key>, digest: &Digest) -> Result<bool> {
         for key in keys {
             let found = match self.spare(&key).await? {
@@ -144,18 +144,18 @@ impl Pin {
         }
     }
 
-    /// Whether none of the keys has anything any more. Looked for when one of them is condemned, or `always`.
+    /// Whether none of the keys has an object any more. Looks only if one of them is condemned, or `always`.
     pub async fn is_gone(&self, keys: Vec<Key>, always: bool) -> Result<bool> {
         let looks = always || keys.iter().any(|key| self.snapshot.has(key));
         Ok(looks && self.vouch_any(keys.into_iter()).await?.is_none())
     }
 
-    /// Spares an object that the answer relies on, and says whether it is condemned.
+    /// Spares an object that the answer relies on. Returns whether it is condemned.
     pub async fn spare(&self, key: &Key) -> Result<bool> {
         self.content.condemned().spare(&self.snapshot, key, self.deadline).await
     }
 
-    /// Whether an answer may still rest on it.
+    /// Whether an answer may still use this pin.
     pub fn is_young(&self) -> bool {
         self.snapshot.is_young()
     }
@@ -168,11 +168,11 @@ impl Content {
         Ok(Pin { content: self.clone(), snapshot, deadline })
     }
 
-    /// Makes an answer that rests on a pinned snapshot, again when that has become too old meanwhile.
+    /// Makes an answer with a pinned snapshot, and makes it again if the snapshot became too old meanwhile.
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`] when the lists of what is condemned cannot be read often enough.
+    /// [`Error::Busy`] when the lists of condemned objects cannot be read often enough.
     pub async fn pinned<T, F>(&self, deadline: Deadline, mut answer: impl FnMut(Pin) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
@@ -189,8 +189,8 @@ impl Content {
         Err(Error::Busy)
     }
 
-    /// Metadata of an object, unless its bytes were found wrong: then it is as good as gone, and whoever asks whether to
-    /// upload it is told to. A near store is asked; a far one where memory has nothing that is young.
+    /// Metadata of an object. An object whose bytes were found wrong counts as missing, so that clients upload it
+    /// again. A local store is asked every time; a remote one only if memory has nothing young enough.
     pub async fn meta(&self, key: &Key, deadline: Deadline) -> Result<Option<Meta>> {
         if let Some(known) = self.presence().get(key) {
             if known.renew {
@@ -206,7 +206,7 @@ impl Content {
         Box::pin(self.join_look(key, deadline)).await
     }
 
-    /// Asks the store once for all who want to know at the same time.
+    /// Asks the store once for all callers that want to know at the same time.
     async fn join_look(&self, key: &Key, deadline: Deadline) -> Result<Option<Meta>> {
         let mut mine = false;
         let asking = self.checks().under_way.join(
@@ -220,13 +220,14 @@ impl Content {
             |_| {},
         );
         match deadline.bound(asking).await {
-            // Somebody had asked before us: what came in between must not be denied.
+            // The lookup was begun by another caller, before this call: an object that was written in between must not
+            // be denied.
             Ok(None) if !mine => self.fetch_meta(key, deadline).await,
             found => found,
         }
     }
 
-    /// As [`Content::meta`], asking the store whatever memory says.
+    /// As [`Content::meta`], but always asks the store.
     pub async fn fetch_meta(&self, key: &Key, deadline: Deadline) -> Result<Option<Meta>> {
         let ticket = self.presence().ticket(key);
         match self.calls(deadline).head(key).await? {
@@ -242,18 +243,19 @@ impl Content {
         }
     }
 
-    /// Asks again in the background, so that what is in use stays known. When too many do, it is asked for when needed.
+    /// Asks again in the background, so that objects in use stay known. If too many lookups run, the object is looked
+    /// up when it is needed.
     fn renew(&self, key: &Key) {
         let Ok(turn) = self.checks().renewals.clone().try_acquire_owned() else { return };
         let (content, key) = (self.clone(), key.clone());
         tokio::spawn(async move {
-            // What is known holds until its time is up, whatever goes wrong here.
+            // What is remembered holds until it expires, even if this lookup fails.
             let _ = content.fetch_meta(&key, Deadline::of_each_call()).await;
             drop(turn);
         });
     }
 
-    /// Whether an object is known to be there without a question.
+    /// Whether memory says that the object exists.
     pub fn is_known(&self, key: &Key) -> bool {
         self.presence().get(key).is_some_and(|known| known.valid)
     }

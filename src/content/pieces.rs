@@ -1,6 +1,6 @@
-//! Bytes whose digest nobody has said: cut into pieces as they arrive, each hashed in its buffer and written under its own
-//! digest. What they belong to is a list of pieces, in any order, from any server; equal pieces are stored once, and nothing
-//! is staged or copied at the end.
+//! Bytes whose digest the client has not announced: cut into pieces as they arrive, each hashed in its buffer and
+//! written under its own digest. The whole is a list of pieces, written in any order, by any server; equal pieces are
+//! stored once, and nothing is staged or copied at the end.
 
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -12,20 +12,20 @@ use crate::digest::{Algorithm, Digest, hash};
 use crate::error::{Error, Result};
 use crate::stream::{BodyError, Incoming};
 
-/// Bytes of one piece at most: as many as one pooled part of an upload has.
+/// Largest piece in bytes: as many as one pooled part of an upload has.
 pub const PIECE_BYTES_MAX: usize = 8 << 20;
 
 /// A blob that is part of a longer content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PieceRef {
     pub digest: Digest,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
 }
 
 impl Writer {
-    /// Receives a body of at most `limit` bytes as pieces, in order. `size` is its length in bytes, when it is told. A body
-    /// that breaks off is refused; pieces that were written by then are unreferenced, and go by themselves.
+    /// Receives a body of at most `limit` bytes as pieces, in order. `size` is its length in bytes, if announced. A
+    /// body that breaks off is refused; the pieces written by then are unreferenced, and are collected.
     pub async fn put_pieces(&self, size: Option<u64>, limit: u64, body: Incoming) -> Result<Vec<PieceRef>> {
         if size.is_some_and(|size| size > limit) {
             return Err(Error::Body(BodyError::TooLarge { limit }));

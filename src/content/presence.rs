@@ -1,13 +1,13 @@
-//! What this process has been told of objects in a store that is far: that they are there, and in which version.
+//! Objects of a remote store that exist, as far as this process has been told, and their versions.
 //!
-//! Filled by whatever tells it (writes, looks, reads), emptied by whatever tells the opposite (deletes, reads that find
-//! nothing, wrong bytes). An answer may rest on it while it is younger than its age; a read of the bytes may try with it
-//! however old it is, for the read itself tells whether it still holds. Absence is never remembered. A store that is near
-//! is asked every time: it has no memory here.
+//! Writes, lookups and reads fill this memory; deletes, reads that find nothing, and wrong bytes remove entries. An
+//! answer may use an entry while it is younger than its age; a read of the bytes may try with an entry of any age,
+//! because the read itself tells whether it still holds. Absence is never remembered. A local store is asked every
+//! time: it has no memory here.
 //!
-//! Invariant: what was asked before something was forgotten is not remembered after it. Whoever asks takes a [`Ticket`]
-//! first; `forget` makes those of its key worthless, `clear` all of them. Otherwise a look that was under way during a delete
-//! would bring the object back.
+//! Invariant: an answer that was requested before a forgetting is not remembered after it. A caller takes a [`Ticket`]
+//! before it asks; `forget` invalidates those of its key, `clear` all of them. Otherwise a lookup in flight during a
+//! delete would bring the object back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,21 +23,22 @@ use crate::hot::flights::Flights;
 use crate::objects::{Key, Meta};
 use crate::sync::{lru, stripe_of};
 
-/// Objects remembered: some hundreds of bytes each.
+/// Maximum number of remembered objects: some hundreds of bytes each.
 const OBJECTS_MAX: u64 = 100_000;
-/// Many: what is told of one key while another one of its stripe is forgotten is not remembered, and asked for again.
+/// Stripes of keys. There are many, because an answer about one key is not remembered, and is requested again, if
+/// another key of its stripe is forgotten meanwhile.
 const STRIPES: usize = 4096;
-/// Objects looked at again in the background at once, because what is known of them gets old.
+/// Concurrent background lookups of objects whose entries are getting old.
 const RENEWALS: usize = 8;
 
-/// The memory.
+/// The memory of existing objects.
 pub struct Presence {
-    /// Nothing, when the store is near.
+    /// Age up to which an entry may be used in an answer. Absent if the store is local.
     max_age: Option<Duration>,
     objects: Cache<Key, Arc<PresenceEntry>>,
-    /// Raised by `clear`.
+    /// Number of calls of `clear`.
     epoch: AtomicU64,
-    /// How often keys of a stripe were forgotten.
+    /// For each stripe, how often keys of it were forgotten.
     forgotten: Box<[Mutex<u64>]>,
 }
 
@@ -45,11 +46,11 @@ struct PresenceEntry {
     meta: Meta,
     told: Instant,
     epoch: u64,
-    /// Somebody has been asked to look again.
+    /// A caller has been asked to look again.
     renewing: AtomicBool,
 }
 
-/// Says when something was asked.
+/// The moment before a question to the store.
 #[derive(Clone, Copy, Debug)]
 pub struct Ticket {
     asked: Instant,
@@ -57,13 +58,13 @@ pub struct Ticket {
     forgotten: u64,
 }
 
-/// What is remembered of an object.
+/// An entry of the memory.
 #[derive(Clone, Debug)]
 pub struct Remembered {
     pub meta: Meta,
-    /// Young enough to answer with.
+    /// Young enough for an answer.
     pub valid: bool,
-    /// It will not be valid for much longer: whoever got this, and nobody else, should look again.
+    /// The entry will expire soon: the caller that got this flag, and no other, should look again.
     pub renew: bool,
 }
 
@@ -73,7 +74,7 @@ impl Presence {
         Presence { max_age, objects: lru(OBJECTS_MAX), epoch: AtomicU64::new(0), forgotten }
     }
 
-    /// Whether anything is remembered here at all.
+    /// Whether this memory is in use: the store is remote.
     pub fn is_kept(&self) -> bool {
         self.max_age.is_some()
     }
@@ -82,13 +83,13 @@ impl Presence {
         self.forgotten[stripe_of(key, STRIPES)].lock()
     }
 
-    /// To be taken before the store is asked for `key`, or written to.
+    /// Returns a ticket. To be taken before the store is asked for `key`, or written to.
     pub fn ticket(&self, key: &Key) -> Ticket {
         let forgotten = *self.forgotten(key);
         Ticket { asked: Instant::now(), epoch: self.epoch.load(Ordering::Acquire), forgotten }
     }
 
-    /// The store said that the object is there. What was asked before something was forgotten is dropped.
+    /// Remembers that the object exists, unless it was forgotten since the ticket was taken.
     pub fn insert(&self, ticket: Ticket, meta: &Meta) {
         if self.max_age.is_none() {
             return;
@@ -112,7 +113,7 @@ impl Presence {
         Some(Remembered { meta: entry.meta.clone(), valid: age < max_age, renew })
     }
 
-    /// The object is gone, or is about to go, or not what it should be.
+    /// Forgets an object that is deleted, about to be deleted, or corrupt.
     pub fn forget(&self, key: &Key) {
         let mut forgotten = self.forgotten(key);
         *forgotten += 1;
@@ -128,9 +129,10 @@ impl Presence {
 
 /// The existence checks of one server.
 pub(super) struct ExistenceChecks {
-    /// Each with the number of snapshots before it: nobody joins a check that is older than what their answer rests on.
+    /// Each check with the number of snapshots before it: no caller joins a check that is older than the snapshot of
+    /// its answer.
     pub(super) under_way: Arc<Flights<(Key, u64), Option<Meta>, Error>>,
-    /// Turns to look again in the background.
+    /// Limits the lookups in the background.
     pub(super) renewals: Arc<Semaphore>,
 }
 
@@ -160,7 +162,7 @@ mod tests {
         let (presence, key) = presence();
         assert!(presence.get(&key).is_none());
         let ticket = presence.ticket(&key);
-        // Its time begins with the question.
+        // The age counts from the question.
         tokio::time::advance(Duration::from_secs(10)).await;
         presence.insert(ticket, &meta("1"));
         let told = presence.get(&key).unwrap();

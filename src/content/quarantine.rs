@@ -1,9 +1,9 @@
 //! Objects whose bytes were found wrong. They count as missing, on every server and after a restart, until they are
 //! written anew.
 //!
-//! A note says which version of which object is wrong; the bytes stay where they are, for whoever wants to know what
-//! happened to them. To move them away would race with the push that heals them: it could take the new bytes. A note
-//! cannot, for the new bytes have another version.
+//! A note says which version of which object is wrong; the bytes stay in their place for an investigation. To move them
+//! away would race with the push that heals them: it could take the new bytes. A note cannot, because the new bytes
+//! have another version.
 
 use std::collections::HashMap;
 
@@ -16,11 +16,11 @@ use crate::error::{Error, Result};
 use crate::layout::{self, Place};
 use crate::objects::{Key, Meta, Objects, Version};
 
-/// Notes kept in memory. A store with more wrong objects has another trouble; of those, a server knows only what it has
-/// read itself.
+/// Maximum number of notes in memory. A store with more wrong objects has another problem; beyond it, a server knows
+/// only those that it has read itself.
 const NOTES_MAX: usize = 100_000;
 
-/// What is in quarantine, as far as this server knows.
+/// The objects in quarantine, as far as this server knows.
 #[derive(Default)]
 pub struct Quarantine {
     notes: RwLock<HashMap<Key, Version>>,
@@ -29,14 +29,14 @@ pub struct Quarantine {
 /// Content of `quarantine/<key>`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct QuarantineNote {
-    /// The version that is wrong, as the backend names it.
+    /// The wrong version, as the backend names it.
     pub version: String,
     pub bytes: u64,
     pub found: jiff::Timestamp,
 }
 
 impl Quarantine {
-    /// Whether nothing is in quarantine.
+    /// Whether no object is in quarantine.
     pub fn is_empty(&self) -> bool {
         self.notes.read().is_empty()
     }
@@ -51,12 +51,12 @@ impl Quarantine {
         self.notes.read().contains_key(key)
     }
 
-    /// Learns a note of another server, and says whether it is new here.
+    /// Learns a note of another server. Returns whether it is new here.
     pub(super) fn learn(&self, key: &Key, version: &Version) -> bool {
         self.notes.write().insert(key.clone(), version.clone()).as_ref() != Some(version)
     }
 
-    /// Learns that this version is wrong. Returns the note to write for the other servers, where there is none yet.
+    /// Learns that this version is wrong. Returns the note to write for the other servers, unless there is one.
     pub(super) fn add(&self, meta: &Meta) -> Option<QuarantineNote> {
         let mut notes = self.notes.write();
         let is_new = notes.len() < NOTES_MAX
@@ -68,13 +68,13 @@ impl Quarantine {
         })
     }
 
-    /// Forgets what was wrong with an object that has been written anew. Returns whether there is a note to remove.
+    /// Forgets the note of an object that has been written anew. Returns whether there is a note to remove.
     pub(super) fn end(&self, key: &Key) -> bool {
         !self.is_empty() && self.notes.write().remove(key).is_some()
     }
 }
 
-/// All notes of a store, with the objects that they are about.
+/// Lists all notes of a store, with the keys of their objects.
 pub async fn notes(objects: &dyn Objects) -> Result<Vec<(Key, QuarantineNote)>> {
     let listed = objects.list(layout::QUARANTINE, None).err_into::<Error>();
     let reads = listed.map_ok(|meta| async move {

@@ -1,7 +1,7 @@
-//! Blobs on their way out.
+//! Blobs on the way to clients.
 //!
-//! Where the store is near, large blobs are streamed from it: the system's page cache is the memory they have. Where it is
-//! far, blobs come in chunks through the hot layer, each chunk by one read for all who want it.
+//! Large blobs of a local store are streamed from it: the page cache is their memory. Blobs of a remote store come in
+//! chunks through the hot layer, one read of each chunk for all readers.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,36 +21,36 @@ use crate::hot::{HotPiece, Slot};
 use crate::metrics::tenant::{Asked, Source, TenantMetrics};
 use crate::objects::{self, ByteStream, Key, Meta};
 
-/// Bytes hashed at once between what else a thread has to do: some tens of microseconds.
+/// Bytes hashed between two yields of the thread: some tens of microseconds.
 const HASH_BYTES: usize = 64 << 10;
 
-/// A blob that is here.
+/// A blob that exists.
 #[derive(Clone, Debug)]
 pub struct Blob {
     pub digest: Digest,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     held: BlobSource,
-    /// Where small ones came from.
+    /// The source of a small blob's bytes, for the metrics.
     source: Source,
 }
 
 #[derive(Clone, Debug)]
 enum BlobSource {
-    /// In memory, checked.
+    /// Verified bytes in memory.
     Hot(Bytes),
-    /// In the backend.
+    /// Bytes in the backend.
     Cold(Meta),
 }
 
-/// The bytes of a blob, or of a part of it, on their way out.
+/// The bytes of a blob, or of a range of it, on the way to the client.
 pub enum Outgoing {
     Whole(Bytes),
     Stream(ByteStream),
 }
 
 impl Reader {
-    /// A blob to read from.
+    /// Looks up a blob to read from.
     pub async fn open_blob(&self, digest: &Digest) -> Result<Blob> {
         let opened = self.open_any(digest).await;
         match &opened {
@@ -91,8 +91,8 @@ impl Reader {
         Ok(Blob { digest: *digest, size, held, source })
     }
 
-    /// Where the client may fetch a blob by itself, when it is not in memory and the operator wants that. Nobody verifies
-    /// such a read but the client.
+    /// Returns a URL from which the client may fetch a blob directly, if the blob is not in memory and the operator
+    /// configured that. Only the client verifies such a read.
     pub async fn direct_blob(&self, blob: &Blob) -> Result<Option<String>> {
         match &blob.held {
             BlobSource::Cold(meta) if !self.content().hot().has(&chunk(meta, 0)) => {
@@ -102,11 +102,11 @@ impl Reader {
         }
     }
 
-    /// Bytes of a blob. `range` lies within its size.
+    /// Returns bytes of a blob. `range` lies within its size.
     ///
     /// A whole blob that this process has not verified yet is hashed on its way out, and its last piece is held back
-    /// until the digest fits: wrong bytes reach the client as a cut connection, never as a complete answer. Part of such a
-    /// blob is served, and the whole checked in the background.
+    /// until the digest fits: wrong bytes reach the client as a cut connection, never as a complete answer. A range of
+    /// such a blob is served, and the whole is verified in the background.
     pub async fn read_blob(&self, blob: &Blob, range: Range<u64>) -> Result<Outgoing> {
         match &blob.held {
             BlobSource::Hot(bytes) => {
@@ -142,12 +142,12 @@ impl Reader {
     }
 
     async fn read_far(&self, blob: &Blob, mut meta: Meta, range: Range<u64>) -> Result<Outgoing> {
-        // What is known of the blob may be old. The first chunk tells, before anything has been answered.
+        // The metadata may be old. The first chunk shows that, before anything has been answered.
         let content = self.content();
         for _ in 0..2 {
             let object = Object { content: content.clone(), meta: meta.clone(), digest: blob.digest };
             let mut bytes = object.chunked(range.clone(), self.counted().clone());
-            // Of what it has begun to fetch, only what the next answer begins with.
+            // Of the fetches that it has begun, only the chunk is kept with which the next answer begins.
             let keep = || content.hot().keep_place(&chunk(&meta, range.start / content.hot().chunk_bytes()));
             match self.deadline().bound_or(bytes.try_next(), keep).await {
                 Ok(first) => {
@@ -167,26 +167,26 @@ impl Reader {
     }
 }
 
-/// What the chunks of one reader pass on their way out.
+/// The checks that the chunks of one reader pass.
 struct WayOut {
     object: Object,
-    /// Bytes of the object that were asked for.
+    /// The requested bytes of the object.
     range: Range<u64>,
-    /// Of all chunks, when they were verified before.
+    /// Sums of all chunks, if they were verified before.
     sums: Option<Arc<[u64]>>,
-    /// When this reader verifies them.
+    /// The verification, if this reader takes part in one.
     progress: Option<Progress>,
     counted: Arc<TenantMetrics>,
 }
 
 impl WayOut {
-    /// What the reader gets of a chunk, once it is what was verified. What is not leaves the hot layer, where it may have
-    /// come before anything was verified.
+    /// Returns the reader's part of a chunk, if the chunk equals the verified one. A chunk that differs leaves the hot
+    /// layer: it may have come there before the object was verified.
     async fn pass(&self, index: u64, piece: &HotPiece, was_here: bool) -> Result<Bytes> {
         match (&self.progress, &self.sums) {
             (Some(progress), _) => progress.pass(index, piece).await?,
             (None, Some(sums)) => self.compare(sums, index, piece)?,
-            // A part, of what may have been verified since.
+            // A range, of an object that may have been verified since.
             (None, None) => {
                 if let Some(sums) = self.object.content.verdicts().sums(&self.object.meta) {
                     self.compare(&sums, index, piece)?;
@@ -212,25 +212,26 @@ impl WayOut {
     }
 }
 
-/// What may be read. What memory has may be old: the read will tell.
+/// Metadata of an object to read. What memory has may be old: the read will show that.
 async fn candidate(content: &Content, key: &Key, deadline: Deadline) -> Result<Option<Meta>> {
     let known = content.presence().get(key).map(|known| known.meta);
     let known = known.filter(|meta| !content.verdicts().is_wrong(meta));
     if known.is_some() { Ok(known) } else { content.meta(key, deadline).await }
 }
 
-/// Where bytes come from that are not in memory.
+/// The source of bytes that are not in memory.
 fn beyond_memory(content: &Content) -> Source {
     if content.objects().traits().page_cached { Source::Warm } else { Source::Cold }
 }
 
 impl Object {
-    /// Bytes of an object, through the hot layer. [`Error::BlobUnknown`] when it is gone, another version, or wrong.
+    /// Returns bytes of an object, through the hot layer. [`Error::BlobUnknown`] if the object is gone, has another
+    /// version, or is wrong.
     fn chunked(&self, range: Range<u64>, counted: Arc<TenantMetrics>) -> BoxStream<'static, Result<Bytes>> {
         let Object { content, meta, .. } = self;
         let size = content.hot().chunk_bytes();
         let (indices, chunks) = (range.start / size..range.end.div_ceil(size), meta.size.div_ceil(size));
-        // Once: what is verified may be remembered no more before the last chunk has passed.
+        // Read once: the sums may be forgotten before the last chunk has passed.
         let sums = content.verdicts().sums(meta);
         let (object, known) = (self.clone(), sums.clone());
         let pieces = content.hot().chunks(meta.key.clone(), meta.version.clone(), indices.clone(), move |index| {
@@ -238,7 +239,7 @@ impl Object {
             async move { object.fetch_chunk(index, known).await }
         });
         let whole = range == (0..meta.size);
-        // Without sums, what is fetched again later could not be told from what was verified.
+        // Without sums, a chunk that is fetched again later could not be compared with the verified one.
         let progress = (whole && sums.is_none()).then(|| self.verification(chunks));
         if !whole && content.verdicts().verdict(meta).is_none() {
             self.check_in_background();
@@ -254,7 +255,7 @@ impl Object {
         passed.boxed()
     }
 
-    /// A chunk from the backend; `known` are the sums of all, when whoever asks for it knows them.
+    /// Fetches a chunk from the backend; `known` are the sums of all chunks, if the caller has them.
     async fn fetch_chunk(&self, index: u64, known: Option<Arc<[u64]>>) -> Result<HotPiece> {
         let Object { content, meta, digest } = self;
         let start = index * content.hot().chunk_bytes();
@@ -274,7 +275,7 @@ impl Object {
             let sums = known.clone().or_else(|| content.verdicts().sums(meta));
             if sums.is_some_and(|sums| sums.get(index as usize) != Some(&piece.sum)) {
                 tracing::warn!(key = %meta.key, index, "chunk was fetched again and differs from its verified bytes");
-                // On the line, or in the bucket.
+                // Damaged on the network, or in the bucket.
                 self.check_in_background();
                 return Err(objects::Error::Busy("chunk differs from its verified bytes".into()));
             }
@@ -293,7 +294,7 @@ impl Object {
         }
     }
 
-    /// A whole object, hashed as it passes.
+    /// Hashes a whole object as it passes.
     fn verifying(self, bytes: ByteStream) -> ByteStream {
         struct VerifyingStream {
             bytes: ByteStream,
@@ -309,8 +310,8 @@ impl Object {
                 loop {
                     match state.bytes.try_next().await? {
                         Some(piece) => {
-                            // In place, while they are in this core's cache: to fetch them to another one costs half as
-                            // much as to hash them.
+                            // On this thread, while the bytes are in this core's cache: to fetch them to another core
+                            // costs half as much as to hash them.
                             for slice in piece.chunks(HASH_BYTES) {
                                 state.hasher.update(slice);
                                 tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! Bytes coming in: hashed and written while the next ones are read from the socket.
+//! Bodies of uploads: hashed and written while the next bytes are read from the socket.
 
 use std::time::Duration;
 
@@ -15,30 +15,30 @@ use crate::objects::Draft;
 use crate::stream::{BodyError, Incoming, Portion, Portions};
 use crate::turns::Turn;
 
-/// A body that sends nothing for so long gives its place to others, and takes one again when it goes on.
+/// Pause after which a body gives its upload slot to others. It takes a slot again when it resumes.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Bodies of at most so many bytes may be configs, for which builders do not ask again: they wait for a place for as long as
-/// their request may wait at all. Bytes.
+/// Size in bytes up to which a body may be a config. Builders do not send configs again: these bodies wait for a slot
+/// until the deadline of their request.
 const CONFIG_BYTES: u64 = 1 << 20;
 
-/// A body on its way in, with its place among the uploads: each takes memory. It holds the place only while bytes come, and
-/// gives way at each portion to tenants that hold fewer.
+/// A body being received, with its upload slot: each upload takes memory. It holds the slot only while bytes come, and
+/// yields it at each portion to tenants that hold fewer.
 pub(super) struct Intake<'a> {
     writer: &'a Writer,
     body: Portions,
     place: Option<Turn<Tenant>>,
-    /// The last portion is shorter than was asked for, and not the last of the body.
+    /// The last portion is shorter than requested, and not the end of the body.
     pauses: bool,
 }
 
 impl Writer {
-    /// Begins to read a body of `size` bytes, where that is told. A builder opens a request long before it has the bytes,
-    /// so the place is taken only when the first ones have come.
+    /// Begins to read a body of `size` bytes, if announced. A builder opens a request long before it has the bytes, so
+    /// the slot is taken only when the first ones have come.
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`] when no place is free in time.
+    /// [`Error::Busy`] when no slot is free in time.
     pub(super) async fn take_in(&self, size: Option<u64>, body: Incoming) -> Result<(Portion, Intake<'_>)> {
         let mut intake = Intake { writer: self, body: Portions::new(body), place: None, pauses: false };
         let mut first = intake.body.next(1).await;
@@ -65,8 +65,8 @@ impl Intake<'_> {
         self.pauses = portion.length < bytes && !portion.last && portion.failed.is_none();
     }
 
-    /// The next bytes: as many as were asked for, fewer when they come slowly, none at the end. A body that goes on after a
-    /// pause waits for its place, however long that takes.
+    /// Reads the next bytes: as many as requested, fewer if they come slowly, none at the end. A body that resumes
+    /// after a pause waits for a slot, however long that takes.
     pub(super) async fn next(&mut self, bytes: usize) -> Portion {
         let mut portion = Portion::default();
         if !self.pauses {
@@ -86,30 +86,32 @@ impl Intake<'_> {
 }
 
 /// Bytes handed to the backend at once. One transfer holds at most three portions: one being read, one being hashed and
-/// written, and what the socket holds.
+/// written, and one in the socket.
 pub(super) const PORTION_BYTES: usize = 512 << 10;
 
-/// The same, where they are gathered in memory: so many uploads wait for that at once that what each holds counts.
+/// The same for a draft that gathers in memory: so many uploads wait for that memory at once that the size of each
+/// portion counts.
 const GATHERED_BYTES: usize = 256 << 10;
 
-/// What looks at the bytes on their way.
+/// Observers of the received bytes.
 pub(super) struct Watch {
     pub hashers: Vec<Hasher>,
-    /// Keeps them in the hot layer.
+    /// Copies the bytes into the hot layer.
     pub keep: Option<Pushing<Error>>,
 }
 
-/// What came of a body.
+/// The outcome of a received body.
 pub(super) struct Received {
-    /// It has seen all bytes that were written.
+    /// The observers, which have seen all bytes that were written.
     pub watch: Watch,
     pub length: u64,
-    /// The body broke off behind these bytes.
+    /// The error if the body broke off after these bytes.
     pub failed: Option<BodyError>,
 }
 
-/// Writes `portion` and all that follows it to `draft`. A body that breaks off is not an error here: what came before
-/// has been written, and the caller decides what it is worth. At most `limit` bytes are taken, and the room that they need.
+/// Writes `portion` and all following bytes to `draft`. A body that breaks off is not an error here: the bytes before
+/// have been written, and the caller decides what they are worth. Takes at most `limit` bytes, and reserves the space
+/// for them.
 pub(super) async fn pump(
     mut portion: Portion,
     body: &mut Intake<'_>,
@@ -149,7 +151,7 @@ pub(super) async fn pump(
             if !gathers {
                 return tokio::join!(written, next);
             }
-            // Many that wait for memory would each hold a portion more.
+            // Many uploads wait for memory: each would hold a portion more.
             match written.await {
                 Ok(()) => (Ok(()), next.await),
                 failed => (failed, Ok(Portion::default())),

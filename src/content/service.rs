@@ -1,4 +1,4 @@
-//! The content of one store: where it is kept, and what this process knows of it.
+//! The content of one store: its backend, and what this process knows of its objects.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +20,9 @@ use crate::meta::format::StoreFormat;
 use crate::metrics::Metrics;
 use crate::objects::{self, Key, Meta, Objects};
 
-/// How long what is known of a bucket holds, where nothing is configured.
+/// Default time for which an object of a bucket counts as existing without a new lookup.
 const PRESENCE_MAX_AGE: Duration = Duration::from_secs(600);
-/// A blob of a bucket is kept whole up to the size of so many chunks.
+/// Size, in chunks, up to which a blob of a bucket is kept whole.
 const CHUNKS_WHOLE: u64 = 2;
 
 /// The content of one store. Cheap to clone.
@@ -49,7 +49,7 @@ struct ContentShared {
 }
 
 impl Content {
-    /// `replica` names this process among those that share the store; batches are called after it.
+    /// `replica` is the number of this process among those that share the store; names of batches contain it.
     pub fn new(
         objects: Arc<dyn Objects>,
         config: Arc<Config>,
@@ -57,7 +57,7 @@ impl Content {
         events: Events,
         replica: u64,
     ) -> Content {
-        // Files are asked every time: that costs less than to remember.
+        // A local store is asked every time: that costs less than to remember.
         let is_remote = objects.traits().remote;
         let presence_max_age = config.store.s3.as_ref().map_or(PRESENCE_MAX_AGE, |s3| s3.presence_max_age.get());
         let hot = Hot::new(config.hot.size.as_u64(), CHUNK_BYTES, metrics.clone());
@@ -101,17 +101,17 @@ impl Content {
         &self.shared.metrics
     }
 
-    /// Where to tell what happened.
+    /// The events, to report what happened.
     pub fn events(&self) -> &Events {
         &self.shared.events
     }
 
-    /// The objects that wait for their deletion.
+    /// The condemned objects.
     pub fn condemned(&self) -> &Condemned {
         &self.shared.condemned
     }
 
-    /// The room for uploads, by quota and disk.
+    /// The capacity for uploads, by quota and disk.
     pub fn room(&self) -> &Arc<Capacity> {
         &self.shared.capacity
     }
@@ -126,12 +126,12 @@ impl Content {
         &self.shared.clock
     }
 
-    /// Objects that this server has deleted and denies.
+    /// The objects that this server has deleted and denies.
     pub fn tombstones(&self) -> &Tombstones {
         &self.shared.tombstones
     }
 
-    /// What has been verified, and what was found wrong.
+    /// The results of verifications.
     pub fn verdicts(&self) -> &Verdicts {
         &self.shared.verdicts
     }
@@ -153,27 +153,28 @@ impl Content {
         &self.shared.uploads
     }
 
-    /// Size up to which a blob is kept whole in the hot layer, in bytes: an eighth of the layer at most, so that one blob
-    /// does not flush it.
+    /// Size in bytes up to which a blob is kept whole in the hot layer: an eighth of the layer at most, so that one
+    /// blob does not flush it.
     pub(super) fn hot_blob_max(&self) -> u64 {
         let hot = &self.shared.config.hot;
         let max = hot.blob_max.as_u64().min(hot.size.as_u64() / 8).min(objects::READ_BYTES_MAX);
         match self.shared.objects.traits().page_cached {
             true => max,
-            // A reader would wait for the whole of it, and for one call after another where there could be several.
+            // A reader would wait for all of it, in one call after another where several could run at once.
             false => max.min(CHUNKS_WHOLE * CHUNK_BYTES),
         }
     }
 
-    /// Drops what memory has of an object.
+    /// Removes an object from memory.
     pub fn forget(&self, key: &Key) {
         self.shared.presence.forget(key);
         self.shared.hot.forget(&Slot::Whole(key.clone()));
     }
 }
 
-/// What is condemned is not known to be there any more. Nor is anything after a time without a snapshot, or when a
-/// batch has gone: reads may have found what was in it, and remembered it, until it was deleted.
+/// Forgets objects that were condemned since the last snapshot: they are not known to exist any more. Forgets all after
+/// a time without a snapshot, or when a batch has ended: a read may have found an object of the batch, and remembered
+/// it, until it was deleted.
 fn forget_what_is_condemned(shared: &Arc<ContentShared>) {
     let memory = Arc::downgrade(shared);
     shared.condemned.listen(move |news| {

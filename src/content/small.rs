@@ -9,12 +9,12 @@ use crate::error::{Error, Result};
 use crate::hot::Slot;
 use crate::objects::Key;
 
-/// Reads of one object of which no two agree and none is right, before the store counts as busy.
+/// Reads of one object of which no two agree and none is right, after which the store counts as busy.
 const READS_MAX: usize = 4;
 
 impl Content {
-    /// A small object through the hot layer, checked against `digest`. Waits out a busy store: builders do not ask again
-    /// for manifests and configs.
+    /// Reads a small object through the hot layer, and checks it against `digest`. Retries while the store is busy:
+    /// builders do not ask again for manifests and configs.
     ///
     /// # Errors
     ///
@@ -23,16 +23,16 @@ impl Content {
         self.small_of(key, digest, 0, deadline).await
     }
 
-    /// As [`Content::small`], for an object that is known to have `size` bytes: memory for them is waited for.
+    /// As [`Content::small`], for an object that is known to have `size` bytes: it waits for memory for them.
     pub(super) async fn small_of(&self, key: &Key, digest: Digest, size: u64, deadline: Deadline) -> Result<Bytes> {
         let (content, owned) = (self.clone(), key.clone());
-        // Shared with others, so it has a deadline of its own.
+        // The fetch is shared with other callers, so it has a deadline of its own.
         let fetch = || async move { content.fetch_small(&owned, digest, Deadline::of_each_call()).await };
         let slot = Slot::Whole(key.clone());
         deadline.bound_or(self.hot().get(&slot, size, fetch), || self.hot().keep_place(&slot)).await
     }
 
-    /// As [`Content::small`], for the first of the keys that has something.
+    /// As [`Content::small`], for the first of the keys that has an object.
     pub async fn small_in(
         &self,
         keys: impl Iterator<Item = Key>,
@@ -49,7 +49,7 @@ impl Content {
         Ok(None)
     }
 
-    /// Reads past the hot layer, and says of what is wrong that it is.
+    /// Reads past the hot layer, and records an object whose bytes are wrong.
     pub async fn fetch_small(&self, key: &Key, digest: Digest, deadline: Deadline) -> Result<Bytes> {
         let mut before = None;
         for _ in 0..READS_MAX {
@@ -64,7 +64,7 @@ impl Content {
                 self.presence().insert(ticket, &meta);
                 return Ok(bytes);
             }
-            // What is wrong in the bucket is wrong in the same way again.
+            // Bytes that are wrong in the bucket are wrong in the same way again.
             if !self.objects().traits().may_flip_bits || before == Some(actual) {
                 self.record(&meta, false).await;
                 return Err(Error::BlobUnknown(digest));
@@ -81,7 +81,8 @@ impl Content {
         }
         self.format().may_change()?;
         let forget = || keys.iter().for_each(|key| self.forget(key));
-        // Before, so that nobody is told of it who asks from now on; behind, because somebody may have looked meanwhile.
+        // Before, so that no later caller is told that the object exists; after, because another lookup may have
+        // finished meanwhile.
         forget();
         let deleted = self.calls(deadline).delete(keys).await;
         forget();

@@ -1,9 +1,9 @@
-//! Chunked uploads: sessions that survive a restart and can go on at another replica.
+//! Chunked uploads: sessions that survive a restart and can resume at another replica.
 //!
-//! A session begins without any I/O: its id is random and travels in the client's `Location`. The first chunk writes
-//! an object for its bytes and then the session's state, which names the parts that count, how many bytes they are, and
-//! the state of the hash behind them. So a chunk is received when its state is durable, and two requests that race for
-//! the same offset cannot mix: the state names one of them.
+//! A session begins without any I/O: its id is random and travels in the client's `Location`. The first chunk writes an
+//! object for its bytes and then the session's state, which lists the valid parts, their size, and the state of the
+//! hash after them. So a chunk is received when its state is durable, and two requests that race for the same offset
+//! cannot mix: the state lists one of them.
 //!
 //! A whole blob in one request needs none of this and goes straight to its key ([`Writer::put_blob`]).
 
@@ -28,16 +28,16 @@ use crate::names::{Tenant, UploadId};
 use crate::objects::{self, Key};
 use crate::stream::{BodyError, Incoming};
 
-/// Parts of one upload. With the usual chunks of megabytes this is far beyond any layer.
+/// Maximum number of parts of one upload. With the usual chunks of megabytes it is far beyond any layer.
 pub const PARTS_MAX: usize = 10_000;
 
-/// What a client carries in its `Location`.
+/// A session, as the client's `Location` carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     pub id: UploadId,
-    /// How the content will be named, as far as was said at the start.
+    /// The digest algorithm of the content, as announced at the start.
     pub algorithm: Algorithm,
-    /// A chunk has been received, so there is a state to find.
+    /// A chunk has been received, so the session has a state.
     pub staged: bool,
 }
 
@@ -47,11 +47,11 @@ impl Session {
     }
 }
 
-/// Bytes of an upload.
+/// Bytes of an upload, in one request.
 pub struct Chunk {
-    /// Where the client says that the body begins.
+    /// The offset of the body in the upload, in bytes, as the client says.
     pub at: Option<u64>,
-    /// Length of the body in bytes, when told.
+    /// Length of the body in bytes, if announced.
     pub size: Option<u64>,
     pub body: Incoming,
 }
@@ -59,10 +59,10 @@ pub struct Chunk {
 /// Content of `uploads/<id>/state`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct StagingState {
-    /// A session belongs to the repository that began it.
+    /// The repository that began the session, which owns it.
     repo: String,
     algorithm: Algorithm,
-    /// State of the hash behind the last part.
+    /// State of the hash after the last part.
     hash: String,
     offset: u64,
     parts: Vec<StagedPart>,
@@ -75,14 +75,14 @@ struct StagedPart {
 }
 
 impl Writer {
-    /// How many bytes of the upload have been received.
+    /// Bytes of the upload that have been received.
     pub async fn upload_offset(&self, session: &Session) -> Result<u64> {
         Ok(self.find(session).await?.map_or(0, |state| state.offset))
     }
 
-    /// Receives a chunk: all that follows, or what begins at the byte that is due. Returns the new offset.
+    /// Receives a chunk: the rest of the upload, or the bytes that begin at the current offset. Returns the new offset.
     ///
-    /// What arrived before a client went away is kept, so that it can resume.
+    /// Bytes that arrived before a client disconnected are kept, so that it can resume.
     pub async fn append(&self, session: &Session, chunk: Chunk) -> Result<u64> {
         let state = self.find(session).await?;
         let mut state = state.unwrap_or_else(|| self.fresh(session.algorithm));
@@ -104,10 +104,11 @@ impl Writer {
         }
     }
 
-    /// Makes the upload the blob `digest`, with the bytes of `closing` behind what has been received.
+    /// Makes the upload the blob `digest`, with the bytes of `closing` after those received before.
     ///
-    /// A body without a place that hashes to the digest by itself is the whole blob, whatever came before, and also when
-    /// the session is not known any more: builders send a failed upload again, to the same address, from the beginning.
+    /// A body without an offset that hashes to the digest by itself is the whole blob, whatever came before, and also
+    /// if the session is not known any more: builders send a failed upload again, to the same address, from the
+    /// beginning.
     pub async fn seal(&self, session: &Session, digest: &Digest, closing: Chunk) -> Result<()> {
         if self.uploads().is_cancelled(&self.own(&session.id)) {
             return Err(Error::UploadUnknown);
@@ -121,7 +122,7 @@ impl Writer {
         let Some(state) = self.load(&session.id, deadline).await? else {
             return match closing.at {
                 None if whole => match self.put_blob(digest, closing.size, closing.body).await {
-                    // Not the whole, but the last of it.
+                    // Not the whole blob, but the end of it.
                     Err(mismatch @ Error::DigestMismatch { .. }) => {
                         self.sealed_before(digest, mismatch, deadline.restarted()).await
                     }
@@ -135,7 +136,7 @@ impl Writer {
             return Err(Error::OffsetMismatch { offset: state.offset });
         }
         let (parts, size) = self.close(session, digest, state, closing).await?;
-        // What is copied together is there twice for a moment.
+        // Parts that are copied together are stored twice for a moment.
         let place = if parts.len() > 1 { Some(self.reserve(Some(size)).await?) } else { None };
         self.join(session, digest, &parts).await.inspect(|()| drop(place))
     }
@@ -175,7 +176,7 @@ impl Writer {
         let (key, deadline) = (reader.blob_key(digest), reader.deadline().restarted());
         let concat = async {
             match content.objects().concat(parts, &key, digest).await {
-                // Somebody else ends the same upload.
+                // Another request completes the same upload.
                 Err(objects::Error::NotFound) => Err(Error::UploadUnknown),
                 made => Ok(made?),
             }
@@ -186,27 +187,27 @@ impl Writer {
         };
         reader.counted().stored_new_bytes.inc_by(written.meta().size);
         content.metrics().blobs_stored.inc();
-        // The blob is there: whatever cannot be removed now goes when the session has been idle.
+        // The blob is stored: parts that cannot be removed now are removed when the session has been idle.
         if let Err(error) = self.staging().remove(&session.id, deadline.restarted()).await {
             tracing::warn!(%error, "cannot remove the parts of a finished upload: they stay until it is idle");
         }
         Ok(())
     }
 
-    /// For an upload that was begun and is not there any more: whether that is because it became this blob. A proxy or a
-    /// client that had no answer to its closing request sends it again, and must not be told that it has failed.
+    /// For a session that is gone: whether its upload became this blob. A proxy or a client that had no answer to its
+    /// closing request sends it again, and must not be told that it has failed.
     async fn sealed_before(&self, digest: &Digest, otherwise: Error, deadline: Deadline) -> Result<()> {
         if self.reader().until(deadline).stat_blob(digest).await?.is_some() { Ok(()) } else { Err(otherwise) }
     }
 
-    /// Ends an upload. On this server its id stays unknown, even for a late closing request.
+    /// Cancels an upload. On this server its id stays unknown, even for a late closing request.
     pub async fn cancel(&self, session: &Session) -> Result<()> {
         self.find(session).await?;
         self.uploads().cancel(self.own(&session.id));
         self.staging().remove(&session.id, self.reader().deadline()).await
     }
 
-    /// The state of a session that this repository may go on with; nothing when no chunk has come yet.
+    /// The state of a session of this repository; nothing before the first chunk.
     async fn find(&self, session: &Session) -> Result<Option<StagingState>> {
         if self.uploads().is_cancelled(&self.own(&session.id)) {
             return Err(Error::UploadUnknown);
@@ -225,8 +226,8 @@ impl Writer {
         if *state.repo == **self.reader().repo() { Ok(Some(state)) } else { Err(Error::UploadUnknown) }
     }
 
-    /// Replaces the state from which a chunk began. A chunk may take long to come, and its client may have given it up
-    /// and sent another one: then what that one was told stands, and this one is too late.
+    /// Replaces the state from which a chunk began. A chunk may take long to arrive, and its client may have given it
+    /// up and sent another one: then the answer to that one holds, and this one is too late.
     async fn advance(
         &self,
         id: &UploadId,
@@ -236,7 +237,7 @@ impl Writer {
     ) -> Result<()> {
         let (reader, content) = (self.reader(), self.reader().content());
         let _turn = self.uploads().alone(id).await;
-        // The chunk took as long as it took.
+        // The time that the chunk took does not count.
         let deadline = reader.deadline().restarted();
         let now = self.load(id, deadline).await?;
         let offset = now.as_ref().map_or(0, |now| now.offset);
@@ -275,12 +276,12 @@ impl Writer {
         layout::upload_part(self.reader().tenant(), id, part.offset, part.nonce)
     }
 
-    /// Writes a body as the part behind `state`. An empty body makes no part.
+    /// Writes a body as the part after `state`. An empty body makes no part.
     async fn stage(&self, id: &UploadId, state: &StagingState, hashers: Vec<Hasher>, chunk: Chunk) -> Result<Staged> {
         let content = self.reader().content();
         let limit = content.config().limits.blob.as_u64().saturating_sub(state.offset);
         let part = StagedPart { offset: state.offset, nonce: rand::random() };
-        // With the part, the state that names it.
+        // Space for the part, and for the state that lists it.
         let mut place = self.reserve_with(chunk.size, OBJECT_FLOOR).await?;
         let (first, mut body) = self.take_in(chunk.size, chunk.body).await?;
         if first.length == 0 {
@@ -300,7 +301,7 @@ impl Writer {
         Ok(Staged { part: Some(part), length: received.length, hashers, failed: received.failed })
     }
 
-    /// The hash behind what has been received. When the client names another algorithm at the end than at the start,
+    /// Returns the hash after the received bytes. If the client names another algorithm at the end than at the start,
     /// the parts are read once more.
     async fn hasher_for(&self, id: &UploadId, state: &StagingState, algorithm: Algorithm) -> Result<Hasher> {
         if state.algorithm == algorithm {
@@ -328,7 +329,7 @@ struct Staged {
     failed: Option<BodyError>,
 }
 
-/// The objects that hold what has been received, by the state of an upload.
+/// The keys of the parts that an upload's state lists.
 pub fn parts_of(state: &[u8], tenant: &Tenant, id: &UploadId) -> serde_json::Result<Vec<Key>> {
     Ok(serde_json::from_slice::<StagingState>(state)?.part_keys(tenant, id))
 }
@@ -355,8 +356,7 @@ impl Content {
         Staging { content: self, tenant }
     }
 
-    /// Removes what writes of servers that died have left behind, and to which nothing has been added for `idle`. Returns
-    /// how many.
+    /// Removes the drafts of servers that died, if nothing has been added to them for `idle`. Returns how many.
     pub async fn sweep_drafts(&self, idle: Duration, now: SystemTime) -> Result<usize> {
         self.format().confirm().await?;
         let before = now.checked_sub(idle).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -369,14 +369,14 @@ impl Staging<'_> {
         let (content, tenant) = (self.content, self.tenant);
         let listed = content.calls(deadline).list(&layout::upload_prefix(tenant, id)).await?;
         let mut keys: Vec<Key> = listed.iter().map(|meta| meta.key.clone()).collect();
-        // The state goes first: without it, parts are leftovers.
+        // The state is deleted first: without it, parts are leftovers.
         keys.reverse();
         content.delete(&keys, deadline).await?;
         content.room().deleted(listed.iter().map(|meta| (&meta.key, meta.size)));
         Ok(())
     }
 
-    /// When something was last added to each upload.
+    /// For each upload, the time of the last addition.
     pub async fn last_added(&self) -> Result<BTreeMap<UploadId, SystemTime>> {
         let mut newest = BTreeMap::<UploadId, SystemTime>::new();
         let mut listed = self.content.objects().list(&layout::uploads_prefix(self.tenant), None);
@@ -399,7 +399,7 @@ impl Staging<'_> {
         Ok(newest.len())
     }
 
-    /// Removes an upload whose client is not asked: what it sends later continues nothing.
+    /// Removes an upload without its client: a later chunk continues nothing.
     pub async fn give_up(&self, id: &UploadId) -> Result<()> {
         self.content.format().confirm().await?;
         let _turn = self.content.uploads().alone(id).await;

@@ -1,8 +1,9 @@
-//! What this server has deleted by its digest and now denies, though in a bucket it lies there until a collector deletes it.
+//! Digests that clients deleted at this server. The server denies them, though in a bucket the object stays until a
+//! collector deletes it.
 //!
-//! A tombstone holds for as long as nothing that leads to its object has been written, here or by another server: builders
-//! ask one server for a tag and the next one for what the tag names. That nothing has been written is seen at one glance
-//! at the keys; else what was written is followed, once for all tombstones.
+//! A tombstone holds until something that reaches its object is written, here or by another server: builders ask one
+//! server for a tag and the next one for the content that the tag references. One list of keys shows whether anything
+//! was written; if so, the references of each new write are followed, once for all tombstones.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,66 +24,66 @@ use crate::deadline::Deadline;
 use crate::error::Result;
 use crate::objects::{Key, Meta, Objects, Version};
 
-/// Keys that are remembered. One that is forgotten is there again until a collector has deleted it.
+/// Maximum number of remembered keys. One that is forgotten exists again until a collector has deleted it.
 const GONE_MAX: u64 = 100_000;
-/// Writings that are told from later ones, some 40 bytes each. Beyond, all that was deleted is forgotten.
+/// Maximum number of numbered writes, some 40 bytes each. Beyond it, all tombstones are forgotten.
 const SEEN_MAX: usize = 1 << 20;
-/// Writings since a deletion that are looked at, one by one, for one request. What has seen more is taken to be there again.
+/// Writes since a deletion that one request follows, one by one. With more, the deleted object is taken to exist again.
 const LOOKS_MAX: usize = 64;
-/// Such writings that are kept in mind to be looked at for all that was deleted.
+/// Maximum number of such writes that one list keeps, for all tombstones.
 const NEW_MAX: usize = 4096;
 
-/// Follows what was written to what it leads to. The rooms above know what names what.
+/// Follows the references of a written object. The rooms above implement it: they know the references.
 #[async_trait]
 pub trait LeadsTo: Send + Sync {
-    /// The fingerprints of the keys of all manifests and blobs that an object leads to.
+    /// The fingerprints of the keys of all manifests and blobs that an object reaches.
     async fn leads_to(&self, written: &Meta) -> Result<HashSet<u64>>;
 }
 
-/// What this server has said to be gone. Only whoever asks for it by its digest is told so: what serves tags and takes
-/// pushes looks at what is there.
+/// The tombstones of this server. They apply only to requests by digest: the code that serves tags and takes pushes
+/// looks at the store.
 pub struct Tombstones {
     keys: Cache<Key, Arc<Tombstone>>,
-    /// Which writings were seen where something was deleted, and in which order: those with a greater number than a
-    /// deletion has came to be seen after it.
+    /// The numbers of the writes, in the order in which they were first seen: a write with a greater number than a
+    /// deletion was first seen after it.
     seen: Mutex<WriteSequence>,
-    /// Anything was, since this server began.
+    /// Whether any digest was deleted since this server began.
     any: AtomicBool,
     objects: Arc<dyn Objects>,
-    /// Set once, when the rooms above are there.
+    /// Follower of references, set once when the rooms above exist.
     references: OnceLock<Arc<dyn LeadsTo>>,
 }
 
-/// When something was deleted.
+/// A deletion, and how far the writes after it were followed.
 pub struct Tombstone {
     pub version: Version,
-    /// All that can name it is below.
+    /// The prefix of all keys that can reference the object.
     pub prefix: String,
-    /// Up to here, what was written does not lead to it.
+    /// Number up to which no write reaches the object.
     pub seen: AtomicU64,
 }
 
 #[derive(Default)]
 struct WriteSequence {
     numbers: HashMap<u64, u64>,
-    /// The last number. It never falls.
+    /// The last number given. It never falls.
     last: u64,
 }
 
-/// A writing that came to be seen after some deletion.
+/// A write that was first seen after some deletion.
 pub struct Write {
     number: u64,
     pub meta: Meta,
-    /// The fingerprints of the keys that it leads to, once somebody wants to know: one writing may be looked at for all that
-    /// was deleted.
+    /// The fingerprints of the keys that it reaches, filled at the first use: one write may be followed for all
+    /// tombstones.
     pub reaches: OnceCell<HashSet<u64>>,
 }
 
-/// Writings that came to be seen after some deletion. More than a bounded number are not told apart.
+/// Writes that were first seen after some deletion, at most a bounded number.
 pub struct WritesSince {
     since: u64,
-    /// How many had been seen when the list began. All that was written before and is still there is in it; of what has a
-    /// greater number, another list may have shown some that this one was too early for.
+    /// The number of writes seen when the list began. Every object that was written before and still exists is in the
+    /// list; of writes with a greater number, another list may have shown some for which this one was too early.
     pub until: u64,
     writings: Vec<Write>,
 }
@@ -94,7 +95,7 @@ impl WritesSince {
         }
     }
 
-    /// Those that may lead to what was deleted; nothing when there are too many.
+    /// The writes that may reach a deleted object; nothing if there are too many.
     pub fn of(&self, gone: &Tombstone) -> Option<Vec<&Write>> {
         let seen = gone.seen.load(Ordering::Relaxed);
         let new = self.writings.iter();
@@ -105,7 +106,7 @@ impl WritesSince {
 }
 
 impl Tombstones {
-    /// `wait`: how long what is condemned waits before it is deleted.
+    /// `wait`: time for which a condemned object waits before it is deleted.
     pub(super) fn new(objects: Arc<dyn Objects>, wait: Duration) -> Tombstones {
         let keys = Cache::builder().max_capacity(GONE_MAX).time_to_live(wait * 2);
         Tombstones {
@@ -126,7 +127,7 @@ impl Tombstones {
         if self.any.load(Ordering::Acquire) { self.keys.get(key) } else { None }
     }
 
-    /// The number of a writing that a list shows now.
+    /// The number of a write that a list shows now.
     pub fn number(&self, meta: &Meta) -> u64 {
         let writing = fingerprint(&format!("{} {:?} {}", meta.key, meta.modified, meta.version.0));
         let mut seen = self.seen.lock();
@@ -140,17 +141,17 @@ impl Tombstones {
         number
     }
 
-    /// How many writings have been seen.
+    /// Number of writes seen so far.
     pub fn seen(&self) -> u64 {
         self.seen.lock().last
     }
 
-    /// For a list that begins now.
+    /// An empty collection for a list that begins now.
     pub fn new_since(&self, since: u64) -> WritesSince {
         WritesSince { since, until: self.seen(), writings: Vec::new() }
     }
 
-    /// All that was deleted below `prefix`.
+    /// All tombstones of keys below `prefix`.
     pub fn below(&self, prefix: &str) -> HashMap<Key, Arc<Tombstone>> {
         if !self.any.load(Ordering::Acquire) {
             return HashMap::new();
@@ -159,19 +160,19 @@ impl Tombstones {
         below.map(|(key, gone)| ((*key).clone(), gone)).collect()
     }
 
-    /// The object is there again.
+    /// Removes a tombstone: the object exists again.
     pub fn remove(&self, key: &Key) {
         self.keys.invalidate(key);
     }
 
-    /// Has what is written from now on followed by `references`.
+    /// Has writes from now on followed by `references`.
     pub fn follow(&self, references: Arc<dyn LeadsTo>) {
         // A second one would follow the same references of the same store.
         let _ = self.references.set(references);
     }
 
-    /// Whether this server denies the object: it has deleted it, and nobody has written it again, nor anything that leads
-    /// to it.
+    /// Whether this server denies the object: it has deleted it, and since then neither the object nor anything that
+    /// reaches it was written.
     pub async fn denies(&self, key: &Key, deadline: Deadline) -> Result<bool> {
         let Some(tombstone) = self.get(key) else { return Ok(false) };
         let stays = match Calls::until(&*self.objects, deadline).head(key).await? {
@@ -189,7 +190,7 @@ impl Tombstones {
         Ok(stays)
     }
 
-    /// What is listed below `prefix` and was not when so many writes had been seen.
+    /// Lists the writes below `prefix` that came after the first `since`.
     pub async fn writes_since(&self, since: u64, prefix: &str, deadline: Deadline) -> Result<WritesSince> {
         let listed = || {
             let add = |mut new: WritesSince, meta: Meta| {
@@ -201,7 +202,8 @@ impl Tombstones {
         Ok(deadline.retry(listed).await?)
     }
 
-    /// Whether nothing of what is `new` leads to the object. What has been deleted since leads nowhere.
+    /// Whether none of the writes `new` reaches the object. A written object that has been deleted since reaches
+    /// nothing.
     pub async fn is_unnamed(&self, key: &Key, tombstone: &Tombstone, new: &WritesSince) -> Result<bool> {
         let until = new.until;
         let (Some(new), Some(references)) = (new.of(tombstone), self.references.get()) else { return Ok(false) };

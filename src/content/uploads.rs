@@ -1,4 +1,4 @@
-//! What this process knows of uploads under way: their places, and sessions that were cancelled or are being changed.
+//! Uploads in flight in this process: their slots, and sessions that were cancelled or are being changed.
 
 use moka::sync::Cache;
 use tokio::sync::{Mutex, MutexGuard};
@@ -7,13 +7,13 @@ use crate::names::{RepoName, Tenant, UploadId};
 use crate::sync::{STRIPES, lru, stripe};
 use crate::turns::{Class, Turn, Turns};
 
-/// Uploads cancelled here that stay unknown.
+/// Maximum number of remembered cancelled uploads.
 const CANCELLED_MAX: u64 = 10_000;
 
-/// An upload, by whose it is: whoever knows the id of another's can do nothing to it.
+/// An upload with its owner: a caller that knows the id of another's upload can do nothing to it.
 pub(super) type OwnUpload = (Tenant, RepoName, UploadId);
 
-/// The uploads under way in this process.
+/// The uploads in flight in this process.
 pub struct Uploads {
     places: Turns<Tenant>,
     cancelled: Cache<OwnUpload, ()>,
@@ -21,7 +21,7 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    /// `places`: uploads that send at the same time. Scopes have half of them, all together.
+    /// `places`: number of uploads that send at the same time. All scopes together have half of them.
     pub(super) fn new(places: usize) -> Uploads {
         let places = places.max(1) as u64;
         Uploads {
@@ -31,7 +31,7 @@ impl Uploads {
         }
     }
 
-    /// A place among the uploads, when it is the tenant's turn.
+    /// Waits for the tenant's turn, and takes an upload slot.
     pub(super) async fn place(&self, tenant: &Tenant) -> Turn<Tenant> {
         self.places.take(Class::of(tenant), tenant.clone(), 1).await
     }
@@ -41,12 +41,12 @@ impl Uploads {
         self.cancelled.contains_key(upload)
     }
 
-    /// From now on the upload is unknown here.
+    /// Cancels the upload: it is unknown here from now on.
     pub(super) fn cancel(&self, upload: OwnUpload) {
         self.cancelled.insert(upload, ());
     }
 
-    /// The right to replace the state of a session, one caller at a time.
+    /// Waits for the right to replace the state of a session: one caller at a time.
     pub(super) async fn alone(&self, id: &UploadId) -> MutexGuard<'_, ()> {
         self.sessions[stripe(id)].lock().await
     }

@@ -1,4 +1,4 @@
-//! What this process has verified of objects, and what it found wrong.
+//! Results of verifications in this process.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
@@ -12,26 +12,26 @@ use crate::digest::{Digest, Hasher};
 use crate::objects::{Key, Meta, Version};
 use crate::sync::lru;
 
-/// Objects whose bytes were checked against their digest, or found wrong.
+/// Maximum number of remembered verifications.
 const VERIFIED_MAX: u64 = 500_000;
-/// Memory for the sums of verified chunks: eight bytes a chunk.
+/// Bytes for the sums of verified chunks: eight bytes for each chunk.
 const SUMS_BYTES_MAX: u64 = 16 << 20;
-/// Objects read in the background because parts of them were asked for.
+/// Objects verified at the same time in the background, because ranges of them were requested.
 const BACKGROUND_MAX: usize = 2;
-/// Verifications that nobody waits for any more are swept beyond so many.
+/// Number of verifications beyond which those without readers are removed.
 const PROGRESS_SWEEP: usize = 256;
 
-/// Whether an object's bytes fit its digest, as far as this process has looked.
+/// Whether an object's bytes fit its digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checked {
     Right,
     Wrong,
 }
 
-/// What has been checked, and what came of it. A new version of a key is unchecked.
+/// Results of verifications, by version: a new version of a key is unchecked.
 pub struct Verdicts {
     known: Cache<Key, (Version, Checked)>,
-    /// Of the chunks of verified objects.
+    /// Sums of the chunks of verified objects.
     sums: Cache<(Key, Version), Arc<[u64]>>,
     progress: Mutex<HashMap<(Key, Version), Weak<PassingHash>>>,
     background: Arc<Semaphore>,
@@ -58,7 +58,7 @@ impl Default for Verdicts {
     }
 }
 
-/// The name of one writing of an object.
+/// The identity of one version of an object.
 fn name_of(meta: &Meta) -> (Key, Version) {
     (meta.key.clone(), meta.version.clone())
 }
@@ -73,17 +73,17 @@ impl Verdicts {
         self.verdict(meta) == Some(Checked::Wrong) || self.quarantine.has(meta)
     }
 
-    /// The sums of the chunks, when all of them were verified.
+    /// The sums of the chunks, if all of them were verified.
     pub fn sums(&self, meta: &Meta) -> Option<Arc<[u64]>> {
         self.sums.get(&name_of(meta))
     }
 
-    /// The notes of what is wrong.
+    /// The notes of wrong objects.
     pub fn quarantine(&self) -> &Quarantine {
         &self.quarantine
     }
 
-    /// Remembers what a check of this version came to.
+    /// Remembers the result of a check of this version.
     pub(super) fn note(&self, meta: &Meta, verdict: Checked) {
         self.known.insert(meta.key.clone(), (meta.version.clone(), verdict));
     }
@@ -93,7 +93,7 @@ impl Verdicts {
         self.sums.insert(name_of(meta), sums);
     }
 
-    /// The verification of a version that is under way, or a new one that begins with `hasher`.
+    /// Returns the running verification of a version, or a new one that begins with `hasher`.
     pub(super) fn passing(&self, meta: &Meta, hasher: impl FnOnce() -> Hasher) -> Arc<PassingHash> {
         let (mut all, name) = (self.progress.lock(), name_of(meta));
         let passing = all.get(&name).and_then(Weak::upgrade).unwrap_or_else(|| {
@@ -106,14 +106,14 @@ impl Verdicts {
         passing
     }
 
-    /// The right to check an object in the background; nothing while somebody does, or too many are checked.
+    /// The right to check an object in the background; nothing while a check of it runs, or too many run.
     pub(super) fn begin_background(&self, key: &Key) -> Option<Background> {
         let turn = self.background.clone().try_acquire_owned().ok()?;
         let is_new = self.in_background.lock().insert(key.clone());
         is_new.then(|| Background { all: self.in_background.clone(), key: key.clone(), _turn: turn })
     }
 
-    /// Leaves a verification to those who take part in it: whoever comes from now on begins another.
+    /// Leaves a verification to its current readers: later readers begin another.
     pub(super) fn abandon(&self, meta: &Meta, passing: &Arc<PassingHash>) {
         let (mut all, name) = (self.progress.lock(), name_of(meta));
         if all.get(&name).is_some_and(|current| current.as_ptr() == Arc::as_ptr(passing)) {
@@ -124,18 +124,18 @@ impl Verdicts {
 
 /// The hash of an object whose chunks are passing.
 pub(super) struct Hashed {
-    /// Gone when it is finished.
+    /// The running hash; absent when it is finished.
     pub hasher: Option<Hasher>,
-    /// What it came to.
+    /// The digest of the bytes, when finished.
     pub actual: Option<Digest>,
-    /// Of the chunks that were hashed, in order.
+    /// Sums of the chunks that were hashed, in order.
     pub sums: Vec<u64>,
 }
 
-/// The hash of an object, with whoever reads it.
+/// The hash of an object, shared by its readers.
 pub(super) type PassingHash = tokio::sync::Mutex<Hashed>;
 
-/// A check in the background. Dropped, it has ended.
+/// A running check in the background. Dropped, it counts as ended.
 pub(super) struct Background {
     all: Arc<Mutex<HashSet<Key>>>,
     key: Key,

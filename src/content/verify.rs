@@ -1,15 +1,15 @@
-//! Whether the bytes of an object fit its digest.
+//! Verification: whether the bytes of an object fit its digest.
 //!
-//! Content is verified when this process reads the whole of it for the first time, on its way out. Readers of one object at
-//! the same time share the work: each byte is hashed once, by whoever comes to it first, and the last chunk is held back
-//! from all of them until the digest fits. What has been verified is remembered by version.
+//! Content is verified when this process reads the whole of it for the first time, on the way to clients. Readers of
+//! one object at the same time share the work: each byte is hashed once, by the first reader that reaches it, and the
+//! last chunk is held back from all of them until the digest fits. The result is remembered by version.
 //!
-//! Invariant: a chunk that differs from what was verified, or is being verified, leaves the hot layer. Which of the two is
-//! wrong, nobody knows yet: whoever comes next finds neither.
+//! Invariant: a chunk that differs from the verified one, or from the one being verified, leaves the hot layer. Which
+//! of the two is wrong is not known yet, so the next reader finds neither.
 //!
-//! A disk that gives wrong bytes is believed at once. Between us and a bucket lies a line that may flip bits: an object
-//! there is wrong when two reads of it agree on wrong bytes, and chunks that are fetched again later must have the sums of
-//! those that were verified.
+//! Wrong bytes from a disk are believed at once. The network to a bucket may flip bits: an object there is wrong when
+//! two reads of it agree on a wrong digest, and chunks that are fetched again later must have the sums of the verified
+//! ones.
 
 use std::sync::Arc;
 
@@ -27,15 +27,15 @@ use crate::hot::{self, HotPiece};
 use crate::layout;
 use crate::objects::{Meta, Version};
 
-/// What a read of a whole object came to.
+/// The result of reading a whole object.
 struct HashedRead {
     version: Version,
     digest: Digest,
-    /// Of its chunks.
+    /// Sums of its chunks.
     sums: Vec<u64>,
 }
 
-/// An object, and the digest that its bytes are to have.
+/// An object, and the digest that its bytes should have.
 #[derive(Clone)]
 pub(super) struct Object {
     pub content: Content,
@@ -51,12 +51,13 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Lets a chunk pass to the reader: all readers come in order. The last one passes when the digest fits.
+    /// Hashes a chunk, or compares it with the hashed one, before the reader gets it. All readers come in order. The
+    /// last chunk passes only if the digest fits.
     pub async fn pass(&self, index: u64, piece: &HotPiece) -> Result<()> {
         let mut hashed = self.hashed.clone().lock_owned().await;
         let last = index + 1 == self.chunks;
         if hashed.sums.len() as u64 == index {
-            // The lock goes along: a reader that goes away loses nothing for the others.
+            // The lock moves into the task: a reader that disconnects loses nothing for the others.
             let piece = piece.clone();
             let hashing = tokio::task::spawn_blocking(move || {
                 if let Some(hasher) = &mut hashed.hasher {
@@ -73,7 +74,7 @@ impl Progress {
                 self.conclude(&hashed).await?;
             }
         }
-        // A chunk that came twice may have come wrong once: this time, or when it was hashed, and then the verification fits
+        // A chunk that came twice may have been wrong once. If it was wrong when it was hashed, the verification fits
         // no right bytes for as long as any of its readers takes part.
         let is_hashed = hashed.sums.get(index as usize) == Some(&piece.sum);
         if !is_hashed {
@@ -106,8 +107,8 @@ fn forget_chunks(content: &Content, meta: &Meta) {
 }
 
 impl Content {
-    /// Remembers what a check came to. Bytes that are wrong are said so once, loudly: somebody has to look at the disk. They
-    /// go into quarantine.
+    /// Remembers the result of a check. Wrong bytes go into quarantine, and are logged once, as an error: an operator
+    /// has to look at the disk.
     pub(crate) async fn record(&self, meta: &Meta, right: bool) {
         if !right {
             self.metrics().corrupt_objects.inc();
@@ -120,14 +121,14 @@ impl Content {
         if !right && let Some(note) = self.verdicts().quarantine().add(meta) {
             let key = layout::quarantine(&meta.key);
             let written = async { self.put(&key, json(&note)?, Deadline::of_each_call()).await };
-            // This server knows all the same.
+            // This server knows it even if the note cannot be written.
             if let Err(error) = written.await {
                 tracing::warn!(%key, %error, "cannot write a quarantine note");
             }
         }
     }
 
-    /// Learns what other servers have found wrong, and this one before its start.
+    /// Learns the notes of other servers, and those that this one wrote before its start.
     pub async fn load_quarantine(&self) -> Result<()> {
         for (key, note) in notes(&**self.objects()).await? {
             if self.verdicts().quarantine().learn(&key, &Version(note.version.into())) {
@@ -139,14 +140,14 @@ impl Content {
 }
 
 impl Object {
-    /// The verification of an object of so many chunks, in which a reader of all of them takes part.
+    /// Returns the verification of an object with this number of chunks, joined by a reader of all of them.
     pub(super) fn verification(&self, chunks: u64) -> Progress {
         let hashed = self.content.verdicts().passing(&self.meta, || Hasher::new(self.digest.algorithm()));
         Progress { object: self.clone(), chunks, hashed }
     }
 
-    /// Reads an object of a store that is far once more, past the hot layer, after a read that came to a wrong digest.
-    /// Two reads that differ prove nothing but a bad line.
+    /// Reads an object of a remote store once more, past the hot layer, after a read with a wrong digest. Two reads
+    /// that differ prove nothing but a bad network.
     async fn confirm(&self, first: Digest) -> Result<()> {
         let second = self.read_past_memory().await?;
         if second.digest == self.digest || second.digest == first {
@@ -170,14 +171,14 @@ impl Object {
             return;
         }
         let right = reading.digest == self.digest;
-        // For what is in memory, and comes again: it was not what has been read here.
+        // For chunks in memory, and those fetched again: they were not read here.
         if right && self.content.objects().traits().may_flip_bits {
             self.content.verdicts().note_sums(&self.meta, reading.sums.into());
         }
         self.content.record(&self.meta, right).await;
     }
 
-    /// What an object comes to, read in chunks that are not kept.
+    /// Reads a whole object in chunks that are not kept.
     async fn read_past_memory(&self) -> Result<HashedRead> {
         let chunk_bytes = self.content.hot().chunk_bytes() as usize;
         let (meta, bytes) = self.content.objects().get(&self.meta.key, 0..u64::MAX).await?;
@@ -205,8 +206,8 @@ impl Object {
         }
     }
 
-    /// Checks an object of which parts are being read, unless that has been done or is under way. Two at a time: further
-    /// ones are checked when they are read again.
+    /// Checks an object in the background, unless that has been done or a check runs. At most two run at a time: other
+    /// objects are checked when they are read again.
     pub(super) fn check_in_background(&self) {
         let Some(background) = self.content.verdicts().begin_background(&self.meta.key) else { return };
         let object = self.clone();

@@ -1,4 +1,4 @@
-//! The second of the two verbs: to write an object and say that it is there.
+//! The second of the two verbs: to write an object and acknowledge it.
 
 use bytes::Bytes;
 
@@ -24,8 +24,8 @@ impl Written {
 }
 
 impl Content {
-    /// Runs `write`, which makes the object `key` appear whose writer will be told that it is there. Spares the object
-    /// first, and looks for it behind a write that took so long that it may have come and gone.
+    /// Runs `write`, which makes the object `key` appear, for an answer that acknowledges it. Spares the object first,
+    /// and looks it up after a write that took so long that the object may have been deleted again.
     pub async fn write(
         &self,
         key: &Key,
@@ -38,7 +38,7 @@ impl Content {
         if pin.is_young() {
             return Ok(Written { meta });
         }
-        // The parts of a large object may have been on their way for long: what follows has the whole time.
+        // The parts of a large object may have taken long: the lookup gets a new deadline.
         let looked = self.pinned(deadline.restarted(), |pin| async move {
             pin.spare(key).await?;
             self.fetch_meta(key, pin.deadline()).await
@@ -46,12 +46,12 @@ impl Content {
         looked.await?.map(|_| Written { meta }).ok_or(Error::Busy)
     }
 
-    /// Writes a small object that may change, or that nobody is told of.
+    /// Writes a small object that may change, or that no client is told of.
     pub async fn put(&self, key: &Key, body: impl Into<Bytes>, deadline: Deadline) -> Result<Meta> {
         change(self, key, self.calls(deadline).put(key, body)).await
     }
 
-    /// Remembers what `write` made, and tells those who make room when the backend had none.
+    /// Remembers the object that `write` made, and reports a backend that has no space left, so that some is freed.
     async fn written(&self, key: &Key, write: impl Future<Output = Result<Meta>>) -> Result<Meta> {
         let ticket = self.presence().ticket(key);
         let meta = self.room().noticing(key, change(self, key, write).await)?;
@@ -60,13 +60,14 @@ impl Content {
     }
 }
 
-/// Runs `write`, which makes the object `key` appear, unless the store's format has moved on: what is written passes here.
+/// Runs `write`, which makes the object `key` appear, unless another server has upgraded the store's format: every
+/// write passes here.
 async fn change(content: &Content, key: &Key, write: impl Future<Output = Result<Meta>>) -> Result<Meta> {
     content.format().may_change()?;
     let meta = write.await?;
     if content.verdicts().quarantine().end(key) {
         tracing::info!(%key, "a corrupt object has been written again");
-        // What is left of it says nothing of the new version.
+        // A note that stays says nothing of the new version.
         if let Err(error) = content.delete(&[layout::quarantine(key)], Deadline::within(SHORT)).await {
             tracing::warn!(%key, %error, "cannot remove the quarantine note of a healthy object");
         }
@@ -81,8 +82,8 @@ impl Pin {
         self.write_spared(key, body).await
     }
 
-    /// As [`Pin::write`], unless the object is known to be there and is not condemned: a build that exports the same twice
-    /// is not to pay for it.
+    /// As [`Pin::write`], unless the object is known to exist and is not condemned: a second export of the same build
+    /// writes nothing.
     pub async fn write_new(&self, key: &Key, body: Bytes) -> Result<()> {
         if self.spare(key).await? || !self.content().is_known(key) {
             self.write_spared(key, body).await?;
@@ -96,7 +97,7 @@ impl Pin {
         Ok(Written { meta: content.written(key, put).await? })
     }
 
-    /// Keeps the bytes of a written object for whoever reads them next, unless they are kept.
+    /// Keeps the bytes of a written object in memory for the next reader, unless they are kept already.
     pub fn keep(&self, key: Key, bytes: &[u8]) {
         let (hot, slot) = (self.content().hot(), Slot::Whole(key));
         if !hot.has(&slot) {

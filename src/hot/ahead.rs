@@ -1,9 +1,9 @@
-//! Read-ahead: the chunks behind the one that a reader is at are fetched meanwhile.
+//! Read-ahead: while a reader is at one chunk, the next ones are fetched.
 //!
-//! A reader has one chunk on its way by right; all others come out of one budget for all readers. A place in the budget is
-//! held until the reader has come to the chunk: otherwise chunks of many readers would push each other out before they
-//! are read. A reader that has stopped gives its places back after a while; what it had fetched is then kept or not like
-//! any other chunk.
+//! The one chunk that a reader is at is fetched in any case; all others are paid from one budget for all readers. A
+//! share of the budget is held until the reader has reached the chunk: otherwise chunks of many readers would evict
+//! each other before they are read. A reader that has stopped loses its shares after a while; its chunks are then kept
+//! or not like any others.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -20,9 +20,9 @@ use super::flights::Owned;
 use super::{Hot, HotPiece, Slot};
 use crate::objects::{Key, Version};
 
-/// Chunks of one reader that are on their way or not read yet, the one it is at included.
+/// Chunks of one reader that are in flight or not read yet, the current one included.
 const WINDOW: usize = 8;
-/// How long a place is held for a reader that does not come.
+/// Time for which a share is held for a reader that does not come.
 const HELD_MAX: Duration = Duration::from_secs(10);
 
 struct AheadReader<E, G> {
@@ -31,14 +31,15 @@ struct AheadReader<E, G> {
     version: Version,
     at: u64,
     end: u64,
-    /// The chunks from `at` on that have been asked for, each with the task that fetches it, where this reader has one.
+    /// The chunks from `at` on that have been requested, each with the task that fetches it, if this reader started
+    /// one.
     ahead: VecDeque<Option<Owned<()>>>,
     fetch: G,
 }
 
 impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
-    /// The chunks `range` of one writing of an object, in order, each with whether it was here. What is not comes by
-    /// `fetch`, given its index.
+    /// Returns the chunks `range` of one version of an object, in order, each with whether it was in memory. Others are
+    /// fetched by `fetch`, given their index.
     pub fn chunks<F>(
         self: &Arc<Self>,
         key: Key,
@@ -54,7 +55,7 @@ impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
         let chunks = stream::unfold(Some(reader), |reader| async {
             let mut reader = reader.filter(|reader| reader.at < reader.end)?;
             let next = reader.next().await;
-            // Behind an error there is nothing.
+            // Nothing follows an error.
             let rest = next.is_ok().then_some(reader);
             Some((next, rest))
         });
@@ -75,7 +76,7 @@ where
     async fn next(&mut self) -> Result<(HotPiece, bool), E> {
         let (index, fetch) = (self.at, self.fetch.clone());
         let first = self.hot.join(&self.slot(index), move || fetch(index));
-        // What this reader had fetched ahead was not here either.
+        // A chunk that this reader had fetched ahead was not in memory before either.
         let was_here = matches!(first, Either::Left(_)) && !matches!(self.ahead.front(), Some(Some(_)));
         if self.ahead.is_empty() {
             self.ahead.push_back(None);
@@ -101,7 +102,7 @@ where
             let Some(place) = self.hot.place_ahead() else { return };
             let (fetch, hot) = (self.fetch.clone(), self.hot.clone());
             self.ahead.push_back(Some(Owned::spawn(async move {
-                // Who comes to it finds the error by itself.
+                // The reader that reaches the chunk finds the error by itself.
                 let _ = hot.join(&slot, move || fetch(index)).await;
                 drop(hot);
                 tokio::time::sleep(HELD_MAX).await;

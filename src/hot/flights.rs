@@ -1,7 +1,7 @@
-//! One run of a piece of work for all who ask for it while it is under way.
+//! Single flight: one run of a piece of work for all concurrent callers.
 //!
-//! Invariant: a reader that stops reading holds up nobody. The work is a task of its own: it goes on whoever of its waiters
-//! is polled, and ends when none is left. (`moka`'s `try_get_with` would leave it to the first.)
+//! Invariant: a reader that stops reading delays no other. The work is a task of its own: it continues whichever of its
+//! waiters is polled, and ends when none is left. (`moka`'s `try_get_with` would leave the work to the first.)
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -15,22 +15,22 @@ use tokio::task::{JoinError, JoinHandle};
 
 use crate::trace;
 
-/// Flights whose waiters have all gone are swept when so many new ones have started.
+/// Number of new flights after which those without waiters are removed.
 const SWEEP_EVERY: usize = 1024;
 
-/// What a waiter awaits. Dropped by its last waiter, the work is aborted.
+/// The future of a waiter. When its last waiter drops it, the work is aborted.
 pub type Flight<V, E> = Shared<BoxFuture<'static, Result<V, E>>>;
 
-/// Work under way, by key. Every waiter gets a clone of what it comes to.
+/// Work in flight, by key. Every waiter gets a clone of the result.
 pub struct Flights<K, V, E> {
     under_way: Mutex<FlightsUnderWay<K, V, E>>,
 }
 
-/// A flight that is there for as long as somebody waits for it.
+/// A flight that exists while a waiter holds it.
 type Watched<V, E> = WeakShared<BoxFuture<'static, Result<V, E>>>;
 
 struct FlightsUnderWay<K, V, E> {
-    /// Each with its number: a key may be forgotten and asked for again while its first flight is still under way.
+    /// Flights with their numbers: a key may be forgotten and requested again while its first flight still runs.
     by_key: HashMap<K, (usize, Watched<V, E>)>,
     started: usize,
 }
@@ -41,7 +41,7 @@ impl<K, V, E> Default for Flights<K, V, E> {
     }
 }
 
-/// A task that ends with its owner.
+/// A task that is aborted when its owner is dropped.
 pub struct Owned<T>(JoinHandle<T>);
 
 impl<T: Send + 'static> Owned<T> {
@@ -70,12 +70,12 @@ where
         self.under_way.lock()
     }
 
-    /// Joins the flight for `key`, or starts it with `work`, unless what it would bring is `here`. What it brings is handed
-    /// to `land`, unless the key was forgotten meanwhile.
+    /// Joins the flight for `key`, or starts it with `work`, unless `here` has its result. The result is passed to
+    /// `land`, unless the key was forgotten meanwhile.
     ///
     /// # Hidden contract
-    /// All three are called under the lock, so that whoever finds neither flight nor bytes is the only one. `work` must only
-    /// make its future, the others must not come back here.
+    /// All three are called under the lock, so that a caller that finds neither flight nor bytes is the only one.
+    /// `work` must only make its future, and the others must not call this type.
     pub fn join<F>(
         self: &Arc<Self>,
         key: &K,
@@ -98,7 +98,7 @@ where
         let (flights, owned, working) = (self.clone(), key.clone(), work());
         let task = Owned::spawn(async move {
             let done = working.await;
-            // Under the lock, so that `forget` comes before or after, not in between.
+            // Under the lock, so that `forget` happens before or after, not in between.
             let mut under_way = flights.under_way();
             if under_way.by_key.get(&owned).is_some_and(|(registered, _)| *registered == number) {
                 under_way.by_key.remove(&owned);
@@ -119,12 +119,13 @@ where
         flight
     }
 
-    /// What somebody waits for now under this key.
+    /// The flight in progress for this key.
     pub fn under_way_for(&self, key: &K) -> Option<Flight<V, E>> {
         self.under_way().by_key.get(key).and_then(|(_, flight)| flight.upgrade())
     }
 
-    /// What is under way for `key` is given to those who wait, but does not land. `also` happens at the same moment.
+    /// Detaches the flight for `key`: its waiters get the result, but it does not land. `also` runs under the same
+    /// lock.
     pub fn forget(&self, key: &K, also: impl FnOnce()) {
         let mut under_way = self.under_way();
         under_way.by_key.remove(key);

@@ -1,7 +1,7 @@
-//! Fetches that go on for a while though everybody who waited has run out of patience.
+//! Detached fetches: they continue for a while after the deadline of all their waiters.
 //!
-//! Whoever is told to come again comes back within seconds. Were his fetch given up meanwhile, it would begin again behind
-//! all others, and with a queue that is longer than his patience he would never be served.
+//! A client whose deadline has passed retries within seconds. If its fetch were given up meanwhile, it would begin
+//! again behind all others, and with a queue longer than the deadline the client would never be served.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Hot, Slot};
 
-/// How long a place is kept for who was told to come again: more than twice the longest pause of BuildKit, 4 s.
+/// Time for which a fetch continues for a client that will retry: more than twice the longest pause of BuildKit, 4 s.
 const KEPT_FOR: Duration = Duration::from_secs(10);
-/// Places kept at once: what may be fetched for nobody, a chunk each.
+/// Maximum number of fetches kept without a waiter, a chunk each.
 const KEPT_MAX: usize = 256;
 
-/// What is kept, each until when.
+/// The kept fetches, each with its end.
 #[derive(Default)]
 pub(super) struct KeptUntil(Mutex<HashMap<Slot, Instant>>);
 
 impl KeptUntil {
-    /// Until when the slot is kept now. Nothing when that is over: then it is not kept any more.
+    /// The time until which the slot is kept. Nothing when that is over; the slot is then removed.
     fn until(&self, slot: &Slot) -> Option<Instant> {
         let mut kept = self.0.lock();
         let until = kept.get(slot).copied().filter(|until| *until > Instant::now());
@@ -35,7 +35,7 @@ impl KeptUntil {
 }
 
 impl<E: Clone + Send + Sync + From<JoinError> + 'static> Hot<E> {
-    /// Keeps the fetch under way, if there is one, for whoever asks again. To be called by one who still waits for it.
+    /// Keeps the fetch in flight, if there is one, for a client that will retry. The caller must still wait for it.
     pub fn keep_place(self: &Arc<Self>, slot: &Slot) {
         let Some(flight) = self.flights.under_way_for(slot) else { return };
         let mut kept = self.kept.0.lock();

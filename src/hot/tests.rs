@@ -66,7 +66,7 @@ async fn a_fetch_that_nobody_waits_for_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn a_fetch_whose_reader_is_told_to_come_again_keeps_its_place_for_a_while() {
-    // Room for one fetch.
+    // Memory for one fetch.
     let (hot, before, slot) = (hot(4 * CHUNK), whole("before"), whole("k"));
     let (send, receive) = oneshot::channel::<Bytes>();
     let mut first = Box::pin(hot.get(&before, CHUNK, || async { receive.await.map_err(|_| Failed("gone")) }));
@@ -79,7 +79,7 @@ async fn a_fetch_whose_reader_is_told_to_come_again_keeps_its_place_for_a_while(
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     assert!(hot.has(&before) && hot.has(&slot));
 
-    // Nobody has come again.
+    // No client has retried.
     let (mut send, receive) = oneshot::channel::<Bytes>();
     let late = whole("late");
     let mut reader = Box::pin(hot.get(&late, CHUNK, || async { receive.await.map_err(|_| Failed("gone")) }));
@@ -146,7 +146,7 @@ async fn chunks_come_in_order_each_once_for_all_readers_and_some_ahead() {
         assert_eq!(got.unwrap(), expected);
     }
     assert_eq!(fetched.load(Ordering::SeqCst), 40);
-    // Another writing shares nothing with it.
+    // Another version shares nothing with it.
     read("2").await.unwrap();
     assert_eq!(fetched.load(Ordering::SeqCst), 80);
 }
@@ -171,7 +171,7 @@ async fn a_reader_looks_ahead_as_far_as_its_window_and_the_budget_allow() {
     }
     let mut seen = asked.lock().unwrap().clone();
     seen.sort_unstable();
-    // Each has its own, and the first took what there was of the rest.
+    // Each reader has its current chunk, and the first took the rest of the budget.
     assert_eq!(seen, [0, 0, 1, 2]);
 }
 

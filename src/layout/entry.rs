@@ -1,21 +1,21 @@
 //! The part of a key that names an entry: `<space>/<version>/<escaped key>`.
 //!
-//! The key of an entry is the clients' own text. It is escaped byte by byte and cut into pieces of 200 bytes, so that the
-//! keys which begin with a text are those that a list finds below [`EntryName::prefix`]. The last piece has an ending, so
-//! that one key may continue another one on a filesystem. After 400 bytes a hash of the whole key takes the place of the
-//! rest: a key of a bucket has 1,024 bytes at most, of which the longest tenant and repository take 405, the note of a
-//! quarantine 11, space and version 82, and the hash with its ending 71. The whole key stands in the entry's record.
+//! Clients choose the key of an entry. It is escaped byte by byte and cut into pieces of 200 bytes, so that a list
+//! below [`EntryName::prefix`] finds the keys which begin with a text. The last piece has an ending, so that one key
+//! may continue another one on a filesystem. After 400 bytes a hash of the whole key takes the place of the rest: a key
+//! of a bucket has 1,024 bytes at most, of which the longest tenant and repository take 405, the note of a quarantine
+//! 11, space and version 82, and the hash with its ending 71. The entry's record has the whole key.
 
 use crate::digest::Digest;
 
-/// Bytes of one piece of an escaped key: with its ending it is a name of a file.
+/// Bytes of one piece of an escaped key: with its ending it fits a file name.
 const PIECE_BYTES: usize = 200;
-/// Bytes of an escaped key that stand in the path.
+/// Bytes of an escaped key in the path.
 const STEM_BYTES_MAX: usize = 2 * PIECE_BYTES;
 const SPACE_BYTES_MAX: usize = 16;
 const VERSION_BYTES_MAX: usize = 64;
 
-/// What an entry is known by in its repository, as far as its path says it.
+/// The name of an entry in its repository, as its path contains it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EntryName {
     space: String,
@@ -26,7 +26,7 @@ pub struct EntryName {
     hash: Option<String>,
 }
 
-/// What of an entry.
+/// An object of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryItem {
     Record,
@@ -44,7 +44,7 @@ impl EntryItem {
 }
 
 impl EntryName {
-    /// The name of the entry with this key; nothing when a part is empty, or space or version is no plain word.
+    /// The name of the entry with this key; nothing if a part is empty, or space or version is no plain word.
     pub fn new(space: &str, version: &str, key: &str) -> Option<EntryName> {
         (is_word(space, SPACE_BYTES_MAX) && is_word(version, VERSION_BYTES_MAX) && !key.is_empty()).then_some(())?;
         let mut stem = escape(key.as_bytes());
@@ -61,12 +61,12 @@ impl EntryName {
         &self.version
     }
 
-    /// Whether it is the name of the entry with this key.
+    /// Whether this is the name of the entry with this key.
     pub fn is_of(&self, key: &str) -> bool {
         EntryName::new(&self.space, &self.version, key).as_ref() == Some(self)
     }
 
-    /// The key for people: the beginning of one that is long.
+    /// The key for display: the beginning of a long one.
     pub fn label(&self) -> String {
         match (unescape(&self.stem), &self.hash) {
             (Some(key), None) => key,
@@ -85,7 +85,7 @@ impl EntryName {
         path
     }
 
-    /// What the path of every entry begins with whose key begins with `start`, and of some others when that is long.
+    /// The beginning of the path of every entry whose key begins with `start`, and of some others if `start` is long.
     pub fn prefix(space: &str, version: &str, start: &str) -> String {
         let mut stem = escape(start.as_bytes());
         stem.truncate(STEM_BYTES_MAX);
@@ -98,7 +98,7 @@ impl EntryName {
         format!("{space}/{version}/{first}{between}{second}")
     }
 
-    /// Undoes [`EntryName::path`].
+    /// Reverses [`EntryName::path`].
     pub fn parse(path: &str) -> Option<(EntryName, EntryItem)> {
         let items = [EntryItem::Record, EntryItem::Used];
         let (path, item) = items.into_iter().find_map(|item| Some((path.strip_suffix(item.ending())?, item)))?;

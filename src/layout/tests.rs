@@ -85,7 +85,7 @@ proptest! {
         let whole = format!("{start}{rest}");
         prop_assert!(key(&whole).as_str().starts_with(&prefix));
         prop_assert_eq!(key(&whole) == key(&other), whole == other);
-        // Where all of the start stands in the path, nothing else is found.
+        // If the path has all of the start, nothing else is found.
         if !other.starts_with(&start) && prefix.len() < entries_prefix(&tenant, &repo, "gha", "v1", "").len() + 400 {
             prop_assert!(!key(&other).as_str().starts_with(&prefix));
         }

@@ -1,11 +1,12 @@
-//! Content that a client deletes by its digest.
+//! Deletes by digest, of clients.
 //!
-//! Nothing goes that something else names: who asks for a blob that an image needs, or for the child of an index, is
-//! told by whom. In a store of its own a server deletes the rest at once. Of a bucket another server may have told a builder
-//! a moment ago that it is there, and goes on to do so from memory; whoever was told has a grace period to name it. So
-//! there it is condemned, like all that nothing names, and only this server says from now on that it is gone: the others
-//! do so when it is. And it says so only for as long as nothing that leads to it has been written, here or by another
-//! server: builders ask one server for a tag and the next one for what the tag names.
+//! Referenced content is not deleted: a client that asks for it, for a blob of an image or for the child of an index,
+//! is told what references it. Other content is deleted at once if the server owns the store. In a bucket another
+//! server may just have told a builder that the content exists, and may repeat that from memory; the builder has a
+//! grace period to reference it. So there the content is condemned, like all garbage, and only this server denies it
+//! from now on: the others do so when it is gone. And it denies the content only until something that reaches it is
+//! written, here or by another server: builders ask one server for a tag and the next one for the content that the tag
+//! references.
 
 use std::collections::HashSet;
 use std::pin::pin;
@@ -34,27 +35,28 @@ use crate::refs::pointer::Pointers;
 use crate::refs::stored_view::view_note;
 use crate::refs::{Refs, RepoEraser};
 
-/// Memory for what indexes name, so that whoever deletes many manifests does not have all of them read for each.
+/// Memory in bytes for the references of indexes, so that a client that deletes many manifests does not have all of
+/// them read for each.
 const CHILDREN_BYTES_MAX: u64 = 16 << 20;
 
-/// Manifests that are read while nobody may write one: those that have come since the others were read.
+/// Manifests that may be read under the exclusive lock: those that came since the others were read.
 const LOOKS_ALONE_MAX: usize = 16;
-/// How often a deletion begins again because more have come.
+/// Attempts of a deletion, if too many manifests came in between.
 const ROUNDS_MAX: usize = 4;
 
-/// Whether something names what is to be deleted.
+/// Whether something references the content to be deleted.
 enum Looked {
     Unnamed,
-    /// By this.
+    /// Referenced by this object.
     Named(String),
-    /// There is more to look at than was allowed.
+    /// More objects to read than allowed.
     TooMany,
 }
 
-/// Whether a manifest names what is to be deleted.
+/// Tells whether a manifest references the content to be deleted.
 type ReferencedNames<'a> = dyn Fn(Key) -> BoxFuture<'a, Result<bool>> + Send + Sync + 'a;
 
-/// What the objects of a store lead to, read past the hot layer, which reading all of them would flush.
+/// References of the objects of a store, read past the hot layer, which reading all of them would flush.
 pub struct References {
     objects: Arc<dyn Objects>,
     pointers: Pointers,
@@ -100,14 +102,14 @@ impl LeadsTo for References {
     }
 }
 
-/// What a manifest or an entry names.
+/// References of a manifest or an entry.
 #[derive(Default)]
 struct Named {
     blobs: Vec<Digest>,
     children: Vec<Digest>,
 }
 
-/// What a manifest or an entry names, past the hot layer.
+/// Reads the references of a manifest or an entry, past the hot layer.
 async fn named(calls: Calls<'_>, key: &Key) -> Result<Option<Named>> {
     let Some((_, bytes)) = calls.read(key).await? else { return Ok(None) };
     if matches!(layout::parse(key.as_str()), Some(Place::Repo { item: RepoItem::Entry(..), .. })) {
@@ -123,7 +125,7 @@ async fn named(calls: Calls<'_>, key: &Key) -> Result<Option<Named>> {
 #[derive(Clone)]
 pub struct Deletion {
     refs: Refs,
-    /// What indexes name, by the fingerprint of the manifest's key: manifests are write-once.
+    /// References of indexes, by the fingerprint of the manifest's key: manifests are write-once.
     children: Cache<u64, Arc<[Digest]>>,
 }
 
@@ -134,7 +136,7 @@ impl Deletion {
         Deletion { refs, children: Cache::builder().max_capacity(CHILDREN_BYTES_MAX).weigher(weight).build() }
     }
 
-    /// Whether others may rely on what is there without this server knowing.
+    /// Whether other servers may rely on content without this server's knowledge.
     fn is_shared(&self) -> bool {
         let objects = self.refs.objects();
         let is_collected = objects.fence().is_some() || self.refs.config().collect.without_fence;
@@ -152,19 +154,19 @@ impl Deletion {
         Ok(children)
     }
 
-    /// Deletes a blob that nothing in the tenant names.
+    /// Deletes a blob that nothing in the tenant references.
     ///
     /// # Errors
     ///
-    /// [`Error::BlobUnknown`], and [`Error::Referenced`] when a manifest names it.
+    /// [`Error::BlobUnknown`], and [`Error::Referenced`] when a manifest references it.
     pub async fn delete_blob(&self, from: &RepoEraser, digest: &Digest) -> Result<()> {
         let (repo, content) = (from.repo(), self.refs.content());
         let (key, deadline) = (from.blobs().blob_key(digest), repo.deadline());
         let denied = content.tombstones().denies(&key, deadline).await?;
         let found = if denied { None } else { content.fetch_meta(&key, deadline).await? };
         let meta = found.ok_or(Error::BlobUnknown(*digest))?;
-        // To know this without reading every manifest takes an index that must be right after each push: deletes of single
-        // blobs are rare.
+        // To know this without reading every manifest takes an index that must be right after each push: deletes of
+        // single blobs are rare.
         let names = |key: Key| {
             async move {
                 let named = named(content.calls(deadline), &key).await?;
@@ -180,17 +182,17 @@ impl Deletion {
         Ok(())
     }
 
-    /// Deletes a manifest that no index of the repository names, the tags that serve it, its pushes, and its entry among
-    /// the referrers of its subject.
+    /// Deletes a manifest that no index of the repository references, the tags that serve it, its pushes, and its entry
+    /// among the referrers of its subject.
     ///
     /// # Errors
     ///
-    /// [`Error::ManifestUnknown`], and [`Error::Referenced`] when an index names it.
+    /// [`Error::ManifestUnknown`], and [`Error::Referenced`] when an index references it.
     pub async fn delete_manifest(&self, from: &RepoEraser, digest: &Digest) -> Result<()> {
         let (repo, content) = (from.repo(), self.refs.content());
         let (key, deadline) = (layout::manifest(repo.tenant(), repo.name(), digest), repo.deadline());
         let unknown = || Error::ManifestUnknown(digest.to_string());
-        // Not by an existence check: bytes that are wrong are missing there, and can still be deleted.
+        // Not by an existence check, for which wrong bytes count as missing: they can still be deleted.
         let meta = match content.tombstones().denies(&key, deadline).await? {
             true => return Err(unknown()),
             false => content.calls(deadline).head(&key).await?.ok_or_else(unknown)?,
@@ -199,7 +201,7 @@ impl Deletion {
         let names =
             |key: Key| async move { Ok(!is_sparse && self.children(&key, deadline).await?.contains(digest)) }.boxed();
         let prefix = layout::repo_prefix(repo.tenant(), repo.name());
-        // Write-once: read and parsed while others push.
+        // Manifests are write-once, so this one is read and parsed while others push.
         let bytes = content.small_in(std::iter::once(key), *digest, deadline).await?;
         let subject = bytes.and_then(|bytes| ManifestContent::parse(&bytes, None).ok()?.subject);
         let (_alone, mut seen) = self.alone(digest, &prefix, &names).await?;
@@ -215,12 +217,12 @@ impl Deletion {
         self.delete_content(&meta, &prefix, deadline, again.boxed()).await
     }
 
-    /// Keeps this server from writing manifests, once no manifest below `prefix` names `digest`. Also returns which ones have
-    /// been looked at.
+    /// Takes the lock of references exclusively, once no manifest below `prefix` references `digest`. Also returns the
+    /// keys of those that were read.
     ///
     /// # Errors
     ///
-    /// [`Error::Referenced`], and [`Error::Busy`] when so much is pushed that it cannot be looked at in between.
+    /// [`Error::Referenced`], and [`Error::Busy`] when so much is pushed that it cannot be read in between.
     async fn alone(
         &self,
         digest: &Digest,
@@ -230,8 +232,8 @@ impl Deletion {
         let mut seen = HashSet::new();
         let named = |by| Error::Referenced { digest: *digest, by };
         for _ in 0..ROUNDS_MAX {
-            // Twice: first while others push, which takes long; then alone, only through what has come meanwhile. Where
-            // that is much, it is not parsed while all others wait.
+            // Reads twice: first while others push, which takes long; then under the lock, only the manifests that came
+            // meanwhile. If those are many, they are not parsed while all others wait.
             if let Looked::Named(by) = self.named_by(prefix, names, &mut seen, usize::MAX).await? {
                 return Err(named(by));
             }
@@ -245,8 +247,8 @@ impl Deletion {
         Err(Error::Busy)
     }
 
-    /// Looks for a manifest or an entry that is none of those `seen` and of which `names` is true, among at most
-    /// `looks_max`. What was deleted may still lie there, and names nothing any more.
+    /// Looks for a manifest or an entry that is not in `seen` and for which `names` is true, among at most `looks_max`.
+    /// A deleted one may still be stored, and references nothing any more.
     async fn named_by(
         &self,
         prefix: &str,
@@ -315,7 +317,7 @@ impl Deletion {
         Ok(Looked::Unnamed)
     }
 
-    /// `is_unnamed` looks whether it has been named meanwhile.
+    /// Deletes an object. `is_unnamed` looks whether it has been referenced meanwhile.
     async fn delete_content(
         &self,
         meta: &Meta,
@@ -324,14 +326,15 @@ impl Deletion {
         is_unnamed: BoxFuture<'_, Result<bool>>,
     ) -> Result<()> {
         let (key, content) = (&meta.key, self.refs.content());
-        // Before it goes: whoever has looked for it and not yet named it has to look again.
+        // Before the delete: a push that has looked the object up and not yet referenced it has to look again.
         self.refs.deletions().note(key);
         if !self.is_shared() {
             content.delete(std::slice::from_ref(key), deadline).await?;
             content.room().deleted([(key, meta.size)]);
             return Ok(());
         }
-        // First: what comes to be seen from now on is looked at later on, and what came before is by `is_unnamed`.
+        // Before `is_unnamed`: writes that are first seen after this list are followed later, and those before are read
+        // by `is_unnamed`.
         let tombstones = content.tombstones();
         tombstones.writes_since(u64::MAX, prefix, deadline).await?;
         let seen = AtomicU64::new(tombstones.seen());
@@ -347,15 +350,15 @@ impl Deletion {
 
     async fn condemn(&self, meta: &Meta, deadline: Deadline) -> Result<()> {
         let (key, condemned) = (&meta.key, self.refs.condemned());
-        // What is condemned already goes without another list.
+        // An object that is condemned already will be deleted without another list.
         if condemned.snapshot(deadline).await?.has(key) {
             return Ok(());
         }
         let (keys, sizes) = (vec![key.to_string()], vec![meta.size]);
-        // It comes from no mark.
+        // The list comes from no mark.
         let list = CondemnedList { kind: CondemnedKind::Garbage, marked: jiff::Timestamp::UNIX_EPOCH, keys, sizes };
         condemned.publish(&list).await?;
-        // What is condemned counts as gone for the tenant's quota. Nothing else rests on knowing of it soon.
+        // Condemned objects do not count for the tenant's quota. Nothing else depends on an early snapshot.
         if let Err(error) = condemned.refresh(deadline).await {
             tracing::info!(%key, %error, "cannot update the usage after a delete: the next count corrects it");
         }

@@ -1,4 +1,4 @@
-//! How long content stays.
+//! Lifetime of content: deletion by a caller, and collection.
 
 pub mod collect;
 pub mod delete;

@@ -1,34 +1,36 @@
 //! The format of a store: written before anything else, checked before anything is read, and read again before anything
 //! is deleted.
 //!
-//! Servers of several versions may share a bucket. A collector deletes what none of the roots that it knows names, so a
-//! server must not delete in a store that has a kind of root which only newer versions know ([`RootKind`]). The first
-//! writer of such a root therefore raises `oldest_reader` in `meta/format` ([`StoreFormat::raise`]), and every server reads
-//! `meta/format` again before each batch of deletes ([`StoreFormat::confirm`]): one conditional GET.
+//! Servers of several versions may share a bucket. A collector deletes content that none of the roots it knows
+//! references, so a server must not delete in a store that has a kind of root which only newer versions know
+//! ([`RootKind`]). The first writer of such a root therefore raises `oldest_reader` in `meta/format`
+//! ([`StoreFormat::raise`]), and every server reads `meta/format` again before each batch of deletes
+//! ([`StoreFormat::confirm`]): one conditional GET.
 //!
-//! Invariant: a server deletes nothing on the strength of an answer that it did not get. When `meta/format` cannot be
-//! read, is damaged or is gone, the batch stays.
+//! Invariant: a server deletes nothing without a confirmed format. When `meta/format` cannot be read, is damaged or is
+//! missing, the batch stays.
 //!
-//! A server that was left behind writes and deletes nothing any more, and its collector rests: writes look at
-//! [`StoreFormat::may_change`] where they pass (`content::write`). Reads go on, without the notes of use that they leave
-//! otherwise; and a tag whose view is not stored yet serves its newest push. Spares alone are still written: an answer that
-//! rests on what is condemned would be wrong without them, and all that they do is to keep content in the store.
+//! A server that finds a newer format than its own is *left behind*: it writes and deletes nothing any more, and its
+//! collector does not run. Every write checks [`StoreFormat::may_change`] (in `content::write`). Reads continue,
+//! without their notes of use; and a tag whose view is not stored yet serves its newest push. Only spares are still
+//! written: an answer that uses a condemned object would be wrong without them, and they only keep content in the
+//! store.
 //!
 //! # Why one read before a batch is enough
 //!
 //! Let a server confirm the format at S and then claim a batch that was published at C, and let the format be raised at
-//! R > S, for a root that names content of the batch. Whoever was told at A that this content exists either was told from
-//! a snapshot without the batch, so that C > A − X and R − A > W − X, which is longer than a client may take; or knew of
-//! the batch, and spared the content before relying on it. Spares protect content whatever the version of the collector
-//! (`lifetime::collect`), so both orders of S and R are harmless.
+//! R > S, for a root that references content of the batch. The writer of the root was told at A that this content
+//! exists. Either the answer was from a snapshot without the batch, so that C > A − X and R − A > W − X, which is
+//! longer than a client may take; or its server knew of the batch, and spared the content before relying on it. Spares
+//! protect content whatever the version of the collector (`lifetime::collect`), so both orders of S and R are harmless.
 //!
 //! # Two servers that raise at once
 //!
-//! A backend has no conditional overwrite, so of two raises that were read at the same moment the later PUT wins, and it
-//! may be the lower one. It needs two different new versions that both write their first root within the flight of one
-//! request. Each reads what it wrote, and a server that has ever seen a higher format than the stored one writes that
-//! again when it next confirms, long before anything condemned since is due (W is at least an hour). Raises to the same
-//! number write the same thing: the order does not matter.
+//! A backend has no conditional overwrite, so of two raises that were read at the same moment the later PUT wins, and
+//! it may be the lower one. It needs two different new versions that both write their first root within the flight of
+//! one request. Each reads what it wrote, and a server that has ever seen a higher format than the stored one writes
+//! that again when it next confirms, long before any object condemned since is due (W is at least an hour). Raises to
+//! the same number write the same thing: the order does not matter.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -54,12 +56,12 @@ struct Format {
     /// Oldest format whose servers can still read this store.
     oldest_reader: u32,
     created: jiff::Timestamp,
-    /// What newer versions note beside it. It survives a raise.
+    /// Fields of newer versions. They survive a raise.
     #[serde(flatten)]
     more: serde_json::Map<String, serde_json::Value>,
 }
 
-/// Why a store cannot be used.
+/// The reason why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreFormatError {
     #[error(
@@ -72,7 +74,7 @@ pub enum StoreFormatError {
     Objects(#[from] objects::Error),
 }
 
-/// A kind of root: something whose names keep content in the store.
+/// A kind of root: an object whose references keep content in the store.
 #[derive(Clone, Copy, Debug)]
 pub struct RootKind {
     /// The kind in words, in the plural.
@@ -92,7 +94,7 @@ pub struct StoreFormat {
     /// The newest format that the server reads.
     ours: u32,
     seen: Mutex<Option<SeenFormat>>,
-    /// The format of the version that has left this server behind; 0 while none has. Each write looks at it.
+    /// The format of the version that has left this server behind; 0 while none has. Every write checks it.
     left_behind_by: AtomicU32,
 }
 
@@ -109,7 +111,7 @@ pub fn key() -> crate::objects::Key {
     layout::format()
 }
 
-/// Whether these bytes say a format.
+/// Checks that the bytes are the content of `meta/format`.
 pub fn is_format(bytes: &[u8]) -> serde_json::Result<()> {
     serde_json::from_slice::<Format>(bytes).map(drop)
 }
@@ -128,7 +130,7 @@ impl StoreFormat {
     /// Checks the format of the store, and writes it into a new one.
     pub async fn open(&self) -> std::result::Result<(), StoreFormatError> {
         let key = layout::format();
-        // Read first: a store that is full takes no write, and is to be read all the same.
+        // Read first: a full store takes no write, and must be readable all the same.
         let mut found = self.objects.read(&key, None).await;
         if matches!(found, Err(objects::Error::NotFound)) {
             let more = serde_json::Map::new();
@@ -153,7 +155,7 @@ impl StoreFormat {
         Ok(())
     }
 
-    /// Whether this server may still write and delete, as far as it knows. It asks nobody.
+    /// Whether this server may still write and delete, as far as it knows. Makes no call.
     pub fn may_change(&self) -> Result<()> {
         match self.left_behind_by.load(Ordering::Relaxed) {
             0 => Ok(()),
@@ -176,12 +178,12 @@ impl StoreFormat {
     pub async fn confirm(&self) -> Result<()> {
         let seen = self.read_again().await?;
         self.may_change()?;
-        // A raise that another one has overwritten.
+        // Another server has overwritten a raise.
         if seen.stored.oldest_reader < seen.highest.0 { self.raise(seen.highest.0).await } else { Ok(()) }
     }
 
-    /// Raises the oldest format whose servers may use this store: before the first root of a new kind is written. To
-    /// raise it again is harmless.
+    /// Raises the oldest format whose servers may use this store, before the first root of a new kind is written.
+    /// Idempotent.
     pub async fn raise(&self, oldest_reader: u32) -> Result<()> {
         for _ in 0..RAISES {
             let stored = self.read_again().await?.stored;

@@ -1,4 +1,4 @@
-//! The store itself: its format, its secret, whether it answers.
+//! The store itself: its format, its secret, its readiness, its revoked sessions.
 
 pub mod format;
 pub mod ready;

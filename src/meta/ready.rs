@@ -1,4 +1,4 @@
-//! Whether the store answers and takes writes.
+//! Readiness: whether the store answers and takes writes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,17 +9,17 @@ use tokio::time::{Instant, timeout};
 use crate::error::{Error, Result};
 use crate::objects::Objects;
 
-/// How long an answer of a far store is given to all who ask: a balancer asks every second, and each look is a write.
+/// Time for which a good answer of a remote store is reused: a balancer asks every second, and each probe is a write.
 const GOOD_FOR: Duration = Duration::from_secs(5);
-/// How long a bad one is: a store that is back should be used.
+/// Time for which a bad answer is reused: a store that is back should be used.
 const BAD_FOR: Duration = Duration::from_secs(1);
-/// The time that a caller waits.
+/// Time-out of a probe.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 
 /// The readiness of a store.
 pub struct Ready {
     objects: Arc<dyn Objects>,
-    /// What the last look came to. One look at a time: who asks meanwhile waits for it.
+    /// Result of the last probe. One probe runs at a time: other callers wait for it.
     last: Mutex<Option<(Instant, Result<()>)>>,
 }
 

@@ -1,7 +1,8 @@
-//! Sessions that were revoked before their end: each is an object, so that every server over the store learns of it.
+//! Sessions that were revoked before their end: a note for each is an object, so that every server over the store
+//! learns of it.
 //!
-//! An object is kept until its session would have ended by itself, and a while longer: a server whose clock is behind
-//! takes the session for that much longer.
+//! A note is kept until its session would have ended by itself, and a while longer: a server whose clock is behind
+//! accepts the session for that much longer.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,24 +12,24 @@ use crate::layout::{self, Place};
 use crate::names::SessionId;
 use crate::objects::{Key, Objects};
 
-/// For how long behind the end of its session an object is kept.
+/// Time after the end of its session for which a note is kept.
 const KEPT_FOR: Duration = Duration::from_secs(3600);
 
-/// Writes that a session is revoked.
+/// Writes the note that a session is revoked.
 pub async fn revoke(objects: &dyn Objects, session: &SessionId) -> Result<()> {
     let note = serde_json::json!({ "revoked": jiff::Timestamp::now() });
     Calls::of(objects).put(&layout::revoked(session), json(&note)?).await.map(drop)
 }
 
-/// All that is written.
+/// The revoked sessions, and the notes that can be removed.
 #[derive(Debug, Default)]
 pub struct RevokedSessions {
     pub sessions: Vec<SessionId>,
-    /// Those of sessions that have ended long ago.
+    /// Keys of the notes of sessions that ended long ago.
     pub done_with: Vec<Key>,
 }
 
-/// Reads which sessions are revoked. One list of names.
+/// Lists the revoked sessions. One list of keys.
 pub async fn revoked(objects: &dyn Objects) -> Result<RevokedSessions> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut found = RevokedSessions::default();
@@ -38,14 +39,14 @@ pub async fn revoked(objects: &dyn Objects) -> Result<RevokedSessions> {
                 found.done_with.push(meta.key);
             }
             Some(Place::Revoked(session)) => found.sessions.push(session),
-            // `larder check` names what is nobody's.
+            // `larder check` reports unknown keys.
             _ => {}
         }
     }
     Ok(found)
 }
 
-/// Removes what is written of sessions that have ended. The format of the store must have been confirmed.
+/// Removes the notes of sessions that have ended. The format of the store must have been confirmed.
 pub async fn remove(objects: &dyn Objects, done_with: &[Key]) -> Result<()> {
     Calls::of(objects).delete(done_with).await
 }

@@ -1,11 +1,11 @@
 //! Objects as files below one folder.
 //!
-//! A key is a path. A write goes to `.larder/tmp`, is synced, gets its modification time, is renamed to its path, and then every
-//! folder whose entries changed is synced, up to the root. Only then is it acknowledged: a power cut at any moment
-//! leaves the old object or the new one.
+//! A key is a path. A write goes to `.larder/tmp`, is synced, gets its modification time, is renamed to its path, and
+//! then every folder whose entries changed is synced, up to the root. Only then is it acknowledged: a power cut at any
+//! moment leaves the old object or the new one.
 //!
 //! Invariant: no file below the root, outside `.larder`, is ever opened for writing.
-//! Invariant: one process owns the folder, by a lock on `.larder/lock` that the kernel drops at its death.
+//! Invariant: one process owns the folder, by a lock on `.larder/lock` that the kernel releases when the process dies.
 
 mod file;
 mod folders;
@@ -41,13 +41,13 @@ use crate::sync::{STRIPES, stripe};
 use file::{Buffers, READ_BYTES, from_io, look, meta, open, read_all, write_all_vectored};
 use folders::{Folders, SyncFolder, sync_folder};
 
-/// What a disk is like: its one owner has the lock on it.
+/// Properties of the disk: it has one owner, the holder of the lock.
 pub const TRAITS: Traits = Traits { remote: false, shared: false, page_cached: true, may_flip_bits: false };
-/// Our own folder: outside the key space, since no key component begins with a dot at the top.
+/// Larder's own folder: outside the key space, since no key begins with a dot.
 const PRIVATE: &str = ".larder";
-/// Keys below this are for the server alone: there is one that signs tokens.
+/// Keys with this prefix are readable by the server only: one holds the key that signs tokens.
 const SECRET: &str = "meta/";
-/// Age at which a dated request is not done any more.
+/// Age above which a dated request is refused.
 const DATED_AGE_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// The filesystem backend.
@@ -62,16 +62,16 @@ struct FsInner {
     tmp: PathBuf,
     folders: Folders,
     buffers: Buffers,
-    /// Objects that have their name already, but whose name may not survive a power cut yet.
+    /// Paths of objects that are visible, but whose names may not survive a power cut yet.
     unsynced: Mutex<HashSet<OsString>>,
     watchers: Watchers,
-    /// Held while a name is given or taken away, so that what was there before is certain.
+    /// Locks held while a name is created or removed, so that what the key held before is certain.
     turns: [Mutex<()>; STRIPES],
-    /// Held for as long as the store is open.
+    /// The lock on the folder, held for as long as the store is open.
     _lock: File,
 }
 
-/// Why a folder cannot be used as a store.
+/// The reason why a folder cannot be used as a store.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenFolderError {
     #[error(
@@ -85,7 +85,7 @@ pub enum OpenFolderError {
 }
 
 impl FsObjects {
-    /// Opens the store in `root`, creating the folder when it is missing, and clears what a crash left half written.
+    /// Opens the store in `root`, creates the folder if it is missing, and removes what a crash left half written.
     pub fn open(root: &Path) -> std::result::Result<FsObjects, OpenFolderError> {
         FsObjects::open_with(root, Box::new(sync_folder))
     }
@@ -119,7 +119,7 @@ impl FsObjects {
             sync_folder(folder).map_err(failed)?;
         }
         if let Some(parent) = root.parent() {
-            // The store's own entry: without it a power cut could take the whole new store.
+            // The root's own entry in its parent: without this sync a power cut could take the whole new store.
             let _ = sync_folder(parent);
         }
         let inner = FsInner {
@@ -147,13 +147,13 @@ impl FsObjects {
     }
 }
 
-/// Permissions of who is neither the owner of a folder nor in its group, and of the group as well.
+/// Permission bits of users who are neither the owner nor in the group, and those bits with the group's.
 const OTHERS: u32 = 0o007;
 const GROUP_AND_OTHERS: u32 = 0o077;
-/// A folder where everybody may write, and delete what is his own: it is none of ours.
+/// The sticky bit: a folder with it is shared by all users of the machine, and so is not Larder's own.
 const STICKY: u32 = 0o1000;
 
-/// Makes a folder for its owner alone, unless it is there. Those above it are made as always.
+/// Creates a folder that only its owner may read, unless it exists. Missing parents get the default permissions.
 fn make_private(folder: &Path) -> io::Result<()> {
     if let Some(parent) = folder.parent() {
         fs::create_dir_all(parent)?;
@@ -164,8 +164,8 @@ fn make_private(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes permissions from a folder that has been there before: earlier versions made folders that everybody could read.
-/// The store's folder keeps those of its group, for backups are read by one, and Kubernetes gives volumes to one.
+/// Takes permissions from an existing folder: earlier versions made folders that every user could read. The store's
+/// folder keeps those of its group: backups read it through a group, and Kubernetes gives volumes to one.
 fn narrow(folder: &Path, forbidden: u32) {
     let narrowed = || {
         let mut permissions = fs::metadata(folder)?.permissions();
@@ -176,7 +176,7 @@ fn narrow(folder: &Path, forbidden: u32) {
         permissions.set_mode(mode & !forbidden);
         fs::set_permissions(folder, permissions)
     };
-    // Whoever may write to it need not own it: so it is on volumes of Kubernetes, where no other users are.
+    // A process that may write to the folder need not own it: so on volumes of Kubernetes, where no other users are.
     if let Err(error) = narrowed() {
         tracing::info!(%error, folder = %folder.display(), "cannot restrict a folder: other users may read it");
     }
@@ -197,11 +197,11 @@ impl FsInner {
         Ok(Temporary { path, file: Some(file), is_renamed: false })
     }
 
-    /// Makes the temporary file's bytes the object `key`, durably.
+    /// Makes the bytes of the temporary file the object `key`, durably.
     fn publish(&self, mut temporary: Temporary, key: &Key, when: When) -> Result<Meta> {
         let path = self.path(key);
         let file = temporary.file.take().ok_or_else(|| Error::Backend("published twice".into()))?;
-        // An upload may take hours: what counts is when the object appeared, not when its first byte came.
+        // An upload may take hours: the time that counts is when the object appeared, not when its first byte came.
         file.set_modified(SystemTime::now()).map_err(from_io)?;
         file.sync_all().map_err(from_io)?;
         let found = file.metadata().map_err(from_io)?;
@@ -222,7 +222,7 @@ impl FsInner {
         if let Some(before) = before.get() {
             self.watchers.tell(key, Change { before, after: Held::Bytes(meta.size) });
         }
-        // After a failed sync it stays: whoever asks for it next has to sync it.
+        // After a failed sync the path stays in the set: the next caller that reads the object has to sync it.
         if matches!(placed, Ok(()) | Err(Error::Exists)) {
             self.unsynced.lock().remove(path.as_os_str());
         }
@@ -231,12 +231,12 @@ impl FsInner {
         placed.map(|()| meta)
     }
 
-    /// Renames a file to the path of a key, whatever it has held. Returns what that was.
+    /// Renames a file to the path of `key` and replaces any file there. Returns what the key held before.
     fn rename(&self, from: &Path, key: &Key, to: &Path) -> io::Result<Held> {
-        // Nearly always it has held nothing, and then this is all.
+        // The common case: the key held nothing.
         match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
             Ok(()) => Ok(Held::Nothing),
-            // Taken; or a filesystem, or a kernel, that does not know this way to rename.
+            // The name is taken, or the filesystem or the kernel does not support this kind of rename.
             Err(Errno::EXIST | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
                 let held = self.held(key);
                 fs::rename(from, to).map(|()| held)
@@ -245,18 +245,18 @@ impl FsInner {
         }
     }
 
-    /// What a key holds now.
+    /// Returns what a key holds now.
     fn held(&self, key: &Key) -> Held {
         look(&self.root, key).map_or(Held::Nothing, |meta| Held::Bytes(meta.size))
     }
 
     fn is_unsynced(&self, key: &Key) -> bool {
         let unsynced = self.unsynced.lock();
-        // Nearly always: to make and hash a path costs more than all the rest of a look.
+        // The set is nearly always empty: to build and hash a path costs more than all the rest of a lookup.
         !unsynced.is_empty() && unsynced.contains(self.path(key).as_os_str())
     }
 
-    /// Makes sure that an object which can be seen is there to stay, before somebody relies on it.
+    /// Makes a visible object durable before a caller relies on it.
     fn settle(&self, path: &Path) -> Result<()> {
         self.folders.settle(path).map_err(from_io)?;
         self.unsynced.lock().remove(path.as_os_str());
@@ -270,12 +270,12 @@ impl FsInner {
             (self.held(key), fs::remove_file(&path))
         };
         match removed {
-            // Perhaps by another one just now: its going is made durable below all the same.
+            // Another delete may have removed the file just now: the removal is made durable below all the same.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(from_io(error)),
             Ok(()) => self.watchers.tell(key, Change { before, after: Held::Nothing }),
         }
-        // Deletes keep their order over a power cut: a pointer must not come back after what it names is gone.
+        // Deletes keep their order over a power cut: a pointer must not come back after its content is gone.
         self.folders.settle_removal(&path).map_err(from_io)
     }
 }
@@ -298,7 +298,7 @@ impl Drop for Temporary {
 #[async_trait]
 impl Objects for FsObjects {
     async fn head(&self, key: &Key) -> Result<Meta> {
-        // In place: one stat costs less than the hop to another thread.
+        // On this thread: one stat costs less than the hop to another.
         let found = look(&self.inner.root, key)?;
         if self.inner.is_unsynced(key) {
             let path = self.inner.path(key);
@@ -326,7 +326,8 @@ impl Objects for FsObjects {
         if first.len() as u64 == meta.size {
             return Ok(Read::Fresh(meta, first));
         }
-        // What is gathered is ours: dropped, a read leaves one buffer to a thread that hangs on the disk, not the whole.
+        // The buffer belongs to this future: a read that is dropped leaves one piece to a thread that hangs on the
+        // disk, not the whole object.
         let mut bytes = Vec::with_capacity(meta.size as usize);
         bytes.extend_from_slice(&first);
         while (bytes.len() as u64) < meta.size {
@@ -346,7 +347,7 @@ impl Objects for FsObjects {
             let (file, buffers) = (file.clone(), buffers.clone());
             async move { buffers.read(&file, offset, READ_BYTES.min((end - offset) as usize)).await }
         });
-        // Two at a time: the disk works while the socket drains.
+        // Two reads at a time: the disk works while the socket drains.
         Ok((meta, reads.buffered(2).boxed()))
     }
 
@@ -424,9 +425,9 @@ impl Objects for FsObjects {
     }
 
     fn space(&self) -> Option<Space> {
-        // In place, like a stat: the kernel has it in memory.
+        // On this thread, like a stat: the kernel has the numbers in memory.
         let found = statvfs(self.inner.folders.root()).ok()?;
-        // Btrfs and others that make inodes as they need them tell zero.
+        // Btrfs and others that create inodes on demand report zero.
         let inodes = (found.f_files > 0).then_some(Inodes { free: found.f_favail, total: found.f_files });
         Some(Space { free: found.f_bavail * found.f_frsize, total: found.f_blocks * found.f_frsize, inodes })
     }
@@ -440,7 +441,7 @@ impl Objects for FsObjects {
             let mut found = Vec::new();
             for entry in fs::read_dir(&inner.tmp).map_err(from_io)? {
                 let entry = entry.map_err(from_io)?;
-                // Finished since the folder was read, or not.
+                // The draft was finished or removed since the folder was read.
                 let Ok(meta) = entry.metadata() else { continue };
                 let name = format!("{PRIVATE}/tmp/{}", entry.file_name().display());
                 found.push(Unfinished { name, since: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH) });
@@ -454,7 +455,7 @@ impl Objects for FsObjects {
         TRAITS
     }
 
-    /// Nothing to do: what a crash has left behind is removed when the store is opened, and only one server opens it.
+    /// Nothing to do: leftovers of a crash are removed when the store is opened, and only one server opens it.
     async fn sweep_drafts(&self, _before: SystemTime) -> Result<usize> {
         Ok(0)
     }
@@ -465,7 +466,7 @@ impl Objects for FsObjects {
 }
 
 impl FsInner {
-    /// A second name for the same bytes, where the filesystem has such.
+    /// A hard link for the same bytes, if the filesystem has such.
     fn link(&self, from: &Key, to: &Key) -> Result<Option<Meta>> {
         let path = self.tmp.join(format!("{:032x}", rand::random::<u128>()));
         let mut temporary = Temporary { path, file: None, is_renamed: false };
@@ -482,7 +483,8 @@ impl FsInner {
 struct FsDraft {
     objects: FsObjects,
     key: Key,
-    /// Away during a write. A write that was dropped half-way takes the draft with it: nobody can know how far it got.
+    /// Taken out during a write. A write that was dropped half-way takes the draft with it: nothing tells how far it
+    /// got.
     temporary: Option<Temporary>,
 }
 

@@ -1,4 +1,4 @@
-//! Bytes under keys: the little that Larder asks of a disk or a bucket.
+//! Bytes under keys: the few operations that Larder needs of a disk or a bucket.
 //!
 //! [`Objects`] has the same meaning on every backend; `tests/it/objects.rs` is its definition, run against each.
 //!
@@ -21,7 +21,7 @@ use parking_lot::RwLock;
 use crate::digest::Digest;
 use crate::names::Tenant;
 
-/// The name of an object: components joined by `/`, none of them empty, `.` or `..`. Built by `store/layout.rs`.
+/// The name of an object: components joined by `/`, none of them empty, `.` or `..`. Built by `layout.rs`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Arc<str>);
 
@@ -36,7 +36,7 @@ impl Key {
         &self.0
     }
 
-    /// The tenant that an object belongs to, where its key names one: as `layout` builds keys, it is their second component.
+    /// Returns the tenant that an object belongs to, if its key has one: `layout` puts it second.
     pub fn owner(&self) -> Option<Tenant> {
         self.0.split('/').nth(1)?.parse().ok()
     }
@@ -54,38 +54,38 @@ impl fmt::Debug for Key {
     }
 }
 
-/// One writing of a key. Two writings of a key never share a version, even when they wrote the same bytes at the same
+/// The version of an object: one write of its key. Two writes never share a version, even of the same bytes in the same
 /// second: a reader that holds a version can tell whether the object is still the one it read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Version(pub Arc<str>);
 
 impl Version {
-    /// Whether a list shows this writing as `listed`, or another one of the same bytes: a bucket lists the checksum of the
-    /// bytes, and not what tells two writings of them apart.
+    /// Whether `listed`, from a list, may be this version. A bucket lists the checksum of the bytes, and nothing that
+    /// tells two writes of the same bytes apart.
     pub fn is_listed_as(&self, listed: &Version) -> bool {
         let rest = self.0.strip_prefix(&*listed.0);
         !listed.0.is_empty() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
     }
 }
 
-/// What is known of an object without reading it.
+/// Metadata of an object, known without reading it.
 #[derive(Clone, Debug)]
 pub struct Meta {
     pub key: Key,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// When it was written, by the backend's clock. What a write itself returns may be this host's time of its end.
+    /// Time of the write, by the backend's clock. The result of a write may have this host's time of its end instead.
     pub modified: SystemTime,
     pub version: Version,
 }
 
-/// Bytes on their way. An error is the last item.
+/// A stream of bytes. An error is its last item.
 pub type ByteStream = BoxStream<'static, Result<Bytes>>;
 
 /// Answer of [`Objects::read`].
 #[derive(Debug)]
 pub enum Read {
-    /// Still the version that the caller knows.
+    /// The object still has the version that the caller knows.
     Same,
     Fresh(Meta, Bytes),
 }
@@ -94,30 +94,32 @@ pub enum Read {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     Always,
-    /// As [`When::Always`], and asked for once: never again below, as a backend does when an answer is lost. For an object
-    /// that changes, whose writer gives each write bytes of its own: written a second time, bytes that another writer has
-    /// replaced meanwhile would come back, and whoever remembers them would be told that nothing has changed.
+    /// As [`When::Always`], but sent once: the backend does not repeat the write, not even when an answer was lost. For
+    /// an object that changes, whose writer gives each write bytes of its own. A repeated write could bring back bytes
+    /// that another writer has replaced meanwhile, and a reader that remembers those would be told that nothing has
+    /// changed.
     Once,
-    /// Only when no object has the key; of several such puts at once, one wins and the others get [`Error::Exists`].
+    /// Written only if no object has the key; of several such puts at once, one wins and the others get
+    /// [`Error::Exists`].
     Absent,
 }
 
-/// What a backend is like: the questions whose answers callers act on.
+/// Properties of a backend on which callers act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Traits {
-    /// Calls cross a network: each takes milliseconds and may cost money, so callers remember what they were told.
+    /// Calls cross a network: each takes milliseconds and may cost money, so callers remember the answers.
     pub remote: bool,
     /// Other servers may write and delete the same objects.
     pub shared: bool,
-    /// The operating system keeps in memory what was read and written lately, so callers need not.
+    /// The operating system keeps recently read and written bytes in memory, so callers need not.
     pub page_cached: bool,
-    /// Bytes pass a line that may flip bits: what reads wrong once may read right the next time.
+    /// Bytes pass a network that may flip bits: an object that reads wrong once may read right the next time.
     pub may_flip_bits: bool,
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What can go wrong below. Callers branch on these; texts are for the operator's log, never for a client.
+/// Errors of a backend. Callers branch on the variants; texts are for the operator's log, never for a client.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     #[error("no such object")]
@@ -133,115 +135,118 @@ pub enum Error {
     Backend(Arc<str>),
 }
 
-/// The room of a backend that has a bound.
+/// Capacity of a backend that has a bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
     /// Bytes that can still be written.
     pub free: u64,
-    /// Bytes in all, whoever uses them.
+    /// Bytes in all, used by Larder or others.
     pub total: u64,
-    /// Nothing where files are bounded by bytes alone.
+    /// Inodes; absent if files are bounded by bytes alone.
     pub inodes: Option<Inodes>,
 }
 
-/// How many more files and folders a filesystem takes that has a bound of them.
+/// Number of files and folders that a filesystem can hold, if it has a bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inodes {
     pub free: u64,
-    /// In all, whoever uses them.
+    /// Inodes in all, used by Larder or others.
     pub total: u64,
 }
 
-/// Something that was begun and neither finished nor given up: a temporary file, an upload of parts.
+/// A write that was begun and neither finished nor given up: a temporary file, a multipart upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {
-    /// What the backend calls it.
+    /// The backend's name for it.
     pub name: String,
-    /// When it was last written to, or begun, by the backend's clock.
+    /// Time of the last write to it, or of its beginning, by the backend's clock.
     pub since: SystemTime,
 }
 
-/// A store of objects. No method has a default: a wrapper that forgot one would change what its backend is like.
+/// A store of objects. No method has a default: a wrapper that forgot one would change the behaviour of its backend.
 ///
 /// All methods are safe to call concurrently, from any task.
 ///
-/// A write is durable and visible to every reader, `list` included, once its call has returned; before that, the key
-/// holds what it held. Dropping a call's future half-way leaves the key as it was or wholly written.
+/// A write is durable and visible to every reader, `list` included, once its call has returned; before that, the key is
+/// unchanged. Dropping a call's future half-way leaves the key unchanged or wholly written.
 #[async_trait]
 pub trait Objects: Send + Sync + 'static {
     async fn head(&self, key: &Key) -> Result<Meta>;
 
-    /// The whole of a small object, unless it still is `known`. Objects of more than [`READ_BYTES_MAX`] are refused.
+    /// Returns all bytes of a small object, unless its version is still `known`. Objects of more than
+    /// [`READ_BYTES_MAX`] are refused.
     async fn read(&self, key: &Key, known: Option<&Version>) -> Result<Read>;
 
-    /// The bytes of `range`, clipped to the object; nothing when it begins past the end. `Meta` tells the whole size.
+    /// Returns the bytes of `range`, clipped to the object; none when it begins past the end. `Meta` has the size of
+    /// the object.
     async fn get(&self, key: &Key, range: Range<u64>) -> Result<(Meta, ByteStream)>;
 
-    /// All objects whose key begins with `prefix` and is greater than `after`, in byte order of whole keys. Their versions
-    /// are no more than [`Version::is_listed_as`] says.
+    /// Lists all objects whose key begins with `prefix` and is greater than `after`, in byte order of whole keys. A
+    /// listed version identifies a write only as far as [`Version::is_listed_as`] says.
     fn list(&self, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<Meta>>;
 
     async fn put(&self, key: &Key, body: Bytes, when: When) -> Result<Meta>;
 
-    /// Starts to write an object whose size may be told beforehand. Nothing shows under the key before `commit`.
+    /// Starts to write an object, of `size` bytes if known. Nothing is visible under the key before `commit`.
     async fn begin(&self, key: &Key, size: Option<u64>) -> Result<Box<dyn Draft>>;
 
-    /// Writes to `to` the objects `from`, one after the other, which together have `digest`, without their bytes passing
-    /// through this process where the backend can do that. Bytes that do come over a line are hashed on their way: when they
-    /// do not fit, nothing is written.
+    /// Writes the objects `from`, one after the other, to `to`; together they must have `digest`. The bytes do not pass
+    /// through this process if the backend can copy by itself. Bytes that do are hashed: if they do not fit the digest,
+    /// nothing is written.
     async fn concat(&self, from: &[Key], to: &Key, digest: &Digest) -> Result<Meta>;
 
-    /// Deletes the first key before all others, and those in any order: when one of them is gone, so is the first, power
+    /// Deletes the first key before all others, and those in any order: if one of them is gone, so is the first, power
     /// cuts included. A missing key is success.
     async fn delete(&self, keys: &[Key]) -> Result<()>;
 
-    /// Deletes in no order, by requests dated `at`, which the backend's clock showed: those that reach it when they are
-    /// older than [`Objects::fence`] are refused, with [`Error::Backend`]. A request that has been given up may still be
-    /// done until then, and not later. Missing keys are success.
+    /// Deletes in any order, by requests dated `at`, a time that the backend's clock showed. A request that arrives
+    /// when it is older than [`Objects::fence`] is refused, with [`Error::Backend`]. A request that the caller has
+    /// given up may still be executed until then, and not later. A missing key is success.
     async fn delete_dated(&self, keys: &[Key], at: SystemTime) -> Result<()>;
 
-    /// How old a dated request may be to be done; nothing where the backend does not look, or where nobody has tried.
+    /// The age up to which a dated request is executed. Absent if the backend does not check the date, or if this was
+    /// never tried.
     fn fence(&self) -> Option<Fence>;
 
-    /// One round trip that proves that the store answers and takes writes.
+    /// Makes one round trip that proves that the store answers and takes writes.
     async fn probe(&self) -> Result<()>;
 
-    /// How much room there is, where there is a bound. Asked for every upload, so it waits for nothing.
+    /// Free space and capacity, if the backend has a bound. Called for every upload, so it does no I/O that can wait.
     fn space(&self) -> Option<Space>;
 
-    /// Writes that are under way, and those that a crash left behind.
+    /// Lists the writes in flight, and those that a crash left behind.
     async fn unfinished(&self) -> Result<Vec<Unfinished>>;
 
-    /// Has `watcher` told of every write and every delete that succeeds, once each, also of those whose caller does not
-    /// wait for them any more. A backend with one owner says exactly what was there before.
+    /// Calls `watcher` for every write and every delete that succeeds, once each, even if the caller does not wait for
+    /// it any more. A backend with one owner says exactly what the key held before.
     fn watch(&self, watcher: Watcher);
 
-    /// What the backend is like. The same for as long as the store is open.
+    /// Properties of the backend, constant while the store is open.
     fn traits(&self) -> Traits;
 
-    /// Removes what drafts of servers that died have left behind, where nothing has been added to it since `before`.
-    /// Returns how many. For backends where such things stay, unseen.
+    /// Removes the drafts of servers that died, if nothing has been added to them since `before`. Returns how many. For
+    /// backends where such drafts stay and are not visible.
     async fn sweep_drafts(&self, before: SystemTime) -> Result<usize>;
 
-    /// An address where a client may fetch the object by itself for a short while, when the operator wants that for an
-    /// object of this size. It needs no call to the backend.
+    /// Returns a URL from which a client may fetch the object directly for a short while, if the operator configured
+    /// that for objects of this size. Needs no call to the backend.
     async fn direct(&self, meta: &Meta) -> Result<Option<String>>;
 }
 
 pub use crate::config::READ_BYTES_MAX;
 
-/// What a backend knows of the bytes of an object.
+/// What a backend knows about the bytes of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
-    /// There is no object.
+    /// No object.
     Nothing,
-    /// So many bytes.
+    /// An object of this many bytes.
     Bytes(u64),
     /// A bucket does not say what a write or a delete has replaced.
     Unknown,
 }
 
-/// A write or a delete that was done: what the key held before and holds now.
+/// A completed write or delete: what the key held before, and what it holds now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     pub before: Held,
@@ -249,50 +254,51 @@ pub struct Change {
 }
 
 impl Change {
-    /// Something was written of which the backend cannot say what it has replaced.
+    /// A write by a backend that cannot say what it replaced.
     pub fn written(bytes: u64) -> Change {
         Change { before: Held::Unknown, after: Held::Bytes(bytes) }
     }
 }
 
-/// Told of every change that this process makes. It is called where the change is done, so it must not wait.
+/// A function called for every change that this process makes. It runs where the change is made, so it must not block.
 pub type Watcher = Arc<dyn Fn(&Key, Change) + Send + Sync>;
 
-/// Those who are told of what changes.
+/// The registered watchers of a backend.
 #[derive(Default)]
 pub struct Watchers(RwLock<Vec<Watcher>>);
 
 impl Watchers {
-    /// Tells one more.
+    /// Registers one more watcher.
     pub fn add(&self, watcher: Watcher) {
         self.0.write().push(watcher);
     }
 
-    /// Something was changed.
+    /// Calls all watchers.
     pub fn tell(&self, key: &Key, change: Change) {
         self.0.read().iter().for_each(|watcher| watcher(key, change));
     }
 }
 
-/// What is known of requests that come late.
+/// Limits on the late execution of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fence {
-    /// A dated request is not done when it is older.
+    /// A dated request is refused when it is older.
     pub age_max: Duration,
-    /// Nothing of it is done after the process that sent it has ended, and no other process sends any.
+    /// No request is executed after the process that sent it has ended, and no other process sends any.
     pub dies_with_process: bool,
 }
 
 /// An object being written. Dropped without `commit` it disappears.
 #[async_trait]
 pub trait Draft: Send {
-    /// Appends the pieces in order. Callers hand over a few hundred kilobytes at a time: each call may cost a thread hop.
+    /// Appends the pieces in order. Callers hand over a few hundred kilobytes at a time: each call may cost a thread
+    /// hop.
     async fn write(&mut self, pieces: Vec<Bytes>) -> Result<()>;
 
-    /// Whether `write` gathers in memory, and waits for that rather than for a disk: then nothing is won by reading on
-    /// meanwhile.
+    /// Whether `write` gathers in memory, and waits for memory rather than for a disk: then reading on meanwhile gains
+    /// nothing.
     fn gathers(&self) -> bool;
 
-    /// The key appears here, whole, or never.
+    /// Completes the object: the key appears whole, or never.
     async fn commit(self: Box<Self>) -> Result<Meta>;
 }

@@ -3,10 +3,11 @@
 //! A key is an S3 key behind the configured prefix. Small objects are written by one PUT, larger ones by a multipart
 //! upload on their final key (`draft`): S3 shows an object whole or not at all, and acknowledges it when it is durable.
 //!
-//! S3 names a writing by its ETag, and equal bytes have equal ETags. So each object is written with a random mark in its
-//! metadata, one for each attempt of a PUT, and a [`Version`] is both: two writings never share one, and a write whose answer was lost finds out by its
-//! mark whether it was done. What comes to the bucket by other means has no mark; its version is the ETag alone.
-//! Lists do not show metadata: what they tell of an object has the ETag alone, too.
+//! S3 identifies a write by its ETag, and equal bytes have equal ETags. So each object is written with a random write
+//! id in its metadata, a new one for each attempt of a PUT, and a [`Version`] has both: two writes never share one, and
+//! after a lost answer the write id tells whether the write was done. An object that came into the bucket by other
+//! means has no write id; its version is the ETag alone. Lists do not show metadata, so a listed version is the ETag
+//! alone, too.
 //!
 //! The modification time is S3's. For a multipart upload that may be the time of its beginning.
 //!
@@ -53,18 +54,18 @@ use pool::Pool;
 
 pub use probe::OpenBucketError;
 
-/// What a step of a call comes to: an [`S3Error`] where its code decides what is done next.
+/// Result of a step of a call. The error is an [`S3Error`] where its code decides what is done next.
 type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a bucket is like.
+/// Properties of a bucket.
 pub const TRAITS: Traits = Traits { remote: true, shared: true, page_cached: false, may_flip_bits: true };
-/// Our own corner of the bucket, outside the key space: no key component begins with a dot at the top.
+/// Larder's own prefix in the bucket, outside the key space: no key begins with a dot.
 const PRIVATE: &str = ".larder/";
-/// Keys deleted at the same time.
+/// Delete requests in flight at the same time.
 const DELETES_AT_ONCE: usize = 16;
-/// How long an address that is handed to a client can be used: it follows at once.
+/// Time for which a signed URL is valid: clients follow it at once.
 const DIRECT_FOR: Duration = Duration::from_secs(300);
-/// Name of the metadata that tells two writings of the same bytes apart.
+/// Name of the metadata that holds the write id, which tells two writes of the same bytes apart.
 const MARK: &str = "larder-write";
 
 /// The S3 backend. Cheap to clone.
@@ -77,32 +78,33 @@ pub struct S3Objects {
 struct Inner {
     client: Client,
     bucket: String,
-    /// Empty, or with a slash at its end.
+    /// Prefix of all keys: empty, or with a slash at its end.
     prefix: String,
     /// Smallest part of a multipart upload, in bytes.
     part_bytes: u64,
-    /// Buffers of parts on their way.
+    /// Buffers of parts in flight.
     pool: Pool,
     checksum: Option<ChecksumAlgorithm>,
     sse_kms_key: Option<String>,
-    /// Parts are sent without a hash of theirs in the signature: TLS protects them, and their checksum.
+    /// Whether parts are sent without a hash in the signature: TLS and their checksum protect them.
     unsigned_payload: bool,
     /// Whether the endpoint refuses a conditional create when the object is there.
     conditional_create: bool,
-    /// Whether the endpoint refuses requests that are dated long ago.
+    /// The kind of deletes that the endpoint refuses if they are dated long ago.
     refuses_late: Option<dated::RefusesLate>,
-    /// Objects of so many bytes and more may be fetched by clients themselves.
+    /// Size in bytes from which clients may fetch an object directly.
     direct_min: Option<u64>,
     watchers: Arc<Watchers>,
 }
 
 impl S3Objects {
-    /// Opens the store in a bucket, having proved that the bucket does what is needed of it.
+    /// Opens the store in a bucket, after it has proved that the bucket does all that Larder needs.
     pub async fn open(config: &S3Config) -> Result<S3Objects, OpenBucketError> {
         S3Objects::open_counted(config, config.upload_memory(ByteSize(u64::MAX)), Arc::default()).await
     }
 
-    /// As [`S3Objects::open`], counting what is sent to the bucket, with `upload_memory` bytes for parts on their way.
+    /// As [`S3Objects::open`], with counts of the requests to the bucket, and `upload_memory` bytes for parts in
+    /// flight.
     pub async fn open_counted(
         config: &S3Config,
         upload_memory: u64,
@@ -134,7 +136,7 @@ impl S3Objects {
     }
 }
 
-/// What tells a writing from every other.
+/// Returns a new write id.
 fn mark() -> String {
     format!("{:016x}", rand::random::<u64>())
 }
@@ -148,7 +150,6 @@ fn version(etag: Option<String>, mark: Option<&str>) -> Result<Version> {
     Ok(Version(text.into()))
 }
 
-/// The ETag in a version.
 fn etag(version: &Version) -> &str {
     version.0.split_once(' ').map_or(&version.0, |(etag, _)| etag)
 }
@@ -162,19 +163,18 @@ impl Inner {
         format!("{}{key}", self.prefix)
     }
 
-    /// How new objects are encrypted.
     fn encryption(&self) -> Option<ServerSideEncryption> {
         self.sse_kms_key.as_ref().map(|_| ServerSideEncryption::AwsKms)
     }
 
-    /// What is known of an object that has just been written with `mark`. The bucket does not say when: its clock and ours
-    /// are taken for the same here, and only here.
+    /// Metadata of an object that has just been written with the write id `mark`. The bucket does not return the time:
+    /// its clock and this host's are taken for the same here, and only here.
     fn written(&self, key: &Key, size: u64, etag: Option<String>, mark: &str) -> Result<Meta> {
         let version = version(etag, Some(mark))?;
         Ok(Meta { key: key.clone(), size, modified: SystemTime::now(), version })
     }
 
-    /// After a write that may or may not have been done: its object when it is there, otherwise the given error.
+    /// Finds out whether a write with the write id `mark` was done: returns its object if it exists, otherwise `error`.
     async fn settle(&self, key: &Key, mark: &str, error: Error) -> Result<Meta> {
         let found = self.head(key).await?;
         if found.version.0.contains(mark) { Ok(found) } else { Err(error) }
@@ -194,7 +194,7 @@ impl Inner {
 
     async fn put(&self, key: &Key, body: Bytes, when: When) -> Result<Meta, S3Error> {
         if when == When::Absent && !self.conditional_create {
-            // As good as it gets there: two at once may both find nothing.
+            // The best that such an endpoint allows: two at once may both find nothing.
             match self.head(key).await {
                 Ok(_) => return Err(Error::Exists.into()),
                 Err(Error::NotFound) => {}
@@ -215,7 +215,7 @@ impl Inner {
         }
         match request.send().await.map_err(|error| error::from_sdk("PUT", key, error)) {
             Ok(written) => Ok(self.written(key, bytes, written.e_tag, &mark)?),
-            // Of an earlier attempt of ours, perhaps, whose answer was lost.
+            // The object may be of an earlier attempt of this call, whose answer was lost.
             Err(S3Error { meaning: Error::Exists, .. }) => match self.settle(key, &mark, Error::Exists).await {
                 // Refused because of a delete at the same moment.
                 Err(Error::NotFound) => Err(Error::Busy("object was replaced repeatedly".into()).into()),
@@ -228,19 +228,19 @@ impl Inner {
     async fn delete(&self, key: &Key) -> Result<()> {
         let sent = self.client.delete_object().bucket(&self.bucket).key(self.full(key)).send().await;
         match sent.map_err(|error| error::from_sdk("DELETE", key, error).meaning) {
-            // S3 does not tell a missing key; others do.
+            // S3 does not report a missing key; other endpoints do.
             Ok(_) | Err(Error::NotFound) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// A GET that was answered.
+    /// Metadata and length in bytes of an answered GET.
     fn opened(&self, key: &Key, range: &Range<u64>, found: &GetObjectOutput) -> Result<(Meta, u64)> {
         let length = size(found.content_length)?;
         let total = match &found.content_range {
             // `bytes 0-99/1234`
             Some(text) => text.rsplit('/').next().and_then(|total| total.parse().ok()),
-            // The whole: either that was asked for, or the endpoint knows no ranges.
+            // The whole object: either no range was requested, or the endpoint does not support ranges.
             None => Some(length),
         };
         let total = total.ok_or_else(|| Error::Backend("endpoint's Content-Range cannot be read".into()))?;
@@ -254,13 +254,13 @@ impl Inner {
     }
 }
 
-/// A length as the SDK tells it.
+/// A length as the SDK returns it, in bytes.
 fn size(length: Option<i64>) -> Result<u64> {
     let length = length.and_then(|length| u64::try_from(length).ok());
     length.ok_or_else(|| Error::Backend("endpoint sends no size".into()))
 }
 
-/// What a server says to a GET when the known version still is the newest.
+/// Status of a GET whose known version is still the newest.
 const NOT_MODIFIED: u16 = 304;
 const RANGE_NOT_SATISFIABLE: u16 = 416;
 
@@ -268,7 +268,7 @@ fn status<E>(error: &SdkError<E>) -> Option<u16> {
     error.raw_response().map(|response| response.status().as_u16())
 }
 
-/// `length` bytes of a body, in the pieces in which they come.
+/// The first `length` bytes of a body, in the pieces in which they arrive.
 fn pieces(body: SdkStream, length: u64) -> ByteStream {
     let cut = |reason: String| Error::Busy(format!("body was cut short: {reason}").into());
     let pieces = stream::try_unfold((body, length), move |(mut body, left)| async move {
@@ -295,7 +295,7 @@ impl Objects for S3Objects {
         let inner = &*self.inner;
         let request = inner.client.get_object().bucket(&inner.bucket).key(inner.full(key));
         let request = request.set_if_none_match(known.map(|known| etag(known).to_string()));
-        // Pointers have no digest that would tell a flipped bit.
+        // Pointers have no digest that would reveal a flipped bit.
         let request = request.set_checksum_mode(inner.checksum.as_ref().map(|_| ChecksumMode::Enabled));
         let found = match request.send().await {
             Ok(found) => found,
@@ -303,7 +303,7 @@ impl Objects for S3Objects {
             Err(error) => return Err(error::from_sdk("GET", key, error).meaning),
         };
         let (meta, length) = inner.opened(key, &(0..u64::MAX), &found)?;
-        // An endpoint without conditions on GET sends it all again.
+        // An endpoint without conditional GET sends the object again.
         if known == Some(&meta.version) {
             return Ok(Read::Same);
         }
@@ -334,7 +334,7 @@ impl Objects for S3Objects {
                 let (meta, length) = inner.opened(key, &range, &found)?;
                 Ok((meta, pieces(found.body, length)))
             }
-            // Behind the end, or of nothing.
+            // The range begins at or after the end, or the object is empty.
             Err(error) if status(&error) == Some(RANGE_NOT_SATISFIABLE) => {
                 Ok((inner.head(key).await?, stream::empty().boxed()))
             }
@@ -343,7 +343,7 @@ impl Objects for S3Objects {
     }
 
     fn list(&self, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<Meta>> {
-        // What is ours sorts among the keys: leave it out wherever the list begins.
+        // Larder's own objects sort among the keys: they are left out wherever the list begins.
         let listed = list::list(self.clone(), prefix, after);
         listed.try_filter(|meta| std::future::ready(!meta.key.as_str().starts_with(PRIVATE))).boxed()
     }
@@ -363,7 +363,7 @@ impl Objects for S3Objects {
         concat::concat(self, from, to, digest).await
     }
 
-    /// One call for each key: not every server knows how to delete several, and S3 takes nothing for it.
+    /// One call for each key: not every endpoint can delete several at once, and S3 does not charge for deletes.
     async fn delete(&self, keys: &[Key]) -> Result<()> {
         let Some((first, rest)) = keys.split_first() else { return Ok(()) };
         self.inner.delete(first).await?;
@@ -388,7 +388,7 @@ impl Objects for S3Objects {
         None
     }
 
-    /// Of deletes it does not tell: a bucket does not say what they removed.
+    /// Watchers are told of writes only: a bucket does not say what a delete removed.
     fn watch(&self, watcher: Watcher) {
         self.inner.watchers.add(watcher);
     }

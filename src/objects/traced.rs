@@ -17,7 +17,7 @@ use super::{
 use crate::digest::Digest;
 use crate::trace::{self, CallSpan, SpanFailed};
 
-/// The same objects, with spans where spans are made.
+/// Wraps `objects`, so that each call has a span if spans are recorded.
 pub fn traced(objects: Arc<dyn Objects>) -> Arc<dyn Objects> {
     if trace::is_on() { Arc::new(Traced { objects }) } else { objects }
 }
@@ -32,7 +32,7 @@ impl Traced {
     }
 }
 
-/// Has `span` last as long as `work`, and note how that fails.
+/// Runs `work` within `span`, and records its error there.
 async fn seen<T>(mut span: CallSpan, work: impl Future<Output = Result<T>>) -> Result<T> {
     let done = work.await;
     note(&mut span, &done);

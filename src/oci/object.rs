@@ -1,15 +1,15 @@
-//! JSON objects of which some names count: as they are spelled, and in another case, each apart.
+//! JSON objects of which only some names are read: in their own spelling and in another case, separately.
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
-/// What an object says under one name. `null` is nothing, and said all the same.
+/// The values of one name in an object. `null` is no value, but counts as an occurrence.
 #[derive(Debug)]
 pub(super) struct Said<T> {
     pub exact: Option<T>,
-    /// Under the name in another case.
+    /// The value under the name in another case.
     other: Option<T>,
-    /// How often, in its own spelling and in another case.
+    /// Number of occurrences, in its own spelling and in another case.
     times: (u32, u32),
 }
 
@@ -36,7 +36,7 @@ impl<'de, T: Deserialize<'de>> Said<T> {
 }
 
 impl<T> Said<T> {
-    /// The value as Go reads it; an error where it is said more than once.
+    /// The value as Go reads it; an error if the name occurs more than once.
     pub fn in_any_case(&self, name: &str) -> Result<Option<&T>, String> {
         match self.times.0 + self.times.1 {
             0 | 1 => Ok(self.exact.as_ref().or(self.other.as_ref())),
@@ -73,8 +73,8 @@ impl Visitor<'_> for NameIn {
     }
 }
 
-/// Declares a struct that reads itself from a JSON object and keeps apart what is said in another case. Without the field
-/// that is required it is an error.
+/// Declares a struct that reads itself from a JSON object and keeps values under names in another case apart. An object
+/// without the required field is an error.
 macro_rules! object {
     (
         $(#[$meta:meta])*

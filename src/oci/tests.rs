@@ -1,4 +1,4 @@
-//! What is a manifest, and what it names.
+//! Which bytes are a manifest, and their references.
 
 use super::*;
 

@@ -1,14 +1,14 @@
-//! What a scope reads beside its own.
+//! Content that a scope reads beside its own.
 //!
-//! A repository is read through a chain of tenants: the one that its permit is for, and its parents, the nearest first.
-//! For a tenant that is no scope the chain is the tenant alone. Everything is written to the first of the chain.
+//! A repository is read through a chain of tenants: the tenant of its permit, and its parents, the nearest first. For a
+//! tenant that is no scope the chain is the tenant alone. All writes go to the first of the chain.
 //!
-//! Invariant: a parent never reads a child. A key of a tenant is built only for a permit whose chain has it, and nothing
-//! that is written below a scope is named by anything outside it.
+//! Invariant: a parent never reads a child. A key of a tenant is built only for a permit whose chain contains it, and
+//! nothing outside a scope references an object of the scope.
 //!
-//! What a scope names of a parent is a soft reference: the parent's collector does not see it. An answer that rests on it
-//! spares it like any other, so a build has its grace period; later it may be gone. Views leave it out then, which costs a
-//! step; other manifests are not served any more.
+//! A scope's reference to an object of its parent is soft: the parent's collector does not see it. An answer that uses
+//! the object spares it like any other, so a build has its grace period; later the object may be gone. Views then leave
+//! it out, which costs a step; other manifests are not served any more.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -31,21 +31,21 @@ pub struct VersionedPointer {
     pub pointer: Arc<Pointer>,
 }
 
-/// What a tag that is in this tenant serves from.
+/// The pointers from which a tag of this tenant is served.
 pub struct TagSources {
-    /// The pointer, with a version that is that of all pointers which were read.
+    /// The tenant's own pointer. Its version is that of all pointers which were read.
     pub at: VersionedPointer,
-    /// The cache tags of the same name that parents have, the nearest first.
+    /// The cache tags of the same name in parents, the nearest first.
     inherited: Vec<(Repo, Arc<Pointer>)>,
 }
 
 impl Repo {
-    /// The repository as the nearest parent has it.
+    /// The repository in the nearest parent.
     pub fn parent(&self) -> Option<Repo> {
         Some(Repo::of(self.refs().clone(), self.blobs().parent()?))
     }
 
-    /// The repository as each of the chain has it.
+    /// The repository in each tenant of the chain.
     pub fn each(&self) -> impl Iterator<Item = Repo> {
         std::iter::successors(Some(self.clone()), Repo::parent)
     }
@@ -55,8 +55,8 @@ impl Repo {
         self.blobs().chain().map(|tenant| layout::manifest(tenant, self.name(), digest))
     }
 
-    /// What a tag of this tenant serves from; nothing when it has none of its own. A plain tag hides those of the parents
-    /// behind it.
+    /// The sources of a tag of this tenant; nothing if the tenant has no such tag. A plain tag hides those of its
+    /// parents.
     pub async fn tag_sources(&self, tag: &Tag) -> Result<Option<TagSources>> {
         let asked = Instant::now();
         let Some((mut version, pointer)) = self.pointer(tag).await? else { return Ok(None) };
@@ -81,8 +81,8 @@ impl Repo {
 }
 
 impl TagSources {
-    /// The pushes that a cache tag of `repo` is made of: those of the parents, the farthest first, then its own, each oldest
-    /// first. What one says is said by the nearest that says it.
+    /// The pushes that make a cache tag of `repo`: those of the parents, the farthest first, then its own, each oldest
+    /// first. Of pushes with the same identity, the nearest counts.
     pub async fn pushes(&self, repo: &Repo, tag: &Tag) -> Result<Vec<LivePush>> {
         let mut live = Vec::new();
         for (parent, pointer) in self.inherited.iter().rev() {
@@ -96,7 +96,7 @@ impl TagSources {
         Ok(live)
     }
 
-    /// Notes that the tag of `repo` is in use, wherever it comes from.
+    /// Notes that the tag of `repo` is in use, in each tenant from which it is served.
     pub async fn note_use(&self, repo: &Repo, tag: &Tag) {
         repo.note_use(tag).await;
         for (parent, _) in &self.inherited {

@@ -1,4 +1,4 @@
-//! What callers have deleted at this server by its digest: whoever looked for it a moment before looks again.
+//! Deletions by digest at this server: a push that looked up a deleted object before looks it up again.
 
 use std::collections::VecDeque;
 
@@ -7,8 +7,7 @@ use parking_lot::Mutex;
 use crate::content::condemned::fingerprint;
 use crate::objects::Key;
 
-/// Deletions that are remembered, 8 bytes each. A push that has looked for what it names before so many of them is asked
-/// to come again.
+/// Maximum number of remembered deletions, 8 bytes each. A push whose lookups are older than these is refused as busy.
 const RECENT_MAX: usize = 16_384;
 
 /// The deletions of this server, in their order.
@@ -19,9 +18,9 @@ pub struct Deletions {
 
 #[derive(Default)]
 struct RecentDeletions {
-    /// Of all that there ever were.
+    /// Number of all deletions since the start.
     count: u64,
-    /// Fingerprints of the last keys.
+    /// Fingerprints of the last deleted keys.
     keys: VecDeque<u64>,
 }
 
@@ -30,12 +29,12 @@ struct RecentDeletions {
 pub struct DeletionMark(u64);
 
 impl Deletions {
-    /// The moment now. Taken before something is looked for.
+    /// The current moment. Taken before a lookup.
     pub fn mark(&self) -> DeletionMark {
         DeletionMark(self.recent.lock().count)
     }
 
-    /// Notes that an object is about to be deleted. Whoever does so holds [`Refs::alone`](super::Refs::alone).
+    /// Notes that an object is about to be deleted. The caller holds [`Refs::alone`](super::Refs::alone).
     pub fn note(&self, key: &Key) {
         let mut recent = self.recent.lock();
         recent.count += 1;
@@ -45,7 +44,7 @@ impl Deletions {
         recent.keys.push_back(fingerprint(key.as_str()));
     }
 
-    /// The fingerprints of what was deleted since then; nothing when there is more than is remembered.
+    /// The fingerprints of the keys deleted since `mark`; nothing if more were deleted than are remembered.
     pub fn since(&self, mark: DeletionMark) -> Option<Vec<u64>> {
         let recent = self.recent.lock();
         let count = usize::try_from(recent.count - mark.0).ok()?;

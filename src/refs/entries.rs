@@ -1,11 +1,12 @@
 //! Entries as roots: named values of a repository beside its tags, each a list of blobs.
 //!
-//! An entry is one record. Whoever writes it has written its blobs, pins a snapshot of what is condemned and relies on its
-//! key as on a tag's, and creates it only where there is none. It is never changed, and goes as a whole. Whoever serves an
-//! entry relies on its key, and notes the use once an hour at most, by writing the note of its last use anew.
+//! An entry is one record. Its writer has written the blobs before, pins a snapshot of the condemned objects, relies on
+//! the entry's key as on a tag's, and creates the record only if there is none. An entry is never changed, and is
+//! deleted as a whole. A server that serves an entry relies on its key, and notes the use once an hour at most, by
+//! writing the note of its last use anew.
 //!
-//! Invariant: nothing writes an entry while `meta/format` lets a server read the store that does not know this file: that
-//! one would collect the blobs which only entries name.
+//! Invariant: nothing writes an entry while `meta/format` admits servers to the store that do not know this file: those
+//! would collect the blobs which only entries reference.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,11 +29,11 @@ use crate::refs::root::{Root, RootId};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EntryRecord {
-    /// The whole key.
+    /// The whole key, which the entry's name may shorten.
     pub key: String,
-    /// Its content is theirs, one after the other.
+    /// The blobs whose bytes, one after the other, are the content.
     pub blobs: Vec<EntryBlob>,
-    /// When it was written, by the clock of the server that took it. For people to read.
+    /// Time of the write, by the clock of the server that took it. For display.
     pub created: jiff::Timestamp,
 }
 
@@ -40,11 +41,11 @@ pub struct EntryRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryBlob {
     pub digest: Digest,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
 }
 
-/// What an entry is known by as a root.
+/// The identity of an entry as a root.
 pub fn id(tenant: &Tenant, repo: &RepoName, name: &EntryName) -> RootId {
     RootId {
         repo: repo.clone(),
@@ -55,7 +56,7 @@ pub fn id(tenant: &Tenant, repo: &RepoName, name: &EntryName) -> RootId {
     }
 }
 
-/// The entries of a repository. One whose record cannot be read is none.
+/// The entries of a repository, without those whose record cannot be read.
 pub async fn roots(graph: &ManifestGraph, repo: &RepoListing) -> Result<Vec<Root>> {
     let (mut records, mut used) = (Vec::new(), HashMap::<&EntryName, SystemTime>::new());
     for other in &repo.others {
@@ -76,9 +77,9 @@ pub async fn roots(graph: &ManifestGraph, repo: &RepoListing) -> Result<Vec<Root
     Ok(readable.collect())
 }
 
-/// What a record names; nothing when it is gone, or cannot be read.
+/// References of a record; nothing if it is gone, or cannot be read.
 async fn node(graph: &ManifestGraph, tenant: &Tenant, listed: &OtherObject) -> Result<Option<Arc<ContentNames>>> {
-    // Under one key there may be another entry later on.
+    // Another entry may have the same key later on.
     let writing = format!("{} {}", listed.key, listed.version.0);
     if let Some(node) = graph.node(&writing) {
         return Ok(Some(node));

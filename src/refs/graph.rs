@@ -1,4 +1,4 @@
-//! The one graph of manifests: what each names, what that leads to, and a memory of it.
+//! The one graph of manifests: the references of each, their closure, and a memory of both.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,13 +24,13 @@ use crate::refs::pointer::{Pointer, Pointers};
 use crate::refs::service::Refs;
 use crate::refs::stored_view::{ViewNote, view_note};
 
-/// Memory for what manifests name. Bytes.
+/// Memory for the references of manifests, in bytes.
 const NODES_BYTES_MAX: u64 = 64 << 20;
-/// Notes of views that are remembered.
+/// Maximum number of remembered notes of views.
 const VIEWS_MAX: u64 = 100_000;
 
-/// Visits all manifests that these lead to, themselves included, each once and in waves. `load` finds what one names;
-/// `visit` says which manifests that leads to.
+/// Visits all manifests that `from` reaches, itself included, each once and in waves. `load` reads one; `visit` returns
+/// the manifests to visit next.
 pub async fn closure<N, F: Future<Output = Result<N>>>(
     from: impl IntoIterator<Item = Digest>,
     load: impl Fn(Digest) -> F,
@@ -48,18 +48,18 @@ pub async fn closure<N, F: Future<Output = Result<N>>>(
     Ok(())
 }
 
-/// What something names, in few bytes.
+/// References of a manifest or another object, in compact form.
 #[derive(Debug, Default)]
 pub struct ContentNames {
-    /// Fingerprints of the blobs' keys. Their sizes are not for a manifest to say.
+    /// Fingerprints of the blobs' keys. Sizes in a manifest are not trusted.
     pub blobs: Box<[u64]>,
-    /// Bytes of each, where it was the server that wrote them down.
+    /// Size of each blob in bytes, if this or another server recorded them.
     pub sizes: Box<[u64]>,
     pub children: Box<[Digest]>,
     pub subject: Option<Digest>,
-    /// The blob that is the config.
+    /// The config, one of the blobs.
     pub config: Option<Digest>,
-    /// It is a cache manifest.
+    /// Whether it is a cache manifest.
     pub cache: bool,
 }
 
@@ -86,21 +86,21 @@ impl ContentNames {
     }
 }
 
-/// What a verified read of small content came to.
+/// Result of a verified read of small content.
 pub enum VerifiedRead {
     Right(Bytes),
-    /// They do not fit the digest, also when they are read again.
+    /// Bytes that do not fit the digest, also when read again.
     Wrong(Bytes),
     Nothing,
 }
 
-/// What the manifests of a store name, remembered from one look to the next. For work that no client waits for.
+/// The references of a store's manifests, remembered from one run to the next. For work that no client waits for.
 pub struct ManifestGraph {
     content: Content,
     pointers: Pointers,
-    /// By the fingerprint of the key: what is in it is written once.
+    /// References by the fingerprint of the key: objects in it are written once.
     nodes: Cache<u64, Arc<ContentNames>>,
-    /// By the key of the note.
+    /// Notes of views, by key.
     views: Cache<Key, Arc<ViewNote>>,
     reads: AtomicU64,
 }
@@ -121,12 +121,12 @@ impl ManifestGraph {
         Calls::of(&**self.content.objects())
     }
 
-    /// Objects read since this was last asked.
+    /// Number of objects read since the last call.
     pub fn take_reads(&self) -> u64 {
         self.reads.swap(0, Relaxed)
     }
 
-    /// Visits all manifests that these lead to: themselves, their children, and what refers to them.
+    /// Visits all manifests that `from` reaches: itself, children, and referrers.
     pub async fn closure(
         &self,
         repo: &RepoListing,
@@ -141,7 +141,7 @@ impl ManifestGraph {
         .await
     }
 
-    /// What a manifest names: nothing when it is missing.
+    /// References of a manifest; none if it is missing.
     pub async fn manifest(&self, repo: &RepoListing, digest: Digest) -> Result<Arc<ContentNames>> {
         let key = repo.manifest_key(&digest);
         if let Some(node) = self.node(key.as_str()) {
@@ -154,14 +154,14 @@ impl ManifestGraph {
         };
         let Ok(content) = ManifestContent::parse(&bytes, None) else { return Ok(Arc::default()) };
         let node = Arc::new(ContentNames::of_manifest(&repo.tenant, content));
-        // Of wrong bytes nothing is believed but what makes something stay, and only as long as they are there.
+        // Wrong bytes can only keep content, not release it, and only while they are stored.
         if right {
             self.remember(key.as_str(), node.clone());
         }
         Ok(node)
     }
 
-    /// What is remembered under the name of something that never changes.
+    /// Returns the remembered references of an object that never changes.
     pub fn node(&self, name: &str) -> Option<Arc<ContentNames>> {
         self.nodes.get(&fingerprint(name))
     }
@@ -170,12 +170,12 @@ impl ManifestGraph {
         self.nodes.insert(fingerprint(name), node);
     }
 
-    /// Counts an object that is read past this graph's own readers.
+    /// Counts an object that was read by other code than this graph's.
     pub fn count_read(&self) {
         self.reads.fetch_add(1, Relaxed);
     }
 
-    /// Where a tag points. It is not read when memory holds the writing that was listed.
+    /// The pointer of a tag. It is not read if memory has the listed version.
     pub async fn pointer(&self, key: &Key, listed: &Writing) -> Result<Option<Arc<Pointer>>> {
         if let Some((_, pointer)) =
             self.pointers.remembered(key).filter(|(known, _)| known.is_listed_as(&listed.version))
@@ -186,7 +186,7 @@ impl ManifestGraph {
         Ok(self.pointers.get(key, Deadline::of_each_call()).await?.map(|(_, pointer)| pointer))
     }
 
-    /// The manifest of the view that is noted under a key, and when that was noted.
+    /// The manifest of the view in a note, and the time of the note.
     pub async fn view(&self, key: &Key, listed: &Writing) -> Result<Option<(Digest, SystemTime)>> {
         if let Some(known) = self.views.get(key).filter(|known| known.version.is_listed_as(&listed.version)) {
             return Ok(known.view.map(|view| (view, listed.at)));
@@ -198,7 +198,7 @@ impl ManifestGraph {
         Ok(found)
     }
 
-    /// Small content, past the hot layer, which a walk through the store would flush.
+    /// Reads small content past the hot layer, which a walk through the store would flush.
     pub async fn read(&self, key: &Key, digest: &Digest) -> Result<VerifiedRead> {
         self.count_read();
         let Some((meta, bytes)) = self.calls().read(key).await? else { return Ok(VerifiedRead::Nothing) };
@@ -208,7 +208,7 @@ impl ManifestGraph {
         if self.content.verdicts().is_wrong(&meta) {
             return Ok(VerifiedRead::Wrong(bytes));
         }
-        // On the line, or in the store: the reader knows how to find out, and who has to be told.
+        // Damaged on the network, or in the store: this reader finds out, and reports it.
         match self.content.fetch_small(key, *digest, Deadline::of_each_call()).await {
             Ok(bytes) => Ok(VerifiedRead::Right(bytes)),
             Err(Error::BlobUnknown(_)) => Ok(VerifiedRead::Wrong(bytes)),

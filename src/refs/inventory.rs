@@ -1,8 +1,8 @@
-//! What the store has, for people to look at: every tag with its size, its age and its pushes, in memory.
+//! The tags of the store in memory, for display: each with its size, its age and its pushes.
 //!
-//! A scan of the store writes it ([`crate::capacity::usage`]), and what this server does meanwhile is added. So no page lists the
-//! store, and none waits for it. It is as old as the scan where other servers are at work, says so, and nothing is
-//! decided by it.
+//! A scan of the store writes the inventory ([`crate::capacity::usage`]), and this server's changes are added
+//! meanwhile. So no page lists the store, and none waits for it. Of other servers' changes the inventory knows those
+//! before the scan; pages show its age, and nothing is decided by it.
 
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
@@ -16,7 +16,7 @@ use crate::digest::Digest;
 use crate::names::{RepoName, Tag, Tenant};
 use crate::oci::ManifestContent;
 
-/// Tags that are remembered, of all tenants: about 300 bytes each. Beyond, what comes is left out.
+/// Maximum number of remembered tags, of all tenants: about 300 bytes each. Beyond it, new tags are left out.
 pub const TAGS_MAX: usize = 50_000;
 
 /// The tags of one repository.
@@ -24,48 +24,49 @@ pub type TagEntries = BTreeMap<Tag, TagEntry>;
 /// The repositories of one tenant.
 pub type Repos = BTreeMap<RepoName, TagEntries>;
 
-/// A tag, as far as it is known.
+/// A tag, as far as this server knows it.
 #[derive(Clone, Debug, Serialize)]
 pub struct TagEntry {
     pub pushed: Timestamp,
-    /// What was pushed last.
+    /// The manifest that was pushed last.
     #[serde(skip)]
     pub digest: Digest,
-    /// Last time it was served, noted once an hour at most.
+    /// Time of the last use, noted once an hour at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub used: Option<Timestamp>,
-    /// Its manifest is a cache.
+    /// Whether its manifest is a cache.
     pub cache: bool,
-    /// Pushes that its view is made of; 0 where it serves what was pushed last.
+    /// Pushes in its view; 0 if it serves the last push.
     pub pushes: u64,
-    /// Bytes of the blobs that its manifests name, each counted once.
+    /// Bytes of the blobs that its manifests reference, each counted once.
     pub bytes: u64,
-    /// Of these, bytes that other tags of the tenant name, too. Known when the store has been counted since the push.
+    /// Bytes of those that other tags of the tenant reference, too. Known once the store has been counted since the
+    /// push.
     pub shared: Option<u64>,
-    /// Bytes of the manifest that it serves.
+    /// Bytes of the served manifest.
     pub manifest_bytes: u64,
-    /// Bytes of the config of that.
+    /// Bytes of the served manifest's config.
     pub config_bytes: u64,
-    /// When this server has learnt it.
+    /// Time at which this server learnt of it.
     #[serde(skip)]
     pub learnt: Instant,
 }
 
 impl TagEntry {
-    /// The last push or use.
+    /// Time of the last push or use.
     pub fn last(&self) -> Timestamp {
         self.used.map_or(self.pushed, |used| used.max(self.pushed))
     }
 }
 
-/// What is known of all tags.
+/// The known tags of all tenants.
 #[derive(Default)]
 pub struct TagInventory {
     tenants: RwLock<BTreeMap<Tenant, Repos>>,
     changed: Notify,
 }
 
-/// What a manifest comes to, by its own words.
+/// Size of a manifest's content, as the manifest says.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Weight {
     /// Bytes of its blobs, each counted once.
@@ -84,7 +85,7 @@ impl Weight {
 }
 
 impl TagInventory {
-    /// Looks at what is known of a tenant. Others wait meanwhile: briefly.
+    /// Calls `f` with the known tags of a tenant. It holds the lock, so `f` must be short.
     pub fn look<T>(&self, tenant: &Tenant, f: impl FnOnce(&Repos) -> T) -> T {
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
         match tenants.get(tenant) {
@@ -93,7 +94,7 @@ impl TagInventory {
         }
     }
 
-    /// The tag under which a manifest was pushed last; of several, the one that was pushed or used last.
+    /// The tag to which a manifest was pushed last; of several, the one that was pushed or used last.
     pub(crate) fn tag_of(&self, tenant: &Tenant, repo: &RepoName, digest: &Digest) -> Option<Tag> {
         self.look(tenant, |repos| {
             let tags = repos.get(repo)?.iter().filter(|(_, entry)| entry.digest == *digest);
@@ -101,12 +102,12 @@ impl TagInventory {
         })
     }
 
-    /// Resolves when something has changed since it was last asked.
+    /// Resolves when the inventory has changed since the last call.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// A tag was pushed.
+    /// Adds a push to a tag.
     pub(crate) fn pushed(
         &self,
         tenant: &Tenant,
@@ -118,7 +119,7 @@ impl TagInventory {
     ) {
         self.change(tenant, repo, tag, |known| {
             let (used, pushes) = known.as_ref().map_or((None, 0), |known| (known.used, known.pushes));
-            // Pushes of a cache add to what is there; how much, the next count tells.
+            // A push of a cache adds bytes to those of the tag; how many, the next scan tells.
             let before = known.filter(|known| known.cache && cache).map_or(0, |known| known.bytes);
             Some(TagEntry {
                 pushed: Timestamp::now(),
@@ -135,7 +136,7 @@ impl TagInventory {
         });
     }
 
-    /// The view of a tag was made.
+    /// Updates a tag whose view was made.
     pub(crate) fn viewed(&self, tenant: &Tenant, repo: &RepoName, tag: &Tag, pushes: usize, weight: Weight) {
         self.change(tenant, repo, tag, |known| {
             let known = known?;
@@ -152,12 +153,12 @@ impl TagInventory {
         });
     }
 
-    /// A tag was served.
+    /// Updates a tag that was served.
     pub(crate) fn used(&self, tenant: &Tenant, repo: &RepoName, tag: &Tag) {
         self.change(tenant, repo, tag, |known| Some(TagEntry { used: Some(Timestamp::now()), ..known? }));
     }
 
-    /// A tag is gone.
+    /// Removes a deleted tag.
     pub(crate) fn removed(&self, tenant: &Tenant, repo: &RepoName, tag: &Tag) {
         self.change(tenant, repo, tag, |_| None);
     }
@@ -195,7 +196,7 @@ impl TagInventory {
         self.changed.notify_one();
     }
 
-    /// Replaces what is known of a tenant by what a scan found that began at `began`. What was learnt since stays.
+    /// Replaces a tenant's tags by those that a scan found, which began at `began`. Later changes stay.
     pub(crate) fn replace(&self, tenant: &Tenant, mut found: Repos, began: Instant) {
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         for (repo, tags) in newer(tenants.remove(tenant).unwrap_or_default(), began) {
@@ -212,8 +213,8 @@ impl TagInventory {
         }
     }
 
-    /// Forgets tenants that a scan which began at `began` has not found, a scope that was collected elsewhere for example.
-    /// What was learnt since stays.
+    /// Forgets tenants that a scan, which began at `began`, has not found: a scope that another server collected, for
+    /// example. Later changes stay.
     pub(crate) fn keep(&self, found: &[Tenant], began: Instant) {
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         tenants.retain(|tenant, repos| {
@@ -225,7 +226,7 @@ impl TagInventory {
     }
 }
 
-/// What was learnt after a scan began.
+/// Returns the tags that were learnt after a scan began.
 fn newer(mut repos: Repos, began: Instant) -> Repos {
     repos.retain(|_, tags| {
         tags.retain(|_, entry| entry.learnt > began);

@@ -1,7 +1,7 @@
-//! The one listing of a store: every key parsed, and the keys of a repository sorted by what they are.
+//! The one listing of a store: every key parsed, and the keys of a repository sorted by kind.
 //!
-//! Collection, counting, checking and deletion fold over it. It asks for one listing of the prefix, in pages, and holds no
-//! more than the fold keeps.
+//! Collection, counting, checking and deletion fold over it. It lists the prefix once, in pages, and holds no more than
+//! the fold keeps.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -16,20 +16,20 @@ use crate::layout::{Place, PushId, RepoItem};
 use crate::names::{RepoName, Tag, Tenant};
 use crate::objects::{Key, Meta, Objects, Version};
 
-/// Lists what is below a prefix in key order, each object with what its key is the key of: nothing when it is not ours.
+/// Lists the objects below a prefix in key order, each with its parsed key: nothing if the key is not Larder's.
 pub fn walk<'a>(objects: &'a dyn Objects, prefix: &str) -> BoxStream<'a, Result<(Option<Place>, Meta)>> {
     let parsed = |meta: Meta| (layout::parse(meta.key.as_str()), meta);
     objects.list(prefix, None).map_ok(parsed).map_err(Error::from).boxed()
 }
 
-/// The time and the bytes of an object that is written once.
+/// Time and size in bytes of an object that is written once.
 #[derive(Clone, Copy, Debug)]
 pub struct WrittenOnce {
     pub at: SystemTime,
     pub bytes: u64,
 }
 
-/// One writing of an object that may be written again.
+/// One version of an object that may be overwritten.
 #[derive(Clone, Debug)]
 pub struct Writing {
     pub at: SystemTime,
@@ -53,12 +53,12 @@ pub struct RepoListing {
     pub manifests: BTreeMap<Digest, WrittenOnce>,
     pub tags: BTreeMap<Tag, Writing>,
     pub pushes: BTreeMap<Tag, Vec<(PushId, WrittenOnce)>>,
-    /// By subject.
+    /// Referrers, by subject.
     pub referrers: BTreeMap<Digest, Vec<(Digest, WrittenOnce)>>,
-    /// When the last use of a tag was noted.
+    /// Time of the last noted use of each tag.
     pub used: BTreeMap<Tag, SystemTime>,
     pub views: BTreeMap<Tag, Writing>,
-    /// In key order.
+    /// Objects of other kinds of roots, in key order.
     pub others: Vec<OtherObject>,
 }
 
@@ -77,7 +77,7 @@ impl RepoListing {
         }
     }
 
-    /// Takes note of an object of the repository.
+    /// Adds an object of the repository.
     pub fn add(&mut self, item: RepoItem, meta: Meta) {
         let Meta { key, size: bytes, modified: at, version, .. } = meta;
         let written = WrittenOnce { at, bytes };
@@ -94,7 +94,7 @@ impl RepoListing {
         }
     }
 
-    /// The times at which anything of it was written or used.
+    /// The times of all writes and uses in the repository.
     pub fn times(&self) -> impl Iterator<Item = SystemTime> {
         let pushes = self.pushes.values().flatten().map(|(_, written)| written.at);
         let manifests = self.manifests.values().map(|written| written.at);

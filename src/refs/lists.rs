@@ -13,13 +13,13 @@ use crate::layout::{self, Place};
 use crate::names::{RepoName, Tenant};
 
 impl Repo {
-    /// Tags of which `is_seen` is true, in byte order, which for tags is also the order of the spec. Each tenant of the
-    /// chain is listed once, however few of its tags are seen, within the time that the caller has.
+    /// Lists the tags of which `is_seen` is true, in byte order, which for tags is also the order of the spec. Each
+    /// tenant of the chain is listed once, however few of its tags are seen, within the caller's deadline.
     ///
     /// # Errors
     ///
-    /// [`Error::RepoUnknown`] when there is nothing in the repository, and [`Error::Busy`] when there is too much to be
-    /// listed in time.
+    /// [`Error::RepoUnknown`] when the repository is empty, and [`Error::Busy`] when it is too large to be listed in
+    /// time.
     pub async fn tags(&self, page: &Page, is_seen: impl Fn(&str) -> bool + Send + Sync) -> Result<Listed<String>> {
         let is_seen = &is_seen;
         let page_of = |repo: Repo| async move { own_tags(&repo, page, is_seen).await };
@@ -56,13 +56,13 @@ async fn exists(repo: &Repo) -> Result<bool> {
 }
 
 impl Refs {
-    /// Repositories of a tenant, in the byte order of their keys. One look at the backend for each: it skips over what
-    /// is in them.
+    /// Lists the repositories of a tenant, in the byte order of their keys. One backend call for each: it skips over
+    /// their content.
     pub async fn repos(&self, tenant: &Tenant, page: &Page) -> Result<Listed<RepoName>> {
         self.some_repos(tenant, page, |_| true).await
     }
 
-    /// Those of the tenant's repositories of which `is_wanted` is true.
+    /// Lists the repositories of the tenant of which `is_wanted` is true.
     async fn some_repos(
         &self,
         tenant: &Tenant,
@@ -85,15 +85,15 @@ impl Refs {
                     }
                     entries.push(repo);
                 }
-                // Not ours: `check` reports it.
+                // Not a key of Larder: `check` reports it.
                 _ => after = Some(meta.key.as_str().to_string()),
             }
         }
         Ok(Listed { entries, more: false })
     }
 
-    /// The tenants that have anything in the store, whatever the configuration says now. One look at the backend for
-    /// each: it skips over what is in them.
+    /// Lists the tenants that have any object in the store, whatever the configuration says now. One backend call for
+    /// each: it skips over their content.
     pub async fn tenants(&self) -> Result<Vec<Tenant>> {
         let (mut found, mut after) = (Vec::new(), None::<String>);
         loop {
@@ -104,14 +104,15 @@ impl Refs {
                     after = Some(layout::tenant_end(&tenant));
                     found.push(tenant);
                 }
-                // Not ours: `check` reports it.
+                // Not a key of Larder: `check` reports it.
                 None => after = Some(meta.key.as_str().to_string()),
             }
         }
     }
 
-    /// Repositories of these tenants, in the byte order of their keys. What a tenant has in a repository that is not its
-    /// own any more is not shown: nobody can read it. Whatever is left out, each repository is looked at once.
+    /// Lists the repositories of these tenants, in the byte order of their keys. A repository that now belongs to
+    /// another tenant is not listed for its old one: no caller can read it there. Each repository costs one backend
+    /// call, also one that is left out.
     ///
     /// # Errors
     ///
@@ -128,7 +129,7 @@ impl Refs {
             Ok((all, more))
         };
         let (mut all, more) = deadline.bound(pages).await?;
-        // As their keys are sorted: `a-b` comes before `a/b`.
+        // In the order of keys: `a-b` comes before `a/b`.
         all.sort_by_cached_key(|repo: &RepoName| format!("{repo}/!"));
         let more = more || all.len() > page.limit;
         all.truncate(page.limit);

@@ -1,8 +1,8 @@
-//! Manifests: what they name, and putting, getting and deleting them.
+//! Manifests: their references, and putting, getting and deleting them.
 //!
-//! A manifest is stored and served exactly as pushed; it is parsed only for what it names. Its media type needs no
-//! place of its own: it is what the manifest says of itself or, where it says nothing, what its shape says, and a push
-//! whose `Content-Type` says otherwise is refused.
+//! A manifest is stored and served exactly as pushed; it is parsed only for its references. Its media type is not
+//! stored beside it: the manifest states it or, if not, its shape determines it, and a push whose `Content-Type`
+//! contradicts is refused.
 
 use std::collections::HashSet;
 
@@ -22,10 +22,10 @@ use crate::error::{Error, Result};
 use crate::objects::Key;
 use crate::oci::{ManifestContent, media_type_of};
 
-/// Small objects that a push to a tag may make.
+/// Maximum number of small objects that a push to a tag makes.
 const OBJECTS_OF_TAG: u64 = 3;
 
-/// A manifest that is here.
+/// A stored manifest.
 #[derive(Clone, Debug)]
 pub struct Manifest {
     pub digest: Digest,
@@ -33,16 +33,16 @@ pub struct Manifest {
     pub bytes: Bytes,
 }
 
-/// What a manifest names was all here, when it was looked for.
+/// Proof that all references of a manifest existed when they were looked up.
 pub struct Required {
     since: DeletionMark,
-    /// Fingerprints of the keys under which it may be.
+    /// Fingerprints of the keys under which they may be.
     keys: HashSet<u64>,
 }
 
 impl RepoWriter {
-    /// Room for a manifest of `size` bytes with what goes with it: its entry among the referrers of its subject, and
-    /// for each of so many tags a pointer, the note of its use and, of a cache, a push record.
+    /// Reserves space for a manifest of `size` bytes and the objects that come with it: its entry among the referrers
+    /// of its subject, and for each of `tags` tags a pointer, the note of its use and, for a cache, a push record.
     pub async fn reserve_manifest(
         &self,
         digest: &Digest,
@@ -58,24 +58,25 @@ impl RepoWriter {
         self.repo().content().room().wait_for_records(self.repo().tenant(), bytes).await
     }
 
-    /// Refuses a manifest that names what is not here. Before the lock of references is taken: what a client names may
-    /// be tens of thousands of objects.
+    /// Refuses a manifest with missing references. Called before the lock of references is taken: a manifest may have
+    /// tens of thousands of references.
     ///
-    /// # Why nothing is named that goes in between
+    /// # Why no reference is deleted in between
     ///
-    /// *A caller of this server deletes it* by its digest, alone with the lock, and notes it before. Either he has the lock
-    /// first: then [`RepoWriter::store_manifest`] finds it noted since the mark, which was taken before it was looked
-    /// for, and looks again. Or the manifest is written first: then he finds it, and deletes nothing that it names.
+    /// *A caller of this server deletes the object* by its digest. The delete holds the lock exclusively, and is noted
+    /// before. Either the delete has the lock first: then [`RepoWriter::store_manifest`] finds it noted since the mark,
+    /// which was taken before the lookup, and looks again. Or the manifest is written first: then the delete finds it,
+    /// and deletes nothing that it references.
     ///
-    /// *A collector deletes it*, or another server's caller, who in a bucket only condemns. That takes no lock, here or there,
-    /// and need not: what was looked for and the manifest rest on one pin, and the argument at the head of
-    /// [`crate::lifetime::collect`] has its times from that alone. What the pin's snapshot had was spared; what it had
-    /// not stays for W behind a list that came later, and the manifest is in the store X after the snapshot at the
-    /// latest: the pointer is not written with a pin that has become too old, nor is the answer given.
+    /// *A collector deletes the object*, or a caller of another server, who in a bucket only condemns it. That takes no
+    /// lock, here or there, and need not: the lookups and the manifest use one pin, and the argument at the head of
+    /// [`crate::lifetime::collect`] has its times from that alone. An object in the pin's snapshot was spared; one that
+    /// was not in it stays for W after a list that came later, and the manifest is in the store X after the snapshot at
+    /// the latest: with a pin that has become too old, neither the pointer is written nor the answer given.
     pub async fn require(&self, pin: &Pin, parsed: &ManifestContent) -> Result<Required> {
         let since = self.repo().refs().deletions().mark();
         let mut keys = HashSet::new();
-        // Many layers are named several times: the empty one, for example.
+        // Many layers are referenced several times: the empty one, for example.
         let mut seen = HashSet::new();
         let needed = self.named(parsed).filter(|(_, of)| seen.insert(of.first().cloned())).inspect(|(_, of)| {
             keys.extend(of.iter().map(|key| fingerprint(key.as_str())));
@@ -85,9 +86,9 @@ impl RepoWriter {
         Ok(Required { since, keys })
     }
 
-    /// Stores a manifest for an answer that rests on `pin`, as did looking for what is `required`: the bytes, then its
-    /// entry among the referrers of its subject. Whoever calls it holds [`Refs::writing`](super::Refs::writing) until
-    /// tags point to it.
+    /// Stores a manifest for an answer that uses `pin`, as the lookups of `required` did: the bytes, then its entry
+    /// among the referrers of its subject. The caller holds [`Refs::writing`](super::Refs::writing) until tags point to
+    /// it.
     pub async fn store_manifest(
         &self,
         pin: &Pin,
@@ -107,7 +108,7 @@ impl RepoWriter {
         Ok(())
     }
 
-    /// Looks again for what has been deleted since it was looked for.
+    /// Looks up again the references that were deleted since the first lookup.
     async fn look_again(&self, pin: &Pin, required: &Required, parsed: &ManifestContent) -> Result<()> {
         let deleted = self.repo().refs().deletions().since(required.since).ok_or(Error::Busy)?;
         let deleted: HashSet<u64> = deleted.into_iter().filter(|key| required.keys.contains(key)).collect();
@@ -118,10 +119,10 @@ impl RepoWriter {
         look_for_all(pin, self.named(parsed).filter(|(_, keys)| keys.iter().any(is_deleted)).collect()).await
     }
 
-    /// What a manifest must not name unless it is here, with the keys under which it may be.
+    /// The references of a manifest that must exist, each with the keys under which it may be.
     fn named(&self, parsed: &ManifestContent) -> impl Iterator<Item = (Digest, Vec<Key>)> {
         let repo = self.repo();
-        // A cache that names what is not here fails the builds that import it: no policy allows that.
+        // A cache with missing references fails the builds that import it: no policy allows that.
         let may_be_absent = repo.is_sparse() && !parsed.cache;
         let children = parsed.children.iter().map(|digest| (*digest, repo.manifest_keys(digest).collect()));
         let blobs = parsed.blobs.iter().map(|digest| (*digest, repo.blobs().blob_keys(digest).collect()));
@@ -129,7 +130,7 @@ impl RepoWriter {
     }
 }
 
-/// Refuses what is not all here, under one of its keys each.
+/// Fails unless each digest exists under one of its keys.
 async fn look_for_all(pin: &Pin, needed: Vec<(Digest, Vec<Key>)>) -> Result<()> {
     let look = |(digest, keys): (Digest, Vec<Key>)| async move {
         Ok(pin.vouch_any(keys.into_iter()).await?.is_none().then_some(digest))
@@ -143,11 +144,11 @@ async fn look_for_all(pin: &Pin, needed: Vec<(Digest, Vec<Key>)>) -> Result<()> 
 }
 
 impl Repo {
-    /// A manifest by its digest.
+    /// Returns a manifest by its digest.
     ///
     /// # Errors
     ///
-    /// [`Error::ManifestUnknown`] when it is not here, or names what was found corrupt.
+    /// [`Error::ManifestUnknown`] when it is missing, or references content that was found corrupt.
     pub async fn manifest(&self, pin: &Pin, digest: &Digest) -> Result<Manifest> {
         let unknown = || Error::ManifestUnknown(digest.to_string());
         let tombstones = self.content().tombstones();
@@ -163,13 +164,13 @@ impl Repo {
         Ok(Manifest { digest: *digest, media_type, bytes })
     }
 
-    /// The bytes of a manifest of the chain; nothing when it is missing or damaged.
+    /// Returns the bytes of a manifest of the chain; nothing if it is missing or damaged.
     pub async fn manifest_bytes(&self, digest: &Digest) -> Result<Option<Bytes>> {
         self.content().small_in(self.manifest_keys(digest), *digest, self.deadline()).await
     }
 
-    /// Whether a manifest names a blob that is in quarantine: to serve it would fail the build that relies on it, where
-    /// without it the build only has no cache, or asks for another image. Costs nothing when nothing is in quarantine.
+    /// Whether a manifest references a blob in quarantine: to serve it would fail the build that relies on it. Without
+    /// it the build has no cache, or asks for another image. Costs nothing when the quarantine is empty.
     pub async fn names_wrong(&self, manifest: &[u8]) -> Result<bool> {
         let quarantine = self.content().verdicts().quarantine();
         if quarantine.is_empty() {
@@ -179,7 +180,7 @@ impl Repo {
         let is_noted = |digest: &&Digest| self.blobs().blob_keys(digest).any(|key| quarantine.has_key(&key));
         'blobs: for digest in parsed.blobs.iter().filter(is_noted) {
             for key in self.blobs().blob_keys(digest) {
-                // Another server may have it anew.
+                // Another server may have written it again.
                 if self.content().meta(&key, self.deadline()).await?.is_some() {
                     continue 'blobs;
                 }

@@ -1,9 +1,9 @@
-//! References: everything that names content. Tags, manifests, push records, stored views, referrers.
+//! References: everything that references content. Tags, manifests, push records, stored views, referrers.
 //!
-//! Invariant: content, then record, then pointer. Whatever is named by something durable was durable before it.
+//! Invariant: content, then record, then pointer. All content that a durable object references was durable before it.
 //!
-//! A [`Repo`] reads one repository, a [`RepoWriter`] writes to it, a [`RepoEraser`] deletes from it; each is made of a permit
-//! of its own right.
+//! A [`Repo`] reads one repository, a [`RepoWriter`] writes to it, a [`RepoEraser`] deletes from it; each is made of a
+//! permit with that right.
 
 pub mod chain;
 pub mod deletions;

@@ -1,4 +1,4 @@
-//! Pages of lists, and how one is made of those of a chain.
+//! Pages of lists, and merging the pages of a chain.
 
 use super::repo::Repo;
 use crate::error::Result;
@@ -6,20 +6,21 @@ use crate::error::Result;
 /// A part of a sorted list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// Entries at most.
+    /// Maximum number of entries.
     pub limit: usize,
-    /// Only what comes behind this entry.
+    /// The entry after which the page begins.
     pub after: Option<String>,
 }
 
-/// Entries of a page, and whether there are more behind them.
+/// Entries of a page, and whether the list has more after them.
 #[derive(Clone, Debug)]
 pub struct Listed<T> {
     pub entries: Vec<T>,
     pub more: bool,
 }
 
-/// A page of a list over the chain of `repo`. `page_of` has the part of one of it, in the order of `name`.
+/// Merges a page of a list over the chain of `repo`. `page_of` returns the page of one repository, in the order of
+/// `name`.
 pub(super) async fn merged<T, F>(
     repo: &Repo,
     page: &Page,
@@ -38,9 +39,10 @@ where
         }
         merged.entries.extend(listed.entries);
     }
-    // What comes behind the end of a part that goes on is for a later page: the next one begins behind this page's end.
+    // Entries after the end of a page that is not the last are for a later page: the next one begins after this page's
+    // end.
     merged.entries.retain(|entry| end.as_ref().is_none_or(|end| name(entry) <= *end));
-    // The nearest comes first of those that are called the same, and the sort leaves them in order.
+    // Of entries with the same name the nearest comes first, and the stable sort keeps that order.
     merged.entries.sort_by_cached_key(&name);
     merged.entries.dedup_by_key(|entry| name(entry));
     merged.more |= merged.entries.len() > page.limit;

@@ -1,4 +1,4 @@
-//! Pointers: what a tag holds, and what this process remembers of them.
+//! Pointers: the content of tags, and this process's memory of it.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::layout::PushId;
 use crate::objects::{Key, Objects, Version};
 use crate::sync::lru;
 
-/// Tags whose pointer is kept beside the version that proves it fresh.
+/// Maximum number of remembered pointers, each with the version that proves it fresh.
 const KNOWN_TAGS_MAX: u64 = 100_000;
 
 /// Content of a tag.
@@ -22,41 +22,42 @@ const KNOWN_TAGS_MAX: u64 = 100_000;
 pub struct Pointer {
     pub media_type: String,
     pub digest: Digest,
-    /// Bytes of the manifest.
+    /// Size of the manifest in bytes.
     pub size: u64,
-    /// When it was pushed, by the clock of the server that took it. For people to read; and it makes two writes of a
-    /// pointer differ, so that their versions do.
+    /// Time of the push, by the clock of the server that took it. For display; and it makes two writes of a pointer
+    /// differ, so that their versions do.
     pub pushed: jiff::Timestamp,
-    /// The newest push record, where the tag is a cache tag and serves a view. Written before the pointer, so whoever
-    /// has read this pointer and then lists the records sees it.
+    /// The newest push record, if the tag is a cache tag and serves a view. It is written before the pointer, so a
+    /// server that reads this pointer and then lists the records sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub push: Option<PushId>,
-    /// Short names of the push records that were there before this was written: whoever has read this pointer and then
-    /// lists the records sees them. A record that is not among them may be one whose own pointer never came.
+    /// Short names of the push records that existed before this pointer was written: a server that reads this pointer
+    /// and then lists the records sees them. A record that is not among them may be one whose own pointer was never
+    /// written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub follows: Vec<String>,
 }
 
 impl Pointer {
-    /// A pointer to a manifest of `size` bytes that was pushed now.
+    /// A pointer to a manifest of `size` bytes that is pushed now.
     pub fn new(digest: Digest, media_type: &str, size: u64) -> Pointer {
         let (media_type, pushed) = (media_type.to_string(), jiff::Timestamp::now());
         Pointer { media_type, digest, size, pushed, push: None, follows: Vec::new() }
     }
 
-    /// The manifests that it names: where its push was sent again, that may be two.
+    /// The referenced manifests: two, if a push was sent again.
     pub fn manifests(&self) -> Vec<Digest> {
         std::iter::once(self.digest).chain(self.push.map(|push| push.manifest)).collect()
     }
 
-    /// Whether this was written after the record of a push.
+    /// Whether this pointer was written after the record of a push.
     pub fn follows(&self, push: &PushId) -> bool {
         self.push == Some(*push) || self.follows.contains(&push.short())
     }
 }
 
-/// The pointers of a store, each remembered with the version that it was read at. An answer always asks the backend
-/// whether it still is that version. Cheap to clone.
+/// The pointers of a store, each remembered with the version at which it was read. An answer always asks the backend
+/// whether the version is still the same. Cheap to clone.
 #[derive(Clone)]
 pub struct Pointers {
     objects: Arc<dyn Objects>,
@@ -68,19 +69,20 @@ impl Pointers {
         Pointers { objects, known: lru(KNOWN_TAGS_MAX) }
     }
 
-    /// What memory has of a pointer, of whatever age.
+    /// The remembered pointer, of any age.
     pub fn remembered(&self, key: &Key) -> Option<(Version, Arc<Pointer>)> {
         self.known.get(key)
     }
 
-    /// The pointer under a key. What memory holds is given only when the backend says that it still is that version.
+    /// The pointer under a key. The remembered one is returned only if the backend says that its version is still the
+    /// same.
     pub async fn get(&self, key: &Key, deadline: Deadline) -> Result<Option<(Version, Arc<Pointer>)>> {
         let known = self.known.get(key);
         let version = known.as_ref().map(|(version, _)| version);
         match Calls::until(&*self.objects, deadline).reread(key, version).await? {
             Reread::Unchanged => Ok(known),
             Reread::Changed(meta, bytes) => {
-                // As good as gone: a push overwrites it, and a delete removes it.
+                // Counts as missing: a push overwrites it, and a delete removes it.
                 let pointer: Pointer = match serde_json::from_slice(&bytes) {
                     Ok(pointer) => pointer,
                     Err(error) => {
@@ -104,7 +106,7 @@ impl Pointers {
         self.known.insert(key, (version, Arc::new(pointer)));
     }
 
-    /// Drops what memory has of a pointer.
+    /// Removes a pointer from memory.
     pub fn forget(&self, key: &Key) {
         self.known.invalidate(key);
     }

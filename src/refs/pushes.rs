@@ -1,8 +1,9 @@
-//! Push records of cache tags: they are only ever added, and a pointer is written behind them.
+//! Push records of cache tags: they are only ever added, and a pointer is written after them.
 //!
-//! Two builds that push to one tag at once each write a record of their own and then the pointer; nobody reads, changes
-//! and writes back. The pointer that comes last names one of the records, and a list shows them all. A reader who finds
-//! the pointer unchanged knows that the records are: every record, and every expiry, is followed by a new pointer.
+//! Two builds that push to one tag at once each write a record of their own and then the pointer; neither reads,
+//! changes and writes back. The last pointer references one of the records, and a list shows them all. A reader that
+//! finds the pointer unchanged knows that the records are: every record, and every expiry, is followed by a new
+//! pointer.
 
 use std::collections::HashSet;
 use std::time::SystemTime;
@@ -25,13 +26,13 @@ pub use crate::layout::PushId;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LivePush {
     pub id: PushId,
-    /// When it was pushed, by the backend's clock.
+    /// Time of the push, by the backend's clock.
     pub at: SystemTime,
 }
 
 impl Repo {
-    /// The pushes of a tag of this tenant, oldest first. The pointer is a push by itself, should its record be gone:
-    /// deleted together with the tag to which it came just after.
+    /// The pushes of a tag of this tenant, oldest first. The pointer counts as a push by itself if its record is gone:
+    /// deleted together with the tag, just before the pointer was written.
     pub async fn pushes_behind(&self, tag: &Tag, pointer: &Pointer) -> Result<Vec<LivePush>> {
         let mut live = self.pushes(tag).await?;
         if let Some(push) = pointer.push
@@ -45,7 +46,7 @@ impl Repo {
     /// The pushes of a tag, oldest first, one for each identity.
     pub async fn pushes(&self, tag: &Tag) -> Result<Vec<LivePush>> {
         let mut live = self.push_records(tag).await?;
-        // Two servers may have written one push at once, from manifests that differ in their notes only.
+        // Two servers may have written one push at once, from manifests that differ in their annotations only.
         let mut seen = HashSet::new();
         live.reverse();
         live.retain(|push| seen.insert(push.id.identity));
@@ -66,7 +67,7 @@ impl Repo {
         Ok(live)
     }
 
-    /// All that a cache tag has beside its pointer.
+    /// The keys of all objects of a cache tag, except its pointer.
     pub(super) async fn push_keys(&self, tag: &Tag) -> Result<Vec<Key>> {
         let prefix = layout::pushes_prefix(self.tenant(), self.name(), tag);
         let (tenant, name) = (self.tenant(), self.name());
@@ -80,8 +81,8 @@ impl Repo {
         layout::push(self.tenant(), self.name(), tag, id)
     }
 
-    /// The content of a push record, through the hot layer; empty when it is gone. It is not checked against a digest:
-    /// records are small, ours, and only say what expires first.
+    /// Reads the content of a push record, through the hot layer; empty if it is gone. It is not checked against a
+    /// digest: records are small, written by Larder, and only say what expires first.
     pub async fn push_record(&self, tag: &Tag, id: &PushId) -> Result<Bytes> {
         let (key, content) = (self.push_key(tag, id), self.content().clone());
         let owned = key.clone();
@@ -94,7 +95,7 @@ impl Repo {
 }
 
 impl RepoWriter {
-    /// Whether a record that was listed some time ago is there, and there to stay.
+    /// Whether a record that was listed some time ago exists, and stays for a grace period.
     pub async fn has_record(&self, pin: &Pin, tag: &Tag, id: &PushId) -> Result<bool> {
         let repo = self.repo();
         let record = repo.push_key(tag, id);
@@ -102,7 +103,7 @@ impl RepoWriter {
         Ok(repo.content().calls(repo.deadline()).head(&record).await?.is_some())
     }
 
-    /// Writes a push record. Returns when that was, by the backend's clock.
+    /// Writes a push record. Returns the time of the write, by the backend's clock.
     pub async fn put_record(&self, pin: &Pin, tag: &Tag, id: &PushId, record: Bytes) -> Result<SystemTime> {
         let (repo, key) = (self.repo(), self.repo().push_key(tag, id));
         pin.spare(&key).await?;
@@ -111,7 +112,7 @@ impl RepoWriter {
         Ok(at)
     }
 
-    /// Writes a push record once more, so that what is pushed all the time does not count as the oldest.
+    /// Writes a push record again, so that a push which is repeated all the time does not count as the oldest.
     pub async fn renew_record(&self, tag: &Tag, id: &PushId) -> Result<()> {
         let (repo, key) = (self.repo(), self.repo().push_key(tag, id));
         let calls = repo.content().calls(repo.deadline());

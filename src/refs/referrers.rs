@@ -1,7 +1,7 @@
-//! Referrers: which manifests name another one as their subject.
+//! Referrers: the manifests that have another one as their subject.
 //!
-//! One small object for each, written when the referring manifest is pushed: two pushes at once lose nothing, and the
-//! subject need not exist.
+//! One small object for each, written when the referring manifest is pushed: two concurrent pushes lose nothing, and
+//! the subject need not exist.
 
 use std::collections::HashMap;
 
@@ -17,11 +17,11 @@ use crate::error::{Error, Result};
 use crate::layout;
 use crate::oci::ManifestContent;
 
-/// Bytes of one page of a list, whatever its number of entries: clients read it as a manifest.
+/// Largest page of a list in bytes, whatever its number of entries: clients read it as a manifest.
 const PAGE_BYTES_MAX: usize = 4 << 20;
-/// Bytes of the annotations that a descriptor repeats. Those of a manifest with more are in the manifest only.
+/// Largest annotations, in bytes, that a descriptor repeats. Larger ones are in the manifest only.
 const ANNOTATIONS_BYTES_MAX: usize = 64 << 10;
-/// Bytes of an artifact type that a descriptor repeats: a media type has 255 at most (RFC 6838, 4.2).
+/// Longest artifact type, in bytes, that a descriptor repeats: a media type has 255 at most (RFC 6838, 4.2).
 const ARTIFACT_TYPE_BYTES_MAX: usize = 255;
 
 /// Descriptor of a manifest in a list of referrers (distribution spec, "Listing Referrers").
@@ -54,7 +54,7 @@ impl Referrer {
 }
 
 impl RepoWriter {
-    /// Notes that a manifest of `size` bytes names `subject`.
+    /// Writes the entry of a manifest of `size` bytes with the subject `subject`.
     pub(super) async fn put_referrer(
         &self,
         pin: &Pin,
@@ -72,12 +72,12 @@ impl RepoWriter {
 }
 
 impl Repo {
-    /// Manifests that name `subject`, by key order, of one artifact type when asked. The page is counted after the
-    /// filter. Nothing is known of a subject that does not exist: that list is empty, not an error.
+    /// Lists the manifests with the subject `subject`, in key order, of the artifact type `kind` if given. The page is
+    /// counted after the filter. The list of a subject that does not exist is empty, not an error.
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`] when so many are left out that the page is not found in the time that the caller has.
+    /// [`Error::Busy`] when so many are left out that the page is not found by the caller's deadline.
     pub async fn referrers(&self, subject: &Digest, kind: Option<&str>, page: &Page) -> Result<Listed<Referrer>> {
         let page_of = |repo: Repo| async move { own_referrers(&repo, subject, kind, page).await };
         self.deadline().bound(merged(self, page, page_of, |referrer| referrer.digest.to_string())).await

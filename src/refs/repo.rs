@@ -1,4 +1,4 @@
-//! One repository, as a caller may use it.
+//! Handles to one repository, for one caller.
 
 use super::service::Refs;
 use crate::access::{Delete, Permit, Pull, Push};
@@ -33,18 +33,18 @@ pub struct RepoEraser {
 }
 
 impl Refs {
-    /// A handle that reads the permit's repository.
+    /// Returns a handle that reads the permit's repository.
     pub fn repo(&self, permit: Permit<Pull>, deadline: Deadline) -> Repo {
         Repo { refs: self.clone(), reader: self.content().reader(permit, deadline) }
     }
 
-    /// A handle that writes to the permit's repository.
+    /// Returns a handle that writes to the permit's repository.
     pub fn writer(&self, permit: Permit<Push>, deadline: Deadline) -> Result<RepoWriter> {
         let writer = self.content().writer(permit, deadline)?;
         Ok(RepoWriter { repo: Repo { refs: self.clone(), reader: writer.reader().clone() }, writer })
     }
 
-    /// A handle that deletes from the permit's repository.
+    /// Returns a handle that deletes from the permit's repository.
     pub fn eraser(&self, permit: Permit<Delete>, deadline: Deadline) -> Result<RepoEraser> {
         let eraser = self.content().eraser(permit, deadline)?;
         Ok(RepoEraser { repo: Repo { refs: self.clone(), reader: eraser.reader().clone() }, eraser })
@@ -81,24 +81,24 @@ impl Repo {
         self.reader.repo()
     }
 
-    /// The moment until which the caller waits.
+    /// The caller's deadline.
     pub fn deadline(&self) -> Deadline {
         self.reader.deadline()
     }
 
-    /// The same repository for a caller who waits until `deadline`.
+    /// The same repository with another deadline.
     #[must_use]
     pub fn until(&self, deadline: Deadline) -> Repo {
         Repo { refs: self.refs.clone(), reader: self.reader.until(deadline) }
     }
 
-    /// The same repository for work that goes on when its request has given up: each call has the whole time.
+    /// The same repository for work that outlives its request: each call has the whole time of a request.
     #[must_use]
     pub fn until_each_call(&self) -> Repo {
         self.until(Deadline::of_each_call())
     }
 
-    /// The configuration of the repository, where it has one.
+    /// The configuration of the repository, if it has one.
     pub fn rule(&self) -> Option<&RepositoryConfig> {
         self.content().config().rule(self.name())
     }
@@ -108,7 +108,7 @@ impl Repo {
         self.rule().is_none_or(|rule| rule.views)
     }
 
-    /// Whether manifests may name content that is not here.
+    /// Whether manifests may reference missing content.
     pub fn is_sparse(&self) -> bool {
         self.rule().is_some_and(|rule| rule.sparse)
     }
@@ -125,7 +125,7 @@ impl Repo {
 }
 
 impl RepoWriter {
-    /// The repository, to read.
+    /// The repository, for reading.
     pub fn repo(&self) -> &Repo {
         &self.repo
     }
@@ -135,7 +135,7 @@ impl RepoWriter {
         &self.writer
     }
 
-    /// The same repository for a caller who waits until `deadline`.
+    /// The same repository with another deadline.
     #[must_use]
     pub fn until(&self, deadline: Deadline) -> RepoWriter {
         RepoWriter { repo: self.repo.until(deadline), writer: self.writer.until(deadline) }
@@ -143,7 +143,7 @@ impl RepoWriter {
 }
 
 impl RepoEraser {
-    /// The repository, to read.
+    /// The repository, for reading.
     pub fn repo(&self) -> &Repo {
         &self.repo
     }

@@ -1,4 +1,4 @@
-//! Repositories whose names were free once and are reserved now.
+//! Repositories whose names are reserved now, but were free before.
 
 use futures::TryStreamExt;
 
@@ -8,12 +8,12 @@ use crate::error::Result;
 use crate::layout::{self, Place};
 use crate::names::{RESERVED_NAMES, RepoName, Tenant};
 
-/// Repositories that are named for each tenant and reserved name: `larder check` lists them all.
+/// Maximum number of repositories listed for each tenant and reserved name: `larder check` lists them all.
 const FOUND_MAX: usize = 32;
 
 impl Refs {
-    /// Repositories with reserved names, of the tenants of the configuration. One list for each tenant and reserved
-    /// name, and one for each repository found.
+    /// Lists the repositories with reserved names, of the tenants of the configuration. One list for each tenant and
+    /// reserved name, and one for each repository found.
     pub async fn reserved_repos(&self) -> Result<Vec<(Tenant, RepoName)>> {
         let mut found = Vec::new();
         for tenant in self.config().all_tenants() {
@@ -24,7 +24,7 @@ impl Refs {
                     let next = || async { self.objects().list(&prefix, after.as_deref()).try_next().await };
                     let Some(meta) = Deadline::of_each_call().retry(next).await? else { break };
                     let Some(Place::Repo { repo, .. }) = layout::parse(meta.key.as_str()) else {
-                        // Not ours: `check` reports it.
+                        // Not a key of Larder: `check` reports it.
                         after = Some(meta.key.as_str().to_string());
                         continue;
                     };

@@ -1,4 +1,4 @@
-//! Roots: what keeps content alive. A tag is one kind of root; `roots` knows all kinds.
+//! Roots: objects that keep content alive. A tag is one kind of root; `roots` knows all kinds.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,83 +11,84 @@ use crate::objects::Key;
 use crate::refs::graph::{ContentNames, ManifestGraph};
 use crate::refs::listing::RepoListing;
 
-/// What a root is known by.
+/// The identity of a root.
 #[derive(Clone, Debug)]
 pub struct RootId {
     pub repo: RepoName,
-    /// The key that makes it a root: written after all that it names, and deleted before its other keys.
+    /// The key that makes it a root: written after all content that it references, and deleted before its other keys.
     pub key: Key,
     /// The key of the note of its last use.
     pub used: Key,
-    /// Its name in the repository, for people.
+    /// Name of the root in its repository, for display.
     pub label: String,
-    /// The tag, where it is one: the rules of an operator name tags.
+    /// The tag, if the root is one: an operator's rules name tags.
     pub tag: Option<Tag>,
 }
 
 /// How a root may be evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evictable {
-    /// Layer by layer: what serves it does without what is gone.
+    /// Layer by layer: a view is served without the evicted layers.
     ByLayer,
     Whole,
 }
 
-/// A blob that a root names, or another object that goes with it.
+/// A blob that a root references, or another object that is deleted with it.
 #[derive(Clone, Copy, Debug)]
 pub struct NamedBlob {
     /// The fingerprint of its key.
     pub id: u64,
-    /// As the account of the tenant counts them.
+    /// Bytes, as the account of the tenant counts them.
     pub bytes: u64,
-    /// When it was last pushed, or served with the cache that it is part of.
+    /// Time of the last push of it, or of the last use of a cache that contains it.
     pub used: SystemTime,
-    /// When it was last named by a push.
+    /// Time of the last push that references it.
     pub pushed: SystemTime,
-    /// A config or something else that is not a layer: it goes with the root only.
+    /// A config, or another object that is not a layer: it is deleted only with the root.
     pub fixed: bool,
 }
 
-/// What is known of the pushes of a root that is made of several.
+/// The pushes of a root that is made of several.
 #[derive(Clone, Debug, Default)]
 pub struct PushHistory {
-    /// The newest push of each manifest that push records name.
+    /// The time of the newest push of each manifest that push records reference.
     pub pushes: HashMap<Digest, SystemTime>,
-    /// How many push records there are, at least.
+    /// Number of push records, at least.
     pub records: usize,
-    /// What was pushed to it last.
+    /// The manifest that was pushed last.
     pub pointed: Option<Digest>,
-    /// What it serves when that is not what was pushed, and when that was noted.
+    /// The view that it serves, if that is not the last push, and the time of its note.
     pub view: Option<(Digest, SystemTime)>,
-    /// When its last use was noted.
+    /// Time of the noted last use.
     pub served: Option<SystemTime>,
-    /// It was pushed to since its records were listed.
+    /// Whether it was pushed to since its records were listed.
     pub has_unlisted: bool,
 }
 
-/// Something that keeps content alive.
+/// A root: an object that keeps content alive.
 #[derive(Clone, Debug)]
 pub struct Root {
     pub id: RootId,
-    /// The keys that go with it beside its own, and their bytes.
+    /// The other keys that are deleted with it, and their bytes.
     pub records: Vec<(Key, u64)>,
     pub pushed: SystemTime,
-    /// The last push or use.
+    /// Time of the last push or use.
     pub used: SystemTime,
     pub evictable: Evictable,
-    /// The manifest that it belongs to, by the name of its tag. The root stays and goes with it, and no rule is for it.
+    /// The manifest to which its tag's name binds it. The root is kept and deleted with that manifest, and no rule
+    /// applies to it.
     pub subject: Option<Digest>,
-    /// The manifests that it names: they, and all that they lead to, are its content.
+    /// The manifests that it references: they, and all that they reach, are its content.
     pub manifests: Vec<Digest>,
-    /// What it names by itself.
+    /// Direct references of the root.
     pub own: Option<Arc<ContentNames>>,
     pub history: PushHistory,
-    /// Its blobs, where somebody has asked for them: each once.
+    /// Blobs of the root, if they were requested: each once.
     pub content: Vec<NamedBlob>,
 }
 
 impl Root {
-    /// A root that names nothing yet, pushed and used at these times.
+    /// A root without references, with the times of its last push and use.
     pub fn new(id: RootId, pushed: SystemTime, used: Option<SystemTime>) -> Root {
         Root {
             id,
@@ -103,12 +104,12 @@ impl Root {
         }
     }
 
-    /// All its keys, its own first.
+    /// All keys of the root, its own first.
     pub fn keys(&self) -> impl Iterator<Item = (&Key, u64)> {
         std::iter::once((&self.id.key, 0)).chain(self.records.iter().map(|(key, bytes)| (key, *bytes)))
     }
 
-    /// Visits what it names by itself, then all manifests that it leads to.
+    /// Visits its direct references, then all manifests that it reaches.
     pub async fn visit(
         &self,
         graph: &ManifestGraph,
@@ -121,11 +122,11 @@ impl Root {
         graph.closure(repo, &self.manifests, |digest, node| visit(Some(digest), node)).await
     }
 
-    /// When something that it names was last pushed, as far as that counts against making room. A cache is pushed by a
-    /// record, which names one manifest: views name what they find, and push nothing. A cache without records is pushed by
-    /// its pointer, though all that it leads to may have been there for long. Anything else counts as pushed `now` for as
-    /// long as its root is there: it goes as a whole, and the batch with its root may have been left to a collector that
-    /// stopped.
+    /// Time of the last push of the content of `manifest`, as far as it counts against eviction. A cache is pushed by a
+    /// record, which references one manifest: a view references content that it finds, and pushes nothing. A cache
+    /// without records is pushed by its pointer, though all its content may have been stored for long. Any other root
+    /// counts as pushed `now` for as long as it exists: it is evicted as a whole, and the batch with its root may have
+    /// been left to a collector that stopped.
     pub fn pushed_for_room(
         &self,
         manifest: Option<&Digest>,
@@ -139,14 +140,14 @@ impl Root {
         }
     }
 
-    /// When the layers of a manifest were used last, and when they were pushed. A push uses its own; the pulls of a cache use
-    /// those that it serves.
+    /// The times of the last use and the last push of a manifest's layers. A push uses its own layers; the pulls of a
+    /// cache use those that it serves.
     pub fn times_of(&self, manifest: Option<&Digest>) -> (SystemTime, SystemTime) {
         let (Evictable::ByLayer, Some(digest)) = (self.evictable, manifest) else { return (self.used, self.pushed) };
         let is_pointed = self.history.pointed == Some(*digest);
         let pushed = match self.history.pushes.get(digest) {
             Some(at) => *at,
-            // As it was sent last, though its record names it as it was sent before.
+            // The push was sent again, and its record references the manifest of the first time.
             None if is_pointed => self.pushed,
             None => SystemTime::UNIX_EPOCH,
         };

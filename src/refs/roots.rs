@@ -14,7 +14,7 @@ use crate::refs::listing::{RepoListing, WrittenOnce};
 use crate::refs::root::{Root, RootId};
 use crate::refs::tag_root;
 
-/// The root that an object of a repository belongs to: goes and stays with.
+/// The root to which an object of a repository belongs: they are kept and deleted together.
 pub fn id_of(tenant: &Tenant, repo: &RepoName, item: &RepoItem) -> Option<RootId> {
     match item {
         RepoItem::Tag(tag) | RepoItem::Push(tag, _) => Some(tag_root::id(tenant, repo, tag)),
@@ -31,14 +31,15 @@ pub fn id_of_key(key: &str) -> Option<RootId> {
     }
 }
 
-/// The roots of a repository.
+/// Lists the roots of a repository.
 pub async fn roots(graph: &ManifestGraph, repo: &RepoListing) -> Result<Vec<Root>> {
     let mut roots = tag_root::roots(graph, repo).await?;
     roots.extend(entries::roots(graph, repo).await?);
     Ok(roots)
 }
 
-/// What of a repository is garbage unless something names it: manifests, records without their root, referrers.
+/// Lists the objects of a repository that are garbage unless something references them: manifests, records without
+/// their root, referrers.
 pub fn nameable(repo: &RepoListing) -> Vec<(Key, WrittenOnce)> {
     let (tenant, name) = (&repo.tenant, &repo.name);
     let manifests = repo.manifests.iter().map(|(digest, written)| (repo.manifest_key(digest), *written));
@@ -51,7 +52,7 @@ pub fn nameable(repo: &RepoListing) -> Vec<(Key, WrittenOnce)> {
     manifests.chain(orphans).chain(referrers).collect()
 }
 
-/// Notes about roots that are not there: those of use with the time of the use.
+/// Lists notes whose root does not exist: those of use with the time of the use.
 pub fn stray_notes(repo: &RepoListing) -> Vec<(Key, Option<SystemTime>)> {
     let (tenant, name) = (&repo.tenant, &repo.name);
     let views = repo.views.keys().filter(|tag| !repo.tags.contains_key(*tag));

@@ -21,7 +21,7 @@ use crate::objects::{Key, Objects};
 use crate::refs::inventory::TagInventory;
 use crate::sync::lru;
 
-/// Tags of which the last note of use is remembered.
+/// Maximum number of tags whose last note of use is remembered.
 const USED_MAX: u64 = 100_000;
 
 /// The references of one store. Cheap to clone.
@@ -34,11 +34,12 @@ struct RefsShared {
     content: Content,
     pointers: Pointers,
     inventory: TagInventory,
-    /// When the last use of a tag was last written.
+    /// Time of the last written note of use, for each tag.
     used: Cache<Key, Instant>,
-    /// Held shared while a manifest is written with its tags, alone while something is deleted that manifests or tags
-    /// may name: in between, they would name what is about to go. What a client can make last long, looking for what a
-    /// manifest names, parsing, making a view, happens outside: one who waits to delete keeps all who write waiting.
+    /// Held shared while a manifest is written with its tags, exclusively while something is deleted that manifests or
+    /// tags may reference: in between, they would reference an object that is about to be deleted. Steps that a client
+    /// can make last long, lookups of a manifest's references, parsing, making a view, happen outside: a waiting delete
+    /// blocks all writers.
     guard: RwLock<()>,
     deletions: Deletions,
 }
@@ -57,17 +58,17 @@ impl Refs {
         Refs { shared: Arc::new(shared) }
     }
 
-    /// The content that is named.
+    /// The referenced content.
     pub fn content(&self) -> &Content {
         &self.shared.content
     }
 
-    /// The pointers of tags, as far as they are remembered.
+    /// The remembered pointers of tags.
     pub fn pointers(&self) -> &Pointers {
         &self.shared.pointers
     }
 
-    /// The inventory of tags in memory, for people to look at.
+    /// The inventory of tags in memory, for display.
     pub fn stock(&self) -> &TagInventory {
         &self.shared.inventory
     }
@@ -76,21 +77,21 @@ impl Refs {
         &self.shared.used
     }
 
-    /// Keeps others from deleting what manifests and tags may name.
+    /// Takes the lock of references, shared: nothing that manifests and tags may reference is deleted while it is held.
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`](crate::error::Error::Busy) when something is being deleted for too long.
+    /// [`Error::Busy`](crate::error::Error::Busy) when a delete takes too long.
     pub async fn writing(&self, deadline: Deadline) -> Result<RwLockReadGuard<'_, ()>> {
         deadline.bound(async { Ok(self.shared.guard.read().await) }).await
     }
 
-    /// What callers have deleted by its digest.
+    /// The deletions of callers by digest.
     pub fn deletions(&self) -> &Deletions {
         &self.shared.deletions
     }
 
-    /// Keeps this server from writing manifests and tags.
+    /// Takes the lock of references, exclusively: this server writes no manifests and tags while it is held.
     pub async fn alone(&self) -> RwLockWriteGuard<'_, ()> {
         self.shared.guard.write().await
     }
@@ -110,22 +111,22 @@ impl Refs {
         self.content().metrics()
     }
 
-    /// Where to tell what happened.
+    /// The events, to report what happened.
     pub fn events(&self) -> &Events {
         self.content().events()
     }
 
-    /// The objects that wait for their deletion.
+    /// The condemned objects.
     pub fn condemned(&self) -> &Condemned {
         self.content().condemned()
     }
 
-    /// The room for uploads.
+    /// The capacity for uploads.
     pub fn room(&self) -> &Arc<Capacity> {
         self.content().room()
     }
 
-    /// The accounts of what each tenant stores.
+    /// The accounts of all tenants' usage.
     pub fn usage(&self) -> &Usage {
         self.content().room().usage()
     }

@@ -1,4 +1,4 @@
-//! Stored views: what one server tells the others about a view that it has made.
+//! Stored views: the record of a view that one server has made, for the others.
 
 use std::time::SystemTime;
 
@@ -17,21 +17,21 @@ use crate::layout::{self, PushId};
 use crate::names::Tag;
 use crate::objects::{Key, Version};
 
-/// The version of the algorithm that views are made by. A stored view of another version does not count: to be raised with
-/// every change of what `buildkit` makes of the same pushes.
+/// Version of the algorithm that makes views. A stored view of another version does not count. To be raised with every
+/// change to the view that `buildkit` makes of the same pushes.
 pub const VIEW_ALGORITHM_VERSION: u32 = 1;
 
-/// What a tag serves.
+/// The manifest that a tag serves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Served {
     pub media_type: String,
     pub digest: Digest,
-    /// Bytes of the manifest.
+    /// Size of the manifest in bytes.
     pub size: u64,
 }
 
 impl Served {
-    /// What a tag serves that serves what was pushed last.
+    /// The served manifest of a tag that serves its last push.
     pub fn pushed(pointer: &Pointer) -> Served {
         Served { media_type: pointer.media_type.clone(), digest: pointer.digest, size: pointer.size }
     }
@@ -43,44 +43,44 @@ pub struct StoredView {
     /// See [`VIEW_ALGORITHM_VERSION`].
     #[serde(default)]
     pub rules: u32,
-    /// The pushes that it was made of, oldest first.
+    /// The pushes in the view, oldest first.
     pub pushes: Vec<PushId>,
-    /// When the last of them was written.
+    /// Time of the newest push.
     #[serde(default)]
     pub newest: Option<Timestamp>,
-    /// Blobs that the view names.
+    /// Blobs that the view references.
     pub needed: Vec<Digest>,
-    /// Its config, which whoever imports it reads.
+    /// The view's config, which every import reads.
     #[serde(default)]
     pub config: Option<Digest>,
-    /// Blobs that pushes name and the store did not have: layers, and configs, without which a push is not in the view.
+    /// Blobs of pushes that the store did not have: layers, and configs, without which a push is not in the view.
     pub missing: Vec<Digest>,
     /// Manifests of pushes that the store did not have.
     pub missing_manifests: Vec<Digest>,
     /// Layers selected for eviction when the view was made, with their last push time. Recent ones are still included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evicted: Vec<(Digest, Timestamp)>,
-    /// What is served; nothing when it is the newest push as it was sent.
+    /// The served view; nothing if the newest push is served as it was sent.
     pub view: Option<Served>,
 }
 
 impl StoredView {
-    /// Whether it was made of these pushes, as they are now.
+    /// Whether the view was made of these pushes, as they are now.
     pub fn is_of(&self, live: &[LivePush]) -> bool {
         let is_of_them =
             self.rules == VIEW_ALGORITHM_VERSION && self.pushes.iter().eq(live.iter().map(|push| &push.id));
-        // A push that was sent again counts as new.
+        // A push that was sent again counts as a new one.
         let newest = live.iter().map(|push| push.at).max();
         is_of_them && (self.evicted.is_empty() || newest.and_then(|at| at.try_into().ok()) == self.newest)
     }
 
-    /// The pushes that are in a view, when it is the one that was stored.
+    /// The pushes in the view with the digest `view`, if that is the stored one.
     pub fn pushes_in(self, view: &Digest) -> Vec<PushId> {
         let is_stored = self.view.is_some_and(|served| served.digest == *view);
         if is_stored { self.pushes } else { Vec::new() }
     }
 
-    /// When a layer that is selected for eviction was last pushed.
+    /// Time of the last push of a layer that is selected for eviction.
     pub fn pushed(&self, digest: &Digest) -> Option<SystemTime> {
         let found = self.evicted.iter().find(|(evicted, _)| evicted == digest);
         found.map(|(_, pushed)| SystemTime::from(*pushed))
@@ -94,7 +94,7 @@ impl Repo {
         Ok(self.content().calls(self.deadline()).read_json(&key).await?.map(|(_, view)| view))
     }
 
-    /// Notes what a view was made of. Where that fails, another server makes the same view again.
+    /// Stores the record of a view. If that fails, another server makes the same view again.
     pub async fn put_stored_view(&self, tag: &Tag, view: &StoredView) -> Result<()> {
         let key = layout::view(self.tenant(), self.name(), tag);
         let body = json(view)?;
@@ -109,14 +109,14 @@ impl Repo {
         Ok(())
     }
 
-    /// Stores manifest and config of a view. They follow from what was pushed: so whoever may read the tag makes them.
-    /// Content before pointer, here as everywhere: the config, then the manifest that names it. To read is no reason to
-    /// take a tenant beyond what it may store.
+    /// Stores manifest and config of a view. They follow from the pushes, so a caller that may read the tag may cause
+    /// them. The config is written before the manifest that references it, as everywhere. A read does not take a tenant
+    /// beyond its quota.
     ///
     /// # Errors
     ///
-    /// [`Error::Full`] where there is no room for them, and [`Error::LeftBehind`] when the store takes no view: then there
-    /// is something else to serve.
+    /// [`Error::Full`] when there is no space for them, and [`Error::LeftBehind`] when the store takes no views: then
+    /// the caller serves something else.
     pub async fn put_view_content(
         &self,
         pin: &Pin,
@@ -134,15 +134,15 @@ impl Repo {
     }
 }
 
-/// A stored view, as far as the manifest that it serves.
+/// A stored view, reduced to the manifest that it serves.
 pub struct ViewNote {
     pub version: Version,
-    /// When it was written.
+    /// Time of the write.
     pub at: SystemTime,
     pub view: Option<Digest>,
 }
 
-/// The stored view under a key; nothing when there is none.
+/// Reads the stored view under a key; nothing if there is none.
 pub async fn view_note(calls: Calls<'_>, key: &Key) -> Result<Option<ViewNote>> {
     let Some((meta, bytes)) = calls.read(key).await? else { return Ok(None) };
     let stored: Option<StoredView> = serde_json::from_slice(&bytes).ok();

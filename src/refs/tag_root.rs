@@ -15,7 +15,7 @@ use crate::refs::listing::{RepoListing, Writing};
 use crate::refs::pointer::Pointer;
 use crate::refs::root::{Evictable, Root, RootId};
 
-/// What a tag is known by as a root.
+/// The identity of a tag as a root.
 pub fn id(tenant: &Tenant, repo: &RepoName, tag: &Tag) -> RootId {
     RootId {
         repo: repo.clone(),
@@ -26,14 +26,14 @@ pub fn id(tenant: &Tenant, repo: &RepoName, tag: &Tag) -> RootId {
     }
 }
 
-/// The manifest that a tag belongs to, by its name: `sha256-<hex>`, or that and `.sig`, `.att` or `.sbom`.
+/// The manifest to which a tag belongs by its name: `sha256-<hex>`, or that and `.sig`, `.att` or `.sbom`.
 pub fn subject_of(tag: &Tag) -> Option<Digest> {
     let rest = (**tag).strip_prefix("sha256-")?;
     let hex = [".sig", ".att", ".sbom"].iter().find_map(|end| rest.strip_suffix(end)).unwrap_or(rest);
     Digest::from_hex(Algorithm::Sha256, hex).ok()
 }
 
-/// The tags of a repository with the manifests that they serve. A tag whose pointer cannot be read is none.
+/// Lists the tags of a repository with the manifests that they serve, without those whose pointer cannot be read.
 pub async fn roots(graph: &ManifestGraph, repo: &RepoListing) -> Result<Vec<Root>> {
     let reads = repo.tags.iter().map(|(tag, listed)| async move {
         let pointer = graph.pointer(&layout::tag(&repo.tenant, &repo.name, tag), listed).await?;

@@ -19,7 +19,7 @@ impl Repo {
         self.refs().pointers().get(&self.tag_key(tag), self.deadline()).await
     }
 
-    /// All tags of this tenant with what they point to.
+    /// Lists all tags of this tenant with their pointers.
     pub async fn pointers(&self) -> Result<Vec<(Tag, Arc<Pointer>)>> {
         let prefix = layout::tags_prefix(self.tenant(), self.name());
         let keys = self.content().objects().list(&prefix, None).err_into::<Error>();
@@ -34,12 +34,12 @@ impl Repo {
         .await
     }
 
-    /// Writes the pointer of a tag of this tenant, with the moment of the write as that of its push.
+    /// Writes the pointer of a tag of this tenant, with the time of the write as that of its push.
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`] when `pin`, by which what the pointer names is known to be there to stay, has become too old;
-    /// [`Error::LeftBehind`] when the store's format has moved on.
+    /// [`Error::Busy`] when `pin`, with which the pointer's content was vouched for, has become too old;
+    /// [`Error::LeftBehind`] when another server has upgraded the store's format.
     pub(super) async fn write_tag(
         &self,
         pin: &Pin,
@@ -50,12 +50,14 @@ impl Repo {
         let key = self.tag_key(tag);
         self.content().format().may_change()?;
         let put = || async {
-            // Looked at last of all, and at each attempt: what a pointer names that comes too late may be gone already.
+            // Checked last of all, and at each attempt: the content of a pointer that is written too late may be
+            // deleted already.
             if !pin.is_young() {
                 return Ok(None);
             }
-            // An attempt whose answer was lost may have been done, and another push may have followed it: the next attempt
-            // must not bring the same bytes back, which others remember as what that push has replaced.
+            // An attempt whose answer was lost may have been executed, and another push may have followed it: the next
+            // attempt must not bring the same bytes back, which other servers remember as those that the other push has
+            // replaced.
             let pointer = Pointer { pushed: jiff::Timestamp::now(), ..pointer.clone() };
             let body = json(&pointer).map_err(|error| objects::Error::Backend(error.to_string().into()))?;
             let meta = self.content().objects().put(&key, body, when).await?;
@@ -72,7 +74,7 @@ impl Repo {
 }
 
 impl RepoWriter {
-    /// Points a tag to what is there.
+    /// Points a tag to a manifest that is stored.
     ///
     /// # Errors
     ///
@@ -81,13 +83,13 @@ impl RepoWriter {
         self.repo().write_tag(pin, tag, pointer, When::Once).await.map(drop)
     }
 
-    /// Writes a tag that nobody has written so far. Returns its version, or nothing when somebody has.
+    /// Writes a tag that does not exist yet. Returns its version, or nothing if another writer was first.
     pub async fn put_new_tag(&self, pin: &Pin, tag: &Tag, pointer: &Pointer) -> Result<Option<Version>> {
         self.repo().write_tag(pin, tag, pointer, When::Absent).await
     }
 
-    /// Points a tag to a manifest that is no push. What was pushed to it as a cache before goes: it must not come back
-    /// with the next cache.
+    /// Points a tag to a manifest that is no push. Deletes the tag's cache pushes: they must not come back with the
+    /// next cache.
     pub async fn put_plain(&self, pin: &Pin, tag: &Tag, pointer: &Pointer) -> Result<()> {
         let repo = self.repo();
         if repo.pointer(tag).await?.is_some_and(|(_, before)| before.push.is_some()) {

@@ -1,4 +1,4 @@
-//! Notes of last use: when a tag was last served, by the modification time of a small object.
+//! Notes of last use: the modification time of a small object says when a tag was last served.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,12 +11,12 @@ use crate::error::{Error, Result};
 use crate::layout;
 use crate::names::Tag;
 
-/// How long a reader waits until the use of a tag is noted.
+/// Time that a reader waits for the note of a tag's use.
 const NOTED_WITHIN: Duration = Duration::from_secs(1);
 
 impl Repo {
-    /// Notes that the tag is in use, once an hour at most. A store that takes no writes does not keep anybody from
-    /// reading: then the note is tried again with the next use.
+    /// Notes that the tag is in use, once an hour at most. A store that takes no writes delays no reader for long: the
+    /// note is tried again with the next use.
     pub async fn note_use(&self, tag: &Tag) {
         let (refs, key) = (self.refs(), layout::used(self.tenant(), self.name(), tag));
         if refs.used().get(&key).is_some_and(|at| at.elapsed() < refs.config().collect.used_every()) {
@@ -30,7 +30,7 @@ impl Repo {
             self.content().put(&key, body, deadline).await
         };
         match noted.await {
-            // That it writes no more, the server has said.
+            // The server has logged already that it writes no more.
             Ok(_) | Err(Error::LeftBehind { .. }) => {}
             Err(error) => {
                 tracing::warn!(%key, %error, "cannot note the last use of a tag");
@@ -39,20 +39,20 @@ impl Repo {
         }
     }
 
-    /// When the last use of a tag of this tenant was noted, by the backend's clock.
+    /// Time of the noted last use of a tag of this tenant, by the backend's clock.
     pub async fn last_use(&self, tag: &Tag) -> Result<Option<SystemTime>> {
         let key = layout::used(self.tenant(), self.name(), tag);
         Ok(self.content().calls(self.deadline()).head(&key).await?.map(|meta| meta.modified))
     }
 
-    /// Notes that a push has just told of the use of a tag by itself.
+    /// Remembers that a push has just counted as a use of the tag, so that no note is written.
     pub fn used_by_push(&self, tag: &Tag) {
         self.refs().used().insert(layout::used(self.tenant(), self.name(), tag), Instant::now());
     }
 
-    /// Notes that a tag is in use whose manifest was read by its digest: of several tags, the one that was pushed or used
-    /// last, so that what was read stays. Looked for once an hour at most. Nobody waits for a bucket: what is served from
-    /// memory while that is away needs none.
+    /// Notes the use of a tag whose manifest was read by its digest: of several tags, the one that was pushed or used
+    /// last, so that the manifest stays. Looked up once an hour at most. No reader waits for a bucket here: a manifest
+    /// in memory is served even while the bucket is unavailable.
     pub async fn note_use_of(&self, digest: &Digest) {
         let (refs, key) = (self.refs(), self.manifest_key(digest));
         if refs.used().get(&key).is_some_and(|at| at.elapsed() < refs.config().collect.used_every()) {

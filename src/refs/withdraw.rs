@@ -1,4 +1,4 @@
-//! Tags that go: by their name, or because the manifest goes that they serve.
+//! Deletion of tags: by name, or with the manifest that they serve.
 
 use super::pointer::Pointer;
 use super::pushes::LivePush;
@@ -16,7 +16,7 @@ impl RepoEraser {
     ///
     /// # Errors
     ///
-    /// [`Error::ManifestUnknown`] when there is no such tag.
+    /// [`Error::ManifestUnknown`] when the tag does not exist.
     pub async fn delete_tag(&self, tag: &Tag) -> Result<()> {
         let repo = self.repo();
         let _alone = repo.refs().alone().await;
@@ -26,8 +26,8 @@ impl RepoEraser {
         self.remove_tag(tag).await
     }
 
-    /// Removes a tag and its pushes. The pointer goes last: a crash before leaves a tag that can be deleted again, not
-    /// pushes that come back with the next one.
+    /// Removes a tag and its pushes. The pointer is deleted last: a crash before that leaves a tag that can be deleted
+    /// again, not pushes that come back with the next one.
     async fn remove_tag(&self, tag: &Tag) -> Result<()> {
         let (repo, key) = (self.repo(), self.repo().tag_key(tag));
         repo.content().delete(&repo.push_keys(tag).await?, repo.deadline()).await?;
@@ -37,8 +37,8 @@ impl RepoEraser {
         Ok(())
     }
 
-    /// Ends all that serves a manifest which is about to be deleted: tags that point to it, tags that belong to it, pushes
-    /// that are it, and, when it is the view of a tag, the pushes that are in it.
+    /// Removes all references that serve a manifest which is about to be deleted: tags that point to it, tags that
+    /// belong to it, its pushes, and, if it is the view of a tag, the pushes in the view.
     pub async fn withdraw(&self, digest: &Digest) -> Result<()> {
         let repo = self.repo();
         for (tag, pointer) in repo.pointers().await? {

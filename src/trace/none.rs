@@ -1,4 +1,4 @@
-//! No spans.
+//! Tracing without the feature `otel`: no spans.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -7,25 +7,25 @@ use std::time::Duration;
 use super::{Answered, SpanFailed, is_wanted};
 use crate::names::{RepoName, Tenant};
 
-/// Says so when the environment names a collector.
+/// Warns if the environment names a collector.
 pub fn start() {
     if is_wanted() {
         tracing::warn!("a trace collector is configured, but this program was built without the feature `otel`");
     }
 }
 
-/// Whether spans are made.
+/// Whether spans are recorded.
 pub fn is_on() -> bool {
     false
 }
 
-/// Sends what has not been sent.
+/// Sends the spans that were not sent yet.
 pub async fn finish(_: Duration) {}
 
-/// Notes in the current span which repository it is about.
+/// Notes tenant and repository in the current span.
 pub fn place(_: &Tenant, _: &RepoName) {}
 
-/// Gives `work` the current span.
+/// Runs `work` in the current span.
 pub fn carried<F: Future>(work: F) -> F {
     work
 }

@@ -1,4 +1,4 @@
-//! Spans by the OpenTelemetry SDK, sent by OTLP over HTTP from a thread of its own.
+//! Spans of the OpenTelemetry SDK, sent by OTLP over HTTP from a thread of its own.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -20,10 +20,10 @@ use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanData};
 use super::{Answered, SpanFailed, is_wanted, setting};
 use crate::names::{RepoName, Tenant, without_upload_id};
 
-/// How long the end of the process waits for a collector, at most.
+/// Time-out of the last export at the end of the process.
 const FINISH_MAX: Duration = Duration::from_secs(5);
-/// Longest of a header that is kept, in bytes: spans wait in a queue, and heads of requests may be long. As many of a
-/// `tracestate` have to be kept (W3C Trace Context, 3.3.1.5); one that is longer is not.
+/// Longest header value that is kept, in bytes: spans wait in a queue, and headers may be long. A `tracestate` of this
+/// length has to be kept (W3C Trace Context, 3.3.1.5); a longer one is not.
 const HEADER_MAX: usize = 512;
 const SERVICE_NAME: Key = Key::from_static_str("service.name");
 const TRACEPARENT: &str = "traceparent";
@@ -34,11 +34,10 @@ struct Tracing {
     tracer: SdkTracer,
 }
 
-/// Set once, before the first request, or never.
+/// The tracer, set once before the first request, or never.
 static TRACING: OnceLock<Tracing> = OnceLock::new();
 
-/// Makes spans from here on, when the environment names a collector. What is wrong with it is said, and costs the traces
-/// only.
+/// Begins to record spans, if the environment names a collector. An error is logged, and only traces are lost.
 pub fn start() {
     if !is_wanted() {
         return;
@@ -72,7 +71,7 @@ fn protocol() -> Protocol {
     }
 }
 
-/// What the environment says of this process, and the name of the program where it does not name the service.
+/// The resource of this process from the environment, with the name of the program if no service name is set.
 fn resource() -> Resource {
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let builder = || Resource::builder().with_attribute(version.clone());
@@ -83,7 +82,7 @@ fn resource() -> Resource {
     }
 }
 
-/// An exporter that tells the operator when it begins to fail and when that is over: in between it fails all few seconds.
+/// An exporter that logs when it begins to fail and when that ends: in between it fails every few seconds.
 #[derive(Debug)]
 struct ReportedExporter {
     exporter: SpanExporter,
@@ -114,12 +113,13 @@ impl opentelemetry_sdk::trace::SpanExporter for ReportedExporter {
     }
 }
 
-/// Whether spans are made.
+/// Whether spans are recorded.
 pub fn is_on() -> bool {
     TRACING.get().is_some()
 }
 
-/// Sends what has not been sent. Returns after `within` at the latest, and sooner when the collector does not answer.
+/// Sends the spans that were not sent yet. Returns after `within` at the latest, and sooner if the collector does not
+/// answer.
 pub async fn finish(within: Duration) {
     let Some(Tracing { provider, .. }) = TRACING.get() else { return };
     let within = within.min(FINISH_MAX);
@@ -129,7 +129,7 @@ pub async fn finish(within: Duration) {
     }
 }
 
-/// Notes in the current span which repository it is about.
+/// Notes tenant and repository in the current span.
 pub fn place(tenant: &Tenant, repo: &RepoName) {
     Context::map_current(|context| {
         let span = context.span();
@@ -140,7 +140,7 @@ pub fn place(tenant: &Tenant, repo: &RepoName) {
     });
 }
 
-/// Gives `work` the current span: for tasks, which begin without any.
+/// Runs `work` in the current span: for tasks, which begin without any.
 pub fn carried<F: Future>(work: F) -> Within<F> {
     let current = is_on().then(Context::current).filter(|context| context.span().is_recording());
     within(current, work)
@@ -158,7 +158,7 @@ fn within<F>(context: Option<Context>, work: F) -> Within<F> {
 /// The span of a request, unless it is not sampled.
 pub struct RequestSpan {
     context: Option<Context>,
-    /// The method, without which a route is not named.
+    /// The method: the name of the span until its route is known.
     name: &'static str,
 }
 
@@ -168,7 +168,7 @@ pub struct Entered {
 }
 
 impl RequestSpan {
-    /// Begins it, as a child of the span that the request's `traceparent` names (W3C Trace Context). `header` tells all
+    /// Begins a span, as a child of the one in the request's `traceparent` (W3C Trace Context). `header` returns all
     /// values of a header, joined by commas.
     pub fn begin(method: &'static str, secure: bool, header: impl Fn(&str) -> String) -> RequestSpan {
         let name = if method == "_OTHER" { "HTTP" } else { method };
@@ -192,24 +192,24 @@ impl RequestSpan {
         RequestSpan { context: Some(Context::new().with_span(span)), name }
     }
 
-    /// Makes it the current span of `work`.
+    /// Makes this the current span of `work`.
     pub fn within<F: Future>(&self, work: F) -> Within<F> {
         within(self.context.clone(), work)
     }
 
-    /// Makes it the current span of this thread.
+    /// Makes this the current span of this thread.
     pub fn enter(&self) -> Entered {
         Entered { _guard: self.context.clone().map(Context::attach) }
     }
 
-    /// Notes that its answer was cut.
+    /// Notes that the request's answer was cut.
     pub fn fail(&self, why: &dyn Display) {
         if let Some(context) = &self.context {
             context.span().set_status(Status::error(why.to_string()));
         }
     }
 
-    /// Ends it.
+    /// Ends the span.
     pub fn end(&self, answered: Answered<'_>) {
         let Some(context) = &self.context else { return };
         let Answered { path, route, status, received, sent, complete } = answered;
@@ -233,8 +233,8 @@ impl RequestSpan {
     }
 }
 
-/// Whether the fields of a `traceparent` have their lengths (W3C Trace Context, 3.2.2), which the propagator does not ask.
-/// A version that is not known yet may have more of them.
+/// Whether the fields of a `traceparent` have their lengths (W3C Trace Context, 3.2.2), which the propagator does not
+/// check. A version that is not known yet may have more fields.
 fn is_well_formed(parent: &str) -> bool {
     let hex =
         |field: &str, digits| field.len() == digits && field.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
@@ -246,7 +246,7 @@ fn is_well_formed(parent: &str) -> bool {
     }
 }
 
-/// The headers of a request that name its parent.
+/// The headers of a request with its parent span.
 struct Carrier {
     parent: String,
     state: String,
@@ -266,7 +266,7 @@ impl Extractor for Carrier {
     }
 }
 
-/// The span of a call to the store: a child of the current one, and none where there is none. Ends when it is dropped.
+/// The span of a call to the store: a child of the current one, and none without it. Ends when it is dropped.
 pub struct CallSpan(Option<opentelemetry_sdk::trace::Span>);
 
 impl CallSpan {

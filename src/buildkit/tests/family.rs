@@ -1,4 +1,4 @@
-//! Identity, families, and which push goes when there are too many.
+//! Identity, families, and which push expires when there are too many.
 
 use super::generate::{Builder, Random, digest};
 use super::*;
@@ -54,7 +54,7 @@ fn a_family_is_its_leaves_whatever_the_sources() {
     assert_eq!(all.roots.len(), 64);
     assert!(all.roots.intersection(&most.roots).count() >= 63);
 
-    // The sink of a view that was pushed back is no leaf.
+    // The sink of a view that was pushed again is no leaf.
     let (view, _) = union(&read_all(&[fixtures::fixture("t1"), fixtures::fixture("t2")]));
     assert_eq!(view.family(), union(std::slice::from_ref(&view)).0.family());
 }
@@ -66,7 +66,7 @@ fn live(pushes: impl IntoIterator<Item = Push>) -> Vec<FamilyMember<usize, usize
 
 #[test]
 fn a_busy_target_does_not_push_its_sibling_out() {
-    // The sibling has all but one root in common with each push of the busy one.
+    // The sibling shares all but one root with each push of the busy target.
     let mut pushes = vec![target("web", &roots(&["base", "lib", "deps", "web"]))];
     pushes
         .extend((0..200).map(|at| target("server", &[roots(&["base", "lib", "deps"]), vec![digest(&[&at])]].concat())));
@@ -90,7 +90,7 @@ fn of_equally_large_families_the_oldest_push_goes_and_the_newest_never() {
     assert_eq!(surplus(&pushes(), 0), [0, 1, 2]);
     assert_eq!(surplus(&pushes(), 4), [0; 0]);
     assert_eq!(surplus::<usize, usize>(&[], 0), [0; 0]);
-    // What order they are listed in does not matter.
+    // The order of the list does not matter.
     let mut shuffled = pushes();
     shuffled.swap(0, 3);
     assert_eq!(surplus(&shuffled, 2), [0, 1]);

@@ -62,8 +62,8 @@ fn the_canonical_form_of_a_canonical_push_is_the_push() {
         let (ours, theirs): (serde_json::Value, serde_json::Value) =
             (serde_json::from_slice(&merged.config).unwrap(), serde_json::from_slice(&source.config).unwrap());
         assert_eq!(ours["records"].as_array().unwrap().len(), theirs["records"].as_array().unwrap().len());
-        // BuildKit orders records of one digest by their links; ours by all that leads to them. Here no digest is
-        // twice.
+        // BuildKit orders records of one digest by their links; Larder by all records that lead to them. No digest
+        // occurs twice here.
         assert_eq!(ours, theirs, "{name}");
     }
 }

@@ -1,4 +1,4 @@
-//! Reading: what BuildKit writes, what its importer tolerates, and what it refuses.
+//! Parsing: forms that BuildKit writes, forms that its importer tolerates, and forms that it refuses.
 
 use proptest::prelude::*;
 
@@ -40,7 +40,7 @@ fn null_is_the_same_as_omitted() {
 
 #[test]
 fn chains_of_an_inline_cache_need_no_parents() {
-    // An absent parent is 0, so the first layer would be its own: that only matters to who follows it.
+    // An absent parent is 0, so the first layer would be its own parent: that matters only if it is followed.
     let config = parse(r#"{"layers":[{},{},{}],"records":[{"chains":[{"layers":[0,2]}]}]}"#).unwrap();
     assert_eq!(config.records[0].results[0].stack, Stack::Listed(vec![0, 2]));
     assert_eq!(config.layers[1].parent, None);

@@ -1,4 +1,4 @@
-//! Pushes made up from a seed, the same on every machine: for the tests, for the reference that is asked about them,
+//! Pushes generated from a seed, the same on every machine: for the tests, for the reference that is asked about them,
 //! and for the benchmarks, which include this file by its path.
 
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-/// A push as it comes in: the bytes of its manifest and of its cacheconfig.
+/// A push as received: the bytes of its manifest and of its cacheconfig.
 #[derive(Clone)]
 pub struct Source {
     pub manifest: Vec<u8>,
@@ -36,7 +36,7 @@ impl Random {
     }
 }
 
-/// A made up digest: the same for the same parts.
+/// A generated digest: the same for the same parts.
 pub fn digest(parts: &[&dyn std::fmt::Display]) -> String {
     let mut text = String::from("sha256:");
     for lane in 0..4u64 {
@@ -52,7 +52,7 @@ pub fn digest(parts: &[&dyn std::fmt::Display]) -> String {
     text
 }
 
-/// One push in the making.
+/// A push under construction.
 #[derive(Default)]
 pub struct Builder {
     layers: Vec<(String, i64)>,
@@ -98,7 +98,7 @@ impl Builder {
         root
     }
 
-    /// Numbers the records at random, and leaves out every layer of the manifest that `lost` says.
+    /// Numbers the records at random, and leaves out every layer of the manifest for which `lost` is true.
     pub fn finish(mut self, random: &mut Random, mut lost: impl FnMut() -> bool) -> Source {
         let mut order: Vec<usize> = (0..self.records.len()).collect();
         for at in (1..order.len()).rev() {
@@ -148,25 +148,25 @@ fn created_at(push: usize, step: usize) -> String {
     format!("2026-03-{:02}T{:02}:{:02}:{:02}.5Z", push % 27 + 1, step / 3600 % 24, step / 60 % 60, step % 60)
 }
 
-/// What builds of one repository push.
+/// Parameters of the pushes of one repository's builds.
 #[derive(Clone, Copy)]
 pub struct World {
     pub steps: usize,
-    /// Steps whose outcome differs from build to build.
+    /// Percentage of steps whose result differs from build to build.
     pub varying_percent: usize,
-    /// Source files that differ from push to push.
+    /// Percentage of source files that differ from push to push.
     pub edited_percent: usize,
-    /// Steps that a push has.
+    /// Percentage of steps that a push has.
     pub built_percent: usize,
     pub links: Links,
 }
 
-/// Which of the links that lead to a step a push knows.
+/// The links to a step that a push knows.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Links {
-    /// The same in each push, as where one builder follows another.
+    /// The same in each push, as when one builder follows another.
     Alike,
-    /// Any of them, to try what a union makes of it.
+    /// Any of them, to test the union.
     Any,
 }
 
@@ -182,7 +182,7 @@ impl World {
     }
 }
 
-/// Builds of one graph of steps: some outcomes vary, sources change, files copied from other steps have content links.
+/// Builds of one graph of steps: some results vary, sources change, files copied from other steps have content links.
 pub fn builds(seed: u64, pushes: usize, world: World) -> Vec<Source> {
     let mut random = Random(seed);
     struct Step {
@@ -260,7 +260,7 @@ pub fn builds(seed: u64, pushes: usize, world: World) -> Vec<Source> {
     sources
 }
 
-/// Graphs with no sense behind them: few digests, many links in common, loops between pushes.
+/// Graphs without a meaning: few digests, many common links, loops between pushes.
 pub fn tangles(seed: u64, pushes: usize, records: usize) -> Vec<Source> {
     let mut random = Random(seed);
     let digests = 3 + random.below(6);

@@ -16,7 +16,7 @@ fn push(config: &str) -> Push {
     read(manifest.as_bytes(), config.as_bytes())
 }
 
-/// A config of records given by their digest and inputs, each link a record.
+/// A config of records given by their digest and inputs; a link is a record.
 fn keys(records: impl IntoIterator<Item = (usize, Vec<Vec<usize>>)>) -> Push {
     let mut config = String::from(r#"{"records":["#);
     for (at, (digest, inputs)) in records.into_iter().enumerate() {
@@ -63,7 +63,7 @@ fn a_step_of_twenty_inputs_built_differently_by_eight_pushes() {
     let sources: Vec<Source> = (0..8).map(push).collect();
     let (view, explanation) = union(&read_all(&sources));
     assert_eq!((explanation.splits, explanation.bounded_splits), (1, 1));
-    // One for what all have in common and one for each push.
+    // One record for the common links of all and one for each push.
     assert_eq!(explanation.records_out, 20 + 8 * 20 + 9);
     let imported = import(&view).unwrap();
     let content_of = |files: &dyn Fn(usize) -> usize| {
@@ -84,7 +84,7 @@ fn a_chain_of_a_hundred_thousand_records_and_layers() {
     let chain = keys((0..depth).map(|at| (at, (at > 0).then(|| vec![at - 1]).into_iter().collect())));
     let explanation = explain(&[chain.clone(), chain]).unwrap();
     assert_eq!(explanation.classes, depth);
-    // Keys alone are of no use, and these do not fit.
+    // Keys alone are useless, and these do not fit.
     assert_eq!(explanation.trimmed_records, depth);
 
     let mut builder = Builder::default();
@@ -125,7 +125,7 @@ fn a_hundred_thousand_records_of_one_digest() {
 
 #[test]
 fn links_that_all_records_share_run_out_of_work() {
-    // Inputs of two links each: whichever is looked up, half of all records have it.
+    // Inputs of two links each: half of all records have any given link.
     let inputs = 12;
     let roots = (0..2 * inputs).map(|root| (root, Vec::new()));
     let cube =

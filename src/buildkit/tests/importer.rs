@@ -1,4 +1,4 @@
-//! BuildKit's side: what an importer makes of a cacheconfig, and what a build finds in it.
+//! A model of BuildKit's importer: how it reads a cacheconfig, and which records a build finds in it.
 //!
 //! After moby/buildkit `cache/remotecache/v1`: `parse.go` adds the records of a config one by one, parents first, and
 //! `chains.go` unites an added record with the one that has a link of every input in common with it.
@@ -11,15 +11,15 @@ use crate::digest::Digest;
 /// An imported cache.
 pub struct Imported {
     pub items: Vec<Item>,
-    /// Records that the importer united with an earlier one.
+    /// Number of records that the importer united with an earlier one.
     pub united: usize,
 }
 
 pub struct Item {
     pub digest: String,
-    /// For each input the links: a selector and an item.
+    /// The links of each input: a selector and an item.
     pub inputs: Vec<BTreeSet<(String, usize)>>,
-    /// The content of the newest result, as the diff IDs of its layers from the bottom.
+    /// Content of the newest result, as the diff IDs of its layers from the bottom.
     pub content: Option<Vec<String>>,
 }
 
@@ -44,7 +44,7 @@ pub fn content(push: &Push, stack: &Stack, present: &dyn Fn(&Digest) -> bool) ->
     (!diff_ids.is_empty()).then_some(diff_ids)
 }
 
-/// Imports a push, or says why BuildKit would give it up.
+/// Imports a push, or returns the reason why BuildKit would refuse it.
 pub fn import(push: &Push) -> Result<Imported, String> {
     let config = push.config.as_ref().map_err(ToString::to_string)?;
     let mut imported = Imported { items: Vec::new(), united: 0 };
@@ -96,7 +96,8 @@ pub fn import(push: &Push) -> Result<Imported, String> {
 }
 
 impl Imported {
-    /// The items that a build finds whose steps and files have these digests, parents first as the items are.
+    /// For each item, whether a build finds it whose steps and files have the digests that `has` accepts. Parents come
+    /// first.
     pub fn matched(&self, has: &dyn Fn(&str) -> bool) -> Vec<bool> {
         let mut matched = vec![false; self.items.len()];
         for (index, item) in self.items.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! What is true of several pushes, worked out the slow and plain way: which records are one step, what a build may be
-//! given, and the naive union that gives too much.
+//! The truth about several pushes, computed the slow and plain way: which records are one step, which results a build
+//! may get, and the naive union that gives too many.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -56,7 +56,7 @@ impl Model {
         Model { nodes, class }
     }
 
-    /// Classes all of whose members have the same content.
+    /// For each class, whether all of its members have the same content.
     fn uniform(&self) -> BTreeMap<usize, bool> {
         let mut contents: BTreeMap<usize, BTreeSet<Option<&Vec<String>>>> = BTreeMap::new();
         for (node, class) in self.nodes.iter().zip(&self.class) {
@@ -68,8 +68,8 @@ impl Model {
             .collect()
     }
 
-    /// What a build with these digests may be given, as pairs of a digest and a content: every result that it finds in
-    /// one push alone, where a step found in one push is found in all that have the same content for it.
+    /// The results that a build with these digests may get, as pairs of a digest and a content: every result that it
+    /// finds in one push alone, where a step found in one push is found in all that have the same content for it.
     pub fn truth(&self, has: &dyn Fn(&str) -> bool) -> BTreeSet<(&str, &Vec<String>)> {
         let uniform = self.uniform();
         let mut matched = vec![false; self.nodes.len()];
@@ -96,7 +96,7 @@ impl Model {
         matched.filter_map(|(node, _)| Some((node.digest.as_str(), node.content.as_ref()?))).collect()
     }
 
-    /// One record for each class, with all links and the newest result: what [`super::super::union`] must not be.
+    /// One record for each class, with all links and the newest result: [`super::super::union`] must not do this.
     pub fn naive_union(&self) -> Option<Push> {
         let classes: BTreeSet<usize> = self.class.iter().copied().collect();
         let place: BTreeMap<usize, usize> = classes.iter().enumerate().map(|(at, class)| (*class, at)).collect();
@@ -158,7 +158,7 @@ fn classes(nodes: &[Node]) -> Vec<usize> {
             return class;
         }
         for (a, b) in equal {
-            // Earlier pairs may have moved them.
+            // Earlier unions may have moved them.
             let (keep, gone) = (class[a].min(class[b]), class[a].max(class[b]));
             class.iter_mut().filter(|class| **class == gone).for_each(|class| *class = keep);
         }

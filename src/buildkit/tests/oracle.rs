@@ -1,9 +1,8 @@
 //! The union against the reference, an independent program in Python (`tests/fixtures/union`): the same records with
-//! the same links and results, on recorded pushes and on made up ones.
+//! the same links and results, on recorded pushes and on generated ones.
 //!
-//! What the reference says is kept in `expected.txt`, so that the tests do not need Python. After a change to the
-//! reference or to [`generate`](super::generate):
-//! `cargo test --lib -- --ignored ask_again`.
+//! The reference's answers are kept in `expected.txt`, so that the tests do not need Python. After a change to the
+//! reference or to [`generate`](super::generate): `cargo test --lib -- --ignored ask_again`.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -32,7 +31,7 @@ fn cases(seeds: impl Iterator<Item = u64>) -> impl Iterator<Item = (String, Vec<
     recorded.chain(seeds.map(|seed| (seed.to_string(), graph(seed))))
 }
 
-/// What the reference says to each case, a line each.
+/// The reference's answer to each case, a line each.
 fn ask(cases: impl Iterator<Item = (String, Vec<Source>)>) -> String {
     let mut python = Command::new("python3")
         .arg(format!("{DIRECTORY}/oracle.py"))
@@ -94,7 +93,7 @@ pub fn record_set(push: &Push) -> Vec<String> {
     lines
 }
 
-/// Compares with what the reference said, and returns how many unions were the same.
+/// Compares with the reference's answers, and returns how many unions were the same.
 fn compare(expected: &str, cases: impl Iterator<Item = (String, Vec<Source>)>) -> usize {
     let mut expected = expected.lines();
     let (mut compared, mut bounded, mut uniform, mut split) = (0, 0, 0, 0);

@@ -1,4 +1,4 @@
-//! What holds for every union, on pushes made up from a seed.
+//! Properties of every union, tested on pushes generated from a seed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ fn sources(seed: u64, most: usize) -> Vec<Source> {
     builds(seed, pushes, World::any(&mut random))
 }
 
-/// The items of an import that stand for each record of a push: same digest, and a link of each input in common.
+/// The items of an import that represent each record of a push: same digest, and a link of each input in common.
 fn standing_for(imported: &Imported, push: &Push) -> Vec<BTreeSet<usize>> {
     let config = push.config.as_ref().unwrap();
     let mut items: BTreeMap<(&str, usize), Vec<usize>> = BTreeMap::new();
@@ -72,7 +72,7 @@ fn unsound(view: &Push, model: &Model, seed: u64) -> Option<String> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// The hazard of the naive union: a build gets what no push has for the links that it matched.
+    /// The hazard of the naive union: a build gets a result that no push has for the links that it matched.
     #[test]
     fn a_build_gets_nothing_that_no_push_vouches_for(seed: u64) {
         let sources = sources(seed, 8);
@@ -144,7 +144,7 @@ proptest! {
     }
 }
 
-/// Two builders run a step whose outcome varies, and copy a file from it. A third has a file with the first one's
+/// Two builders run a step whose result varies, and copy a file from it. A third has a file with the first one's
 /// content.
 fn hazard() -> Vec<Source> {
     let push = |at: usize| {
@@ -179,14 +179,14 @@ fn a_file_is_not_mistaken_for_another_build_of_it() {
             let contents: Vec<_> = copies.map(|(item, _)| item.content.clone().unwrap()).collect();
             assert_eq!(contents, [[digest(&[&"file", &at])]]);
         }
-        // Who runs the step finds the newest.
+        // A build that runs the step finds the newest result.
         let has = |key: &str| !key.contains("checksum");
         assert!(imported.matched(&has).iter().all(|matched| *matched));
     }
 }
 
-/// Two builders check two varying files against each other. Both checks pass and leave the same nothing behind; whether
-/// the first one's `a` fits the second one's `b` is still for a third build to find out.
+/// Two builders check two varying files against each other. Both checks pass and leave the same empty result; a third
+/// build still has to check whether the first one's `a` fits the second one's `b`.
 #[test]
 fn a_check_of_two_inputs_is_not_taken_for_passed() {
     let push = |at: usize| {
@@ -208,7 +208,7 @@ fn a_check_of_two_inputs_is_not_taken_for_passed() {
     assert_eq!([[1, 1], [2, 2], [1, 2], [2, 1]].map(passes), [true, true, false, false]);
 }
 
-/// A test of the test: the union that gives wrong build output fails it.
+/// Tests the test: the union that gives wrong build output fails it.
 #[test]
 fn the_naive_union_gives_a_build_what_no_push_vouches_for() {
     let pushes = read_all(&hazard());
@@ -226,8 +226,8 @@ fn the_naive_union_gives_a_build_what_no_push_vouches_for() {
     assert!(found >= 20);
 }
 
-/// A test of the test: one record for each push, with its own links and result, is not sound either. The importer
-/// unites them, as they share links.
+/// Tests the test: one record for each push, with its own links and result, is not sound either. The importer unites
+/// them, because they share links.
 #[test]
 fn records_that_share_links_would_be_united_by_the_importer() {
     let source = |results: [&str; 2]| {

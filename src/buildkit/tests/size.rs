@@ -1,4 +1,4 @@
-//! Views stay under what BuildKit imports, and lose what matters least first.
+//! Views stay below BuildKit's import limit, and drop the least useful parts first.
 
 use proptest::prelude::*;
 
@@ -45,7 +45,7 @@ fn leaf_results(imported: &Imported) -> usize {
 fn whole_old_pushes_go_first() {
     let sources: Vec<Source> = (0..6).map(|push| wide(&format!("push {push}"), 100, 7, On::Parent)).collect();
     let (merged, explanation) = merge(&read_all(&sources), &|_| true, &BOUNDS.limits);
-    // The first is the push of nothing that `merge` adds.
+    // The first is the empty push that `merge` adds.
     assert!(!explanation.trimmed_pushes.is_empty());
     assert_eq!(explanation.trimmed_pushes, (0..explanation.trimmed_pushes.len()).collect::<Vec<_>>());
     assert_eq!(explanation.pushes_out, 7 - explanation.trimmed_pushes.len());
@@ -74,7 +74,7 @@ fn where_the_keys_alone_are_too_many_whole_chains_stay() {
     let (merged, explanation) = merge(&read_all(&[source]), &|_| true, &BOUNDS.limits);
     let imported = import(&read(&merged.manifest, &merged.config)).unwrap();
     assert!(explanation.records_out > 1_500 && explanation.records_out < 4_000, "{}", explanation.records_out);
-    // All but the base, and at most one chain is cut.
+    // All except the base, and at most one chain is cut.
     assert_eq!(results(&imported), explanation.records_out - 1);
     let whole = imported.items.iter().filter(|item| item.content.as_ref().is_some_and(|content| content.len() == 10));
     assert!(leaf_results(&imported) - whole.count() <= 1);
@@ -107,7 +107,7 @@ proptest! {
         prop_assert!(merged.config.len() <= limits.config_bytes);
         prop_assert!(merged.manifest.len() <= limits.manifest_bytes);
         prop_assert!(explanation.layers_out <= limits.layers);
-        // Parsing finds what dangles or loops, importing what is empty.
+        // Parsing finds links that dangle or loop, importing finds empty inputs.
         let view = read(&merged.manifest, &merged.config);
         let imported = import(&view);
         prop_assert!(imported.is_ok_and(|imported| imported.united == 0));
@@ -115,7 +115,7 @@ proptest! {
             explanation.records_out + explanation.trimmed_records,
             all_explained.records_out + all_explained.trimmed_records
         );
-        // What is left is all of use: a leaf with no result is only kept where nothing had to go.
+        // All remaining records are useful: a leaf without a result is kept only if nothing had to be dropped.
         let config = view.config.unwrap();
         let leaves = config.leaves().into_iter().zip(&config.records).filter(|(leaf, _)| *leaf);
         let useless = leaves.filter(|(_, record)| record.results.is_empty());

@@ -1,4 +1,4 @@
-//! One file: what is known of it, and its bytes in and out.
+//! One file: its metadata, and its bytes in and out.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -16,12 +16,13 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use super::super::{Error, Key, Meta, Result, Version};
 
-/// One read from a file: large enough that what surrounds it does not count, small enough to be done on the spot.
+/// Bytes of one read: large enough that the overhead of a call does not count, small enough to be done on the calling
+/// thread.
 pub const READ_BYTES: usize = 256 << 10;
-/// Buffers that are kept for the next reads, of [`READ_BYTES`] each. Fresh memory costs as much as to fill it.
+/// Buffers that are kept for the next reads, of [`READ_BYTES`] each. To allocate memory costs as much as to fill it.
 const KEPT_BUFFERS_MAX: usize = 32;
 
-/// Four numbers in hexadecimal, and what is between them.
+/// Longest version of a file: four numbers in hexadecimal, and the separators.
 const VERSION_BYTES_MAX: usize = 4 * 16 + 3;
 
 pub fn meta(key: Key, found: &fs::Metadata) -> Meta {
@@ -39,8 +40,8 @@ fn version(inode: u64, (seconds, nanos): (i64, i64), size: u64) -> Version {
     Version(text.into())
 }
 
-/// What is known of the file `key` below a folder. From the folder's descriptor: a store may lie deep, and to walk its path
-/// is most of what a look costs.
+/// Returns the metadata of the file `key` below a folder. The lookup starts at the folder's descriptor: a store may lie
+/// deep, and to walk its path is most of the cost.
 pub fn look(below: &File, key: &Key) -> Result<Meta> {
     let found = statat(below, key.as_str(), AtFlags::empty()).map_err(|error| from_io(error.into()))?;
     if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
@@ -67,7 +68,7 @@ pub fn from_io(error: io::Error) -> Error {
     }
 }
 
-/// Opens a file for reading, and what is known of it from the same descriptor: a later rename does not mix two objects.
+/// Opens a file for reading, and returns its metadata from the same descriptor: a later rename cannot mix two objects.
 pub fn open(path: &Path, key: &Key) -> Result<(File, Meta)> {
     let file = File::open(path).map_err(from_io)?;
     let found = file.metadata().map_err(from_io)?;
@@ -78,20 +79,20 @@ pub fn open(path: &Path, key: &Key) -> Result<(File, Meta)> {
     Ok((file, meta))
 }
 
-/// The whole of a small file.
+/// Returns all bytes of a small file.
 pub fn read_all(file: &File, length: usize) -> Result<Bytes> {
     let mut bytes = vec![0; length];
     fill(file, 0, &mut bytes)?;
     Ok(bytes.into())
 }
 
-/// Reads the bytes from `offset` on.
+/// Reads the bytes from `offset` on, until `into` is full.
 fn fill(file: &File, offset: u64, mut into: &mut [u8]) -> Result<()> {
     let end = offset + into.len() as u64;
     while !into.is_empty() {
         let at = end - into.len() as u64;
         match rustix::io::pread(file.as_fd(), &mut *into, at) {
-            // Files here never shrink, so this is a damaged filesystem, not an end.
+            // Files here never shrink, so this is a damaged filesystem, not the end of the file.
             Ok(0) => return Err(Error::Backend("file is shorter than it was".into())),
             Ok(read) => into = &mut into[read..],
             Err(Errno::INTR) => {}
@@ -101,15 +102,15 @@ fn fill(file: &File, offset: u64, mut into: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
-/// Buffers for reads, used again.
+/// Reusable buffers for reads.
 #[derive(Clone, Default)]
 pub struct Buffers {
     free: Arc<Mutex<Vec<Box<[u8]>>>>,
 }
 
 impl Buffers {
-    /// At most [`READ_BYTES`] of a file. What the kernel has in memory is copied on the spot; only for what it has not,
-    /// the caller waits for another thread.
+    /// Returns at most [`READ_BYTES`] of a file. Bytes in the page cache are copied on the calling thread; only for the
+    /// others the caller waits for another thread.
     pub async fn read(&self, file: &Arc<File>, offset: u64, length: usize) -> Result<Bytes> {
         let mut buffer = self.take(length.min(READ_BYTES));
         let cached = copy_cached(file, offset, buffer.bytes_mut());
@@ -124,7 +125,7 @@ impl Buffers {
         Ok(Bytes::from_owner(buffer))
     }
 
-    /// How many wait for a read, which then go.
+    /// Removes the idle buffers and returns how many there were.
     #[cfg(test)]
     pub fn drain(&self) -> usize {
         self.free.lock().drain(..).count()
@@ -136,14 +137,14 @@ impl Buffers {
     }
 }
 
-/// Copies as much from the front as the kernel has in memory. Where it cannot tell, nothing.
+/// Copies as many bytes from the front as the page cache has. Copies nothing if the kernel cannot tell.
 fn copy_cached(file: &File, offset: u64, into: &mut [u8]) -> usize {
     rustix::io::preadv2(file.as_fd(), &mut [io::IoSliceMut::new(into)], offset, ReadWriteFlags::NOWAIT).unwrap_or(0)
 }
 
-/// A buffer that goes back when nobody looks at its bytes any more.
+/// A buffer that returns to the pool when its last reader drops it.
 struct ReadBuffer {
-    /// Of [`READ_BYTES`].
+    /// [`READ_BYTES`] long.
     memory: Box<[u8]>,
     length: usize,
     home: Buffers,

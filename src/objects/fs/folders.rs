@@ -1,8 +1,8 @@
-//! Folders, and what it takes that a name in them survives a power cut.
+//! Folders, and the syncs that let a name in them survive a power cut.
 //!
-//! A name is durable when its folder has been synced since, and so has every folder above it since it was made. A sync
-//! that begins after a change covers the change, whoever asked for it: so those who write to one folder at once share
-//! syncs. None is left out.
+//! A name is durable when its folder has been synced after the name was made, and each folder above likewise. A sync
+//! that begins after a change covers the change, whichever caller asked for it: so callers that write to one folder at
+//! once share syncs. No change is left out.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -15,19 +15,19 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 /// Folders whose entry is known to be durable. Forgetting one costs a sync.
 const DURABLE_MAX: u64 = 65_536;
-/// A folder may be removed as empty between its creation and the rename into it; then it is made again, so often.
+/// Attempts to make a folder that is removed as empty between its creation and the rename into it.
 const RACES_MAX: u32 = 16;
 
-/// How a folder is synced: [`sync_folder`], or what a test wants to know of it.
+/// The function that syncs a folder: [`sync_folder`], or one that a test observes.
 pub type SyncFolder = Box<dyn Fn(&Path) -> io::Result<()> + Send + Sync>;
 
 /// The folders below the root of a store.
 pub struct Folders {
     root: PathBuf,
     sync_folder: SyncFolder,
-    /// By their paths as texts: a path is hashed component by component, which takes ten times as long.
+    /// Durable folders, as texts: to hash a path component by component takes ten times as long.
     durable: moka::sync::Cache<OsString, ()>,
-    /// Held alone while a folder is removed, shared while one is made and taken for durable.
+    /// Held exclusively while a folder is removed, shared while one is made and taken for durable.
     removing: RwLock<()>,
     syncs: Syncs,
 }
@@ -46,35 +46,36 @@ impl Folders {
         path.parent().unwrap_or(&self.root)
     }
 
-    /// Runs `place`, which makes the entry `path`, and syncs all that needs it for the entry to survive a power cut.
-    /// When folders keep disappearing under it: [`io::ErrorKind::ResourceBusy`].
+    /// Runs `place`, which makes the entry `path`, and syncs all folders that the entry needs to survive a power cut.
+    /// Fails with [`io::ErrorKind::ResourceBusy`] if folders keep disappearing meanwhile.
     pub fn place(&self, path: &Path, place: impl Fn() -> io::Result<()>) -> io::Result<()> {
         let folder = self.of(path);
         for _ in 0..RACES_MAX {
             match self.make_durable(folder).and_then(|()| place()) {
-                // A folder on the way was empty and has just been removed: whoever removed it did not know of us.
+                // A folder of the path was empty and has just been removed: the remover did not know of this call.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => self.forget(folder),
                 Err(error) => return Err(error),
-                // Once more: the folder may have been removed and made again since, by one who has not synced it yet.
+                // Once more: the folder may have been removed since, and made again by a caller that has not synced it
+                // yet.
                 Ok(()) => return self.make_durable(folder).and_then(|()| self.sync_nearest(folder)),
             }
         }
         Err(io::Error::new(io::ErrorKind::ResourceBusy, "folder keeps disappearing"))
     }
 
-    /// Makes sure that an entry which can be seen is there to stay.
+    /// Makes a visible entry durable.
     pub fn settle(&self, path: &Path) -> io::Result<()> {
         let folder = self.of(path);
         self.make_durable(folder).and_then(|()| self.sync(folder))
     }
 
-    /// Makes the going of the entry `path` durable, and removes the folders that it leaves empty.
+    /// Makes the removal of the entry `path` durable, and removes the folders that it leaves empty.
     pub fn settle_removal(&self, path: &Path) -> io::Result<()> {
         let mut folder = self.of(path);
         self.sync_nearest(folder)?;
         let _alone = self.removing.write();
         while folder != self.root {
-            // Forgotten first: nobody may take a folder for durable because it was there before it went.
+            // Forgotten first: no caller may take a folder for durable because it existed before its removal.
             self.durable.invalidate(folder.as_os_str());
             if fs::remove_dir(folder).is_err() {
                 break;
@@ -85,7 +86,8 @@ impl Folders {
     }
 
     /// Creates `folder` and its parents, and syncs each one's entry in its parent. A folder that exists is not thereby
-    /// durable: another thread may have made it a moment ago and not synced yet. Only our own memory says so.
+    /// durable: another thread may have made it a moment ago and not synced it yet. Only the memory of this process
+    /// tells.
     fn make_durable(&self, folder: &Path) -> io::Result<()> {
         if folder == self.root || self.durable.contains_key(folder.as_os_str()) {
             return Ok(());
@@ -108,7 +110,7 @@ impl Folders {
         }
     }
 
-    /// Syncs a folder or, when it has gone with the last that was in it, the folder from which it went.
+    /// Syncs a folder or, if it was removed with its last entry, the nearest parent that exists.
     fn sync_nearest<'a>(&'a self, mut folder: &'a Path) -> io::Result<()> {
         loop {
             match self.sync(folder) {
@@ -125,12 +127,12 @@ impl Folders {
     }
 }
 
-/// Syncs a folder by itself.
+/// Syncs one folder, without its parents.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// The syncs under way, by folder.
+/// The running syncs, by folder.
 #[derive(Default)]
 struct Syncs {
     folders: Mutex<HashMap<PathBuf, Arc<FolderSyncs>>>,
@@ -148,11 +150,11 @@ struct SyncState {
     /// Number of the sync that began last.
     begun: u64,
     running: bool,
-    /// Number of the last sync that ended well, and of the last that failed, and how.
+    /// Numbers of the last sync that succeeded and of the last that failed, and its error.
     done: u64,
     failed: u64,
     failure: Option<io::ErrorKind>,
-    /// Callers that have not returned.
+    /// Callers of [`Syncs::sync`] that have not returned.
     callers: usize,
 }
 
@@ -181,7 +183,8 @@ impl FolderSyncs {
         self.state.lock()
     }
 
-    /// Number of the sync that a new caller needs. The one that runs may have begun before his change.
+    /// Returns the number of the sync that a new caller needs. The running one may have begun before the caller's
+    /// change.
     fn enter(&self) -> u64 {
         let mut state = self.state();
         state.callers += 1;
@@ -191,7 +194,8 @@ impl FolderSyncs {
     fn wait(&self, needed: u64, sync: impl Fn() -> io::Result<()>) -> io::Result<()> {
         let mut state = self.state();
         loop {
-            // The kernel tells of a failed sync once, so whoever relied on that one has failed, whatever comes after it.
+            // The kernel reports a failed sync once, so a caller that relied on that one has failed, whatever comes
+            // after it.
             if state.failed >= needed {
                 return Err(state.failure.unwrap_or(io::ErrorKind::Other).into());
             }
@@ -225,7 +229,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
 
-    /// Eight callers while a sync is under way; what each is told, and how many syncs there were after the first.
+    /// Runs eight callers while a sync runs. Returns the result of each, and the number of syncs after the first.
     fn eight_behind_one(outcome: fn(usize) -> io::Result<()>) -> (Vec<io::Result<()>>, usize) {
         let (syncs, count) = (Syncs::default(), AtomicUsize::new(0));
         let folder = Path::new("folder");
@@ -271,7 +275,7 @@ mod tests {
 
     #[test]
     fn nobody_is_told_that_a_failed_sync_was_good() {
-        // The kernel tells of a failure once: the next sync is good, and has not written what was lost.
+        // The kernel reports a failure once: the next sync succeeds, and has not written what was lost.
         let (told, syncs) = eight_behind_one(|number| if number == 1 { Err(io::Error::other("disk")) } else { Ok(()) });
         assert!(told.iter().all(Result::is_err), "{told:?} after {syncs} syncs");
     }

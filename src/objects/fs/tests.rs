@@ -1,5 +1,5 @@
-//! Which folders are synced, and when. That files are synced before they get their names, the record of system calls
-//! shows (`tests/e2e/cases/61-syscalls.sh`).
+//! Which folders are synced, and when. `tests/e2e/cases/61-syscalls.sh` shows that files are synced before they get
+//! their names.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,8 +16,8 @@ use tokio::task::JoinHandle;
 use super::folders::{Folders, SyncFolder, sync_folder};
 use super::{FsObjects, Key, Objects, READ_BYTES, Read, When};
 
-/// What happened to a store, in order: syncs of its folders, by path below the root and with the names in them, and what a
-/// test wrote in between.
+/// Events of a store, in order: syncs of its folders, by path below the root and with the names in them, and the notes
+/// that a test wrote in between.
 #[derive(Clone, Default)]
 struct Record {
     events: Arc<Mutex<Vec<String>>>,
@@ -25,7 +25,7 @@ struct Record {
     gate: Arc<Gate>,
 }
 
-/// Closed, a sync of a folder waits behind its beginning.
+/// A gate that, while closed, holds each sync of a folder just after its beginning.
 #[derive(Default)]
 struct Gate {
     closed: Mutex<bool>,
@@ -50,7 +50,7 @@ impl Record {
         std::mem::take(&mut self.events.lock().unwrap())
     }
 
-    /// Until what is returned is dropped, so that a test which fails does not wait for ever.
+    /// Closes the gate until the returned guard is dropped, so that a test which fails does not wait for ever.
     fn close(&self) -> Closed {
         *self.gate.closed.lock().unwrap() = true;
         Closed(self.gate.clone())
@@ -129,7 +129,7 @@ fn a_name_is_placed_below_durable_folders_and_its_own_folder_synced_behind_it() 
     assert_eq!(place("a/b/x"), ["root(a)", "a(b)", "placed", "a/b(x)"]);
     assert_eq!(place("a/b/y"), ["placed", "a/b(x y)"]);
     assert_eq!(place("a/c/x"), ["a(b c)", "placed", "a/c(x)"]);
-    // Whatever is found in place was perhaps made a moment ago, by one who has not synced it yet.
+    // A folder that exists may have been made a moment ago, by a caller that has not synced it yet.
     fs::create_dir(root.join("found")).unwrap();
     assert_eq!(place("found/x"), ["root(a found)", "placed", "found(x)"]);
 }
@@ -167,7 +167,7 @@ async fn nobody_is_told_of_a_name_that_is_not_durable() {
         let objects = objects.clone();
         async move { put(&objects, "a/x").await }
     });
-    // It has its name, and the sync of its folder is under way.
+    // The object has its name, and the sync of its folder is in flight.
     record.begun(&putting).await;
     let key = Key::new("a/x");
     let mut look = pin!(objects.head(&key));
@@ -175,7 +175,7 @@ async fn nobody_is_told_of_a_name_that_is_not_durable() {
     drop(closed);
     look.await.unwrap();
     putting.await.unwrap().unwrap();
-    // The one under way may have begun before the name was there, for all that the second knows.
+    // The sync in flight may have begun before the name existed, for all that the second caller knows.
     assert_eq!(record.take(), ["a(first x)", "a(first x)"]);
 }
 
@@ -206,19 +206,19 @@ async fn what_is_deleted_does_not_come_back() {
         let objects = objects.clone();
         async move { objects.delete(&[Key::new("a/b/x")]).await }
     });
-    // The sync has begun behind the removal, and is waited for.
+    // The sync has begun after the removal, and the delete waits for it.
     record.begun(&deleting).await;
     assert!(!folder.path().join("a/b/x").exists());
     drop(closed);
     deleting.await.unwrap().unwrap();
     assert_eq!(record.take(), ["a/b(y)"]);
-    // Perhaps another one has removed it and not synced yet.
+    // Another caller may have removed the object and not synced yet.
     objects.delete(&[Key::new("a/b/x")]).await.unwrap();
     assert_eq!(record.take(), ["a/b(y)"]);
     objects.delete(&[Key::new("a/b/y")]).await.unwrap();
     assert!(!folder.path().join("a").exists());
     record.take();
-    // Its folder has gone with it.
+    // The folder was removed with its last entry.
     objects.delete(&[Key::new("a/b/y")]).await.unwrap();
     assert_eq!(record.take(), ["root()"]);
 }
@@ -232,7 +232,7 @@ async fn a_large_object_is_read_whole_by_pieces() {
         objects.put(&key, body.clone(), When::Always).await.unwrap();
         let Ok(Read::Fresh(meta, bytes)) = objects.read(&key, None).await else { panic!("not read") };
         assert!(bytes == body && meta.size == size as u64, "{size}");
-        // All pieces came in one buffer: that is what a read which is dropped leaves to a thread.
+        // All pieces came in one buffer: the only memory that a dropped read leaves to a thread.
         assert_eq!(objects.inner.buffers.drain(), usize::from(size > READ_BYTES), "{size}");
     }
 }

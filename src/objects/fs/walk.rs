@@ -1,7 +1,7 @@
 //! Listing a tree of files in byte order of whole keys.
 //!
-//! Not the order in which a sorted walk meets them: `a-b/x` comes before `a/x`, because `-` is less than `/`. So a folder
-//! is sorted by its name with the slash behind it.
+//! This is not the order in which a sorted walk meets them: `a-b/x` comes before `a/x`, because `-` is less than `/`.
+//! So a folder is sorted by its name with a slash appended.
 
 use std::fs;
 use std::io;
@@ -13,22 +13,23 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use super::file::{from_io, meta};
 use super::{FsObjects, Key, Meta, PRIVATE, Result};
 
-/// Entries handed over at once, so that a thread hop is paid once for many. The first batch is one: many ask for no more.
+/// Entries handed over at once, so that many share the cost of a thread hop. The first batch is one: many callers ask
+/// for no more.
 const BATCH_MAX: usize = 512;
 
-/// A walk that can rest between batches: it holds names of the folders it is in, no descriptor and no thread.
+/// A walk that can pause between batches: it holds the names in the folders that it is in, no descriptor and no thread.
 struct FolderWalk {
     objects: FsObjects,
     prefix: Arc<str>,
     after: Option<Arc<str>>,
-    /// For each folder on the way down, what is still to visit, last first. A name ends in `/` when it is a folder.
+    /// Names still to visit, for each folder on the path, the last one first. A name ends in `/` if it is a folder.
     pending: Vec<Vec<String>>,
     batch: usize,
 }
 
 pub(super) fn list(objects: FsObjects, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<Meta>> {
     let top = prefix.rfind('/').map_or("", |slash| &prefix[..=slash]);
-    // No key begins with what is no folder of keys, and neither must a walk: `/` and `..` lead out of the store.
+    // No key contains these components, and the walk must not follow them either: `/` and `..` lead out of the store.
     let leads_in = top.split_terminator('/').all(|part| !matches!(part, "" | "." | ".."));
     let pending = if leads_in { vec![vec![top.to_string()]] } else { Vec::new() };
     let walk = FolderWalk { objects, prefix: prefix.into(), after: after.map(Into::into), pending, batch: 1 };
@@ -71,7 +72,7 @@ impl FolderWalk {
         Ok(batch)
     }
 
-    /// What of a folder belongs to the listing, in reverse order.
+    /// Returns the entries of a folder that belong to the listing, in reverse order.
     fn entries(&self, folder: &str) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         let read = match fs::read_dir(self.objects.inner.folders.root().join(folder)) {
@@ -86,7 +87,7 @@ impl FolderWalk {
                 Err(error) => return Err(error),
             };
             let name = entry.file_name();
-            // What is not text was not put there by us.
+            // A name that is not text is not one of Larder's.
             let Some(name) = name.to_str() else { continue };
             if folder.is_empty() && Path::new(name) == Path::new(PRIVATE) {
                 continue;

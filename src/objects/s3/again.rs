@@ -1,8 +1,8 @@
-//! Calls that make a large object, repeated while the bucket has too much to do.
+//! Calls of an upload, repeated while the bucket is busy.
 //!
-//! The SDK repeats a call some times within seconds, and all calls of the process share what it may repeat. When a bucket
-//! slows everybody down, that is soon used up, and the next refusal of one part would end a layer of gigabytes. So each call
-//! on the way of an upload has a patience of its own here, above the SDK's.
+//! The SDK repeats a call a few times within seconds, and all calls of the process share its retry budget. When a
+//! bucket slows all clients down, that budget is soon used up, and the next refusal of one part would end a layer of
+//! gigabytes. So each call of an upload has a time limit of its own here, above the SDK's retries.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use tokio::time::{Instant, sleep};
 
 use super::error::PassingError;
 
-/// How long after its beginning a call is begun once more: as long as a request waits for a store that is busy. What a
-/// client notices meanwhile is that the connection takes no more bytes.
+/// Time after its beginning until which a call is repeated: as long as a request waits for a busy store. A client
+/// notices only that the connection takes no more bytes.
 const PATIENCE: Duration = Duration::from_secs(45);
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(4);
 
-/// When to try once more, and when no more.
+/// The schedule of the repeats of one call.
 pub(super) struct Again {
     until: Instant,
     pause: Duration,
@@ -27,9 +27,9 @@ impl Again {
         Again { until: Instant::now() + PATIENCE, pause: PAUSE_MIN }
     }
 
-    /// Waits before the next try; false when there shall be none.
+    /// Waits before the next attempt. False when the time is over.
     pub(super) async fn wait(&mut self) -> bool {
-        // Those who were refused at once shall not all come back at once.
+        // Jitter: callers that were refused at once shall not all come back at once.
         let pause = self.pause.mul_f64(rand::random_range(0.5..1.0));
         if Instant::now() + pause >= self.until {
             return false;
@@ -40,7 +40,7 @@ impl Again {
     }
 }
 
-/// Makes a call that may be made twice, until the bucket is not busy or patience has run out.
+/// Makes an idempotent call, until the bucket is not busy or the time is over.
 pub(super) async fn again<T, E, F>(mut call: impl FnMut() -> F) -> Result<T, E>
 where
     E: PassingError,

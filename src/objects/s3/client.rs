@@ -1,4 +1,4 @@
-//! The SDK's client: how it connects, whom it trusts, how long it tries.
+//! The SDK's client: its connections, trust, credentials and time-outs.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,22 +26,23 @@ use super::meter::Meter;
 use crate::config::{Checksum, S3Config, Secret};
 use crate::metrics::Metrics;
 
-/// Until a connection stands.
+/// Time-out of a connection attempt.
 const CONNECT: Duration = Duration::from_secs(3);
-/// One attempt of a call that moves no bytes, to the head of its answer.
+/// Time-out of one attempt of a call that moves no bytes, to the head of its answer.
 const ATTEMPT: Duration = Duration::from_secs(5);
-/// All attempts of a call that moves no bytes. Whoever waits 45 s for a busy store ends below the usual 60 s of proxies.
+/// Time-out of all attempts of a call that moves no bytes. A caller that waits 45 s for a busy store then ends below
+/// the usual 60 s of proxies.
 const CALL: Duration = Duration::from_secs(12);
-/// An answer whose bytes stop coming is given up after this, while somebody asks for them.
+/// An answer whose bytes stop coming is given up after this time, if a caller is waiting for them.
 const STALLED: Duration = Duration::from_secs(10);
-/// The slowest connection that an upload still succeeds on, in bytes per second.
+/// The slowest connection on which an upload still succeeds, in bytes per second.
 const SLOWEST: u64 = 1 << 20;
 const ATTEMPTS_MAX: u32 = 5;
 const BACKOFF: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
-/// Idle connections are closed after this. S3 itself closes them somewhat earlier or later.
+/// Idle connections are closed after this time. S3 itself closes them somewhat earlier or later.
 const IDLE: Duration = Duration::from_secs(20);
-/// How long keys from files are used before the files are read again.
+/// Age at which keys from files are read again.
 const KEYS_AGE_MAX: Duration = Duration::from_secs(300);
 
 /// Time-outs of a call that makes the bucket take or copy `bytes`.
@@ -52,7 +53,7 @@ pub(super) fn patience(bytes: u64) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::Config::builder().timeout_config(times.build())
 }
 
-/// A call that is sent once, whatever becomes of its answer.
+/// The configuration of a call that is sent once, even if its answer is lost.
 pub(super) fn once(call: aws_sdk_s3::config::Builder) -> aws_sdk_s3::config::Builder {
     call.retry_config(RetryConfig::disabled())
 }
@@ -67,7 +68,7 @@ pub(super) async fn connect(config: &S3Config, metrics: Arc<Metrics>) -> Result<
         .http_client(http_client(config.ca_file.as_deref())?)
         .timeout_config(times.build())
         .retry_config(retries)
-        // Time-outs bound uploads: they know how many bytes there are.
+        // Uploads are bounded by time-outs, which know the number of bytes.
         .stalled_stream_protection(
             StalledStreamProtectionConfig::enabled().grace_period(STALLED).upload_enabled(false).build(),
         )
@@ -75,7 +76,7 @@ pub(super) async fn connect(config: &S3Config, metrics: Arc<Metrics>) -> Result<
             Checksum::Crc32c => RequestChecksumCalculation::WhenSupported,
             Checksum::None => RequestChecksumCalculation::WhenRequired,
         })
-        // Only where we say so: blobs are checked by their digest.
+        // Only on request: blobs are checked by their digest.
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     match (&config.region, &config.endpoint) {
         (Some(region), _) => loader = loader.region(Region::new(region.clone())),
@@ -100,7 +101,8 @@ pub(super) async fn connect(config: &S3Config, metrics: Arc<Metrics>) -> Result<
     Ok(Client::from_conf(built.build()))
 }
 
-/// Answers that pass with time, beside those that the SDK knows: somebody else is at the same key, or asks too much.
+/// Classifies answers that pass with time, beside those that the SDK knows: a conflict on the same key, or too many
+/// requests.
 #[derive(Debug)]
 struct PassingConflicts;
 
@@ -117,13 +119,14 @@ impl ClassifyRetry for PassingConflicts {
     }
 }
 
-/// One client with one TLS stack for all that the SDK does, credentials included. It heeds `HTTPS_PROXY` and `NO_PROXY`.
+/// Builds one client with one TLS stack for all calls of the SDK, credentials included. It uses `HTTPS_PROXY` and
+/// `NO_PROXY`.
 fn http_client(ca_file: Option<&Path>) -> Result<SharedHttpClient, OpenBucketError> {
     let mut trusted = TrustStore::default();
     if let Some(path) = ca_file {
         let failed = |reason: String| OpenBucketError::CaFile(path.to_path_buf(), reason);
         let pem = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
-        // Looked at here: the client would panic at its first connection.
+        // Parsed here: the client would panic at its first connection.
         let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
         if found.map_err(|error| failed(error.to_string()))?.is_empty() {
             return Err(failed("there is no certificate in it".to_string()));
@@ -140,7 +143,7 @@ fn http_client(ca_file: Option<&Path>) -> Result<SharedHttpClient, OpenBucketErr
     Ok(http_client_fn(move |_, _| connector.clone()))
 }
 
-/// Keys of the configuration.
+/// Access keys from the configuration.
 #[derive(Clone, Debug)]
 struct AccessKeys {
     id: KeySource,

@@ -1,4 +1,4 @@
-//! One object out of several, inside the bucket where that can be.
+//! One object made of several, inside the bucket if possible.
 
 use aws_sdk_s3::types::MetadataDirective;
 use bytes::Bytes;
@@ -11,15 +11,15 @@ use super::{Error, Key, MARK, Meta, Result, S3Objects, When, client, error, mark
 use crate::digest::{Digest, Hasher};
 use crate::objects::{Change, Objects};
 
-/// Smallest part of a multipart upload, but for the last. Bytes.
+/// Smallest part of a multipart upload, except for the last, in bytes.
 const COPIED_PART_MIN: u64 = 5 << 20;
-/// Largest copy of one call. Bytes.
+/// Largest copy of one call, in bytes.
 const COPY_MAX: u64 = 5 << 30;
-/// Sources looked at together.
+/// Concurrent HEAD requests for sources.
 const HEADS_AT_ONCE: usize = 8;
-/// Inside S3 bytes move faster than to it: a copy is waited for as if it had so many times fewer.
+/// Factor by which the time-out of a copy is shorter than that of an upload: bytes move faster inside S3 than to it.
 const COPY_SPEED: u64 = 64;
-/// What stays as it is in a copy source.
+/// Characters that are not escaped in a copy source.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
 pub(super) async fn concat(objects: &S3Objects, from: &[Key], to: &Key, digest: &Digest) -> Result<Meta> {
@@ -37,12 +37,11 @@ pub(super) async fn concat(objects: &S3Objects, from: &[Key], to: &Key, digest: 
     }
 }
 
-/// What was made inside the bucket, told to those who watch.
+/// Reports an object that was made inside the bucket to the watchers.
 fn told(objects: &S3Objects, made: Result<Meta>) -> Result<Meta> {
     made.inspect(|meta| objects.inner.watchers.tell(&meta.key, Change::written(meta.size)))
 }
 
-/// What S3 calls the source of a copy.
 fn source(objects: &S3Objects, key: &Key) -> String {
     let full = format!("{}/{}", objects.inner.bucket, objects.inner.full(key));
     utf8_percent_encode(&full, PLAIN).to_string()
@@ -59,7 +58,7 @@ async fn copy(objects: &S3Objects, from: &Meta, to: &Key) -> Result<Meta> {
     inner.written(to, from.size, copied.copy_object_result.and_then(|copied| copied.e_tag), &mark)
 }
 
-/// Each source is a part; one that is too large for a part is several.
+/// Makes each source a part, or several if it is too large for one.
 async fn assemble(objects: &S3Objects, sources: &[Meta], to: &Key) -> Result<Meta> {
     let mut upload = PartsUpload::begin(objects, to).await?;
     for from in sources {
@@ -78,8 +77,8 @@ async fn assemble(objects: &S3Objects, sources: &[Meta], to: &Key) -> Result<Met
     upload.complete().await
 }
 
-/// Sources that are too small for parts: their bytes come here and go back. Nobody hashes them again before the blob is
-/// acknowledged, and the bucket's checksums do not cover all of them: so it is done here.
+/// Concatenates sources that are too small to be parts: their bytes pass through this process. Nothing else hashes them
+/// before the blob is acknowledged, and the bucket's checksums do not cover all of them, so they are hashed here.
 async fn through(objects: &S3Objects, sources: &[Meta], to: &Key, digest: &Digest) -> Result<Meta> {
     let size = sources.iter().map(|source| source.size).sum();
     let mut draft = objects.begin(to, Some(size)).await?;

@@ -1,7 +1,9 @@
-//! Deletes that cannot be done late: signed with a date of the past, which the endpoint compares with its own clock.
+//! Deletes that cannot be executed late: signed with a date in the past, which the endpoint compares with its own
+//! clock.
 //!
-//! S3 refuses a request whose signature is more than 15 minutes old. A delete that is dated when its right was obtained, and
-//! sent once, is therefore done soon after that or never, however long it was held up in this process or on its way.
+//! S3 refuses a request whose signature is more than 15 minutes old. A delete that is dated when its right was
+//! obtained, and sent once, is therefore executed soon after that or never, however long it was held up in this process
+//! or on the network.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,15 +21,16 @@ use super::{Error, Key, PRIVATE, Result, S3Objects, mark};
 pub(super) const AGE_MAX: Duration = Duration::from_secs(15 * 60);
 /// Age of the request that is sent to see whether it is refused.
 const PROBE_AGE: Duration = Duration::from_secs(20 * 60);
-/// What a request is told that is refused for its age: by S3, MinIO, Ceph and versitygw, and by S3 for some of its kinds.
+/// Error codes for a request that is refused for its age: of S3, MinIO, Ceph and versitygw, and of S3 for some kinds of
+/// requests.
 const TOO_OLD: [&str; 2] = ["RequestTimeTooSkewed", "RequestExpired"];
-/// Keys of one request.
+/// Keys in one request.
 const KEYS_MAX: usize = 1000;
-/// Requests under way, where each takes one key only.
+/// Requests in flight, when each has only one key.
 const SINGLE: usize = 16;
 
-/// A client whose requests are all dated `at` and sent once. It is one of its own, and corrects nothing: a client takes the
-/// age of an answer for an error of its clock, and would date all further requests as the endpoint does.
+/// A client whose requests are all dated `at` and sent once. It is separate, and does not correct its clock: the SDK
+/// takes the age of an answer for an error of its clock, and would date all further requests as the endpoint does.
 fn dated(objects: &S3Objects, at: SystemTime) -> Client {
     let config = objects.inner.client.config().to_builder();
     let config = config.time_source(StaticTimeSource::new(at)).retry_config(RetryConfig::disabled());
@@ -35,10 +38,11 @@ fn dated(objects: &S3Objects, at: SystemTime) -> Client {
     Client::from_conf(config.build())
 }
 
-/// Which deletes an endpoint refuses when they come late.
+/// The deletes that an endpoint refuses when they arrive late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RefusesLate {
-    /// Of one key only: the dates of those with many are not looked at. So objects are deleted one by one.
+    /// Only deletes of one key: the endpoint does not check the date of those with many. So objects are deleted one by
+    /// one.
     Single,
     All,
 }
@@ -68,7 +72,7 @@ async fn many(objects: &S3Objects, client: &Client, keys: &[Key]) -> Result<(), 
                 Err(Error::Busy(format!("DELETE {key}: {code}").into()).into())
             }
         },
-        // An endpoint that knows only single ones.
+        // An endpoint that supports only deletes of one key.
         Err(error) if error.is_unsupported() => singly(objects, client, keys).await,
         Err(error) => Err(error),
     }
@@ -91,9 +95,9 @@ fn unbuilt(error: aws_sdk_s3::error::BuildError) -> Error {
     Error::Backend(error.to_string().into())
 }
 
-/// Whether the endpoint refuses to delete what never was there, by requests dated 20 minutes ago. Only a refusal that says
-/// that this is why proves it: an endpoint that is overloaded, or whose policy forbids the call, may do such a request on
-/// another day.
+/// Tests whether the endpoint refuses deletes dated 20 minutes ago, of keys that never existed. Only a refusal that
+/// gives this reason proves it: an endpoint that is overloaded, or whose policy forbids the call, may execute such a
+/// request on another day.
 pub(super) async fn refuses_late(objects: &S3Objects) -> Option<RefusesLate> {
     let late = dated(objects, SystemTime::now() - PROBE_AGE);
     let key = Key::new(format!("{PRIVATE}late/{}", mark()));

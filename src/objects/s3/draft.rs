@@ -1,7 +1,7 @@
-//! Drafts: bytes are gathered into parts, and parts go up while the next one is gathered.
+//! Drafts: bytes are gathered into parts, and each part is uploaded while the next one is gathered.
 //!
-//! What fits into one part is written by a single PUT. Otherwise the multipart upload is on the final key, so nothing is
-//! copied, and nothing shows before it is completed.
+//! An object that fits into one part is written by a single PUT. Otherwise the multipart upload is on the final key, so
+//! nothing is copied, and nothing is visible before it is completed.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,17 +12,16 @@ use super::pool::{PartBuffer, Pool, PooledPart};
 use super::{Error, Key, Meta, Result, S3Objects, When};
 use crate::objects::{Change, Draft};
 
-/// Parts of a draft of unknown size double whenever so many have been sent.
+/// Number of parts after which the part size of a draft of unknown size doubles.
 const PARTS_OF_ONE_SIZE: u64 = 1_000;
 
 pub(super) struct S3Draft {
     objects: S3Objects,
     key: Key,
-    /// Bytes, when they were told.
+    /// Size in bytes, if it was announced.
     size: Option<u64>,
     written: u64,
     part_bytes: u64,
-    /// The part that is being gathered.
     buffer: Option<PartBuffer>,
     upload: Option<PartsUpload>,
 }
@@ -33,12 +32,11 @@ impl S3Draft {
         Ok(S3Draft { objects, key, size, written: 0, part_bytes, buffer: None, upload: None })
     }
 
-    /// Memory for the next part.
     async fn next_buffer(&self) -> Result<PartBuffer> {
         let pool = &self.objects.inner.pool;
         let parts = self.upload.as_ref().map_or(0, PartsUpload::parts);
         let bytes = match self.size.map(|size| size.saturating_sub(self.written)) {
-            // More than was announced: the one who announced it will refuse it.
+            // More bytes than announced: the caller that announced the size will refuse them.
             None | Some(0) => self.part_bytes.saturating_mul(1 << (parts / PARTS_OF_ONE_SIZE)).min(pool.bytes()),
             Some(left) => self.part_bytes.min(left),
         };
@@ -59,7 +57,7 @@ impl S3Draft {
     async fn append(&mut self, mut piece: Bytes) -> Result<()> {
         while !piece.is_empty() {
             let mut buffer = match self.buffer.take() {
-                // Sent only now that there is more: the last part of all may be all there is.
+                // Sent only now that more bytes have come: a full part may be the last one.
                 Some(buffer) if buffer.is_full() => {
                     self.send(buffer).await?;
                     continue;
@@ -77,7 +75,8 @@ impl S3Draft {
 }
 
 impl S3Draft {
-    /// Bytes of a write that failed, or whose future was dropped, are missing: such a draft cannot be committed.
+    /// Fails unless all `bytes` that were written can be sent. Those of a write that failed, or whose future was
+    /// dropped, are missing: such a draft cannot be committed.
     fn expect(&self, bytes: u64) -> Result<()> {
         if bytes == self.written {
             return Ok(());
@@ -86,7 +85,8 @@ impl S3Draft {
     }
 }
 
-/// The size of the parts of an object of `size` bytes: at least `smallest`, and large enough that [`PARTS_MAX`] suffice.
+/// The part size in bytes of an object of `size` bytes: at least `smallest`, and large enough that [`PARTS_MAX`]
+/// suffice.
 fn part_bytes(smallest: u64, size: Option<u64>, pool: &Pool) -> Result<u64> {
     let needed = size.unwrap_or(0).div_ceil(PARTS_MAX).next_multiple_of(1 << 20);
     let bytes = smallest.max(needed);
@@ -113,7 +113,7 @@ impl Draft for S3Draft {
     async fn commit(mut self: Box<Self>) -> Result<Meta> {
         let last = self.buffer.take();
         if self.upload.is_none() {
-            // The memory is given back when the answer is there.
+            // The memory is given back when the answer has arrived.
             let part = last.map(PartBuffer::freeze).transpose()?;
             let bytes = part.as_ref().map(PooledPart::bytes).cloned().unwrap_or_default();
             self.expect(bytes.len() as u64)?;

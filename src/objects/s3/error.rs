@@ -1,7 +1,7 @@
-//! What an answer of S3 means.
+//! Meaning of the answers of S3.
 //!
-//! Overload, time-outs and trouble with connections are [`Error::Busy`]: the SDK has asked again for a while by then, and
-//! the same call may succeed later. What only an operator can mend is [`Error::Backend`], with a hint what to do.
+//! Overload, time-outs and failed connections are [`Error::Busy`]: the SDK has retried for a while by then, and the
+//! same call may succeed later. Faults that only an operator can repair are [`Error::Backend`], with a hint what to do.
 
 use std::error::Error as StdError;
 use std::fmt::Display;
@@ -11,10 +11,10 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use super::status;
 use crate::objects::Error;
 
-/// How many causes of an error are written out.
+/// Longest chain of causes that a text of an error has.
 const CAUSES_MAX: usize = 8;
 
-/// A failed call to the bucket: what callers are told, and what the endpoint said, which decides what is done next.
+/// A failed call to the bucket: the error for callers, and the endpoint's code, which decides what is done next.
 #[derive(Clone, Debug)]
 pub(super) struct S3Error {
     pub meaning: Error,
@@ -23,17 +23,17 @@ pub(super) struct S3Error {
 }
 
 impl S3Error {
-    /// Whether the upload is not known to the endpoint: aborted, or completed already.
+    /// Whether the endpoint does not know the upload: aborted, or completed already.
     pub fn is_gone(&self) -> bool {
         self.has_code("NoSuchUpload")
     }
 
-    /// Whether the endpoint does not know such a call.
+    /// Whether the endpoint does not support the call.
     pub fn is_unsupported(&self) -> bool {
         matches!(self.meaning, Error::Backend(_)) && (self.status == Some(501) || self.has_code("NotImplemented"))
     }
 
-    /// Whether the endpoint said `code`.
+    /// Whether the endpoint's code is `code`.
     pub fn has_code(&self, code: &str) -> bool {
         self.code.as_deref() == Some(code)
     }
@@ -51,7 +51,7 @@ impl From<S3Error> for Error {
     }
 }
 
-/// Errors of which some pass.
+/// An error that may be temporary.
 pub(super) trait PassingError {
     /// Whether the same call may succeed later.
     fn passes(&self) -> bool;
@@ -64,13 +64,13 @@ impl PassingError for Error {
 }
 
 impl PassingError for S3Error {
-    /// A call of an upload which somebody has aborted never succeeds: the whole upload has to begin anew.
+    /// A call of an upload that was aborted never succeeds: the whole upload has to begin anew.
     fn passes(&self) -> bool {
         self.meaning.passes() && !self.is_gone()
     }
 }
 
-/// The error of `call` on `key`.
+/// Converts the error of `call` on `key`.
 pub(super) fn from_sdk<E>(call: &str, key: impl Display, error: SdkError<E>) -> S3Error
 where
     E: ProvideErrorMetadata + StdError + 'static,
@@ -101,14 +101,15 @@ where
     };
     match error {
         SdkError::ServiceError(_) | SdkError::ResponseError(_) => match (status, code) {
-            // Gone, or out of reach behind what answers for it: nothing is known of the object, and it may come back.
+            // The bucket is gone, or out of reach behind a proxy that answers for it: nothing is known of the object,
+            // and it may come back.
             (_, Some("NoSuchBucket")) => Error::Busy(text()),
-            // Somebody aborted it: the next attempt begins another.
+            // The upload was aborted: the next attempt begins another.
             (_, Some("NoSuchUpload")) => Error::Busy(text()),
             (Some(404), _) => Error::NotFound,
             (Some(412), _) | (Some(409), Some("ConditionalRequestConflict")) => Error::Exists,
             (Some(507), _) | (_, Some("QuotaExceeded" | "XMinioStorageFull" | "InsufficientStorage")) => Error::Full,
-            // Bytes that were damaged on their way.
+            // Bytes that were damaged in transit.
             (_, Some("BadDigest" | "XAmzContentChecksumMismatch" | "XAmzContentSHA256Mismatch")) => Error::Busy(text()),
             (_, Some("RequestTimeout" | "IncompleteBody")) => Error::Busy(text()),
             (Some(501), _) => Error::Backend(text()),
@@ -123,13 +124,13 @@ where
     }
 }
 
-/// The code that comes with an answer to a HEAD, which has no body. MinIO tells it; elsewhere a bucket that is gone cannot be
-/// told from an object that is, unless by another call.
+/// The error code of an answer to a HEAD, which has no body. MinIO sends one in a header; with other endpoints only
+/// another call can tell a missing bucket from a missing object.
 fn code_of<E>(error: &SdkError<E>) -> Option<&str> {
     error.raw_response()?.headers().get("x-minio-error-code")
 }
 
-/// What an operator can do about it.
+/// Advice for the operator.
 fn hint(status: Option<u16>, code: Option<&str>) -> Option<&'static str> {
     Some(match (status, code?) {
         (_, "NoSuchBucket") => "create the bucket, or correct [store.s3] bucket, region or endpoint",

@@ -6,14 +6,14 @@ use futures::{StreamExt, TryStreamExt};
 use super::{S3Objects, error, size, time};
 use crate::objects::{Error, Key, Meta, Result, Version};
 
-/// Where a list goes on.
+/// The position at which a list continues.
 enum NextPage {
     Begin(Option<String>),
     Page(String),
     End,
 }
 
-/// All objects whose key begins with `prefix` and is greater than `after`, our own included.
+/// Lists all objects whose key begins with `prefix` and is greater than `after`, Larder's own included.
 pub(super) fn list(objects: S3Objects, prefix: &str, after: Option<&str>) -> BoxStream<'static, Result<Meta>> {
     let prefix = format!("{}{prefix}", objects.inner.prefix);
     let after = after.filter(|after| !after.is_empty()).map(|after| format!("{}{after}", objects.inner.prefix));
@@ -41,7 +41,7 @@ async fn page(objects: &S3Objects, prefix: &str, next: NextPage) -> Result<Optio
     let mut page = Vec::new();
     for object in listed.contents.into_iter().flatten() {
         let Some(key) = object.key.as_deref().and_then(|key| key.strip_prefix(&inner.prefix)) else { continue };
-        // Not ours: consoles write `a/b/` where they show a folder.
+        // Not a key of Larder: consoles write `a/b/` to show a folder.
         if key.split('/').any(|part| matches!(part, "" | "." | "..")) {
             continue;
         }
@@ -49,7 +49,7 @@ async fn page(objects: &S3Objects, prefix: &str, next: NextPage) -> Result<Optio
             key: Key::new(key),
             size: size(object.size)?,
             modified: time(object.last_modified),
-            // Not all servers tell the ETag here: who compares it finds then that it is not the same.
+            // Not all endpoints list the ETag: an empty one equals no version.
             version: Version(object.e_tag.unwrap_or_default().into()),
         });
     }

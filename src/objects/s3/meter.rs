@@ -1,4 +1,4 @@
-//! Counts what is sent to the bucket.
+//! Counts the requests to the bucket.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use aws_smithy_runtime_api::client::orchestrator::Metadata;
 
 use crate::metrics::Metrics;
 
-/// Counts every request just before it is sent, each attempt of it by itself: attempts are what is paid for.
+/// Counts each attempt of a request just before it is sent: attempts are what is paid for.
 pub(super) struct Meter(pub Arc<Metrics>);
 
 /// [`Metrics`] have no use for `Debug`, which interceptors must have.
@@ -21,7 +21,7 @@ impl fmt::Debug for Meter {
     }
 }
 
-/// One of [`crate::metrics::S3_KINDS`].
+/// Maps an operation to one of [`crate::metrics::S3_KINDS`].
 fn kind(operation: &str) -> &'static str {
     match operation {
         "GetObject" => "get",
@@ -53,12 +53,12 @@ impl Intercept for Meter {
     }
 }
 
-/// Counts the requests of one call, or of several that are given the same counter: the SDK repeats calls by itself.
+/// Counts the requests of one call, or of several calls that share the counter: the SDK repeats calls by itself.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SentCount(Arc<AtomicUsize>);
 
 impl SentCount {
-    /// Requests that were sent.
+    /// Number of requests that were sent.
     pub(super) fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }

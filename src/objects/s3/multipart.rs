@@ -1,4 +1,4 @@
-//! Multipart uploads: parts go up side by side, and the object appears when they are completed.
+//! Multipart uploads: parts are uploaded concurrently, and the object appears when the upload is completed.
 
 use std::ops::Range;
 
@@ -12,11 +12,11 @@ use super::meter::SentCount;
 use super::pool::PooledPart;
 use super::{Error, Key, MARK, Meta, Result, S3Objects, client, mark};
 
-/// Parts of one upload, by S3's rules.
+/// Maximum number of parts of one upload, by S3's rules.
 pub(super) const PARTS_MAX: u64 = 10_000;
-/// Parts of one upload that are on their way at the same time.
+/// Parts of one upload that are in flight at the same time.
 const PARTS_AT_ONCE: usize = 4;
-/// S3 may take this long to put an object together: as if so many bytes were moved.
+/// Bytes whose transfer would have the time-out of a completion: S3 may take that long to put an object together.
 const COMPLETING_BYTES: u64 = 60 << 20;
 
 /// An upload that has begun. Dropped before it is completed, it is aborted: S3 keeps and bills its parts otherwise.
@@ -49,17 +49,17 @@ impl PartsUpload {
         Ok(PartsUpload { objects, key: key.clone(), id, mark, going, done, parts: 0, bytes: 0, open: true })
     }
 
-    /// How many parts there are.
+    /// Number of parts.
     pub(super) fn parts(&self) -> u64 {
         self.parts
     }
 
-    /// How many bytes have been given to it.
+    /// Bytes that were given to the upload.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Sends a part behind those before, as soon as less than [`PARTS_AT_ONCE`] are on their way.
+    /// Sends the next part, as soon as fewer than [`PARTS_AT_ONCE`] are in flight.
     pub(super) async fn send(&mut self, part: PooledPart) -> Result<()> {
         let (number, bytes) = (self.next_number()?, part.bytes().len() as u64);
         self.make_room().await?;
@@ -69,7 +69,7 @@ impl PartsUpload {
         Ok(())
     }
 
-    /// Copies bytes of another object as a part behind those before. `source` is what S3 calls a copy source.
+    /// Copies bytes of another object as the next part. `source` is an S3 copy source.
     pub(super) async fn copy(&mut self, source: String, range: Range<u64>) -> Result<()> {
         let (number, bytes) = (self.next_number()?, range.end - range.start);
         self.make_room().await?;
@@ -92,7 +92,6 @@ impl PartsUpload {
         Ok(())
     }
 
-    /// Waits for one part.
     async fn join(&mut self) -> Result<()> {
         match self.going.join_next().await {
             Some(Ok(part)) => self.done.push(part?),
@@ -102,7 +101,7 @@ impl PartsUpload {
         Ok(())
     }
 
-    /// Puts the object together out of its parts.
+    /// Completes the upload: the object appears.
     pub(super) async fn complete(mut self) -> Result<Meta> {
         while !self.going.is_empty() {
             if let Err(error) = self.join().await {
@@ -111,7 +110,7 @@ impl PartsUpload {
             }
         }
         if self.done.len() as u64 != self.parts {
-            // S3 would leave out a part that failed before, and say nothing.
+            // S3 would leave out a part that failed before, and report no error.
             self.abort().await;
             return Err(Error::Backend("parts of an upload are missing".into()));
         }
@@ -148,21 +147,22 @@ impl PartsUpload {
         Ok(inner.written(&self.key, self.bytes, written.e_tag, &self.mark)?)
     }
 
-    /// The answer to an attempt may have been lost, and the next one finds no upload, or is told that all is done while the
-    /// first attempt is still under way (versitygw): then nothing but the object tells.
+    /// Finds out whether the completion was done. The answer to an attempt may have been lost, and the next one finds
+    /// no upload, or is told that all is done while the first attempt still runs (versitygw): then only the object
+    /// itself tells.
     async fn settle(&self, error: &S3Error) -> Result<Meta> {
         let settle = || self.objects.inner.settle(&self.key, &self.mark, error.meaning.clone());
         if error.is_gone() { again(settle).await } else { settle().await }
     }
 
-    /// As [`PartsUpload::abort`], for who wants to know whether it can be done.
+    /// As [`PartsUpload::abort`], with an error if it fails.
     pub(super) async fn undo(mut self) -> Result<()> {
         self.open = false;
         self.going.shutdown().await;
         abort(&self.objects, &self.key, &self.id).await
     }
 
-    /// Gives up what has been sent.
+    /// Aborts the upload and its parts.
     pub(super) async fn abort(mut self) {
         self.open = false;
         let going = std::mem::take(&mut self.going);
@@ -172,7 +172,7 @@ impl PartsUpload {
 
 impl Drop for PartsUpload {
     fn drop(&mut self) {
-        // Without a runtime the process is at its end; the bucket's lifecycle rule gets what stays.
+        // Without a runtime the process is at its end; the bucket's lifecycle rule removes the parts.
         if let (true, Ok(runtime)) = (self.open, tokio::runtime::Handle::try_current()) {
             let going = std::mem::take(&mut self.going);
             runtime.spawn(give_up(self.objects.clone(), self.key.clone(), std::mem::take(&mut self.id), going));
@@ -180,12 +180,12 @@ impl Drop for PartsUpload {
     }
 }
 
-/// An endpoint says that an object is put together, and it is not there.
+/// The error when an endpoint says that an object is put together, and the object is missing.
 fn unconfirmed(key: &Key) -> Error {
     Error::Busy(format!("{key} is said to be complete, and is not there yet").into())
 }
 
-/// The upload of which a call is part: its key and id, and the number of the part.
+/// The upload to which a call belongs: its key and id, and the number of the part.
 type PartAddress<'a> = (&'a Key, &'a str, i32);
 
 async fn send(objects: &S3Objects, (key, id, number): PartAddress<'_>, body: Bytes) -> Result<CompletedPart, S3Error> {
@@ -219,7 +219,7 @@ async fn copy(
 }
 
 async fn give_up(objects: S3Objects, key: Key, id: String, mut going: JoinSet<Result<CompletedPart, S3Error>>) {
-    // A part that arrives behind the abort would stay.
+    // A part that arrives after the abort would stay.
     going.shutdown().await;
     if let Err(error) = abort(&objects, &key, &id).await {
         tracing::warn!(%error, "parts of an upload stay in the bucket until its lifecycle rule removes them");

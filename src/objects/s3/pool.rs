@@ -1,4 +1,4 @@
-//! Memory for parts on their way to the bucket: one budget for all uploads.
+//! Memory for parts in flight to the bucket: one budget for all uploads.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -11,61 +11,62 @@ use super::{Error, Result};
 use crate::names::Tenant;
 use crate::turns::{Class, Turn, Turns};
 
-/// What the budget is counted in: a semaphore counts no further than some billions.
+/// Unit of the budget, in bytes: a semaphore counts no further than some billions.
 const UNIT_BYTES: u64 = 64 << 10;
-/// A buffer to which less than this has come in a second, since it was taken, may be taken away when others have waited for
-/// `WAIT`. Bytes. Such a client has sent part of a layer: it sends the whole layer again when it is told so.
+/// Rate in bytes per second, since the buffer was taken, below which a buffer may be taken away when others have waited
+/// for `WAIT`. Such a client has sent part of a layer: it sends the whole layer again after the refusal.
 const SLOWEST: u64 = 128 << 10;
-/// For so long a buffer is not judged.
+/// Age below which no buffer is taken away.
 const GRACE: Duration = Duration::from_secs(30);
-/// How long somebody waits before those who are slow are looked for.
+/// Time that a caller waits before slow buffers are taken away.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// A budget of bytes. Whoever wants a buffer waits until it fits, however large; of those who wait, the tenant that holds
-/// least goes first, and scopes hold half of it at most, all together.
+/// A budget of bytes. A caller that wants a buffer waits until it fits, however large; of those who wait, the tenant
+/// that holds least goes first, and scopes hold half of it at most, all together.
 ///
-/// Nobody waits for a second buffer while it holds one that needs that second one to be given back: a part is sent as soon
-/// as it is full, by a task of its own, whether or not the upload gets its next buffer.
+/// No caller waits for a second buffer while it holds one that is given back only after the second: a part is sent as
+/// soon as it is full, by a task of its own, whether or not the upload gets its next buffer.
 ///
-/// A client that sends slowly loses its buffer when others want it: otherwise a few such clients would end all uploads. What
-/// counts is how much has come since the buffer was taken, not that something has come lately: a client that sends a
-/// little now and then holds a buffer for as long as it likes. So nobody who waits is behind a buffer that fills for
-/// longer than [`GRACE`] and its size at [`SLOWEST`] take, 64 s for 8 MiB, and a part on its way has time-outs of its own.
-/// While nobody waits, a client may be as slow as it likes.
+/// A client that sends slowly loses its buffer when others want it: otherwise a few such clients would end all uploads.
+/// The rate since the buffer was taken decides, not the time of the last byte: a client that sends a little now and
+/// then could hold a buffer for ever. So no caller waits behind a buffer that fills for longer than [`GRACE`] and its
+/// size at [`SLOWEST`] take, 64 s for 8 MiB, and a part in flight has time-outs of its own. While no caller waits, a
+/// client may be as slow as it likes.
 ///
-/// Buffers of the usual size are used again: given back to the allocator and taken anew, they leave holes in each of its
+/// Buffers of the usual size are reused: given back to the allocator and taken anew, they leave holes in each of its
 /// arenas, some 50 MiB for a budget of 64, measured.
 ///
-/// Memory in small pieces, as bytes come, would hold less for slow clients. But then many uploads would each hold part of a
-/// part and wait for the rest, and all would end one after the other: whole buffers let as many go on as there is memory for.
+/// Memory in small pieces, as bytes come, would hold less for slow clients. But then many uploads would each hold part
+/// of a part and wait for the rest, and all would end one after the other: with whole buffers, as many uploads proceed
+/// as there is memory for.
 #[derive(Clone)]
 pub(super) struct Pool {
     units: Turns<Option<Tenant>>,
     bytes: u64,
-    /// Bytes of most buffers.
+    /// Usual size of a buffer, in bytes.
     usual: u64,
-    /// Buffers of the usual size that nobody has.
+    /// Idle buffers of the usual size.
     idle: Arc<Mutex<Vec<BytesMut>>>,
     /// Buffers that are being filled.
     filling: Arc<Mutex<Vec<Weak<Mutex<Filling>>>>>,
 }
 
 impl Pool {
-    /// A budget of `bytes` bytes, out of which mostly buffers of `usual` bytes are taken.
+    /// A budget of `bytes` bytes, from which mostly buffers of `usual` bytes are taken.
     pub(super) fn new(bytes: u64, usual: u64) -> Pool {
         let units = (bytes / UNIT_BYTES).max(1);
         let units = Turns::new(units, units / 2);
         Pool { units, bytes, usual, idle: Arc::default(), filling: Arc::default() }
     }
 
-    /// Bytes of the whole budget.
+    /// Size of the whole budget in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// A buffer for `bytes` bytes of an object of this tenant, at most the whole budget.
+    /// Takes a buffer for `bytes` bytes of an object of this tenant, at most the whole budget.
     pub(super) async fn take(&self, owner: Option<Tenant>, bytes: u64) -> Result<PartBuffer> {
-        // What is more than half of a usual buffer gets one, which can be used again.
+        // A part of more than half the usual size gets a usual buffer, which can be reused.
         let is_usual = bytes <= self.usual && bytes > self.usual / 2;
         let held_bytes = if is_usual { self.usual } else { bytes };
         let units = held_bytes.min(self.bytes).div_ceil(UNIT_BYTES).min(self.bytes / UNIT_BYTES).max(1);
@@ -88,7 +89,7 @@ impl Pool {
         Ok(PartBuffer { pool: self.clone(), filling, capacity })
     }
 
-    /// A buffer that can be used again, if that is `wanted`. Those for which the budget has no room any more go.
+    /// Takes an idle buffer, if one is `wanted`. Idle buffers that the budget has no space for are freed.
     fn idle_buffer(&self, wanted: bool) -> Option<BytesMut> {
         let room = self.units.free() * UNIT_BYTES;
         let mut idle = self.idle.lock();
@@ -97,7 +98,7 @@ impl Pool {
         buffer
     }
 
-    /// Frees the slowest buffers, until `units` are free.
+    /// Takes the slowest buffers away, until `units` are free.
     fn take_from_slow(&self, units: u64) {
         let all: Vec<_> = self.filling.lock().iter().filter_map(Weak::upgrade).collect();
         let rated = all.into_iter().filter_map(|filling| {
@@ -119,7 +120,7 @@ impl Pool {
     }
 }
 
-/// Memory out of the budget.
+/// Memory from the budget, being filled.
 pub(super) struct PartBuffer {
     pool: Pool,
     filling: Arc<Mutex<Filling>>,
@@ -127,14 +128,15 @@ pub(super) struct PartBuffer {
 }
 
 struct Filling {
-    /// Gone when it was taken away.
+    /// The memory, with its turn; absent when it was taken away.
     memory: Option<(BytesMut, Turn<Option<Tenant>>)>,
-    /// When it was taken.
+    /// Time at which the buffer was taken.
     since: Instant,
 }
 
 impl Filling {
-    /// Bytes in a second since it was taken; nothing while it is too early to tell, and when there is nothing to take away.
+    /// Bytes per second since the buffer was taken; nothing while it is younger than [`GRACE`], or when it has no
+    /// memory to take away.
     fn rate(&self) -> Option<u64> {
         let (bytes, _) = self.memory.as_ref()?;
         let age = self.since.elapsed();
@@ -147,7 +149,7 @@ fn taken_away() -> Error {
 }
 
 impl PartBuffer {
-    /// Copies what fits of `piece`, and returns the rest.
+    /// Copies as much of `piece` as fits, and returns the rest.
     pub(super) fn fill(&mut self, mut piece: Bytes) -> Result<Bytes> {
         let mut filling = self.filling.lock();
         let (bytes, _) = filling.memory.as_mut().ok_or_else(taken_away)?;
@@ -160,14 +162,14 @@ impl PartBuffer {
         self.filling.lock().memory.as_ref().is_some_and(|(bytes, _)| bytes.len() == self.capacity)
     }
 
-    /// What has been filled in.
+    /// The filled bytes.
     pub(super) fn freeze(self) -> Result<PooledPart> {
         let (bytes, held) = self.filling.lock().memory.take().ok_or_else(taken_away)?;
         Ok(PooledPart { pool: self.pool, bytes: bytes.freeze(), _held: held })
     }
 }
 
-/// Bytes in memory of the budget. The memory is given back with it: whoever has the bytes keeps it for as long.
+/// Bytes in memory of the budget. The memory is given back when the last holder of the bytes drops them.
 pub(super) struct PooledPart {
     pool: Pool,
     bytes: Bytes,
@@ -182,7 +184,7 @@ impl PooledPart {
 
 impl Drop for PooledPart {
     fn drop(&mut self) {
-        // A connection that was given up may have the bytes a little longer: then the buffer goes with it.
+        // A connection that was given up may hold the bytes a little longer: then the buffer is freed with them.
         if let Ok(mut buffer) = std::mem::take(&mut self.bytes).try_into_mut()
             && buffer.capacity() as u64 == self.pool.usual
         {
@@ -245,7 +247,7 @@ mod tests {
             buffer.fill("the beginning".into()).unwrap();
             stalled.push(buffer);
         }
-        // No more of them than is needed.
+        // No more idle buffers are freed than needed.
         let _fresh = pool.take(None, 2 << 20).await.unwrap();
         let mut refused = 0;
         for buffer in &mut stalled {
@@ -285,7 +287,7 @@ mod tests {
                 slow.retain_mut(|buffer| buffer.fill(little.clone()).is_ok());
                 refused = 3 - slow.len();
             }
-            // Whoever sends faster is left alone, also when most of the time is a pause.
+            // A client that sends faster keeps its buffer, even if most of the time is a pause.
             if second % 5 == 0 {
                 fast.fill(much.clone()).unwrap();
             }

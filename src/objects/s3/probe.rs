@@ -1,4 +1,4 @@
-//! What is needed of a bucket, proved at start.
+//! The properties that a bucket must have, proved at the start.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use super::{Error, Key, PRIVATE, S3Objects, list, mark};
 use crate::config::S3Config;
 use crate::objects::{Objects, Read, When};
 
-/// Why a bucket cannot be used as a store.
+/// The reason why a bucket cannot be used as a store.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenBucketError {
     #[error("cannot use {0}: {1}")]
@@ -23,7 +23,7 @@ pub enum OpenBucketError {
     Region,
     #[error("cannot {wish} in {store} at {endpoint}: {source}")]
     Refused {
-        /// What was tried, in words.
+        /// The step that failed, in words.
         wish: &'static str,
         store: String,
         endpoint: String,
@@ -34,13 +34,13 @@ pub enum OpenBucketError {
     Lacking { store: String, endpoint: String, lack: &'static str },
 }
 
-/// What [`Objects::probe`] writes, always the same.
+/// The key that [`Objects::probe`] writes, always the same.
 pub(super) fn key() -> Key {
     Key::new(format!("{PRIVATE}probe"))
 }
 
-/// Proves that objects can be written, read back, listed in order and deleted, each seen at once, and that uploads of parts
-/// can be begun and given up. Returns whether a conditional create is refused when the object is there.
+/// Proves that objects can be written, read back, listed in order and deleted, each visible at once, and that multipart
+/// uploads can be begun and aborted. Returns whether a conditional create is refused when the object exists.
 pub(super) async fn bucket(objects: &S3Objects, config: &S3Config) -> Result<bool, OpenBucketError> {
     let (store, endpoint) = (config.address(), config.endpoint.clone().unwrap_or_else(|| "Amazon S3".to_string()));
     let refused = |wish: &'static str| {
@@ -51,7 +51,7 @@ pub(super) async fn bucket(objects: &S3Objects, config: &S3Config) -> Result<boo
     let mark = mark();
     // Several servers may start at once.
     let prefix = format!("{PRIVATE}probes/{mark}");
-    // In the order of bytes, which is none of letters.
+    // In the order of bytes, not of letters.
     let keys = ["B", "a"].map(|name| Key::new(format!("{prefix}-{name}")));
     let [second, key] = &keys;
     let body = Bytes::from(mark);

@@ -1,5 +1,5 @@
-//! Uploads that nobody will complete: of servers that were killed in the middle of one. They show in no list of objects,
-//! and S3 keeps and bills their parts.
+//! Uploads that no client will complete: of servers that were killed in the middle of one. No list of objects shows
+//! them, and S3 keeps and bills their parts.
 
 use std::time::SystemTime;
 
@@ -7,25 +7,25 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{Error, Result, S3Objects, Unfinished, error, time};
 
-/// Uploads looked at together.
+/// Uploads whose parts are listed at the same time.
 const LOOKS_AT_ONCE: usize = 8;
 
 /// An upload that was begun and not completed.
 struct Begun {
-    /// With the prefix of the store.
+    /// The key with the prefix of the store.
     key: String,
     id: String,
     since: SystemTime,
 }
 
-/// Where a list goes on.
+/// The position at which a list of uploads continues.
 enum NextUploads {
     Page(Option<String>, Option<String>),
     End,
 }
 
-/// Aborts the uploads below our prefix to which no part has come since `before`. Parts tell, not the age of the upload: one
-/// of hundreds of gigabytes may go on for days.
+/// Aborts the uploads below Larder's prefix to which no part has come since `before`. The parts decide, not the age of
+/// the upload: one of hundreds of gigabytes may take days.
 pub(super) async fn sweep(objects: &S3Objects, before: SystemTime) -> Result<usize> {
     let (mut swept, mut next) = (0, NextUploads::Page(None, None));
     while let Some((begun, behind)) = page(objects, next, before).await? {
@@ -37,7 +37,7 @@ pub(super) async fn sweep(objects: &S3Objects, before: SystemTime) -> Result<usi
     Ok(swept)
 }
 
-/// All uploads below our prefix that are not completed, those under way included.
+/// Lists all uploads below Larder's prefix that are not completed, those in flight included.
 pub(super) async fn unfinished(objects: &S3Objects) -> Result<Vec<Unfinished>> {
     let (mut found, mut next) = (Vec::new(), NextUploads::Page(None, None));
     while let Some((begun, behind)) = page(objects, next, SystemTime::now()).await? {
@@ -58,8 +58,8 @@ async fn sweep_one(objects: S3Objects, begun: Begun, before: SystemTime) -> Resu
     Ok(stray)
 }
 
-/// Uploads that were begun before then. Nothing behind the last page, and where there is no such list: then the bucket's
-/// lifecycle rule is all there is.
+/// Returns a page of the uploads that were begun before `before`. Nothing after the last page, or if the endpoint has
+/// no such list: then only the bucket's lifecycle rule removes them.
 async fn page(objects: &S3Objects, next: NextUploads, before: SystemTime) -> Result<Option<(Vec<Begun>, NextUploads)>> {
     let NextUploads::Page(key, id) = next else { return Ok(None) };
     let inner = &*objects.inner;
@@ -81,11 +81,11 @@ async fn page(objects: &S3Objects, next: NextUploads, before: SystemTime) -> Res
     let old = listed.uploads.into_iter().flatten().filter(|upload| time(upload.initiated) < before);
     let begun =
         old.filter_map(|upload| Some(Begun { key: upload.key?, id: upload.upload_id?, since: time(upload.initiated) }));
-    // Not every server heeds the prefix.
+    // Not every endpoint respects the prefix.
     Ok(Some((begun.filter(|begun| begun.key.starts_with(&inner.prefix)).collect(), next)))
 }
 
-/// When the last part came, or the beginning of time when none has; nothing when the upload is gone.
+/// Time of the last part, or the beginning of time if there is none; nothing if the upload is gone.
 async fn last_part(objects: &S3Objects, begun: &Begun) -> Result<Option<SystemTime>> {
     let inner = &*objects.inner;
     let (mut newest, mut marker) = (SystemTime::UNIX_EPOCH, None);
