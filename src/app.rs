@@ -239,7 +239,11 @@ pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl F
         let stop = shutdown.await;
         let end = *deadline.get_or_init(|| Instant::now() + app.config.server.drain.get());
         app.draining.store(true, Relaxed);
-        if stop == Stop::Drain {
+        let how = match stop {
+            Stop::Now => Phase::Ending,
+            Stop::Drain => Phase::Closing,
+        };
+        if stop == Stop::Drain && drain.serves_on {
             phase.send_replace(Phase::Draining);
             let ended = tokio::time::timeout_at(end, drain.until_quiet_or_taken(&app)).await;
             tracing::info!("draining ended: {}; no new connections", ended.unwrap_or("its time has run out"));
@@ -247,7 +251,7 @@ pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl F
             drop(drain);
             tracing::info!("stopping: no new connections");
         }
-        phase.send_replace(Phase::Closing);
+        phase.send_replace(how);
         tokio::time::sleep_until(end).await;
     };
     tokio::select! {
@@ -262,14 +266,21 @@ pub async fn run(app: App, listeners: Vec<impl Into<Listener>>, shutdown: impl F
 /// The listening sockets that close with this server, kept for its successor.
 struct Drain {
     sockets: Vec<OwnedFd>,
+    /// There are any, of this store or of one that needs no successor.
+    serves_on: bool,
 }
 
 impl Drain {
     fn new(app: &App, listeners: &[Listener]) -> Drain {
         let own = listeners.iter().filter(|listener| listener.serves_on);
-        let sockets = own.filter_map(|listener| listener.socket.as_fd().try_clone_to_owned().ok()).collect();
-        // Over a bucket a successor needs no lock, and is started beside this server.
-        Drain { sockets: if app.config.store.s3.is_none() { sockets } else { Vec::new() } }
+        let mut sockets: Vec<OwnedFd> =
+            own.filter_map(|listener| listener.socket.as_fd().try_clone_to_owned().ok()).collect();
+        let serves_on = !sockets.is_empty();
+        if app.config.store.s3.is_some() {
+            // Over a bucket a successor needs no lock, and is started beside this server.
+            sockets.clear();
+        }
+        Drain { sockets, serves_on }
     }
 
     /// Says why no more connections are to be accepted.

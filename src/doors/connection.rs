@@ -4,25 +4,29 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use http::header::CONNECTION;
+use http::{HeaderValue, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::Watcher;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::Front;
 use super::kit::origin::Peer;
+use super::listen::Phase;
 use crate::auth::Certificate;
 
 /// Silence after which a peer is asked whether it is still there.
@@ -31,6 +35,8 @@ pub const PROBE_AFTER: Duration = Duration::from_secs(60);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a TLS handshake: two round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a connection must have been idle before it is closed while the server closes.
+const CLOSING_IDLE: Duration = Duration::from_secs(1);
 /// What is read of a request in plain HTTP on a port that speaks TLS.
 const PLAIN_HEAD_BYTES_MAX: usize = 8 << 10;
 /// The answer to it.
@@ -49,9 +55,9 @@ pub type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// Speaks HTTP/1.1. HTTP/2 comes with TLS, which tells the version beforehand; to find it out from the first bytes has no
 /// timer.
-pub async fn plain(stream: TcpStream, from: IpAddr, front: Front, keep_alive: Duration, watcher: Watcher) -> Ended {
+pub async fn plain(stream: TcpStream, from: IpAddr, front: Front, life: Life) -> Ended {
     let peer = Arc::new(Peer { address: Some(from), secure: false, certificate: None });
-    http1(stream, Answering { front, peer }, keep_alive, watcher).await
+    http1(stream, Answering::new(front, peer, &life), life).await
 }
 
 /// Shakes hands, then speaks the version of HTTP that was agreed on (RFC 7301).
@@ -60,8 +66,7 @@ pub async fn secure(
     from: IpAddr,
     tls: Arc<rustls::ServerConfig>,
     front: Front,
-    keep_alive: Duration,
-    watcher: Watcher,
+    life: Life,
 ) -> Ended {
     let shaking = async {
         if is_plain(&stream).await? {
@@ -75,12 +80,8 @@ pub async fn secure(
     let certificate = session.peer_certificates().and_then(|chain| Certificate::read(chain.first()?));
     let second = session.alpn_protocol() == Some(b"h2");
     let peer = Arc::new(Peer { address: Some(from), secure: true, certificate });
-    let answering = Answering { front, peer };
-    if second {
-        http2(stream, answering, keep_alive, watcher).await
-    } else {
-        http1(stream, answering, keep_alive, watcher).await
-    }
+    let answering = Answering::new(front, peer, &life);
+    if second { http2(stream, answering, life).await } else { http1(stream, answering, life).await }
 }
 
 /// Whether a client speaks HTTP where TLS is spoken: a method begins with a letter, a handshake with 0x16 (RFC 8446,
@@ -112,20 +113,35 @@ async fn explain_tls(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-async fn http1<I>(stream: I, answering: Answering, keep_alive: Duration, watcher: Watcher) -> Ended
+async fn http1<I>(stream: I, answering: Answering, life: Life) -> Ended
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
     // The timer runs from the end of the last answer: it bounds idle connections as well as slow heads.
-    builder.timer(TokioTimer::new()).header_read_timeout(keep_alive);
+    builder.timer(TokioTimer::new()).header_read_timeout(life.keep_alive);
     builder.max_buf_size(READ_BYTES_MAX).max_header_size(HEAD_BYTES_MAX);
+    let touched = answering.touched.clone();
     let service = service_fn(move |request| answering.answer(request).map(Ok::<_, Infallible>));
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    Ok(watcher.watch(connection).await?)
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // HTTP/1.1 has no word by which a server tells that it takes no more requests on a connection, but in an answer
+    // (RFC 9112, section 9.6). A request that crosses the end of an idle connection is lost, and BuildKit does not repeat
+    // all of them.
+    let idle = async {
+        if life.closing.begun().await == Phase::Closing {
+            while touched.swap(false, Relaxed) {
+                tokio::time::sleep(CLOSING_IDLE).await;
+            }
+        }
+    };
+    tokio::select! {
+        ended = connection.as_mut() => return Ok(ended?),
+        () = idle => connection.as_mut().graceful_shutdown(),
+    }
+    Ok(connection.await?)
 }
 
-async fn http2<I>(stream: I, answering: Answering, keep_alive: Duration, watcher: Watcher) -> Ended
+async fn http2<I>(stream: I, answering: Answering, life: Life) -> Ended
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -141,11 +157,44 @@ where
         .keep_alive_timeout(PROBE_TIMEOUT);
     let activity = Arc::new(Activity { requests: watch::Sender::new(0) });
     let counted = Counted { answering, activity: activity.clone() };
-    let connection = watcher.watch(builder.serve_connection(TokioIo::new(stream), counted));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), counted));
     tokio::select! {
-        ended = connection => Ok(ended?),
-        // This version has no timer for peers that are there and silent. Nothing is under way that could be cut.
-        () = activity.idle(keep_alive) => Ok(()),
+        ended = connection.as_mut() => return Ok(ended?),
+        // This version has no timer for peers that are there and silent. Nothing is in flight that could be cut.
+        () = activity.idle(life.keep_alive) => return Ok(()),
+        // Tells the peer which requests are answered yet (RFC 9113, section 6.8).
+        _ = life.closing.begun() => connection.as_mut().graceful_shutdown(),
+    }
+    Ok(connection.await?)
+}
+
+/// How long a connection lives beyond its last answer.
+pub struct Life {
+    pub keep_alive: Duration,
+    pub closing: Arc<Closing>,
+}
+
+/// Whether the server closes its connections.
+pub struct Closing {
+    has_begun: AtomicBool,
+    phase: watch::Receiver<Phase>,
+}
+
+impl Closing {
+    pub fn new(phase: watch::Receiver<Phase>) -> Closing {
+        Closing { has_begun: AtomicBool::new(false), phase }
+    }
+
+    /// From here on answers of HTTP/1.1 say that their connection closes.
+    pub fn begin(&self) {
+        self.has_begun.store(true, Relaxed);
+    }
+
+    /// Resolves when connections are closed, with the phase that tells how.
+    async fn begun(&self) -> Phase {
+        let mut phase = self.phase.clone();
+        let begun = phase.wait_for(|phase| *phase >= Phase::Closing).await.map(|phase| *phase);
+        begun.unwrap_or(Phase::Ending)
     }
 }
 
@@ -154,12 +203,27 @@ where
 struct Answering {
     front: Front,
     peer: Arc<Peer>,
+    closing: Arc<Closing>,
+    /// A request began or was answered since somebody last looked.
+    touched: Arc<AtomicBool>,
 }
 
 impl Answering {
+    fn new(front: Front, peer: Arc<Peer>, life: &Life) -> Answering {
+        Answering { front, peer, closing: life.closing.clone(), touched: Arc::new(AtomicBool::new(true)) }
+    }
+
     fn answer(&self, mut request: http::Request<Incoming>) -> impl Future<Output = Response> + Send + use<> {
         request.extensions_mut().insert(self.peer.clone());
-        self.front.answer(request.map(Body::new))
+        self.touched.store(true, Relaxed);
+        let (touched, closing, version) = (self.touched.clone(), self.closing.clone(), request.version());
+        self.front.answer(request.map(Body::new)).map(move |mut response| {
+            touched.store(true, Relaxed);
+            if version < Version::HTTP_2 && closing.has_begun.load(Relaxed) {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        })
     }
 }
 

@@ -6,12 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::Front;
-use super::connection::{self, PROBE_AFTER};
+use super::connection::{self, Closing, Life, PROBE_AFTER};
 use crate::auth::Gate;
 use crate::config::LimitsConfig;
 use crate::metrics::Metrics;
@@ -43,8 +42,11 @@ pub enum Phase {
     Serving,
     /// It was told to stop. New connections are accepted where [`Listener::serves_on`].
     Draining,
-    /// No connection is accepted any more; those that are open have their answers.
+    /// No connection is accepted any more. Each open one is told with its next answer that it closes; one that is idle is
+    /// closed after a while.
     Closing,
+    /// As [`Phase::Closing`], and idle connections are closed at once.
+    Ending,
 }
 
 /// Opens a listener on an address.
@@ -75,12 +77,15 @@ pub async fn serve(
     phase: watch::Receiver<Phase>,
 ) {
     let places = Arc::new(Semaphore::new(limits.connections));
-    let graceful = GracefulShutdown::new();
     let (keep_alive, stalled) = (limits.keep_alive.get(), limits.body_idle.get());
-    let server = Server { front, gate, keep_alive, stalled, metrics, places };
-    let accepting = listeners.into_iter().map(|listener| accept(listener, &server, &graceful, phase.clone()));
+    let closing = Arc::new(Closing::new(phase.clone()));
+    let server = Server { front, gate, keep_alive, stalled, metrics, places, closing };
+    let accepting = listeners.into_iter().map(|listener| accept(listener, &server, phase.clone()));
     futures::future::join_all(accepting).await;
-    graceful.shutdown().await;
+    server.closing.begin();
+    // Each connection has a place until its end.
+    let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
+    let _ = server.places.acquire_many(all).await;
 }
 
 struct Server {
@@ -90,9 +95,10 @@ struct Server {
     stalled: Duration,
     metrics: Arc<Metrics>,
     places: Arc<Semaphore>,
+    closing: Arc<Closing>,
 }
 
-async fn accept(listener: Listener, server: &Server, graceful: &GracefulShutdown, mut phase: watch::Receiver<Phase>) {
+async fn accept(listener: Listener, server: &Server, mut phase: watch::Receiver<Phase>) {
     let last = if listener.serves_on { Phase::Draining } else { Phase::Serving };
     loop {
         // The place comes first: what cannot be served stays in the kernel's queue, not in our memory.
@@ -113,7 +119,7 @@ async fn accept(listener: Listener, server: &Server, graceful: &GracefulShutdown
                 }
                 // Asked for each connection: a new certificate counts from the next one on.
                 let tls = server.gate.tls().filter(|_| !listener.plain);
-                tokio::spawn(server.connection(stream, from.ip(), tls, place, graceful.watcher()));
+                tokio::spawn(server.connection(stream, from.ip(), tls, place));
             }
             Some((Err(error), _)) if is_of_one_connection(&error) => {}
             Some((Err(error), _)) => {
@@ -148,14 +154,14 @@ impl Server {
         from: IpAddr,
         tls: Option<Arc<rustls::ServerConfig>>,
         place: OwnedSemaphorePermit,
-        watcher: Watcher,
     ) -> impl Future<Output = ()> + use<> {
-        let (front, metrics, keep_alive) = (self.front.clone(), self.metrics.clone(), self.keep_alive);
+        let (front, metrics) = (self.front.clone(), self.metrics.clone());
+        let life = Life { keep_alive: self.keep_alive, closing: self.closing.clone() };
         metrics.connections.inc();
         async move {
             let ended = match tls {
-                None => connection::plain(stream, from, front, keep_alive, watcher).await,
-                Some(tls) => connection::secure(stream, from, tls, front, keep_alive, watcher).await,
+                None => connection::plain(stream, from, front, life).await,
+                Some(tls) => connection::secure(stream, from, tls, front, life).await,
             };
             if let Err(error) = ended {
                 tracing::debug!(error = %error, "connection ended");
