@@ -46,6 +46,12 @@ assert_eq "$(grep -o 'mountPath: .*larder-data\|readOnlyRootFilesystem: true\|ru
   "$(grep -o 'mountPath: .*larder-data\|readOnlyRootFilesystem: true\|runAsUser: .*' "$DEPLOY/kubernetes/larder.yaml" | sort)" \
   "what chart and manifests say of the pod"
 
+# A hot layer that would not fit into the limit of memory is refused with the limit that it needs.
+! render "$DEPLOY/helm/larder/values.yaml" --set hotSize=4GiB >/dev/null 2>&1 || fail "a hot layer beyond the memory limit renders"
+grep -q 'must be at least 4352Mi, and is 1Gi' render.err || fail "no advice: $(cat render.err)"
+render "$DEPLOY/helm/larder/values.yaml" --set hotSize=4GiB,resources.limits.memory=5Gi >/dev/null || fail "$(cat render.err)"
+render "$DEPLOY/helm/larder/values.yaml" --set hotSize=4GiB --set resources.limits=null >/dev/null || fail "$(cat render.err)"
+
 # A bucket that is away takes no replica out of the endpoints; a disk that takes no writes does.
 readiness() { sed -n '/readinessProbe:/{n;s/.*path: \([^,]*\),.*/\1/p}' "$1"; } # manifests
 assert_eq "$(readiness bucket.yaml) $(readiness single.yaml) $(readiness "$DEPLOY/kubernetes/larder.yaml")" \

@@ -25,6 +25,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and .Values.tls.clientCASecret (not .Values.tls.existingSecret) }}
 {{- fail "tls.clientCASecret needs tls.existingSecret" }}
 {{- end }}
+{{- with ((.Values.resources).limits).memory }}
+{{- $limit := include "larder.mebibytes" (toString .) | int64 }}
+{{- $needed := add (include "larder.mebibytes" $.Values.hotSize | int64) 256 }}
+{{- if gt $needed $limit }}
+{{- fail (printf "a server takes hotSize and about 256 MiB more: with hotSize %s, resources.limits.memory must be at least %dMi, and is %s" $.Values.hotSize $needed (toString .)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* An amount of memory, as Larder or Kubernetes writes it, in MiB. Units of 1000 are taken for those of 1024: close enough here. */}}
+{{- define "larder.mebibytes" -}}
+{{- $number := regexFind "^[0-9]+" . | int64 }}
+{{- $unit := regexFind "[KkMGT]" . }}
+{{- if eq $unit "T" }}{{ mul $number 1048576 }}{{ else if eq $unit "G" }}{{ mul $number 1024 }}{{ else if eq $unit "M" }}{{ $number }}{{ else if $unit }}{{ div $number 1024 }}{{ else }}{{ div $number 1048576 }}{{ end }}
 {{- end }}
 
 {{- define "larder.configSecret" -}}
