@@ -60,25 +60,24 @@ round successor successor
 grep -q 'a successor has taken the listening sockets' "$(larder_log)" || fail "no sockets were handed over"
 assert_eq "$failed" 0 "exports that failed while a successor took over"
 
-# Started when the first one has ended, as a service manager without a socket does. The first one serves on while it
-# drains: what fails is what is still to be sent when its time has run out.
-afterwards() {
+# Started when the first one has ended, as a service manager without a socket does it. The first one serves on while it
+# drains, and waits for no builder when it is stopped by ctrl-C.
+afterwards() { # signal
   local first
   first=$(pid_of larder-main)
-  kill -TERM "$first"
+  kill "-$1" "$first"
   eventually 90 not alive "$first" || fail "the server does not end"
   larder_launch || fail "the next server did not get ready"
 }
-round afterwards afterwards
-larder_stop
-sed -i "s/^listen = .*/&\ndrain = \"1s\"/" "$(larder_dir)/larder.toml"
-larder_launch || fail "the server does not start with a short drain"
-round afterwards-1s afterwards
+drained() { afterwards TERM; }
+interrupted() { afterwards INT; }
+round drained drained
+round interrupted interrupted
 
 # The socket is held by another process, as by systemd.
 stop_process larder-main
 address=$LARDER
-spawn larder-main "$(larder_log)" python3 "$E2E/lib/socket.py" "$address" \
+spawn larder-main "$(larder_log)" python3 "$E2E/lib/held_socket.py" "$address" \
   env "${without[@]}" "$LARDER_BIN" serve --config "$(larder_dir)/larder.toml"
 eventually 60 larder_ready || fail "the server with the socket did not get ready"
 restart() { kill -HUP "$(pid_of larder-main)"; }

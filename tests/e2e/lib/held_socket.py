@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Holds a listening socket for a server, as systemd does for a unit with a socket: sd_listen_fds(3).
 
-    socket.py HOST:PORT COMMAND...
+    held_socket.py HOST:PORT COMMAND...
 
 Runs COMMAND with the socket, and again at SIGHUP, when it has ended after a SIGTERM. Ends with it at SIGTERM.
 """
