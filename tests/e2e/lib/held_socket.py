@@ -3,7 +3,7 @@
 
     held_socket.py HOST:PORT COMMAND...
 
-Runs COMMAND with the socket, and again at SIGHUP, when it has ended after a SIGTERM. Ends with it at SIGTERM.
+Runs COMMAND with the socket, and again at SIGHUP, when it has ended after a SIGTERM. Ends with it at SIGTERM or SIGINT.
 """
 import os
 import signal
@@ -13,7 +13,7 @@ import sys
 
 host, port = sys.argv[1].rsplit(":", 1)
 listener = socket.create_server((host, int(port)), backlog=1024)
-SIGNALS = (signal.SIGHUP, signal.SIGTERM)
+SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
@@ -31,6 +31,6 @@ while True:
     number = signal.sigwait(SIGNALS)
     server.terminate()
     server.wait()
-    if number == signal.SIGTERM:
+    if number != signal.SIGHUP:
         sys.exit(server.returncode)
     server = start()
