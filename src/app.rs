@@ -216,8 +216,8 @@ async fn signing_key(store: &Store, config: &Config) -> anyhow::Result<Option<Se
     Ok(Some(Secret::new(key)))
 }
 
-/// For how long a server that drains goes on, at least: what starts its successor, or takes it from a balancer, has so long
-/// to do it.
+/// A server that drains ends when it has had no request for so long. That is time to start its successor, or to take it from
+/// a balancer, and more than a builder pauses between the requests of an export.
 const LINGER: Duration = Duration::from_secs(1);
 /// Time between two looks at whether requests are in flight, while a server drains.
 const QUIET_POLL: Duration = Duration::from_millis(50);
@@ -302,14 +302,18 @@ impl Drain {
             }
         };
         let quiet = async {
-            tokio::time::sleep(LINGER).await;
-            while app.metrics.requests_in_flight.get() > 0 {
+            let (mut answered, mut since) = (app.metrics.answered(), Instant::now());
+            while since.elapsed() < LINGER {
                 tokio::time::sleep(QUIET_POLL).await;
+                let now = app.metrics.answered();
+                if app.metrics.requests_in_flight.get() > 0 || now != answered {
+                    (answered, since) = (now, Instant::now());
+                }
             }
         };
         tokio::select! {
             () = taken => "a successor has taken the listening sockets",
-            () = quiet => "no request is in flight",
+            () = quiet => "no requests come",
         }
     }
 }

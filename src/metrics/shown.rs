@@ -1,7 +1,11 @@
 //! The metrics as they are scraped.
 
+use prometheus::core::Collector;
+
 use super::Metrics;
 
+/// Routes that are not the registry's.
+const OTHER_ROUTES: [&str; 3] = ["admin", "page", "none"];
 /// Where the kernel says how much memory this process has.
 const STATUS: &str = "/proc/self/status";
 
@@ -17,6 +21,16 @@ impl Metrics {
             tracing::error!(%error, "cannot render metrics");
         }
         text
+    }
+
+    /// Requests of registry clients answered so far: without those of probes, scrapers and people.
+    pub fn answered(&self) -> u64 {
+        let families = self.requests.collect();
+        let series = families.iter().flat_map(|family| family.get_metric());
+        let of_clients = series.filter(|one| {
+            !one.get_label().iter().any(|label| label.name() == "route" && OTHER_ROUTES.contains(&label.value()))
+        });
+        of_clients.map(|one| one.get_counter().get_value() as u64).sum()
     }
 }
 
