@@ -15,6 +15,7 @@ mod store;
 mod tenants;
 mod tls;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -52,6 +53,9 @@ pub struct Config {
     pub tokens: Vec<TokenConfig>,
     /// Whose JWTs are taken.
     pub issuers: Vec<IssuerConfig>,
+    /// Groups of identities, by name: a rule with the identity `group:<name>` is for all of them.
+    #[serde(deserialize_with = "auth::many_each")]
+    pub groups: BTreeMap<String, Vec<Glob>>,
     /// Who may do what. What no rule allows is denied.
     pub rules: Vec<RuleConfig>,
     pub collect: CollectConfig,
@@ -226,6 +230,7 @@ impl Config {
         })?;
         unknown_variables.sort_unstable();
         config.unknown_variables = unknown_variables;
+        config.expand_groups()?;
         config.check()?;
         Ok(config)
     }

@@ -219,11 +219,13 @@ where
     texts.into_iter().map(|text| T::try_from(text).map_err(serde::de::Error::custom)).collect()
 }
 
-fn many_each<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Vec<Glob>>, D::Error> {
+pub(super) fn many_each<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Vec<Glob>>, D::Error> {
     let written = BTreeMap::<String, OneOrMany<Glob>>::deserialize(from)?;
     Ok(written.into_iter().map(|(claim, patterns)| (claim, patterns.into())).collect())
 }
 
+/// What the identity of a group begins with.
+const GROUP: &str = "group:";
 /// Shortest key that tokens are signed with, in bytes.
 const SIGNING_KEY_BYTES_MIN: usize = 32;
 
@@ -233,6 +235,32 @@ impl Config {
         let certificates = self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         let logins = self.auth.htpasswd.is_some() || !self.tokens.is_empty() || !self.issuers.is_empty();
         logins || certificates || !self.rules.is_empty()
+    }
+
+    /// Puts the identities of a group where a rule names it.
+    pub(super) fn expand_groups(&mut self) -> anyhow::Result<()> {
+        for (name, members) in &self.groups {
+            Label::try_from(name.clone()).map_err(|error| anyhow::anyhow!("[groups] {name}: {error}"))?;
+            if let Some(inner) = members.iter().find(|member| member.as_str().starts_with(GROUP)) {
+                bail!("[groups] {name}: {} is a group: name its identities", inner.as_str());
+            }
+        }
+        for (number, rule) in self.rules.iter_mut().enumerate() {
+            let mut identities = Vec::with_capacity(rule.identity.len());
+            for identity in rule.identity.drain(..) {
+                let Some(name) = identity.as_str().strip_prefix(GROUP) else {
+                    identities.push(identity);
+                    continue;
+                };
+                let Some(members) = self.groups.get(name) else {
+                    let known: Vec<&str> = self.groups.keys().map(String::as_str).collect();
+                    bail!("[[rules]] number {}: [groups] has no {name}; it has: {}", number + 1, known.join(", "));
+                };
+                identities.extend(members.iter().cloned());
+            }
+            rule.identity = identities;
+        }
+        Ok(())
     }
 
     /// Files beside the configuration's own that it is made of, and that are read again when they change.
@@ -340,8 +368,25 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> anyhow::Result<Config> {
-        let config: Config = toml::from_str(text)?;
+        let mut config: Config = toml::from_str(text)?;
+        config.expand_groups()?;
         check(&config).map(|()| config)
+    }
+
+    #[test]
+    fn a_group_stands_for_its_identities() {
+        const GROUPS: &str = "[groups]\nbackend = [\"user:alice\", \"token:ci\"]\nops = \"user:olga\"\n";
+        let rule = |identity: &str| parse(&format!("{GROUPS}[[rules]]\nidentity = {identity}\nmay = [\"pull\"]\n"));
+        let identities = |config: Config| -> Vec<String> {
+            config.rules[0].identity.iter().map(|identity| identity.as_str().to_string()).collect()
+        };
+        assert_eq!(identities(rule("\"group:backend\"").unwrap()), ["user:alice", "token:ci"]);
+        assert_eq!(identities(rule("[\"anonymous\", \"group:ops\"]").unwrap()), ["anonymous", "user:olga"]);
+        let unknown = rule("\"group:backed\"").unwrap_err().to_string();
+        assert_eq!(unknown, "[[rules]] number 1: [groups] has no backed; it has: backend, ops");
+        let nested = parse("[groups]\na = \"user:b\"\nb = \"group:a\"\n").unwrap_err().to_string();
+        assert!(nested.contains("group:a is a group"), "{nested}");
+        assert!(parse("[groups]\n\"a b\" = \"user:b\"\n").is_err());
     }
 
     #[test]

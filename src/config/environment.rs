@@ -10,7 +10,7 @@ use super::complaint::complaint_of_value;
 const PREFIX: &str = "LARDER_";
 
 /// The sections of the configuration.
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "server",
     "store",
     "hot",
@@ -20,6 +20,7 @@ const SECTIONS: [&str; 14] = [
     "tls",
     "tokens",
     "issuers",
+    "groups",
     "rules",
     "collect",
     "repositories",
