@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use crate::digest::Digest;
+use crate::events::LayerSum;
 use crate::names::{RepoName, Tag, Tenant};
 use crate::oci::ManifestContent;
 
@@ -38,14 +39,10 @@ pub struct TagEntry {
     pub cache: bool,
     /// Pushes that its view is made of; 0 where it serves what was pushed last.
     pub pushes: u64,
-    /// Bytes of the blobs that its manifests name, each counted once.
-    pub bytes: u64,
-    /// Of these, bytes that other tags of the tenant name, too. Known when the store has been counted since the push.
+    #[serde(flatten)]
+    pub weight: Weight,
+    /// Of its bytes, bytes that other tags of the tenant name, too. Known when the store has been counted since the push.
     pub shared: Option<u64>,
-    /// Bytes of the manifest that it serves.
-    pub manifest_bytes: u64,
-    /// Bytes of the config of that.
-    pub config_bytes: u64,
     /// When this server has learnt it.
     #[serde(skip)]
     pub learnt: Instant,
@@ -65,21 +62,31 @@ pub struct TagInventory {
     changed: Notify,
 }
 
-/// What a manifest comes to, by its own words.
-#[derive(Clone, Copy, Debug, Default)]
+/// What a tag, or a manifest, comes to, by the words of the manifests.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Weight {
-    /// Bytes of its blobs, each counted once.
+    /// Bytes of all blobs that are referenced, each counted once.
     pub bytes: u64,
+    /// Bytes of the manifest that is served.
     pub manifest_bytes: u64,
+    /// Bytes of the config of that.
     pub config_bytes: u64,
+    /// The config, which an import reads by its digest.
+    #[serde(skip)]
+    pub config: Option<Digest>,
+    /// Layers of the manifest that is served, and their bytes.
+    #[serde(skip)]
+    pub layers: LayerSum,
 }
 
 impl Weight {
     pub(crate) fn of(parsed: &ManifestContent, manifest_bytes: u64) -> Weight {
-        let named: BTreeMap<_, u64> = parsed.blobs.iter().zip(parsed.sizes.iter().copied()).collect();
-        let config = parsed.config.as_ref().and_then(|config| named.get(config));
-        let bytes = named.values().fold(0, |sum: u64, size| sum.saturating_add(*size));
-        Weight { bytes, manifest_bytes, config_bytes: config.copied().unwrap_or(0) }
+        let mut layers = LayerSum::default();
+        parsed.layers().iter().for_each(|(_, size)| layers.add(*size));
+        let mut named = parsed.blobs.iter().zip(&parsed.sizes);
+        let config_bytes = named.find(|(blob, _)| Some(*blob) == parsed.config.as_ref()).map_or(0, |(_, size)| *size);
+        let bytes = layers.bytes.saturating_add(config_bytes);
+        Weight { bytes, manifest_bytes, config_bytes, config: parsed.config, layers }
     }
 }
 
@@ -101,6 +108,14 @@ impl TagInventory {
         })
     }
 
+    /// The tag that serves a cache with this config, and its layers; of several, the one that was pushed or used last.
+    pub fn tag_with_config(&self, tenant: &Tenant, repo: &RepoName, config: &Digest) -> Option<(Tag, LayerSum)> {
+        self.look(tenant, |repos| {
+            let tags = repos.get(repo)?.iter().filter(|(_, entry)| entry.weight.config.as_ref() == Some(config));
+            tags.max_by_key(|(_, entry)| entry.last()).map(|(tag, entry)| (tag.clone(), entry.weight.layers))
+        })
+    }
+
     /// Resolves when something has changed since it was last asked.
     pub async fn changed(&self) {
         self.changed.notified().await;
@@ -119,17 +134,15 @@ impl TagInventory {
         self.change(tenant, repo, tag, |known| {
             let (used, pushes) = known.as_ref().map_or((None, 0), |known| (known.used, known.pushes));
             // Pushes of a cache add to what is there; how much, the next count tells.
-            let before = known.filter(|known| known.cache && cache).map_or(0, |known| known.bytes);
+            let before = known.filter(|known| known.cache && cache).map_or(0, |known| known.weight.bytes);
             Some(TagEntry {
                 pushed: Timestamp::now(),
                 digest: *digest,
                 used,
                 cache,
                 pushes: if cache { pushes.max(1) } else { 0 },
-                bytes: weight.bytes.max(before),
+                weight: Weight { bytes: weight.bytes.max(before), ..weight },
                 shared: None,
-                manifest_bytes: weight.manifest_bytes,
-                config_bytes: weight.config_bytes,
                 learnt: Instant::now(),
             })
         });
@@ -139,16 +152,8 @@ impl TagInventory {
     pub(crate) fn viewed(&self, tenant: &Tenant, repo: &RepoName, tag: &Tag, pushes: usize, weight: Weight) {
         self.change(tenant, repo, tag, |known| {
             let known = known?;
-            let shared = known.shared.filter(|_| weight.bytes == known.bytes);
-            Some(TagEntry {
-                pushes: pushes as u64,
-                bytes: weight.bytes,
-                shared,
-                manifest_bytes: weight.manifest_bytes,
-                config_bytes: weight.config_bytes,
-                learnt: Instant::now(),
-                ..known
-            })
+            let shared = known.shared.filter(|_| weight.bytes == known.weight.bytes);
+            Some(TagEntry { pushes: pushes as u64, weight, shared, learnt: Instant::now(), ..known })
         });
     }
 

@@ -258,7 +258,10 @@ async fn an_import_and_an_export_last_from_the_first_request_of_their_build() {
         .map(|event| (event["deed"].as_str().unwrap(), event["tag"].as_str(), event["seconds"].is_number()))
         .collect();
     // The newest first; the first push told no trace.
-    assert_eq!(told, [("export", Some("other"), true), ("import", None, true), ("export", Some("cache"), false)]);
+    assert_eq!(
+        told,
+        [("export", Some("other"), true), ("import", Some("cache"), true), ("export", Some("cache"), false)]
+    );
     let metrics = String::from_utf8(world.get("/metrics").await.expect(200).body.to_vec()).unwrap();
     assert!(metrics.contains("larder_export_seconds_count 1") && metrics.contains("larder_import_seconds_count 1"));
 }

@@ -121,7 +121,7 @@ impl TagPage {
             }
             @if let Some(known) = &self.known {
                 p {
-                    "Names " (show::bytes(known.bytes)) " of blobs"
+                    "Names " (show::bytes(known.weight.bytes)) " of blobs"
                     @if let Some(shared) = known.shared {
                         ", of which " (show::bytes(shared)) " are shared with other tags"
                     }

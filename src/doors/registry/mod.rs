@@ -187,7 +187,7 @@ async fn handle(
     let repo = handle.repo();
     trace::place(repo.tenant(), repo.name());
     let import = classify(&route, request.method(), request.headers())
-        .and_then(|action| builds::watch(&doors, repo, action, request.headers()));
+        .and_then(|part| builds::watch(&doors, &caller, repo, part, request.headers()));
     let answer = if let Some(audited) = audited {
         let writing = task::carried_through(async move {
             let call = Call::new(&doors, request);
@@ -225,9 +225,9 @@ fn classify(route: &Route, method: &Method, headers: &HeaderMap) -> Option<Part>
     match route {
         Route::ReadManifest { .. } => Some(Part::Import),
         Route::ReadBlob { .. } if method == Method::HEAD => Some(Part::Export),
-        Route::ReadBlob { .. } => {
+        Route::ReadBlob { digest, .. } => {
             let imports = header(headers, ACCEPT).is_some_and(|accept| accept.contains(CACHE_CONFIG));
-            imports.then_some(Part::EndOfImport)
+            imports.then_some(Part::EndOfImport { config: *digest })
         }
         Route::BeginUpload { .. } | Route::SealUpload { .. } | Route::PutManifest { .. } => Some(Part::Export),
         _ => None,
@@ -294,7 +294,10 @@ async fn write(doors: &Doors, caller: &Caller, handle: Handle, route: Route, cal
     };
     match route {
         Route::BeginUpload { begin: Begin::Session(algorithm), .. } => upload::begin(&writer, algorithm).await,
-        Route::BeginUpload { begin: Begin::Whole(digest), .. } => Box::pin(upload::whole(&writer, digest, call)).await,
+        Route::BeginUpload { begin: Begin::Whole(digest), .. } => {
+            let stored = Box::pin(upload::whole(&writer, digest, call)).await;
+            stored.inspect(|_| builds::received(doors, &writer, &digest))
+        }
         Route::BeginUpload { begin: Begin::Mount { digest, from }, .. } => {
             // Whoever names a source must be allowed to read it; without one, the target's own right is enough, for
             // blobs belong to the tenant. Who may not is answered as if nothing was there, and uploads.
@@ -305,12 +308,16 @@ async fn write(doors: &Doors, caller: &Caller, handle: Handle, route: Route, cal
             }
         }
         Route::AppendUpload { session, .. } => Box::pin(upload::append(&writer, session, call)).await,
-        Route::SealUpload { session, digest, .. } => Box::pin(upload::seal(&writer, session, digest, call)).await,
+        Route::SealUpload { session, digest, .. } => {
+            let stored = Box::pin(upload::seal(&writer, session, digest, call)).await;
+            stored.inspect(|_| builds::received(doors, &writer, &digest))
+        }
         Route::CancelUpload { session, .. } => Box::pin(upload::cancel(&writer, session)).await,
         Route::PutManifest { reference, tags, .. } => {
             let limit = doors.config.limits.manifest.as_u64() as usize;
             let using = (&doors.collecting, doors.store.caches());
-            Box::pin(manifest::put(using, &writer, reference, tags, call, limit)).await
+            let by = builds::caller(doors, caller, &call.headers);
+            Box::pin(manifest::put(using, (&writer, by), reference, tags, call, limit)).await
         }
         _ => Err(OciError::new(RefusalKind::Failed)),
     }
