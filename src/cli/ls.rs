@@ -4,6 +4,7 @@ use anyhow::bail;
 use clap::Args;
 use jiff::Timestamp;
 use larder::human::bytes;
+use larder::names::Tenant;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -22,12 +23,16 @@ pub struct ListCommand {
     /// Only repositories and tags with this text in their name.
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
-    /// Print JSON, a line for each repository or tag.
+    /// List scopes instead: whom each is for, what it stores, and its last use. For callers that may administer.
+    #[arg(long, conflicts_with = "search")]
+    scopes: bool,
+    /// Print JSON, a line for each repository, tag or scope.
     #[arg(long)]
     json: bool,
 }
 
 const REPOSITORIES: &[&str] = &["REPOSITORY", "TENANT", ">TAGS", ">SIZE", ">UNSHARED", "LAST USE"];
+const SCOPES: &[&str] = &["SCOPE", "FOR", "TENANT", ">SIZE", ">QUOTA", ">TAGS", "LAST USE"];
 const TAGS: &[&str] = &["TAG", ">SIZE", ">SHARED", ">PUSHES", "LAST USE", "PUSHED"];
 /// Pages that are asked for at most.
 const PAGES_MAX: usize = 1000;
@@ -41,6 +46,13 @@ impl ListCommand {
         let (repo, search) = (repo.trim_matches('/'), self.search.as_deref().unwrap_or_default());
         if !repo.is_empty() && !search.is_empty() {
             bail!("--search looks through all repositories: give the server alone");
+        }
+        if self.scopes && !repo.is_empty() {
+            bail!("--scopes lists the scopes of a server: give the server alone");
+        }
+        if self.scopes {
+            let mut found: Value = asked.get("/api/scopes", &[]).await?;
+            return self.print(taken(&mut found, "scopes"), SCOPES, scope_row);
         }
         if !repo.is_empty() {
             let tags = all(&asked, &format!("/api/repo/{repo}"), "", "tags").await?;
@@ -114,6 +126,33 @@ struct Tag {
     pushes: u64,
     used: Option<Timestamp>,
     pushed: Timestamp,
+}
+
+/// What a person sees of a scope.
+#[derive(Deserialize)]
+pub struct ListedScope {
+    scope: String,
+    text: Option<String>,
+    bytes: u64,
+    quota: Option<u64>,
+    tags: u64,
+    last: Option<Timestamp>,
+}
+
+/// The cells of a scope, below [`SCOPES`].
+fn scope_row(row: ListedScope) -> Vec<String> {
+    let tenant = row.scope.parse::<Tenant>();
+    let (short, root) = match &tenant {
+        Ok(tenant) => (tenant.short_scope().unwrap_or_default(), tenant.root()),
+        Err(_) => (&*row.scope, "-"),
+    };
+    let text = row.text.unwrap_or("-".to_string());
+    vec![short.into(), text, root.into(), bytes(row.bytes), size(row.quota), row.tags.to_string(), ago(row.last)]
+}
+
+/// A table of scopes.
+pub fn scopes_table(scopes: Vec<ListedScope>) -> String {
+    table(SCOPES, &scopes.into_iter().map(scope_row).collect::<Vec<_>>())
 }
 
 fn size(size: Option<u64>) -> String {

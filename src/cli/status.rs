@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::ask::AskedAddress;
+use super::ls::{ListedScope, scopes_table};
 use super::show::{ago, table};
 
 /// Says what a running server has, does, and saves.
@@ -38,7 +39,7 @@ impl StatusCommand {
             (overview["ready"], overview["jobs"]) = (ready.into(), serde_json::to_value(jobs)?);
             println!("{}", serde_json::to_string_pretty(&overview)?);
         } else {
-            print!("{}{}", render(&said, &asked.get("/api/overview", &[]).await?), jobs_table(&jobs));
+            print!("{}{}", render(&said, asked.get("/api/overview", &[]).await?), jobs_table(&jobs));
         }
         Ok(if ready { ExitCode::SUCCESS } else { ExitCode::from(NOT_READY) })
     }
@@ -64,6 +65,11 @@ struct ServerOverview {
 #[derive(Deserialize)]
 struct StatusTotals {
     tenants: Vec<Tenant>,
+    /// The last used. Older servers tell of none.
+    #[serde(default)]
+    scopes: Vec<ListedScope>,
+    #[serde(default)]
+    scopes_in_all: usize,
     so_far: Reading,
     hot: HotStatus,
     requests_in_flight: u64,
@@ -102,14 +108,14 @@ struct CollectorStatus {
     skipped: Option<String>,
 }
 
-fn render(said: &str, overview: &ServerOverview) -> String {
+fn render(said: &str, overview: ServerOverview) -> String {
     let server = format!("larder {}, {said}, since {}", overview.version, ago(Some(overview.began)));
     let mut out = format!("{:10} {server}\n", "server");
     for (name, fact) in FACTS {
         let fact = overview.whole.as_ref().map_or("not shown".to_string(), fact);
         out.push_str(&format!("{name:10} {fact}\n"));
     }
-    let Some(whole) = &overview.whole else {
+    let Some(whole) = overview.whole else {
         out.push_str("\nNumbers of the server and of tenants are shown to callers that may administer.\n");
         return out;
     };
@@ -126,6 +132,13 @@ fn render(said: &str, overview: &ServerOverview) -> String {
     let rows: Vec<Vec<String>> = whole.tenants.iter().map(row).collect();
     out.push('\n');
     out.push_str(&table(&["TENANT", ">STORED", ">QUOTA", ">REPOSITORIES", ">TAGS", "COUNTED"], &rows));
+    if !whole.scopes.is_empty() {
+        let more = whole.scopes_in_all.saturating_sub(whole.scopes.len());
+        out.push_str(&format!("\n{}", scopes_table(whole.scopes)));
+        if more > 0 {
+            out.push_str(&format!("and {more} more: larder ls --scopes\n"));
+        }
+    }
     out
 }
 
@@ -205,7 +218,7 @@ mod tests {
     use serde_json::json;
 
     fn shown(told: Value) -> String {
-        render("ready", &serde_json::from_value(told).unwrap())
+        render("ready", serde_json::from_value(told).unwrap())
     }
 
     #[test]
@@ -218,6 +231,8 @@ mod tests {
                 "imports": 1, "exports": 2 },
             "hot": { "bytes": 0, "limit": 1024 }, "requests_in_flight": 1, "collector": { "running": false,
                 "last": null, "deleted_bytes": 0, "condemned_bytes": 0, "skipped": null },
+            "scopes_in_all": 3, "scopes": [{ "scope": "default~pr-1-0123456789abcdef0123456789abcdef", "text": "pr:1",
+                "repositories": 1, "tags": 1, "bytes": 512, "quota": null, "last": null }],
         }));
         for part in [
             "larder 1.2.3, ready",
@@ -228,6 +243,9 @@ mod tests {
             "1 imports, 2 exports",
             "not yet",
             "default",
+            "pr-1-01234567 ",
+            " pr:1 ",
+            "and 2 more: larder ls --scopes",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }

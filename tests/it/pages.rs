@@ -148,7 +148,7 @@ async fn what_a_cache_says_of_itself_is_text_on_a_page() {
 async fn every_page_is_guarded_and_is_json_for_programs() {
     let world = World::new().await;
     push_cache(&world, "app", "cache", "one").await;
-    for path in ["/", "/repositories", "/repo/app", "/repo/app:cache", "/evictions", "/jobs", "/repo/none"] {
+    for path in ["/", "/repositories", "/repo/app", "/repo/app:cache", "/evictions", "/scopes", "/jobs", "/repo/none"] {
         let shown = world.get(path).header("accept", "text/html").await;
         assert!(shown.header("content-security-policy").contains("default-src 'none'"), "{path}");
         assert_eq!(shown.header("x-content-type-options"), "nosniff", "{path}");

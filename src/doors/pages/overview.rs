@@ -7,18 +7,25 @@ use serde::Serialize;
 use super::super::Doors;
 use super::frame::Column;
 use super::repos::{self, RepoRow, TagRow};
+use super::scopes::{self, ScopeRow};
 use super::visibility::Visibility;
 use super::{HtmlPage, frame, history, show};
 use crate::events::{BuildAction, Eviction};
-use crate::metrics::recent::{Build, Step};
+use crate::metrics::recent::{Build, BuildLayers, Step};
 use crate::metrics::tenant::Reading;
 use crate::names::Tenant;
 
 /// Rows of each kind. All there is, other pages have.
 const ROWS: usize = 12;
 
-const EVENT_COLUMNS: [Column; 4] =
-    [Column::Text("What"), Column::Text("When"), Column::Number("Took"), Column::Text("Where")];
+const EVENT_COLUMNS: [Column; 6] = [
+    Column::Text("What"),
+    Column::Text("When"),
+    Column::Text("Tag"),
+    Column::Text("By"),
+    Column::Number("Layers"),
+    Column::Number("Took"),
+];
 const TENANT_COLUMNS: [Column; 7] = [
     Column::Text("Tenant"),
     Column::Number("Stored"),
@@ -45,14 +52,30 @@ pub struct Overview {
     tags: Vec<TagRow>,
     tags_in_all: usize,
     /// The newest first.
-    events: Vec<Build>,
+    events: Vec<EventRow>,
     evictions: Vec<Eviction>,
+}
+
+/// An import or an export.
+#[derive(Serialize)]
+struct EventRow {
+    #[serde(flatten)]
+    build: Build,
+    /// Of a scope, what the rule calls it: for who may administer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<String>,
+    /// The page of its repository is the one that the caller sees: not where it happened in a scope, and they are in none.
+    #[serde(skip)]
+    has_page: bool,
 }
 
 /// What concerns all tenants and the server.
 #[derive(Serialize)]
 struct OverviewTotals {
     tenants: Vec<TenantRow>,
+    /// The last used.
+    scopes: Vec<ScopeRow>,
+    scopes_in_all: usize,
     history: Vec<Step>,
     so_far: Reading,
     hot: HotRow,
@@ -120,7 +143,10 @@ impl OverviewTotals {
         let metrics = &doors.metrics;
         let so_far = visible.tenants().iter().map(|tenant| metrics.tenants.of(tenant).reading());
         let last = doors.collector.last();
+        let (scopes, scopes_in_all) = scopes::gather(doors, visible, ROWS);
         OverviewTotals {
+            scopes,
+            scopes_in_all,
             tenants: visible.tenants().iter().map(|tenant| tenant_row(doors, tenant)).collect(),
             history: metrics.recent.history(&metrics.tenants, |tenant| visible.tenants().contains(tenant), now),
             so_far: so_far.fold(Reading::default(), |sum, reading| sum.plus(&reading)),
@@ -137,13 +163,20 @@ impl OverviewTotals {
     }
 }
 
-fn seen_events(doors: &Doors, visible: &Visibility<'_>) -> Vec<Build> {
+fn seen_events(doors: &Doors, visible: &Visibility<'_>) -> Vec<EventRow> {
     let seen = |event: &Build| match &event.tag {
         Some(tag) => visible.can_see_tag(&event.tenant, &event.repo, tag),
         // It may be of any.
         None => visible.can_see_all_of(&event.tenant, &event.repo),
     };
-    doors.metrics.recent.builds().into_iter().filter(seen).take(ROWS).collect()
+    let row = |mut build: Build| {
+        let scope = doors.gate.scope_text(&build.tenant).filter(|_| visible.is_whole());
+        // Who does what is for who may administer, as is the audit log.
+        build.who = build.who.filter(|_| visible.is_whole());
+        let has_page = visible.opens(&build.tenant, &build.repo);
+        EventRow { scope: scope.map(|text| text.to_string()), has_page, build }
+    };
+    doors.metrics.recent.builds().into_iter().filter(seen).take(ROWS).map(row).collect()
 }
 
 fn tenant_row(doors: &Doors, tenant: &Tenant) -> TenantRow {
@@ -188,6 +221,13 @@ impl HtmlPage for Overview {
             @if let Some(whole) = &self.whole {
                 h2 { "Tenants" }
                 (whole.tenants(self.now))
+                @if !whole.scopes.is_empty() {
+                    h2 { "Scopes" }
+                    (scopes::table(&whole.scopes, self.now))
+                    @if whole.scopes_in_all > whole.scopes.len() {
+                        p { a href="/scopes" { "All " (whole.scopes_in_all) " scopes" } }
+                    }
+                }
             }
             h2 { "Largest repositories" }
             (repos::repo_table(&self.repositories, self.now))
@@ -203,18 +243,39 @@ impl HtmlPage for Overview {
     }
 }
 
+/// The layers of an import or an export, and which of them an export has brought.
+fn layers(layers: &BuildLayers) -> Markup {
+    html! {
+        @match (layers.all, layers.new) {
+            (Some(all), Some(new)) => { (all.layers) ", " (new.layers) " new (" (show::bytes(new.bytes)) ")" },
+            (Some(all), None) => { (all.layers) " (" (show::bytes(all.bytes)) ")" },
+            (None, _) => "–",
+        }
+    }
+}
+
 fn fact(name: &str, value: &str, about: &str) -> Markup {
     html! { div { dt { (name) } dd { strong { (value) } " " span.note { (about) } } } }
 }
 
 impl Overview {
     fn events(&self) -> Vec<Markup> {
-        let row = |event: &Build| {
+        let row = |event: &EventRow| {
+            let build = &event.build;
             html! {
-                td { @match event.action { BuildAction::Import => "import", BuildAction::Export => "export" } }
-                td { (show::ago(event.at, self.now)) }
-                td.number { @if let Some(seconds) = event.seconds { (format!("{seconds:.1} s")) } @else { "–" } }
-                th scope="row" { (repos::link(&event.repo, event.tag.as_ref())) }
+                td { @match build.action { BuildAction::Import => "import", BuildAction::Export => "export" } }
+                td { (show::ago(build.at, self.now)) }
+                th scope="row" {
+                    @if event.has_page { (repos::link(&build.repo, build.tag.as_ref())) }
+                    @else { (repos::name(&build.repo, build.tag.as_ref())) }
+                    @if build.tenant.is_scope() {
+                        br;
+                        span.note { "scope " (scopes::name(&build.tenant, event.scope.as_deref())) }
+                    }
+                }
+                td { @if let Some(who) = &build.who { (who) } @else { "–" } }
+                td.number { (layers(&build.layers)) }
+                td.number { @if let Some(seconds) = build.seconds { (format!("{seconds:.1} s")) } @else { "–" } }
             }
         };
         self.events.iter().map(row).collect()

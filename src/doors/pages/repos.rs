@@ -279,9 +279,20 @@ impl HtmlPage for Repository {
 pub fn link(repo: &RepoName, tag: Option<&Tag>) -> Markup {
     html! {
         @match tag {
-            Some(tag) => a href=(format!("/repo/{repo}:{tag}")) { (repo) ":" (tag) },
-            None => a href=(format!("/repo/{repo}")) { (repo) },
+            Some(tag) => a href=(format!("/repo/{repo}:{tag}")) { (name(repo, Some(tag))) },
+            None => a href=(format!("/repo/{repo}")) { (name(repo, None)) },
         }
+    }
+}
+
+/// A repository or a tag, which a narrow column breaks behind a slash or a colon first.
+pub fn name(repo: &RepoName, tag: Option<&Tag>) -> Markup {
+    html! {
+        @for (at, part) in repo.split('/').enumerate() {
+            @if at > 0 { "/" wbr; }
+            (part)
+        }
+        @if let Some(tag) = tag { ":" wbr; (tag) }
     }
 }
 

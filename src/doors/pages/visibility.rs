@@ -82,6 +82,12 @@ impl Visibility<'_> {
         self.whole || self.owns(tenant, repo, Tags::Named(vec![tag.clone()]))
     }
 
+    /// Whether the page of a repository shows the caller this tenant's. It is another one's where the caller is in a scope, or
+    /// looks at what a scope does.
+    pub fn opens(&self, tenant: &Tenant, repo: &RepoName) -> bool {
+        self.owns(tenant, repo, Tags::None)
+    }
+
     /// The repository of a tag, to look into.
     pub fn permit(&self, repo: &RepoName, tag: &Tag) -> Result<Permit<Pull>, PageError> {
         self.admit(repo, Tags::Named(vec![tag.clone()]))
