@@ -36,6 +36,8 @@ pub enum Event<'a> {
     Served { tenant: &'a Tenant, repo: &'a RepoName, tag: &'a Tag, bytes: u64 },
     /// A tag was asked for that is not there, or not whole.
     Missed { tenant: &'a Tenant, repo: &'a RepoName, tag: &'a Tag },
+    /// A tag was asked for as an import asks for it, and there is none.
+    ImportMissed { tenant: &'a Tenant, repo: &'a RepoName, tag: &'a Tag, by: &'a BuildCaller },
     /// The config of a cache was read, which ends an import.
     Imported {
         tenant: &'a Tenant,

@@ -31,7 +31,7 @@ pub struct ListCommand {
     json: bool,
 }
 
-const REPOSITORIES: &[&str] = &["REPOSITORY", "TENANT", ">TAGS", ">SIZE", ">UNSHARED", "LAST USE"];
+const REPOSITORIES: &[&str] = &["REPOSITORY", "TENANT", ">TAGS", ">SIZE", ">WITHOUT SHARING", "LAST USE"];
 const SCOPES: &[&str] = &["SCOPE", "FOR", "TENANT", ">SIZE", ">QUOTA", ">TAGS", "LAST USE"];
 const TAGS: &[&str] = &["TAG", ">SIZE", ">SHARED", ">PUSHES", "LAST USE", "PUSHED"];
 /// Pages that are asked for at most.
@@ -52,17 +52,30 @@ impl ListCommand {
         }
         if self.scopes {
             let mut found: Value = asked.get("/api/scopes", &[]).await?;
-            return self.print(taken(&mut found, "scopes"), SCOPES, scope_row);
+            let scopes = taken(&mut found, "scopes");
+            if scopes.is_empty() {
+                eprintln!("no scopes yet");
+            }
+            return self.print(scopes, SCOPES, scope_row);
         }
         if !repo.is_empty() {
             let tags = all(&asked, &format!("/api/repo/{repo}"), "", "tags").await?;
             return self.print(tags, TAGS, tag_row);
         }
+        let mut has_tags = false;
         if !search.is_empty() {
             let mut found: Value = asked.get("/api/repositories", &[("q", search)]).await?;
-            self.print(taken(&mut found, "tags"), TAGS, tag_row)?;
+            let tags = taken(&mut found, "tags");
+            has_tags = !tags.is_empty();
+            self.print(tags, TAGS, tag_row)?;
         }
         let repos = all(&asked, "/api/repositories", search, "repositories").await?;
+        // On standard error: a program that reads the list finds it empty.
+        match (repos.is_empty() && !has_tags, search) {
+            (false, _) => {}
+            (true, "") => eprintln!("no repositories yet"),
+            (true, text) => eprintln!("no repository and no tag has {text} in its name"),
+        }
         self.print(repos, REPOSITORIES, repo_row)
     }
 
@@ -160,8 +173,9 @@ fn size(size: Option<u64>) -> String {
 }
 
 fn repo_row(row: RepositoryRow) -> Vec<String> {
-    let (tags, unshared) = (row.tags.to_string(), bytes(row.named_bytes));
-    vec![row.repo, row.tenant, tags, size(row.bytes), unshared, ago(Some(row.last))]
+    // Before a count nothing is known of what is shared.
+    let without_sharing = size(row.bytes.map(|_| row.named_bytes));
+    vec![row.repo, row.tenant, row.tags.to_string(), size(row.bytes), without_sharing, ago(Some(row.last))]
 }
 
 fn tag_row(row: Tag) -> Vec<String> {

@@ -146,7 +146,11 @@ fn render(said: &str, overview: ServerOverview) -> String {
 type StatusLine = (&'static str, fn(&StatusTotals) -> String);
 
 const FACTS: [StatusLine; 8] = [
-    ("stored", |whole| format!("{}, {} without sharing", whole.sum(|one| one.bytes), whole.sum(|one| one.named_bytes))),
+    ("stored", |whole| {
+        let is_counted = whole.tenants.iter().any(|tenant| tenant.counted.is_some());
+        let named = if is_counted { whole.sum(|one| one.named_bytes) } else { "-".to_string() };
+        format!("{}, {named} without sharing", whole.sum(|one| one.bytes))
+    }),
     ("hits", |StatusTotals { so_far, .. }| match so_far.hits + so_far.misses {
         0 => "nothing asked for yet".to_string(),
         all => format!("{} % of {all} that imports asked for", percent(so_far.hits, all)),
@@ -162,9 +166,17 @@ const FACTS: [StatusLine; 8] = [
     ("served", |StatusTotals { so_far: Reading { served, .. }, .. }| {
         format!("{}, {} of it from memory", bytes(served.iter().sum()), bytes(served[0]))
     }),
-    ("builds", |whole| format!("{} imports, {} exports", whole.so_far.imports, whole.so_far.exports)),
+    ("builds", |StatusTotals { so_far, .. }| {
+        let imports = match so_far.imports.saturating_add(so_far.import_misses) {
+            0 => "no imports yet".to_string(),
+            all => format!("{} of {all} imports found a cache", so_far.imports),
+        };
+        format!("{imports}, {} exports", so_far.exports)
+    }),
     ("memory", |StatusTotals { hot, .. }| format!("{} of {} in the hot layer", bytes(hot.bytes), bytes(hot.limit))),
-    ("now", |whole| format!("{} requests, {} arriving", whole.requests_in_flight, whole.sum(|one| one.arriving))),
+    ("now", |whole| {
+        format!("{} requests in flight, {} arriving", whole.requests_in_flight, whole.sum(|one| one.arriving))
+    }),
     ("collected", |whole| collector(&whole.collector)),
 ];
 
@@ -223,24 +235,28 @@ mod tests {
 
     #[test]
     fn people_see_what_it_has_and_what_it_saves() {
-        let shown = shown(json!({
-            "version": "1.2.3", "began": "2026-01-01T00:00:00Z",
-            "tenants": [{ "tenant": "default", "bytes": 1024, "named_bytes": 4096, "arriving": 0, "repositories": 2,
-                "tags": 3, "quota": { "max": 2048 }, "counted": null }],
-            "so_far": { "hits": 3, "misses": 1, "present": 9, "absent": 1, "served": [512, 512, 0], "saved": 2048, "received": 0,
-                "imports": 1, "exports": 2 },
-            "hot": { "bytes": 0, "limit": 1024 }, "requests_in_flight": 1, "collector": { "running": false,
-                "last": null, "deleted_bytes": 0, "condemned_bytes": 0, "skipped": null },
-            "scopes_in_all": 3, "scopes": [{ "scope": "default~pr-1-0123456789abcdef0123456789abcdef", "text": "pr:1",
-                "repositories": 1, "tags": 1, "bytes": 512, "quota": null, "last": null }],
-        }));
+        let with = |counted: Value| {
+            shown(json!({
+                "version": "1.2.3", "began": "2026-01-01T00:00:00Z",
+                "tenants": [{ "tenant": "default", "bytes": 1024, "named_bytes": 4096, "arriving": 0, "repositories": 2,
+                    "tags": 3, "quota": { "max": 2048 }, "counted": counted }],
+                "so_far": { "hits": 3, "misses": 1, "present": 9, "absent": 1, "served": [512, 512, 0], "saved": 2048, "received": 0,
+                    "imports": 1, "import_misses": 2, "exports": 2 },
+                "hot": { "bytes": 0, "limit": 1024 }, "requests_in_flight": 1, "collector": { "running": false,
+                    "last": null, "deleted_bytes": 0, "condemned_bytes": 0, "skipped": null },
+                "scopes_in_all": 3, "scopes": [{ "scope": "default~pr-1-0123456789abcdef0123456789abcdef", "text": "pr:1",
+                    "repositories": 1, "tags": 1, "bytes": 512, "quota": null, "last": null }],
+            }))
+        };
+        assert!(with(Value::Null).contains("1.0 KiB, - without sharing"));
+        let shown = with("2026-01-01T00:00:00Z".into());
         for part in [
             "larder 1.2.3, ready",
             "1.0 KiB, 4.0 KiB without sharing",
             "75 % of 4 that imports asked for",
             "2.0 KiB that clients need not send: 90 % of 10 blobs",
             "512 B of it from memory",
-            "1 imports, 2 exports",
+            "1 of 3 imports found a cache, 2 exports",
             "not yet",
             "default",
             "pr-1-01234567 ",

@@ -14,7 +14,7 @@ impl Subscriber for Metrics {
     fn on(&self, event: &Event<'_>) {
         match *event {
             Event::Pushed { tenant, repo, tags, cache: true, layers, by, .. } if !tags.is_empty() => {
-                self.tenants.of(tenant).exports.inc_by(tags.len() as u64);
+                self.tenants.of(tenant).builds.exports.inc_by(tags.len() as u64);
                 let layers = self.recent.exported(tenant, layers);
                 let ended = self.ended(by, (tenant, repo), BuildAction::Export, layers);
                 tags.iter().for_each(|tag| self.remember(Build { tag: Some(tag.clone()), ..ended.clone() }, by));
@@ -22,11 +22,18 @@ impl Subscriber for Metrics {
             Event::Pushed { .. } => {}
             Event::Served { tenant, .. } => self.tenants.of(tenant).asked(Asked::Tag, true),
             Event::Missed { tenant, .. } => self.tenants.of(tenant).asked(Asked::Tag, false),
+            Event::ImportMissed { tenant, repo, tag, by } => {
+                self.tenants.of(tenant).builds.import_misses.inc();
+                // The build may import from another tag yet: its time goes on.
+                let unseen = BuildCaller { build: None, ..by.clone() };
+                let ended = self.ended(&unseen, (tenant, repo), BuildAction::Import, BuildLayers::default());
+                self.remember(Build { tag: Some(tag.clone()), found: Some(false), ..ended }, by);
+            }
             Event::Imported { tenant, repo, tag, layers, by } => {
-                self.tenants.of(tenant).imports.inc();
+                self.tenants.of(tenant).builds.imports.inc();
                 let layers = BuildLayers { all: layers, new: None };
                 let ended = self.ended(by, (tenant, repo), BuildAction::Import, layers);
-                self.remember(Build { tag: tag.cloned(), ..ended }, by);
+                self.remember(Build { tag: tag.cloned(), found: Some(true), ..ended }, by);
             }
             Event::Evicted { sums, which } => {
                 sums.iter().for_each(|sum| self.tenants.of(&sum.tenant).evicted(sum.rule, sum.count, sum.bytes));
@@ -64,6 +71,7 @@ impl Metrics {
             repo: repo.clone(),
             tag: None,
             action,
+            found: None,
             who: by.who.clone(),
             layers,
             seconds: self.took(by.build, (tenant, repo), action).map(|took| took.as_secs_f64()),
@@ -93,9 +101,10 @@ impl Metrics {
             seconds = ended.seconds,
             trace = by.build.map(tracing::field::display),
             "{}",
-            match ended.action {
-                BuildAction::Import => "cache imported",
-                BuildAction::Export => "cache exported",
+            match (ended.action, ended.found) {
+                (BuildAction::Import, Some(false)) => "no cache to import: the tag does not exist",
+                (BuildAction::Import, _) => "cache imported",
+                (BuildAction::Export, _) => "cache exported",
             }
         );
         self.recent.build(ended);
@@ -144,6 +153,7 @@ mod tests {
             pushed(false),
             Event::Served { tenant: &tenant, repo: &repo, tag: &tags[0], bytes: 1 },
             Event::Missed { tenant: &tenant, repo: &repo, tag: &tags[0] },
+            Event::ImportMissed { tenant: &tenant, repo: &repo, tag: &tags[0], by: &by },
             Event::Imported { tenant: &tenant, repo: &repo, tag: None, layers: None, by: &by },
             Event::Evicted { sums: &[sum], which: &[eviction] },
             Event::Refused(Refused::Upload { tenant: &tenant }),
@@ -151,7 +161,8 @@ mod tests {
             metrics.on(&event);
         }
         let reading = metrics.tenants.of(&tenant).reading();
-        assert_eq!((reading.exports, reading.imports, reading.hits, reading.misses), (2, 1, 1, 1));
+        assert_eq!((reading.exports, reading.imports, reading.import_misses), (2, 1, 1));
+        assert_eq!((reading.hits, reading.misses), (1, 1));
         assert_eq!((metrics.export_seconds.get_sample_count(), metrics.import_seconds.get_sample_count()), (1, 0));
         assert_eq!(metrics.uploads_refused.get(), 1);
         let shown = metrics.render();
@@ -161,10 +172,13 @@ mod tests {
         ] {
             assert!(shown.contains(line), "{line}");
         }
-        let builds: Vec<_> = metrics.recent.builds().into_iter().map(|build| (build.action, build.tag)).collect();
+        let builds = metrics.recent.builds().into_iter().map(|build| (build.action, build.found, build.tag));
+        let builds: Vec<_> = builds.collect();
         let [x, y] = tags.try_into().unwrap();
         let [import, export] = [BuildAction::Import, BuildAction::Export];
-        assert_eq!(builds, [(import, None), (export, Some(y)), (export, Some(x))]);
+        let exported = |tag: &Tag| (export, None, Some(tag.clone()));
+        let missed = (import, Some(false), Some(x.clone()));
+        assert_eq!(builds, [(import, Some(true), None), missed, exported(&y), exported(&x)]);
         assert_eq!(metrics.recent.evictions().len(), 1);
     }
 }

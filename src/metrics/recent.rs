@@ -42,6 +42,9 @@ pub struct Build {
     pub tag: Option<Tag>,
     #[serde(rename = "deed")]
     pub action: BuildAction,
+    /// Of an import, whether there was a cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub found: Option<bool>,
     /// Who did it, where callers are asked who they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub who: Option<Box<str>>,
@@ -242,6 +245,7 @@ mod tests {
             repo: "a".parse().unwrap(),
             tag: None,
             action: BuildAction::Import,
+            found: Some(true),
             who: None,
             layers: BuildLayers::default(),
             seconds: None,

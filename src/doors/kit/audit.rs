@@ -53,7 +53,7 @@ impl Subscriber for AuditLog {
             }
             Event::Refused(Refused::Upload { .. }) => {}
             Event::Pushed { .. } | Event::Served { .. } | Event::Missed { .. } => {}
-            Event::Imported { .. } | Event::Evicted { .. } => {}
+            Event::ImportMissed { .. } | Event::Imported { .. } | Event::Evicted { .. } => {}
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::events::{BuildAction, Eviction};
 use crate::metrics::recent::{Build, BuildLayers, Step};
 use crate::metrics::tenant::Reading;
 use crate::names::Tenant;
+use crate::paste::BuilderRoute;
 
 /// Rows of each kind. All there is, other pages have.
 const ROWS: usize = 12;
@@ -26,6 +27,8 @@ const EVENT_COLUMNS: [Column; 6] = [
     Column::Number("Layers"),
     Column::Number("Took"),
 ];
+/// Scheme and name of a server of which a client has not said how it reaches it.
+const UNKNOWN_URL: (&str, &str) = ("http", "HOST:5000");
 const TENANT_COLUMNS: [Column; 7] = [
     Column::Text("Tenant"),
     Column::Number("Stored"),
@@ -51,6 +54,11 @@ pub struct Overview {
     /// The last pushed or used.
     tags: Vec<TagRow>,
     tags_in_all: usize,
+    /// How a builder reaches this server, as whoever asks has reached it: shown while there is nothing else.
+    #[serde(skip)]
+    base_url: Option<String>,
+    #[serde(skip)]
+    closed: bool,
     /// The newest first.
     events: Vec<EventRow>,
     evictions: Vec<Eviction>,
@@ -133,6 +141,8 @@ pub fn gather(doors: &Doors, visible: &Visibility<'_>) -> Overview {
         repositories_in_all: found.repositories_in_all,
         tags: found.tags,
         tags_in_all: found.tags_in_all,
+        base_url: visible.base_url(),
+        closed: !doors.gate.is_open(),
         events: seen_events(doors, visible),
         evictions: super::evictions::seen(doors, visible, ROWS),
     }
@@ -141,7 +151,6 @@ pub fn gather(doors: &Doors, visible: &Visibility<'_>) -> Overview {
 impl OverviewTotals {
     fn gather(doors: &Doors, visible: &Visibility<'_>, now: Timestamp) -> OverviewTotals {
         let metrics = &doors.metrics;
-        let so_far = visible.tenants().iter().map(|tenant| metrics.tenants.of(tenant).reading());
         let last = doors.collector.last();
         let (scopes, scopes_in_all) = scopes::gather(doors, visible, ROWS);
         OverviewTotals {
@@ -149,9 +158,10 @@ impl OverviewTotals {
             scopes_in_all,
             tenants: visible.tenants().iter().map(|tenant| tenant_row(doors, tenant)).collect(),
             history: metrics.recent.history(&metrics.tenants, |tenant| visible.tenants().contains(tenant), now),
-            so_far: so_far.fold(Reading::default(), |sum, reading| sum.plus(&reading)),
+            so_far: metrics.tenants.total(),
             hot: HotRow { bytes: metrics.hot_bytes.get(), limit: metrics.hot_limit_bytes.get() },
-            requests_in_flight: metrics.requests_in_flight.get(),
+            // Without the request for this page.
+            requests_in_flight: metrics.requests_in_flight.get().saturating_sub(1).max(0),
             collector: CollectorRow {
                 running: metrics.collecting.get() > 0,
                 last: last.as_ref().and_then(|last| last.began),
@@ -207,10 +217,16 @@ impl HtmlPage for Overview {
     }
 
     fn body(&self) -> Markup {
+        if self.is_empty() {
+            return self.first_lines();
+        }
         html! {
             @if let Some(whole) = &self.whole {
                 (whole.facts(self.tags_in_all))
-                p.note { "Counted by this server since its start, " (show::ago(self.began, self.now)) "." }
+                p.note {
+                    "Stored bytes are those of the store. All other numbers are of this server since its start, "
+                    (show::ago(self.began, self.now)) "."
+                }
                 h2 { "Hits over time" }
                 (history::picture(&whole.history, self.now))
                 h2 { "Now" }
@@ -259,11 +275,39 @@ fn fact(name: &str, value: &str, about: &str) -> Markup {
 }
 
 impl Overview {
+    /// Whether there is nothing to show yet.
+    fn is_empty(&self) -> bool {
+        let has_scopes = self.whole.as_ref().is_some_and(|whole| whole.scopes_in_all > 0);
+        self.repositories_in_all == 0 && self.events.is_empty() && self.evictions.is_empty() && !has_scopes
+    }
+
+    /// What a builder needs to fill it.
+    fn first_lines(&self) -> Markup {
+        let (scheme, name) = self.base_url.as_deref().and_then(|url| url.split_once("://")).unwrap_or(UNKNOWN_URL);
+        let route = BuilderRoute { name, plain: scheme == "http", closed: self.closed };
+        let is_loopback = route.plain && show::is_loopback(name);
+        let lines = if is_loopback { route.on_this_host() } else { route.configured() };
+        html! {
+            @if self.whole.is_some() {
+                p { "Nothing has been pushed yet. Two lines let a builder import its cache from here and export it here:" }
+            } @else {
+                p { "Nothing that you may pull has been pushed yet. A builder that may push uses these lines:" }
+            }
+            pre tabindex="0" { @for line in &lines { code { (line) } "\n" } }
+        }
+    }
+
     fn events(&self) -> Vec<Markup> {
         let row = |event: &EventRow| {
             let build = &event.build;
             html! {
-                td { @match build.action { BuildAction::Import => "import", BuildAction::Export => "export" } }
+                td {
+                    @match (build.action, build.found) {
+                        (BuildAction::Import, Some(false)) => "import: no such tag",
+                        (BuildAction::Import, _) => "import",
+                        (BuildAction::Export, _) => "export",
+                    }
+                }
                 td { (show::ago(build.at, self.now)) }
                 th scope="row" {
                     @if event.has_page { (repos::link(&build.repo, build.tag.as_ref())) }
@@ -275,7 +319,7 @@ impl Overview {
                 }
                 td { @if let Some(who) = &build.who { (who) } @else { "–" } }
                 td.number { (layers(&build.layers)) }
-                td.number { @if let Some(seconds) = build.seconds { (format!("{seconds:.1} s")) } @else { "–" } }
+                td.number { @if let Some(seconds) = build.seconds { (show::seconds(seconds)) } @else { "–" } }
             }
         };
         self.events.iter().map(row).collect()
@@ -289,16 +333,40 @@ impl OverviewTotals {
         let (so_far, served): (&Reading, u64) = (&self.so_far, self.so_far.served.iter().sum());
         let percent = |percent: Option<f64>| percent.map_or("–".to_string(), |percent| format!("{percent:.0} %"));
         let hits = percent(so_far.hit_percent());
-        let saved = format!("{} of the blobs of exports were there", percent(so_far.present_percent()));
-        let hot = format!("{} % from memory", show::percent(so_far.served[0], served));
+        let lookups = so_far.imports.saturating_add(so_far.import_misses);
+        let imports = match lookups {
+            0 => "–".to_string(),
+            all => format!("{} of {all}", so_far.imports),
+        };
+        let missed = match so_far.import_misses {
+            _ if lookups == 0 => "no build has imported yet".to_string(),
+            0 => "imports found a cache".to_string(),
+            missed => format!("imports found a cache; {missed} asked for a tag that does not exist"),
+        };
+        let saved = match so_far.present_percent() {
+            None => "no build has exported yet".to_string(),
+            there => format!("{} of the blobs of exports were there", percent(there)),
+        };
+        let hot = match served {
+            0 => "nothing yet".to_string(),
+            all => format!("{} % from memory", show::percent(so_far.served[0], all)),
+        };
+        let counted: Vec<&TenantRow> = self.tenants.iter().filter(|tenant| tenant.counted.is_some()).collect();
+        let (shared, about) = match &counted[..] {
+            [] => ("–".to_string(), "not counted yet"),
+            _ => {
+                (show::bytes(named.saturating_sub(counted.iter().map(|tenant| tenant.bytes).sum())), "as last counted")
+            }
+        };
         html! {
             dl.facts {
-                (fact("Stored", &show::bytes(bytes), &format!("in {tags} tags")))
-                (fact("Saved by sharing", &show::bytes(named.saturating_sub(bytes)), "as last counted"))
-                (fact("Hits", &hits, "of what imports asked for was there"))
+                (fact("Imports", &imports, &missed))
                 (fact("Not sent again", &show::bytes(so_far.saved), &saved))
+                (fact("Exports", &so_far.exports.to_string(), "caches pushed to tags"))
+                (fact("Hits", &hits, "of what imports asked for was there"))
                 (fact("Served", &show::bytes(served), &hot))
-                (fact("Imports", &so_far.imports.to_string(), &format!("and {} exports", so_far.exports)))
+                (fact("Stored", &show::bytes(bytes), &format!("in {tags} tags")))
+                (fact("Saved by sharing", &shared, about))
             }
         }
     }
@@ -310,7 +378,7 @@ impl OverviewTotals {
         html! {
             ul.state {
                 li { (show::meter(held, limit, "in the hot layer")) }
-                li { (self.requests_in_flight) " requests are being answered, " (show::bytes(arriving)) " are being uploaded." }
+                li { "Requests in flight: " (self.requests_in_flight) ". Being uploaded: " (show::bytes(arriving)) "." }
                 li {
                     @match (&collector.skipped, collector.last) {
                         (Some(why), _) => { "Collection skipped: " (why) "." },

@@ -53,6 +53,11 @@ impl Visibility<'_> {
         admitted.inspect_err(|error| self.tell_refusal(error)).map_err(|_| PageError::new(StatusCode::FORBIDDEN, why))
     }
 
+    /// How the caller reaches the server: `https://host:port`. Nothing where their request does not say it.
+    pub fn base_url(&self) -> Option<String> {
+        RequestOrigin::new(self.doors, self.request).base_url()
+    }
+
     /// The tenants to look through. Their names are no secret to the caller only where [`Visibility::is_whole`], or where they
     /// see something of them.
     pub fn tenants(&self) -> &[Tenant] {

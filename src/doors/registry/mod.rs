@@ -30,8 +30,8 @@ use crate::doors::kit::etag::EntityTag;
 use crate::doors::kit::origin::RequestOrigin;
 use crate::doors::kit::refusal::{Refusal, RefusalKind};
 use crate::doors::kit::{builds, range, task};
-use crate::names::Tenant;
-use crate::oci::CACHE_CONFIG;
+use crate::names::{Reference, Tenant};
+use crate::oci::{CACHE_CONFIG, OCI_INDEX, OCI_MANIFEST};
 use crate::refs::{Repo, RepoEraser, RepoWriter};
 use crate::store::Store;
 use crate::stream::Incoming;
@@ -187,19 +187,21 @@ async fn handle(
     let repo = handle.repo();
     trace::place(repo.tenant(), repo.name());
     let import = classify(&route, request.method(), request.headers())
-        .and_then(|part| builds::watch(&doors, &caller, repo, part, request.headers()));
-    let answer = if let Some(audited) = audited {
+        .and_then(|part| builds::watch(&doors, repo, part, request.headers()));
+    if let Some(audited) = audited {
         let writing = task::carried_through(async move {
             let call = Call::new(&doors, request);
             let answer = write(&doors, &caller, handle, route, call).await;
             audited.tell(&answer);
             answer
         });
-        writing.await.unwrap_or_else(|| Err(OciError::new(RefusalKind::Failed)))
-    } else {
-        read(&doors, &caller, handle, route, request).await
-    };
-    import.into_iter().for_each(|import| import.on_response(&answer));
+        return writing.await.unwrap_or_else(|| Err(OciError::new(RefusalKind::Failed)));
+    }
+    let answer = read(&doors, &caller, handle, route, request).await;
+    if let Some(import) = import {
+        let status = answer.as_ref().map_or_else(OciError::status, Response::status);
+        import.on_response(&doors, &caller, status);
+    }
     answer
 }
 
@@ -223,15 +225,23 @@ impl Audited {
 /// The part of a build that a request is.
 fn classify(route: &Route, method: &Method, headers: &HeaderMap) -> Option<Part> {
     match route {
+        Route::ReadManifest { reference: Reference::Tag(tag), .. } if resolves(headers) => {
+            Some(Part::Lookup(tag.clone()))
+        }
         Route::ReadManifest { .. } => Some(Part::Import),
         Route::ReadBlob { .. } if method == Method::HEAD => Some(Part::Export),
         Route::ReadBlob { digest, .. } => {
             let imports = header(headers, ACCEPT).is_some_and(|accept| accept.contains(CACHE_CONFIG));
-            imports.then_some(Part::EndOfImport { config: *digest })
+            imports.then_some(Part::EndOfImport(*digest))
         }
         Route::BeginUpload { .. } | Route::SealUpload { .. } | Route::PutManifest { .. } => Some(Part::Export),
         _ => None,
     }
+}
+
+/// Whether a manifest is asked for to find out what there is: whoever pushes one asks for its media type alone.
+fn resolves(headers: &HeaderMap) -> bool {
+    header(headers, ACCEPT).is_some_and(|accept| accept.contains(OCI_MANIFEST) && accept.contains(OCI_INDEX))
 }
 
 /// What the media type of a config has in it: of a cache, of an image of OCI, of one of Docker.
