@@ -6,12 +6,14 @@
 //!
 //! Invariant: no event has a credential in it, and none is emitted for a single blob.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
 use crate::names::{RepoName, Tag, Tenant};
 
 /// Something that happened.
@@ -26,14 +28,27 @@ pub enum Event<'a> {
         cache: bool,
         /// Of the manifest.
         bytes: u64,
-        build: Option<BuildId>,
+        /// The layers that it references, each once, with their sizes in bytes.
+        layers: &'a [(Digest, u64)],
+        by: &'a BuildCaller,
     },
     /// A tag was asked for, and had a manifest.
     Served { tenant: &'a Tenant, repo: &'a RepoName, tag: &'a Tag, bytes: u64 },
     /// A tag was asked for that is not there, or not whole.
     Missed { tenant: &'a Tenant, repo: &'a RepoName, tag: &'a Tag },
-    /// The config of a cache was read, which ends an import. By its digest: which tag named it is not known.
-    Imported { tenant: &'a Tenant, repo: &'a RepoName, build: Option<BuildId> },
+    /// A tag was asked for as an import asks for it, and there is none.
+    ImportMissed { tenant: &'a Tenant, repo: &'a RepoName, tag: &'a Tag, by: &'a BuildCaller },
+    /// The config of a cache was read, which ends an import.
+    Imported {
+        tenant: &'a Tenant,
+        repo: &'a RepoName,
+        /// The tag that serves the cache. An import reads the config by its digest: without an inventory of the tag it is
+        /// not known.
+        tag: Option<&'a Tag>,
+        /// The layers that the cache offers, where the tag is known.
+        layers: Option<LayerSum>,
+        by: &'a BuildCaller,
+    },
     /// One collection has let these go by rules.
     Evicted {
         /// All of them, in sums.
@@ -76,6 +91,37 @@ pub struct AuditedRequest<'a> {
 /// One build among all, as its requests say of themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BuildId(pub u128);
+
+/// As in `traceparent`.
+impl fmt::Display for BuildId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// Who sends the requests of a build, and which build it is.
+#[derive(Clone, Debug, Default)]
+pub struct BuildCaller {
+    /// The caller, as log lines and pages show it: one line of bounded length. Nothing where nobody is asked who they are.
+    pub who: Option<Box<str>>,
+    /// Where the builder says it.
+    pub build: Option<BuildId>,
+}
+
+/// Layers, and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerSum {
+    pub layers: u64,
+    pub bytes: u64,
+}
+
+impl LayerSum {
+    /// One layer more.
+    pub fn add(&mut self, bytes: u64) {
+        self.layers += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+}
 
 /// What a build did with a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]

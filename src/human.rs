@@ -28,6 +28,11 @@ pub fn age(at: Timestamp, now: Timestamp) -> String {
     span(u64::try_from(now.as_second() - at.as_second()).unwrap_or(0))
 }
 
+/// How long ago a moment was, in one unit.
+pub fn ago(at: Timestamp, now: Timestamp) -> String {
+    if now.as_second() <= at.as_second() { "just now".to_string() } else { format!("{} ago", age(at, now)) }
+}
+
 /// A time to the next full minute, in UTC: `2026-05-01 17:20 UTC`.
 pub fn minute(at: Timestamp) -> String {
     let whole = at.as_second().saturating_add(59).div_euclid(60).saturating_mul(60);
@@ -44,6 +49,10 @@ mod tests {
         let ages: Vec<String> = [5, 600, 10_000, 1_000_000].map(|second| age(at(0), at(second))).into();
         assert_eq!(ages, ["5 s", "10 min", "2 h", "11 days"]);
         assert_eq!(age(at(10), at(0)), "0 s", "clocks differ");
+        assert_eq!(
+            [ago(at(0), at(600)), ago(at(10), at(10)), ago(at(10), at(0))],
+            ["10 min ago", "just now", "just now"]
+        );
         assert_eq!(
             [0, 1, 60].map(|second| minute(at(second))),
             ["1970-01-01 00:00 UTC", "1970-01-01 00:01 UTC", "1970-01-01 00:01 UTC"]

@@ -5,7 +5,7 @@
 //! In reading order; a module imports only from those above it.
 //!
 //! - [`digest`], [`names`], [`human`], [`access`], [`stream`], [`mod@sync`], [`turns`], [`config`], [`events`], [`metrics`],
-//!   [`operator`], [`systemd`], [`trace`]: the leaves.
+//!   [`operator`], [`paste`], [`systemd`], [`trace`]: the leaves.
 //! - [`oci`]: manifests and indexes, parsed.
 //! - [`buildkit`]: BuildKit's cache format and the view, pure functions.
 //! - [`objects`]: bytes under keys, on a disk or in a bucket.
@@ -37,6 +37,7 @@ pub mod config;
 pub mod events;
 pub mod metrics;
 pub mod operator;
+pub mod paste;
 pub mod systemd;
 pub mod trace;
 pub mod oci;

@@ -16,6 +16,9 @@ const SCOPE_MARK: char = '~';
 const TENANT_BYTES_MAX: usize = 64;
 /// Longest readable part of a scope's name, in bytes: letters, digits and dashes.
 const SLUG_BYTES_MAX: usize = 32;
+/// Digits of the hash in the name of a scope, and how many of them people are shown.
+const SCOPE_HASH_DIGITS: usize = 32;
+const SCOPE_DIGITS_SHOWN: usize = 8;
 
 /// Longest repository name, in bytes. The spec lets a registry and its host name share 255 characters.
 pub const REPO_NAME_BYTES_MAX: usize = 255;
@@ -234,6 +237,13 @@ impl Tenant {
         self.0.contains(SCOPE_MARK)
     }
 
+    /// Of a scope, what follows the tenant, with the first digits of its hash: for people.
+    pub fn short_scope(&self) -> Option<&str> {
+        let (_, name) = self.0.split_once(SCOPE_MARK)?;
+        let hidden = SCOPE_HASH_DIGITS - SCOPE_DIGITS_SHOWN;
+        Some(name.len().checked_sub(hidden).and_then(|end| name.get(..end)).unwrap_or(name))
+    }
+
     /// The name without its scope.
     pub fn root(&self) -> &str {
         self.0.split(SCOPE_MARK).next().unwrap_or_default()
@@ -242,7 +252,11 @@ impl Tenant {
 
 /// The part of a scope's name after the tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ScopeName(Box<str>);
+pub struct ScopeName {
+    name: Box<str>,
+    /// What the name was made from.
+    text: Box<str>,
+}
 
 impl ScopeName {
     /// The name for any text: its beginning in the characters of a name, and 128 bits of its hash.
@@ -251,15 +265,21 @@ impl ScopeName {
         let mut slug = words.collect::<Vec<_>>().join("-").to_ascii_lowercase();
         slug.truncate(SLUG_BYTES_MAX);
         let hash = Digest::sha256(text.as_bytes()).to_string();
-        let hash = hash.trim_start_matches("sha256:").get(..32).unwrap_or_default();
+        let hash = hash.trim_start_matches("sha256:").get(..SCOPE_HASH_DIGITS).unwrap_or_default();
         let slug = slug.trim_end_matches('-');
-        ScopeName(if slug.is_empty() { hash.into() } else { format!("{slug}-{hash}").into() })
+        let name = if slug.is_empty() { hash.into() } else { format!("{slug}-{hash}").into() };
+        ScopeName { name, text: text.into() }
+    }
+
+    /// What the name was made from: the words of a rule with claims filled in, of any length.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 }
 
 impl fmt::Display for ScopeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.name)
     }
 }
 
@@ -416,6 +436,8 @@ mod tests {
         for (at, name) in names.iter().enumerate() {
             assert_eq!(name.parse::<Tenant>().unwrap(), *name);
             assert!(name.is_scope() && name.root() == "default", "{name}");
+            let short = name.short_scope().unwrap();
+            assert!(short.len() <= SLUG_BYTES_MAX + 1 + SCOPE_DIGITS_SHOWN && name.contains(short), "{short}");
             assert!(!names[..at].contains(name), "{name}");
             assert_eq!(name.scope(&ScopeName::of("")), tenant.scope(&ScopeName::of("")));
         }

@@ -68,6 +68,15 @@ impl ManifestContent {
     pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<ManifestContent> {
         Document::parse(bytes)?.content_sent_as(content_type)
     }
+
+    /// The blobs that it references beside its config, each once, with their sizes in bytes.
+    pub fn layers(&self) -> Vec<(Digest, u64)> {
+        let sized = self.blobs.iter().copied().zip(self.sizes.iter().copied());
+        let mut layers: Vec<_> = sized.filter(|(blob, _)| Some(blob) != self.config.as_ref()).collect();
+        layers.sort_unstable();
+        layers.dedup_by_key(|(blob, _)| *blob);
+        layers
+    }
 }
 
 /// The media type of a stored manifest. It costs little, however much the manifest lists.

@@ -17,7 +17,7 @@ use crate::names::{RepoName, Tag, Tenant};
 use crate::oci::ManifestContent;
 use crate::refs::Refs;
 use crate::refs::graph::{ManifestGraph, closure};
-use crate::refs::inventory::{Repos, TagEntries, TagEntry};
+use crate::refs::inventory::{Repos, TagEntries, TagEntry, Weight};
 use crate::refs::listing::{RepoListing, walk};
 use crate::refs::root::Root;
 use crate::refs::roots::roots;
@@ -119,8 +119,7 @@ impl OfTags {
 struct Weighed {
     blobs: Vec<u32>,
     children: Vec<Digest>,
-    bytes: u64,
-    config_bytes: u64,
+    weight: Weight,
     cache: bool,
 }
 
@@ -199,16 +198,15 @@ impl Scan {
 
 fn weigh(known: &mut BlobNumbers, tenant: &Tenant, content: Option<ManifestContent>, bytes: u64) -> Weighed {
     let Some(content) = content else {
-        return Weighed { blobs: Vec::new(), children: Vec::new(), bytes, config_bytes: 0, cache: false };
+        let weight = Weight { manifest_bytes: bytes, ..Weight::default() };
+        return Weighed { blobs: Vec::new(), children: Vec::new(), weight, cache: false };
     };
     let id = |digest: &Digest| fingerprint(layout::blob(tenant, digest).as_str());
     let named = content.blobs.iter().zip(&content.sizes);
     let mut blobs: Vec<u32> = named.map(|(digest, size)| known.number(id(digest), *size)).collect();
     blobs.sort_unstable();
     blobs.dedup();
-    let config = content.config.and_then(|config| content.blobs.iter().position(|blob| *blob == config));
-    let config_bytes = config.map_or(0, |at| content.sizes[at]);
-    Weighed { blobs, children: content.children, bytes, config_bytes, cache: content.cache }
+    Weighed { blobs, weight: Weight::of(&content, bytes), children: content.children, cache: content.cache }
 }
 
 /// The inventory's entry of a root, if it is a tag. `bytes` is the size of its blobs.
@@ -222,10 +220,8 @@ fn entry(root: &Root, manifests: &HashMap<Digest, Weighed>, bytes: u64) -> Optio
         used: history.served.map(time),
         cache: manifest.is_some_and(|manifest| manifest.cache),
         pushes: history.records as u64,
-        bytes,
+        weight: Weight { bytes, ..manifest.map_or_else(Weight::default, |manifest| manifest.weight) },
         shared: None,
-        manifest_bytes: manifest.map_or(0, |manifest| manifest.bytes),
-        config_bytes: manifest.map_or(0, |manifest| manifest.config_bytes),
         learnt: Instant::now(),
     };
     Some((tag, entry))

@@ -19,6 +19,7 @@ use super::identity::{Identity, IdentitySource};
 use super::oidc::{Issuers, Rejected, looks_like_jwt};
 use super::policy::Policy;
 use super::revoked::Revoked;
+use super::scopes::ScopeTexts;
 use super::seal::{self, Payload, Sealer, TOKEN_BYTES_MAX, TokenKind, fingerprint};
 use super::users::{CheckedPassword, SentPassword, Users};
 use super::{AuthError, Caller, tls};
@@ -51,6 +52,7 @@ impl<'r> Credentials<'r> {
 pub struct Lasting {
     attempts: Arc<Attempts>,
     pub revoked: Revoked,
+    pub scopes: ScopeTexts,
 }
 
 /// Everything that a reload replaces, as one.

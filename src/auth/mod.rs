@@ -13,6 +13,7 @@ mod login;
 mod oidc;
 mod policy;
 mod revoked;
+mod scopes;
 mod seal;
 mod tls;
 mod users;
@@ -177,9 +178,18 @@ impl Gate {
         let lineage = policy::lineage(grants, repo);
         let lineage = lineage.map_err(|untold| caller.denied(format!("may not use {repo}: {untold}")))?;
         let Some(lineage) = lineage else { return Ok((tenant, Vec::new())) };
-        let own = tenant.scope(&lineage.own);
-        let parents = lineage.parents.iter().map(|parent| tenant.scope(parent));
-        Ok((own, parents.chain([tenant.clone()]).collect()))
+        let scope = |name| {
+            let scope = tenant.scope(name);
+            self.lasting.scopes.learn(&scope, name);
+            scope
+        };
+        let parents = lineage.parents.iter().map(scope);
+        Ok((scope(&lineage.own), parents.chain([tenant.clone()]).collect()))
+    }
+
+    /// What the rules call a scope, with the claims filled in; nothing when no caller of it was admitted since the start.
+    pub fn scope_text(&self, scope: &Tenant) -> Option<Arc<str>> {
+        self.lasting.scopes.of(scope)
     }
 
     /// For what concerns the whole installation.

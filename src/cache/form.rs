@@ -7,6 +7,7 @@ use super::push::{ManifestPush, Pushed};
 use super::service::Caches;
 use crate::buildkit::{CacheManifest, FormatError, from_inline, to_inline};
 use crate::error::{Error, Result};
+use crate::events::BuildCaller;
 use crate::names::Tag;
 use crate::refs::{Repo, RepoWriter};
 
@@ -37,7 +38,7 @@ impl Caches {
                 parted.manifest
             }
         };
-        self.push(to, ManifestPush { digest: None, tags, content_type: None, bytes, build: None }).await
+        self.push(to, ManifestPush { digest: None, tags, content_type: None, bytes, by: BuildCaller::default() }).await
     }
 
     /// Returns the cache that a tag serves.

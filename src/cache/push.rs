@@ -16,7 +16,7 @@ use crate::calls::{FAN_OUT, json};
 use crate::content::Pin;
 use crate::digest::{Algorithm, Digest, hash};
 use crate::error::{Error, Result};
-use crate::events::{BuildId, Event};
+use crate::events::{BuildCaller, Event};
 use crate::names::{Tag, Tenant};
 use crate::oci::{Document, ManifestContent};
 use crate::refs::chain::VersionedPointer;
@@ -50,8 +50,8 @@ pub struct ManifestPush<'a> {
     /// The `Content-Type` of the request.
     pub content_type: Option<&'a str>,
     pub bytes: Bytes,
-    /// The build that sends it, if the client says.
-    pub build: Option<BuildId>,
+    /// The build that sends it, for events.
+    pub by: BuildCaller,
 }
 
 /// A push that is being recorded.
@@ -125,7 +125,8 @@ impl Caches {
                 tags: push.tags,
                 cache: parsed.cache,
                 bytes: bytes.len() as u64,
-                build: push.build,
+                layers: &parsed.layers(),
+                by: &push.by,
             });
         }
         Ok(Pushed { digest, subject: parsed.subject })

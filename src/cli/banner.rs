@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use larder::config::Config;
+use larder::paste::BuilderRoute;
 
 /// An address on which the server listens.
 #[derive(Clone, Copy)]
@@ -61,11 +62,8 @@ pub fn banner(config: &Config, listening: &[ListenAddress]) -> String {
     let here = listening.iter().find_map(ListenAddress::on_loopback);
     if let Some(here) = here {
         out.push_str("\nA builder on this host:\n");
-        login(&mut out, config, &here.to_string());
-        out.push_str(
-            "  docker buildx create --name larder --driver docker-container --driver-opt network=host --use\n",
-        );
-        build(&mut out, &here.to_string());
+        let route = BuilderRoute { name: &here.to_string(), plain: true, closed: config.is_closed() };
+        paste(&mut out, route.on_this_host());
     }
     let is_remote = |one: &&ListenAddress| !one.address.ip().is_loopback();
     // With TLS, if there is any: it is what others should use.
@@ -94,28 +92,11 @@ pub fn banner(config: &Config, listening: &[ListenAddress]) -> String {
 /// The lines for a builder that reaches the server by this name.
 fn remote(out: &mut String, config: &Config, heading: &str, name: &str, plain: bool) {
     out.push_str(&format!("\n{heading}\n"));
-    login(out, config, name);
-    let trust = if plain { "  http = true" } else { "  http = false\\n  ca = [\"/path/to/ca.pem\"]" };
-    out.push_str(&format!("  printf '[registry.\"{name}\"]\\n{trust}\\n' > buildkitd.toml"));
-    // A comment that may be pasted with the line.
-    out.push_str(if plain { "\n" } else { "   # without ca, if a public CA has signed the certificate\n" });
-    out.push_str(
-        "  docker buildx create --name larder --driver docker-container --buildkitd-config buildkitd.toml --use\n",
-    );
-    build(out, name);
+    paste(out, BuilderRoute { name, plain, closed: config.is_closed() }.configured());
 }
 
-fn login(out: &mut String, config: &Config, name: &str) {
-    if config.is_closed() {
-        out.push_str(&format!("  docker login {name}   # credentials are needed: the configuration has rules\n"));
-    }
-}
-
-fn build(out: &mut String, name: &str) {
-    out.push_str(&format!(
-        "  docker buildx build --cache-to type=registry,ref={name}/app:cache,mode=max,ignore-error=true \
-         --cache-from type=registry,ref={name}/app:cache .\n"
-    ));
+fn paste(out: &mut String, lines: Vec<String>) {
+    lines.iter().for_each(|line| out.push_str(&format!("  {line}\n")));
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub fn start(config: &LogConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The usual text format without colours, at a third of the cost: every request writes a line.
+/// The usual text format without colours, at a third of the cost: with request lines there is one for each request.
 struct Plain;
 
 impl<S, N> FormatEvent<S, N> for Plain

@@ -4,6 +4,7 @@ use anyhow::bail;
 use clap::Args;
 use jiff::Timestamp;
 use larder::human::bytes;
+use larder::names::Tenant;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -22,12 +23,16 @@ pub struct ListCommand {
     /// Only repositories and tags with this text in their name.
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
-    /// Print JSON, a line for each repository or tag.
+    /// List scopes instead: whom each is for, what it stores, and its last use. For callers that may administer.
+    #[arg(long, conflicts_with = "search")]
+    scopes: bool,
+    /// Print JSON, a line for each repository, tag or scope.
     #[arg(long)]
     json: bool,
 }
 
-const REPOSITORIES: &[&str] = &["REPOSITORY", "TENANT", ">TAGS", ">SIZE", ">UNSHARED", "LAST USE"];
+const REPOSITORIES: &[&str] = &["REPOSITORY", "TENANT", ">TAGS", ">SIZE", ">WITHOUT SHARING", "LAST USE"];
+const SCOPES: &[&str] = &["SCOPE", "FOR", "TENANT", ">SIZE", ">QUOTA", ">TAGS", "LAST USE"];
 const TAGS: &[&str] = &["TAG", ">SIZE", ">SHARED", ">PUSHES", "LAST USE", "PUSHED"];
 /// Pages that are asked for at most.
 const PAGES_MAX: usize = 1000;
@@ -42,15 +47,35 @@ impl ListCommand {
         if !repo.is_empty() && !search.is_empty() {
             bail!("--search looks through all repositories: give the server alone");
         }
+        if self.scopes && !repo.is_empty() {
+            bail!("--scopes lists the scopes of a server: give the server alone");
+        }
+        if self.scopes {
+            let mut found: Value = asked.get("/api/scopes", &[]).await?;
+            let scopes = taken(&mut found, "scopes");
+            if scopes.is_empty() {
+                eprintln!("no scopes yet");
+            }
+            return self.print(scopes, SCOPES, scope_row);
+        }
         if !repo.is_empty() {
             let tags = all(&asked, &format!("/api/repo/{repo}"), "", "tags").await?;
             return self.print(tags, TAGS, tag_row);
         }
+        let mut has_tags = false;
         if !search.is_empty() {
             let mut found: Value = asked.get("/api/repositories", &[("q", search)]).await?;
-            self.print(taken(&mut found, "tags"), TAGS, tag_row)?;
+            let tags = taken(&mut found, "tags");
+            has_tags = !tags.is_empty();
+            self.print(tags, TAGS, tag_row)?;
         }
         let repos = all(&asked, "/api/repositories", search, "repositories").await?;
+        // On standard error: a program that reads the list finds it empty.
+        match (repos.is_empty() && !has_tags, search) {
+            (false, _) => {}
+            (true, "") => eprintln!("no repositories yet"),
+            (true, text) => eprintln!("no repository and no tag has {text} in its name"),
+        }
         self.print(repos, REPOSITORIES, repo_row)
     }
 
@@ -116,13 +141,41 @@ struct Tag {
     pushed: Timestamp,
 }
 
+/// What a person sees of a scope.
+#[derive(Deserialize)]
+pub struct ListedScope {
+    scope: String,
+    text: Option<String>,
+    bytes: u64,
+    quota: Option<u64>,
+    tags: u64,
+    last: Option<Timestamp>,
+}
+
+/// The cells of a scope, below [`SCOPES`].
+fn scope_row(row: ListedScope) -> Vec<String> {
+    let tenant = row.scope.parse::<Tenant>();
+    let (short, root) = match &tenant {
+        Ok(tenant) => (tenant.short_scope().unwrap_or_default(), tenant.root()),
+        Err(_) => (&*row.scope, "-"),
+    };
+    let text = row.text.unwrap_or("-".to_string());
+    vec![short.into(), text, root.into(), bytes(row.bytes), size(row.quota), row.tags.to_string(), ago(row.last)]
+}
+
+/// A table of scopes.
+pub fn scopes_table(scopes: Vec<ListedScope>) -> String {
+    table(SCOPES, &scopes.into_iter().map(scope_row).collect::<Vec<_>>())
+}
+
 fn size(size: Option<u64>) -> String {
     size.map_or("-".to_string(), bytes)
 }
 
 fn repo_row(row: RepositoryRow) -> Vec<String> {
-    let (tags, unshared) = (row.tags.to_string(), bytes(row.named_bytes));
-    vec![row.repo, row.tenant, tags, size(row.bytes), unshared, ago(Some(row.last))]
+    // Before a count nothing is known of what is shared.
+    let without_sharing = size(row.bytes.map(|_| row.named_bytes));
+    vec![row.repo, row.tenant, row.tags.to_string(), size(row.bytes), without_sharing, ago(Some(row.last))]
 }
 
 fn tag_row(row: Tag) -> Vec<String> {

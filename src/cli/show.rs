@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use larder::human::age;
+use larder::human;
 
 /// How often the progress shown is renewed.
 const SHOWN_EVERY: Duration = Duration::from_millis(200);
@@ -13,7 +13,7 @@ const BAR_WIDTH: u64 = 30;
 
 /// How long ago a moment was; a dash where there was none.
 pub fn ago(at: Option<Timestamp>) -> String {
-    at.map_or("-".to_string(), |at| format!("{} ago", age(at, Timestamp::now())))
+    at.map_or("-".to_string(), |at| human::ago(at, Timestamp::now()))
 }
 
 /// A table: columns as wide as what is in them, numbers to the right. A heading that begins with `>` makes its column one

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::ask::AskedAddress;
+use super::ls::{ListedScope, scopes_table};
 use super::show::{ago, table};
 
 /// Says what a running server has, does, and saves.
@@ -38,7 +39,7 @@ impl StatusCommand {
             (overview["ready"], overview["jobs"]) = (ready.into(), serde_json::to_value(jobs)?);
             println!("{}", serde_json::to_string_pretty(&overview)?);
         } else {
-            print!("{}{}", render(&said, &asked.get("/api/overview", &[]).await?), jobs_table(&jobs));
+            print!("{}{}", render(&said, asked.get("/api/overview", &[]).await?), jobs_table(&jobs));
         }
         Ok(if ready { ExitCode::SUCCESS } else { ExitCode::from(NOT_READY) })
     }
@@ -64,6 +65,11 @@ struct ServerOverview {
 #[derive(Deserialize)]
 struct StatusTotals {
     tenants: Vec<Tenant>,
+    /// The last used. Older servers tell of none.
+    #[serde(default)]
+    scopes: Vec<ListedScope>,
+    #[serde(default)]
+    scopes_in_all: usize,
     so_far: Reading,
     hot: HotStatus,
     requests_in_flight: u64,
@@ -102,14 +108,14 @@ struct CollectorStatus {
     skipped: Option<String>,
 }
 
-fn render(said: &str, overview: &ServerOverview) -> String {
+fn render(said: &str, overview: ServerOverview) -> String {
     let server = format!("larder {}, {said}, since {}", overview.version, ago(Some(overview.began)));
     let mut out = format!("{:10} {server}\n", "server");
     for (name, fact) in FACTS {
         let fact = overview.whole.as_ref().map_or("not shown".to_string(), fact);
         out.push_str(&format!("{name:10} {fact}\n"));
     }
-    let Some(whole) = &overview.whole else {
+    let Some(whole) = overview.whole else {
         out.push_str("\nNumbers of the server and of tenants are shown to callers that may administer.\n");
         return out;
     };
@@ -126,6 +132,13 @@ fn render(said: &str, overview: &ServerOverview) -> String {
     let rows: Vec<Vec<String>> = whole.tenants.iter().map(row).collect();
     out.push('\n');
     out.push_str(&table(&["TENANT", ">STORED", ">QUOTA", ">REPOSITORIES", ">TAGS", "COUNTED"], &rows));
+    if !whole.scopes.is_empty() {
+        let more = whole.scopes_in_all.saturating_sub(whole.scopes.len());
+        out.push_str(&format!("\n{}", scopes_table(whole.scopes)));
+        if more > 0 {
+            out.push_str(&format!("and {more} more: larder ls --scopes\n"));
+        }
+    }
     out
 }
 
@@ -133,7 +146,11 @@ fn render(said: &str, overview: &ServerOverview) -> String {
 type StatusLine = (&'static str, fn(&StatusTotals) -> String);
 
 const FACTS: [StatusLine; 8] = [
-    ("stored", |whole| format!("{}, {} without sharing", whole.sum(|one| one.bytes), whole.sum(|one| one.named_bytes))),
+    ("stored", |whole| {
+        let is_counted = whole.tenants.iter().any(|tenant| tenant.counted.is_some());
+        let named = if is_counted { whole.sum(|one| one.named_bytes) } else { "-".to_string() };
+        format!("{}, {named} without sharing", whole.sum(|one| one.bytes))
+    }),
     ("hits", |StatusTotals { so_far, .. }| match so_far.hits + so_far.misses {
         0 => "nothing asked for yet".to_string(),
         all => format!("{} % of {all} that imports asked for", percent(so_far.hits, all)),
@@ -149,9 +166,17 @@ const FACTS: [StatusLine; 8] = [
     ("served", |StatusTotals { so_far: Reading { served, .. }, .. }| {
         format!("{}, {} of it from memory", bytes(served.iter().sum()), bytes(served[0]))
     }),
-    ("builds", |whole| format!("{} imports, {} exports", whole.so_far.imports, whole.so_far.exports)),
+    ("builds", |StatusTotals { so_far, .. }| {
+        let imports = match so_far.imports.saturating_add(so_far.import_misses) {
+            0 => "no imports yet".to_string(),
+            all => format!("{} of {all} imports found a cache", so_far.imports),
+        };
+        format!("{imports}, {} exports", so_far.exports)
+    }),
     ("memory", |StatusTotals { hot, .. }| format!("{} of {} in the hot layer", bytes(hot.bytes), bytes(hot.limit))),
-    ("now", |whole| format!("{} requests, {} arriving", whole.requests_in_flight, whole.sum(|one| one.arriving))),
+    ("now", |whole| {
+        format!("{} requests in flight, {} arriving", whole.requests_in_flight, whole.sum(|one| one.arriving))
+    }),
     ("collected", |whole| collector(&whole.collector)),
 ];
 
@@ -205,29 +230,38 @@ mod tests {
     use serde_json::json;
 
     fn shown(told: Value) -> String {
-        render("ready", &serde_json::from_value(told).unwrap())
+        render("ready", serde_json::from_value(told).unwrap())
     }
 
     #[test]
     fn people_see_what_it_has_and_what_it_saves() {
-        let shown = shown(json!({
-            "version": "1.2.3", "began": "2026-01-01T00:00:00Z",
-            "tenants": [{ "tenant": "default", "bytes": 1024, "named_bytes": 4096, "arriving": 0, "repositories": 2,
-                "tags": 3, "quota": { "max": 2048 }, "counted": null }],
-            "so_far": { "hits": 3, "misses": 1, "present": 9, "absent": 1, "served": [512, 512, 0], "saved": 2048, "received": 0,
-                "imports": 1, "exports": 2 },
-            "hot": { "bytes": 0, "limit": 1024 }, "requests_in_flight": 1, "collector": { "running": false,
-                "last": null, "deleted_bytes": 0, "condemned_bytes": 0, "skipped": null },
-        }));
+        let with = |counted: Value| {
+            shown(json!({
+                "version": "1.2.3", "began": "2026-01-01T00:00:00Z",
+                "tenants": [{ "tenant": "default", "bytes": 1024, "named_bytes": 4096, "arriving": 0, "repositories": 2,
+                    "tags": 3, "quota": { "max": 2048 }, "counted": counted }],
+                "so_far": { "hits": 3, "misses": 1, "present": 9, "absent": 1, "served": [512, 512, 0], "saved": 2048, "received": 0,
+                    "imports": 1, "import_misses": 2, "exports": 2 },
+                "hot": { "bytes": 0, "limit": 1024 }, "requests_in_flight": 1, "collector": { "running": false,
+                    "last": null, "deleted_bytes": 0, "condemned_bytes": 0, "skipped": null },
+                "scopes_in_all": 3, "scopes": [{ "scope": "default~pr-1-0123456789abcdef0123456789abcdef", "text": "pr:1",
+                    "repositories": 1, "tags": 1, "bytes": 512, "quota": null, "last": null }],
+            }))
+        };
+        assert!(with(Value::Null).contains("1.0 KiB, - without sharing"));
+        let shown = with("2026-01-01T00:00:00Z".into());
         for part in [
             "larder 1.2.3, ready",
             "1.0 KiB, 4.0 KiB without sharing",
             "75 % of 4 that imports asked for",
             "2.0 KiB that clients need not send: 90 % of 10 blobs",
             "512 B of it from memory",
-            "1 imports, 2 exports",
+            "1 of 3 imports found a cache, 2 exports",
             "not yet",
             "default",
+            "pr-1-01234567 ",
+            " pr:1 ",
+            "and 2 more: larder ls --scopes",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }

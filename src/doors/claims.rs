@@ -33,11 +33,12 @@ enum Path {
 }
 
 /// The claims of paths outside of `/v2`.
-const CLAIMS: [(Path, Door); 15] = [
+const CLAIMS: [(Path, Door); 16] = [
     (Path::At("/"), Door::Pages),
     (Path::At("/repositories"), Door::Pages),
     (Path::Below("/repo"), Door::Pages),
     (Path::At("/evictions"), Door::Pages),
+    (Path::At("/scopes"), Door::Pages),
     (Path::At("/jobs"), Door::Pages),
     (Path::At("/style.css"), Door::Pages),
     (Path::Below("/api"), Door::Admin),

@@ -114,7 +114,7 @@ impl Drop for Line {
         self.metrics.requests.with_label_values(&labels).inc();
         self.metrics.request_seconds.with_label_values(&[self.label, method]).observe(took.as_secs_f64());
         let path = logged::path(&self.uri);
-        tracing::info!(
+        tracing::debug!(
             target: "larder::request",
             method = logged::method(&self.method),
             path = &*path,

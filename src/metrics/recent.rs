@@ -3,7 +3,7 @@
 //! All of it is in memory, bounded, and of this server since its start.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::tenant::{Reading, Tenants};
-use crate::events::{BuildAction, BuildId, Eviction};
+use crate::digest::Digest;
+use crate::events::{BuildAction, BuildId, Eviction, LayerSum};
 use crate::names::{RepoName, Tag, Tenant};
 
 /// Imports and exports that are remembered.
@@ -26,6 +27,9 @@ const READINGS_MAX: usize = 288;
 /// Builds whose beginning is remembered, and for how long at most.
 const BEGUN_MAX: u64 = 10_000;
 const BEGUN_AGE_MAX: Duration = Duration::from_secs(3600);
+/// Received blobs that no export has referenced yet and that are remembered, and for how long at most.
+const RECEIVED_MAX: u64 = 50_000;
+const RECEIVED_AGE_MAX: Duration = Duration::from_secs(3600);
 
 /// An import or an export that has ended.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -33,14 +37,35 @@ pub struct Build {
     pub at: Timestamp,
     pub tenant: Tenant,
     pub repo: RepoName,
-    /// An import reads a config by its digest: which tag named it is not known.
+    /// An import reads a config by its digest: of a tag that this server has not counted it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tag: Option<Tag>,
     #[serde(rename = "deed")]
     pub action: BuildAction,
+    /// Of an import, whether there was a cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub found: Option<bool>,
+    /// Who did it, where callers are asked who they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub who: Option<Box<str>>,
+    /// The layers that an import was offered, or that an export references.
+    #[serde(flatten)]
+    pub layers: BuildLayers,
     /// From its first request to its last, where the builder says which requests are one build's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+}
+
+/// The layers of an import or an export, as far as this server knows them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BuildLayers {
+    /// All that are referenced.
+    #[serde(rename = "layers", skip_serializing_if = "Option::is_none")]
+    pub all: Option<LayerSum>,
+    /// Of an export, those that this server received within the last hour and that no export had referenced since. The
+    /// others were there before, or came by another server.
+    #[serde(rename = "new_layers", skip_serializing_if = "Option::is_none")]
+    pub new: Option<LayerSum>,
 }
 
 /// How far the counters of a tenant have come up to a moment.
@@ -58,6 +83,8 @@ pub struct Recent {
     history: Mutex<BTreeMap<Tenant, History>>,
     /// When a build, with the hash of its repository, made its first request.
     begun: Cache<(BuildId, u64, BuildAction), Instant>,
+    /// Blobs that were received since their last export, by the hash of tenant and digest.
+    received: Cache<u64, ()>,
     pub began: Timestamp,
 }
 
@@ -74,6 +101,7 @@ impl Default for Recent {
             evictions: Mutex::default(),
             history: Mutex::default(),
             begun: Cache::builder().max_capacity(BEGUN_MAX).time_to_live(BEGUN_AGE_MAX).build(),
+            received: Cache::builder().max_capacity(RECEIVED_MAX).time_to_live(RECEIVED_AGE_MAX).build(),
             began: Timestamp::now(),
         }
     }
@@ -87,8 +115,8 @@ fn keep<T>(ring: &Mutex<VecDeque<T>>, new: T, max: usize) {
     ring.push_back(new);
 }
 
-/// A repository, for telling what one build does in several.
-fn hash(place: (&Tenant, &RepoName)) -> u64 {
+/// Stands for a repository, or a blob of a tenant.
+fn hash(place: (&Tenant, impl Hash)) -> u64 {
     BuildHasherDefault::<DefaultHasher>::new().hash_one(place)
 }
 
@@ -123,6 +151,34 @@ impl Recent {
     /// The action is done: since its first request. What comes then is of the next one.
     pub(super) fn end(&self, build: BuildId, place: (&Tenant, &RepoName), action: BuildAction) -> Option<Duration> {
         Some(self.begun.remove(&(build, hash(place), action))?.elapsed())
+    }
+
+    /// A client has sent a blob.
+    pub fn received(&self, tenant: &Tenant, blob: &Digest) {
+        self.received.insert(hash((tenant, blob)), ());
+    }
+
+    /// The layers of an export that has just ended. Those that were received for it are of no later one.
+    pub(super) fn exported(&self, tenant: &Tenant, layers: &[(Digest, u64)]) -> BuildLayers {
+        let (mut all, mut new) = (LayerSum::default(), LayerSum::default());
+        for (digest, bytes) in layers {
+            all.add(*bytes);
+            if self.received.remove(&hash((tenant, digest))).is_some() {
+                new.add(*bytes);
+            }
+        }
+        BuildLayers { all: Some(all), new: Some(new) }
+    }
+
+    /// Who pushed a cache to a tag last, as far as this server remembers it.
+    pub fn last_export(&self, tenant: &Tenant, repo: &RepoName, tag: &Tag) -> Option<Build> {
+        let is_it = |build: &&Build| {
+            build.action == BuildAction::Export
+                && build.tag.as_ref() == Some(tag)
+                && build.repo == *repo
+                && build.tenant == *tenant
+        };
+        self.builds.lock().iter().rev().find(is_it).cloned()
     }
 
     /// Reads the counters of all tenants: every [`READ_EVERY`].
@@ -189,6 +245,9 @@ mod tests {
             repo: "a".parse().unwrap(),
             tag: None,
             action: BuildAction::Import,
+            found: Some(true),
+            who: None,
+            layers: BuildLayers::default(),
             seconds: None,
         };
         (0..BUILDS_MAX * 2).for_each(|_| metrics.recent.build(build.clone()));

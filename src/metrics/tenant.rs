@@ -63,8 +63,7 @@ pub struct TenantMetrics {
     saved: [IntCounter; 2],
     evictions: [IntCounter; RULES.len()],
     evicted_bytes: [IntCounter; RULES.len()],
-    pub imports: IntCounter,
-    pub exports: IntCounter,
+    pub builds: BuildCounters,
     /// Bytes of blobs that were received.
     pub stored_new_bytes: IntCounter,
     pub stored_bytes: IntGauge,
@@ -74,6 +73,14 @@ pub struct TenantMetrics {
     pub tags: IntGauge,
     pub repositories: IntGauge,
     pub counted_at: IntGauge,
+}
+
+/// What builds did.
+#[derive(Debug)]
+pub struct BuildCounters {
+    pub imports: IntCounter,
+    pub import_misses: IntCounter,
+    pub exports: IntCounter,
 }
 
 impl TenantMetrics {
@@ -108,8 +115,9 @@ impl TenantMetrics {
             misses: of_imports(&self.misses),
             present: self.hits[checks].get(),
             absent: self.misses[checks].get(),
-            imports: self.imports.get(),
-            exports: self.exports.get(),
+            imports: self.builds.imports.get(),
+            import_misses: self.builds.import_misses.get(),
+            exports: self.builds.exports.get(),
             served: self.served.each_ref().map(IntCounter::get),
             saved: sum(&self.saved),
             received: self.stored_new_bytes.get(),
@@ -130,7 +138,11 @@ pub struct Reading {
     /// Blobs that an export has to send.
     #[serde(default)]
     pub absent: u64,
+    /// Imports that found a cache.
     pub imports: u64,
+    /// Tags that were asked for as imports ask for them, and that do not exist.
+    #[serde(default)]
+    pub import_misses: u64,
     pub exports: u64,
     /// Bytes served: hot, warm, cold.
     pub served: [u64; 3],
@@ -157,6 +169,7 @@ impl Reading {
             present: f(self.present, other.present),
             absent: f(self.absent, other.absent),
             imports: f(self.imports, other.imports),
+            import_misses: f(self.import_misses, other.import_misses),
             exports: f(self.exports, other.exports),
             served: std::array::from_fn(|at| f(self.served[at], other.served[at])),
             saved: f(self.saved, other.saved),
@@ -194,6 +207,7 @@ struct Families {
     evictions: IntCounterVec,
     evicted_bytes: IntCounterVec,
     imports: IntCounterVec,
+    import_misses: IntCounterVec,
     exports: IntCounterVec,
     received: IntCounterVec,
     stored_bytes: IntGaugeVec,
@@ -235,6 +249,11 @@ impl Tenants {
                 &["tenant", "rule"],
             ),
             imports: m.counters("larder_imports_total", "Caches that BuildKit imported: configs of caches read.", one),
+            import_misses: m.counters(
+                "larder_import_misses_total",
+                "Imports that found no cache: tags that do not exist, requested as an import requests them.",
+                one,
+            ),
             exports: m.counters(
                 "larder_exports_total",
                 "Caches that were exported: cache manifests pushed to tags.",
@@ -274,6 +293,13 @@ impl Tenants {
         known.entry(tenant.clone()).or_insert_with(|| Arc::new(self.families.of(tenant))).clone()
     }
 
+    /// The numbers of all tenants and scopes together.
+    pub fn total(&self) -> Reading {
+        let others = self.others.read().clone();
+        let all = self.all().into_iter().map(|(_, numbers)| numbers).chain(others);
+        all.fold(Reading::default(), |sum, numbers| sum.plus(&numbers.reading()))
+    }
+
     /// All tenants that have numbers of their own.
     pub fn all(&self) -> Vec<(Tenant, Arc<TenantMetrics>)> {
         let known = self.known.read();
@@ -293,8 +319,11 @@ impl Families {
             saved: SAVED.map(|how| by(&self.saved, how)),
             evictions: RULES.map(|rule| by(&self.evictions, rule)),
             evicted_bytes: RULES.map(|rule| by(&self.evicted_bytes, rule)),
-            imports: self.imports.with_label_values(&[tenant]),
-            exports: self.exports.with_label_values(&[tenant]),
+            builds: BuildCounters {
+                imports: self.imports.with_label_values(&[tenant]),
+                import_misses: self.import_misses.with_label_values(&[tenant]),
+                exports: self.exports.with_label_values(&[tenant]),
+            },
             stored_new_bytes: self.received.with_label_values(&[tenant]),
             stored_bytes: gauge(&self.stored_bytes),
             stored_blobs: gauge(&self.stored_blobs),

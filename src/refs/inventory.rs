@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use crate::digest::Digest;
+use crate::events::LayerSum;
 use crate::names::{RepoName, Tag, Tenant};
 use crate::oci::ManifestContent;
 
@@ -38,15 +39,10 @@ pub struct TagEntry {
     pub cache: bool,
     /// Pushes in its view; 0 if it serves the last push.
     pub pushes: u64,
-    /// Bytes of the blobs that its manifests reference, each counted once.
-    pub bytes: u64,
-    /// Bytes of those that other tags of the tenant reference, too. Known once the store has been counted since the
-    /// push.
+    #[serde(flatten)]
+    pub weight: Weight,
+    /// Bytes of those that other tags of the tenant reference, too. Known once the store has been counted since the push.
     pub shared: Option<u64>,
-    /// Bytes of the served manifest.
-    pub manifest_bytes: u64,
-    /// Bytes of the served manifest's config.
-    pub config_bytes: u64,
     /// Time at which this server learnt of it.
     #[serde(skip)]
     pub learnt: Instant,
@@ -66,21 +62,31 @@ pub struct TagInventory {
     changed: Notify,
 }
 
-/// Size of a manifest's content, as the manifest says.
-#[derive(Clone, Copy, Debug, Default)]
+/// Size of the content of a tag or a manifest, as the manifests say.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Weight {
-    /// Bytes of its blobs, each counted once.
+    /// Bytes of all blobs that are referenced, each counted once.
     pub bytes: u64,
+    /// Bytes of the served manifest.
     pub manifest_bytes: u64,
+    /// Bytes of its config.
     pub config_bytes: u64,
+    /// The config, which an import reads by its digest.
+    #[serde(skip)]
+    pub config: Option<Digest>,
+    /// Layers of the served manifest, and their bytes.
+    #[serde(skip)]
+    pub layers: LayerSum,
 }
 
 impl Weight {
     pub(crate) fn of(parsed: &ManifestContent, manifest_bytes: u64) -> Weight {
-        let named: BTreeMap<_, u64> = parsed.blobs.iter().zip(parsed.sizes.iter().copied()).collect();
-        let config = parsed.config.as_ref().and_then(|config| named.get(config));
-        let bytes = named.values().fold(0, |sum: u64, size| sum.saturating_add(*size));
-        Weight { bytes, manifest_bytes, config_bytes: config.copied().unwrap_or(0) }
+        let mut layers = LayerSum::default();
+        parsed.layers().iter().for_each(|(_, size)| layers.add(*size));
+        let mut named = parsed.blobs.iter().zip(&parsed.sizes);
+        let config_bytes = named.find(|(blob, _)| Some(*blob) == parsed.config.as_ref()).map_or(0, |(_, size)| *size);
+        let bytes = layers.bytes.saturating_add(config_bytes);
+        Weight { bytes, manifest_bytes, config_bytes, config: parsed.config, layers }
     }
 }
 
@@ -102,6 +108,14 @@ impl TagInventory {
         })
     }
 
+    /// The tag that serves a cache with this config, and its layers; of several, the one that was pushed or used last.
+    pub fn tag_with_config(&self, tenant: &Tenant, repo: &RepoName, config: &Digest) -> Option<(Tag, LayerSum)> {
+        self.look(tenant, |repos| {
+            let tags = repos.get(repo)?.iter().filter(|(_, entry)| entry.weight.config.as_ref() == Some(config));
+            tags.max_by_key(|(_, entry)| entry.last()).map(|(tag, entry)| (tag.clone(), entry.weight.layers))
+        })
+    }
+
     /// Resolves when the inventory has changed since the last call.
     pub async fn changed(&self) {
         self.changed.notified().await;
@@ -120,17 +134,15 @@ impl TagInventory {
         self.change(tenant, repo, tag, |known| {
             let (used, pushes) = known.as_ref().map_or((None, 0), |known| (known.used, known.pushes));
             // A push of a cache adds bytes to those of the tag; how many, the next scan tells.
-            let before = known.filter(|known| known.cache && cache).map_or(0, |known| known.bytes);
+            let before = known.filter(|known| known.cache && cache).map_or(0, |known| known.weight.bytes);
             Some(TagEntry {
                 pushed: Timestamp::now(),
                 digest: *digest,
                 used,
                 cache,
                 pushes: if cache { pushes.max(1) } else { 0 },
-                bytes: weight.bytes.max(before),
+                weight: Weight { bytes: weight.bytes.max(before), ..weight },
                 shared: None,
-                manifest_bytes: weight.manifest_bytes,
-                config_bytes: weight.config_bytes,
                 learnt: Instant::now(),
             })
         });
@@ -140,16 +152,8 @@ impl TagInventory {
     pub(crate) fn viewed(&self, tenant: &Tenant, repo: &RepoName, tag: &Tag, pushes: usize, weight: Weight) {
         self.change(tenant, repo, tag, |known| {
             let known = known?;
-            let shared = known.shared.filter(|_| weight.bytes == known.bytes);
-            Some(TagEntry {
-                pushes: pushes as u64,
-                bytes: weight.bytes,
-                shared,
-                manifest_bytes: weight.manifest_bytes,
-                config_bytes: weight.config_bytes,
-                learnt: Instant::now(),
-                ..known
-            })
+            let shared = known.shared.filter(|_| weight.bytes == known.weight.bytes);
+            Some(TagEntry { pushes: pushes as u64, weight, shared, learnt: Instant::now(), ..known })
         });
     }
 

@@ -44,11 +44,13 @@ const READS: &[Row] = &[
     ("get /api/inspect", "GET /api/inspect?ref=a:v1"),
     ("get /api/usage", "GET /api/usage"),
     ("get /api/jobs", "GET /api/jobs"),
+    ("get /api/scopes", "GET /api/scopes"),
     ("get /api/gc", "GET /api/gc"),
     ("get /", "GET /"),
     ("get /repositories", "GET /repositories"),
     ("get /repo/{*name}", "GET /repo/a"),
     ("get /evictions", "GET /evictions"),
+    ("get /scopes", "GET /scopes"),
     ("get /jobs", "GET /jobs"),
     ("get /api/overview", "GET /api/overview"),
     ("get /api/repositories", "GET /api/repositories"),
@@ -242,7 +244,7 @@ async fn what_an_issuer_says_of_somebody_forges_no_line() {
 async fn the_id_of_an_upload_is_in_no_line() {
     let world = world().await;
     world.show(basic("x", &static_token("owner")));
-    let log = Log::new();
+    let log = Log::filtered("info,larder::request=debug");
     let location = world.begin("a").await;
     let id = location.rsplit('/').next().unwrap().to_string();
     let staged = world.patch(&location).body("hello").await.expect(202).header("location").to_string();
@@ -280,7 +282,7 @@ async fn a_write_whose_client_goes_away_has_its_line() {
 #[tokio::test]
 async fn no_credential_is_in_the_log() {
     let world = world().await;
-    let log = Log::new();
+    let log = Log::filtered("info,larder::request=debug");
     let secrets = ["SECRET-PASSWORD", "SECRET-FORM", "SECRET-QUERY", "SECRET-TOKEN", "eyJhbGciOiJub25lIn0"];
     world.get("/v2/").header("host", "h").header("authorization", &basic("alice", secrets[0])).await.expect(401);
     let form = format!("grant_type=password&username=u&password={}", secrets[1]);

@@ -1,10 +1,13 @@
 //! What happened: every subscriber hears of it, once.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use larder::config::Config;
+use larder::digest::Digest;
 use serde_json::{Value, json};
+use tracing::Dispatch;
+use tracing::level_filters::LevelFilter;
 use tracing::subscriber::DefaultGuard;
 
 use crate::auth::{basic, configure, static_token, token_entry};
@@ -44,10 +47,21 @@ impl io::Write for Written {
 }
 
 impl Log {
+    /// What an operator reads who has configured nothing.
     pub fn new() -> Log {
+        Log::filtered("info")
+    }
+
+    /// With a filter as in `[log]`.
+    pub fn filtered(filter: &str) -> Log {
+        // Of one subscriber alone, tracing asks the thread that comes to a line first whether it is wanted: a test without
+        // a log would turn the line off for those that have one.
+        static SECOND: LazyLock<Dispatch> =
+            LazyLock::new(|| tracing_subscriber::fmt().with_max_level(LevelFilter::OFF).finish().into());
+        LazyLock::force(&SECOND);
         let written = Written::default();
         let to = written.clone();
-        let log = tracing_subscriber::fmt().json().with_writer(move || to.clone()).finish();
+        let log = tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(move || to.clone()).finish();
         Log { written, _guard: tracing::subscriber::set_default(log) }
     }
 
@@ -55,6 +69,13 @@ impl Log {
     pub fn text(&self) -> String {
         let written = std::mem::take(&mut *self.written.0.lock().unwrap());
         String::from_utf8(written).unwrap()
+    }
+
+    /// What the lines of a target say since the last look.
+    pub fn of(&self, target: &str) -> Vec<Value> {
+        let text = self.text();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["target"] == target).map(|line| line["fields"].clone()).collect()
     }
 
     /// The audit lines since the last look, without what is not theirs.
@@ -177,4 +198,73 @@ async fn pushing_serving_missing_and_evicting_count_once() {
     assert_eq!(recent.builds().len(), 2);
     let evicted: Vec<String> = recent.evictions().into_iter().map(|eviction| eviction.tag).collect();
     assert_eq!(evicted, ["old-1"]);
+}
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const CACHE_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
+
+/// Imports what a tag serves, as a builder does, in the build of [`TRACE`].
+async fn import(world: &World, repo: &str, tag: &str) -> Value {
+    let of_build = |path: String| world.get(path).header("traceparent", &format!("00-{TRACE}-b7ad6b7169203331-01"));
+    let manifest = of_build(format!("/v2/{repo}/manifests/{tag}")).await.expect(200).json();
+    let config = manifest["config"]["digest"].as_str().unwrap();
+    let read = of_build(format!("/v2/{repo}/blobs/{config}")).header("accept", &format!("{CACHE_CONFIG}, */*"));
+    read.await.expect(200);
+    manifest
+}
+
+#[tokio::test]
+async fn each_import_and_export_is_one_line_that_says_who_what_and_how_much() {
+    let world = world().await;
+    world.show(basic("x", &static_token("owner")));
+    let log = Log::new();
+    push_cache(&world, "app", "main", "one").await;
+    let line = |mut said: Value| {
+        said["who"] = "token:owner".into();
+        said["tenant"] = "default".into();
+        said["repo"] = "app".into();
+        said
+    };
+    let bytes = "layer of one".len();
+    let all_new = json!({
+        "message": "cache exported", "tag": "main",
+        "layers_new": 1, "bytes_new": bytes, "layers_known": 0, "bytes_known": 0,
+    });
+    assert_eq!(log.of("larder::build"), [line(all_new)]);
+    world.show(basic("x", &static_token("reader")));
+    let manifest = import(&world, "app", "main").await;
+    let mut imported = log.of("larder::build");
+    assert!(imported[0]["seconds"].take().is_number(), "{imported:?}");
+    let expected = json!({
+        "message": "cache imported", "who": "token:reader", "tenant": "default", "repo": "app", "tag": "main",
+        "layers": 1, "bytes": bytes, "seconds": null, "trace": TRACE,
+    });
+    assert_eq!(imported, [expected]);
+    // Pushed again, to two tags: its layer was there.
+    world.show(basic("x", &static_token("owner")));
+    log.text();
+    let path = format!("/v2/app/manifests/{}?tag=a&tag=b", Digest::sha256(manifest.to_string().as_bytes()));
+    let push = world.put(path).header("content-type", "application/vnd.oci.image.manifest.v1+json");
+    push.body(manifest.to_string()).await.expect(201);
+    let text = log.text();
+    assert!(!text.contains("larder::request"), "requests are not in the log of an operator: {text}");
+    for tag in ["a", "b"] {
+        let one = format!(r#""tag":"{tag}","layers_new":0,"bytes_new":0,"layers_known":1,"bytes_known":{bytes}"#);
+        assert_eq!(text.matches(&one).count(), 1, "{one} in {text}");
+    }
+    let builds = world.get("/api/overview").await.expect(200).json()["events"].take();
+    let told: Vec<[&Value; 4]> = builds
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|build| [&build["who"], &build["tag"], &build["layers"]["layers"], &build["new_layers"]["layers"]])
+        .collect();
+    let told = serde_json::to_value(told).unwrap();
+    let expected = json!([
+        ["token:owner", "b", 1, 0],
+        ["token:owner", "a", 1, 0],
+        ["token:reader", "main", 1, null],
+        ["token:owner", "main", 1, 1],
+    ]);
+    assert_eq!(told, expected);
 }

@@ -148,7 +148,7 @@ async fn what_a_cache_says_of_itself_is_text_on_a_page() {
 async fn every_page_is_guarded_and_is_json_for_programs() {
     let world = World::new().await;
     push_cache(&world, "app", "cache", "one").await;
-    for path in ["/", "/repositories", "/repo/app", "/repo/app:cache", "/evictions", "/jobs", "/repo/none"] {
+    for path in ["/", "/repositories", "/repo/app", "/repo/app:cache", "/evictions", "/scopes", "/jobs", "/repo/none"] {
         let shown = world.get(path).header("accept", "text/html").await;
         assert!(shown.header("content-security-policy").contains("default-src 'none'"), "{path}");
         assert_eq!(shown.header("x-content-type-options"), "nosniff", "{path}");
@@ -258,7 +258,10 @@ async fn an_import_and_an_export_last_from_the_first_request_of_their_build() {
         .map(|event| (event["deed"].as_str().unwrap(), event["tag"].as_str(), event["seconds"].is_number()))
         .collect();
     // The newest first; the first push told no trace.
-    assert_eq!(told, [("export", Some("other"), true), ("import", None, true), ("export", Some("cache"), false)]);
+    assert_eq!(
+        told,
+        [("export", Some("other"), true), ("import", Some("cache"), true), ("export", Some("cache"), false)]
+    );
     let metrics = String::from_utf8(world.get("/metrics").await.expect(200).body.to_vec()).unwrap();
     assert!(metrics.contains("larder_export_seconds_count 1") && metrics.contains("larder_import_seconds_count 1"));
 }
@@ -287,4 +290,60 @@ async fn the_jobs_of_a_running_server_are_shown_with_their_last_results() {
     assert!(metrics.contains(r#"larder_job_runs_total{name="sweep",result="ok"} 1"#), "{metrics}");
     assert!(metrics.contains(r#"larder_job_runs_total{name="collection",result="failed"} 0"#), "{metrics}");
     server.stopped().await;
+}
+
+const RESOLVES: &str = "application/vnd.docker.distribution.manifest.v2+json, \
+                        application/vnd.docker.distribution.manifest.list.v2+json, \
+                        application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*";
+
+#[tokio::test]
+async fn the_first_page_says_how_many_imports_found_a_cache() {
+    let world = World::new().await;
+    push_cache(&world, "app", "cache", "one").await;
+    // As BuildKit looks before it pushes, and before it imports.
+    let look =
+        |tag: &str, accept: &'static str| world.head(format!("/v2/app/manifests/{tag}")).header("accept", accept);
+    look("none", "application/vnd.oci.image.manifest.v1+json, */*").await.expect(404);
+    let overview = page(&world.get("/").await.expect(200));
+    assert!(overview.contains("no build has imported yet"), "{overview}");
+    look("none", RESOLVES).await.expect(404);
+    look("cache", RESOLVES).await.expect(200);
+    let manifest = world.get("/v2/app/manifests/cache").header("accept", RESOLVES).await.expect(200).json();
+    let config = world.get(format!("/v2/app/blobs/{}", manifest["config"]["digest"].as_str().unwrap()));
+    config.header("accept", "application/vnd.buildkit.cacheconfig.v0, */*").await.expect(200);
+    let overview = page(&world.get("/").await.expect(200));
+    for part in ["<strong>1 of 2</strong>", "1 asked for a tag that does not exist", "import: no such tag"] {
+        assert!(overview.contains(part), "{part} in {overview}");
+    }
+    let metrics = String::from_utf8(world.get("/metrics").await.expect(200).body.to_vec()).unwrap();
+    assert!(metrics.contains(r#"larder_import_misses_total{tenant="default"} 1"#), "{metrics}");
+    // Nothing lasts no time at all, and the request for the page is not one that people ask about.
+    for part in ["last 0 s", ">0 s ago<", "0.0 s", "Requests in flight: 1"] {
+        assert!(!overview.contains(part), "{part} in {overview}");
+    }
+    assert!(overview.contains("were there, since the start of the server"), "{overview}");
+    // Before a count nobody knows what is shared.
+    assert!(overview.contains("not counted yet"), "{overview}");
+    world.app().store.scan_usage().await.unwrap();
+    assert!(!page(&world.get("/").await.expect(200)).contains("not counted yet"));
+}
+
+#[tokio::test]
+async fn an_empty_server_shows_the_lines_that_fill_it() {
+    let world = World::new().await;
+    let shown = |host: &'static str| {
+        let asked = world.get("/").header("accept", "text/html").header("host", host);
+        async move { page(&asked.await.expect(200)) }
+    };
+    let here = shown("127.0.0.1:5000").await;
+    let build = "docker buildx build --cache-to type=registry,ref=127.0.0.1:5000/app:cache,mode=max,ignore-error=true \
+                 --cache-from type=registry,ref=127.0.0.1:5000/app:cache .";
+    assert!(here.contains(build) && here.contains("network=host"), "{here}");
+    assert!(!here.contains("Nothing.") && !here.contains("<h2>"), "{here}");
+    let elsewhere = shown("10.0.0.7:5000").await;
+    for part in ["http = true", "ref=10.0.0.7:5000/app:cache", "--buildkitd-config"] {
+        assert!(elsewhere.contains(part), "{part} in {elsewhere}");
+    }
+    push_cache(&world, "app", "cache", "one").await;
+    assert!(!shown("127.0.0.1:5000").await.contains("docker buildx"));
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 const LEAVES: &[&str] = &[
     "digest", "names", "human", "access", "stream", "sync", "turns", "config", "events", "metrics", "operator",
-    "systemd", "trace",
+    "paste", "systemd", "trace",
 ];
 
 /// The doors. The kit may be used by each of them, and uses none; all else below `doors/` puts them together.

@@ -19,7 +19,7 @@ use crate::doors::kit::origin::RequestOrigin;
 use crate::events::{AuditedRequest, Event, Events, Refused, Subscriber};
 
 /// Longest name of who asks, in bytes: of what an issuer says in `sub` there is no bound.
-const WHO_BYTES_MAX: usize = 256;
+pub const WHO_BYTES_MAX: usize = 256;
 /// Longest reason, in bytes.
 const REASON_BYTES_MAX: usize = 512;
 
@@ -53,7 +53,7 @@ impl Subscriber for AuditLog {
             }
             Event::Refused(Refused::Upload { .. }) => {}
             Event::Pushed { .. } | Event::Served { .. } | Event::Missed { .. } => {}
-            Event::Imported { .. } | Event::Evicted { .. } => {}
+            Event::ImportMissed { .. } | Event::Imported { .. } | Event::Evicted { .. } => {}
         }
     }
 }

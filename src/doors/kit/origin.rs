@@ -85,7 +85,7 @@ impl<'r> RequestOrigin<'r> {
     }
 
     /// How the sender reaches the server: `https://host:port`. What it says of that comes back to it alone.
-    fn base_url(&self) -> Option<String> {
+    pub fn base_url(&self) -> Option<String> {
         if let Some(url) = &self.config.server.public_url {
             return Some(url.as_str().to_string());
         }

@@ -60,7 +60,10 @@ pub fn table(evictions: &[Eviction], now: Timestamp) -> Markup {
     let row = |eviction: &Eviction| {
         html! {
             td { (show::ago(eviction.at, now)) }
-            th scope="row" { (eviction.repo) ":" (eviction.tag) }
+            th scope="row" {
+                (eviction.repo) ":" (eviction.tag)
+                @if let Some(scope) = eviction.tenant.short_scope() { " " span.note { "scope " (scope) } }
+            }
             td {
                 @if let Some(layer) = &eviction.layer { "layer " code { (show::short(layer)) } } @else { "the tag" }
             }

@@ -19,6 +19,7 @@ pub fn page(title: &str, body: &Markup) -> Markup {
                     a.home href="/" { "larder" }
                     nav aria-label="Pages" {
                         a href="/repositories" { "Repositories" }
+                        a href="/scopes" { "Scopes" }
                         a href="/evictions" { "Evictions" }
                         a href="/jobs" { "Jobs" }
                     }

@@ -15,15 +15,20 @@ const BARS: usize = 288;
 
 /// A bar for each step: what was found below, what was not above; and how much of all that is.
 pub fn picture(steps: &[Step], now: Timestamp) -> Markup {
+    let is_cut = steps.len() > BARS;
     let steps = &steps[steps.len().saturating_sub(BARS)..];
     let all = steps.iter().fold(Reading::default(), |sum, step| sum.plus(&step.reading));
     let Some(percent) = all.hit_percent() else {
         return html! { p.nothing { "No import has asked for a tag, manifest or blob since the start of the server." } };
     };
     let most = steps.iter().map(|step| step.reading.hits + step.reading.misses).max().unwrap_or(1).max(1);
-    let since = steps.first().map_or(String::new(), |step| show::age(step.at, now));
+    // The first step begins with the server, unless there have been more than are shown.
+    let since = match steps.first() {
+        Some(first) if is_cut => format!("in the last {}", show::age(first.at, now)),
+        _ => "since the start of the server".to_string(),
+    };
     let told = format!(
-        "{percent:.0} % of {} tags, manifests and blobs that were asked for were there, in the last {since}",
+        "{percent:.0} % of {} tags, manifests and blobs that were asked for were there, {since}",
         all.hits + all.misses
     );
     let bar = WIDTH / BARS;

@@ -57,7 +57,7 @@ fn row(job: &Status, now: Timestamp) -> Markup {
             @if let Some(next) = job.next { ", next in " (show::age(now, next)) }
         }
         td { @if let Some(last) = &job.last { (result(last, now)) } @else { "none yet" } }
-        td.number { @if let Some(last) = &job.last { (format!("{:.1} s", last.seconds)) } @else { "–" } }
+        td.number { @if let Some(last) = &job.last { (show::seconds(last.seconds)) } @else { "–" } }
         td.number { (job.runs) }
         td.number { (job.failures) }
     }

@@ -13,6 +13,7 @@ mod history;
 mod jobs;
 mod overview;
 mod repos;
+mod scopes;
 mod show;
 mod tag;
 mod visibility;
@@ -46,12 +47,14 @@ pub fn routes() -> Router<Doors> {
         .route("/repositories", get(repositories))
         .route("/repo/{*name}", get(repository))
         .route("/evictions", get(evicted))
+        .route("/scopes", get(scopes_page))
         .route("/jobs", get(jobs_page))
         .route("/style.css", get(style))
         .route("/api/overview", get(overview))
         .route("/api/repositories", get(repositories))
         .route("/api/repo/{*name}", get(repository))
         .route("/api/evictions", get(evicted))
+        .route("/api/scopes", get(scopes_page))
 }
 
 async fn overview(State(doors): State<Doors>, request: Request) -> Response {
@@ -93,6 +96,12 @@ async fn evicted(State(doors): State<Doors>, request: Request) -> Response {
     let request = request.map(drop);
     let page = ContentNegotiation::of(&request);
     page.reply(Visibility::of(&doors, &request).await.map(|visible| evictions::gather(&doors, &visible)))
+}
+
+async fn scopes_page(State(doors): State<Doors>, request: Request) -> Response {
+    let request = request.map(drop);
+    let page = ContentNegotiation::of(&request);
+    page.reply(Visibility::of(&doors, &request).await.and_then(|visible| scopes::page(&doors, &visible)))
 }
 
 async fn jobs_page(State(doors): State<Doors>, request: Request) -> Response {

@@ -7,18 +7,28 @@ use serde::Serialize;
 use super::super::Doors;
 use super::frame::Column;
 use super::repos::{self, RepoRow, TagRow};
+use super::scopes::{self, ScopeRow};
 use super::visibility::Visibility;
 use super::{HtmlPage, frame, history, show};
 use crate::events::{BuildAction, Eviction};
-use crate::metrics::recent::{Build, Step};
+use crate::metrics::recent::{Build, BuildLayers, Step};
 use crate::metrics::tenant::Reading;
 use crate::names::Tenant;
+use crate::paste::BuilderRoute;
 
 /// Rows of each kind. All there is, other pages have.
 const ROWS: usize = 12;
 
-const EVENT_COLUMNS: [Column; 4] =
-    [Column::Text("What"), Column::Text("When"), Column::Number("Took"), Column::Text("Where")];
+const EVENT_COLUMNS: [Column; 6] = [
+    Column::Text("What"),
+    Column::Text("When"),
+    Column::Text("Tag"),
+    Column::Text("By"),
+    Column::Number("Layers"),
+    Column::Number("Took"),
+];
+/// Scheme and name of a server of which a client has not said how it reaches it.
+const UNKNOWN_URL: (&str, &str) = ("http", "HOST:5000");
 const TENANT_COLUMNS: [Column; 7] = [
     Column::Text("Tenant"),
     Column::Number("Stored"),
@@ -44,15 +54,36 @@ pub struct Overview {
     /// The last pushed or used.
     tags: Vec<TagRow>,
     tags_in_all: usize,
+    /// How a builder reaches this server, as whoever asks has reached it: shown while there is nothing else.
+    #[serde(skip)]
+    base_url: Option<String>,
+    #[serde(skip)]
+    closed: bool,
     /// The newest first.
-    events: Vec<Build>,
+    events: Vec<EventRow>,
     evictions: Vec<Eviction>,
+}
+
+/// An import or an export.
+#[derive(Serialize)]
+struct EventRow {
+    #[serde(flatten)]
+    build: Build,
+    /// Of a scope, what the rule calls it: for who may administer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<String>,
+    /// The page of its repository is the one that the caller sees: not where it happened in a scope, and they are in none.
+    #[serde(skip)]
+    has_page: bool,
 }
 
 /// What concerns all tenants and the server.
 #[derive(Serialize)]
 struct OverviewTotals {
     tenants: Vec<TenantRow>,
+    /// The last used.
+    scopes: Vec<ScopeRow>,
+    scopes_in_all: usize,
     history: Vec<Step>,
     so_far: Reading,
     hot: HotRow,
@@ -110,6 +141,8 @@ pub fn gather(doors: &Doors, visible: &Visibility<'_>) -> Overview {
         repositories_in_all: found.repositories_in_all,
         tags: found.tags,
         tags_in_all: found.tags_in_all,
+        base_url: visible.base_url(),
+        closed: !doors.gate.is_open(),
         events: seen_events(doors, visible),
         evictions: super::evictions::seen(doors, visible, ROWS),
     }
@@ -118,14 +151,17 @@ pub fn gather(doors: &Doors, visible: &Visibility<'_>) -> Overview {
 impl OverviewTotals {
     fn gather(doors: &Doors, visible: &Visibility<'_>, now: Timestamp) -> OverviewTotals {
         let metrics = &doors.metrics;
-        let so_far = visible.tenants().iter().map(|tenant| metrics.tenants.of(tenant).reading());
         let last = doors.collector.last();
+        let (scopes, scopes_in_all) = scopes::gather(doors, visible, ROWS);
         OverviewTotals {
+            scopes,
+            scopes_in_all,
             tenants: visible.tenants().iter().map(|tenant| tenant_row(doors, tenant)).collect(),
             history: metrics.recent.history(&metrics.tenants, |tenant| visible.tenants().contains(tenant), now),
-            so_far: so_far.fold(Reading::default(), |sum, reading| sum.plus(&reading)),
+            so_far: metrics.tenants.total(),
             hot: HotRow { bytes: metrics.hot_bytes.get(), limit: metrics.hot_limit_bytes.get() },
-            requests_in_flight: metrics.requests_in_flight.get(),
+            // Without the request for this page.
+            requests_in_flight: metrics.requests_in_flight.get().saturating_sub(1).max(0),
             collector: CollectorRow {
                 running: metrics.collecting.get() > 0,
                 last: last.as_ref().and_then(|last| last.began),
@@ -137,13 +173,20 @@ impl OverviewTotals {
     }
 }
 
-fn seen_events(doors: &Doors, visible: &Visibility<'_>) -> Vec<Build> {
+fn seen_events(doors: &Doors, visible: &Visibility<'_>) -> Vec<EventRow> {
     let seen = |event: &Build| match &event.tag {
         Some(tag) => visible.can_see_tag(&event.tenant, &event.repo, tag),
         // It may be of any.
         None => visible.can_see_all_of(&event.tenant, &event.repo),
     };
-    doors.metrics.recent.builds().into_iter().filter(seen).take(ROWS).collect()
+    let row = |mut build: Build| {
+        let scope = doors.gate.scope_text(&build.tenant).filter(|_| visible.is_whole());
+        // Who does what is for who may administer, as is the audit log.
+        build.who = build.who.filter(|_| visible.is_whole());
+        let has_page = visible.opens(&build.tenant, &build.repo);
+        EventRow { scope: scope.map(|text| text.to_string()), has_page, build }
+    };
+    doors.metrics.recent.builds().into_iter().filter(seen).take(ROWS).map(row).collect()
 }
 
 fn tenant_row(doors: &Doors, tenant: &Tenant) -> TenantRow {
@@ -174,10 +217,16 @@ impl HtmlPage for Overview {
     }
 
     fn body(&self) -> Markup {
+        if self.is_empty() {
+            return self.first_lines();
+        }
         html! {
             @if let Some(whole) = &self.whole {
                 (whole.facts(self.tags_in_all))
-                p.note { "Counted by this server since its start, " (show::ago(self.began, self.now)) "." }
+                p.note {
+                    "Stored bytes are those of the store. All other numbers are of this server since its start, "
+                    (show::ago(self.began, self.now)) "."
+                }
                 h2 { "Hits over time" }
                 (history::picture(&whole.history, self.now))
                 h2 { "Now" }
@@ -188,6 +237,13 @@ impl HtmlPage for Overview {
             @if let Some(whole) = &self.whole {
                 h2 { "Tenants" }
                 (whole.tenants(self.now))
+                @if !whole.scopes.is_empty() {
+                    h2 { "Scopes" }
+                    (scopes::table(&whole.scopes, self.now))
+                    @if whole.scopes_in_all > whole.scopes.len() {
+                        p { a href="/scopes" { "All " (whole.scopes_in_all) " scopes" } }
+                    }
+                }
             }
             h2 { "Largest repositories" }
             (repos::repo_table(&self.repositories, self.now))
@@ -203,18 +259,67 @@ impl HtmlPage for Overview {
     }
 }
 
+/// The layers of an import or an export, and which of them an export has brought.
+fn layers(layers: &BuildLayers) -> Markup {
+    html! {
+        @match (layers.all, layers.new) {
+            (Some(all), Some(new)) => { (all.layers) ", " (new.layers) " new (" (show::bytes(new.bytes)) ")" },
+            (Some(all), None) => { (all.layers) " (" (show::bytes(all.bytes)) ")" },
+            (None, _) => "–",
+        }
+    }
+}
+
 fn fact(name: &str, value: &str, about: &str) -> Markup {
     html! { div { dt { (name) } dd { strong { (value) } " " span.note { (about) } } } }
 }
 
 impl Overview {
+    /// Whether there is nothing to show yet.
+    fn is_empty(&self) -> bool {
+        let has_scopes = self.whole.as_ref().is_some_and(|whole| whole.scopes_in_all > 0);
+        self.repositories_in_all == 0 && self.events.is_empty() && self.evictions.is_empty() && !has_scopes
+    }
+
+    /// What a builder needs to fill it.
+    fn first_lines(&self) -> Markup {
+        let (scheme, name) = self.base_url.as_deref().and_then(|url| url.split_once("://")).unwrap_or(UNKNOWN_URL);
+        let route = BuilderRoute { name, plain: scheme == "http", closed: self.closed };
+        let is_loopback = route.plain && show::is_loopback(name);
+        let lines = if is_loopback { route.on_this_host() } else { route.configured() };
+        html! {
+            @if self.whole.is_some() {
+                p { "Nothing has been pushed yet. Two lines let a builder import its cache from here and export it here:" }
+            } @else {
+                p { "Nothing that you may pull has been pushed yet. A builder that may push uses these lines:" }
+            }
+            pre tabindex="0" { @for line in &lines { code { (line) } "\n" } }
+        }
+    }
+
     fn events(&self) -> Vec<Markup> {
-        let row = |event: &Build| {
+        let row = |event: &EventRow| {
+            let build = &event.build;
             html! {
-                td { @match event.action { BuildAction::Import => "import", BuildAction::Export => "export" } }
-                td { (show::ago(event.at, self.now)) }
-                td.number { @if let Some(seconds) = event.seconds { (format!("{seconds:.1} s")) } @else { "–" } }
-                th scope="row" { (repos::link(&event.repo, event.tag.as_ref())) }
+                td {
+                    @match (build.action, build.found) {
+                        (BuildAction::Import, Some(false)) => "import: no such tag",
+                        (BuildAction::Import, _) => "import",
+                        (BuildAction::Export, _) => "export",
+                    }
+                }
+                td { (show::ago(build.at, self.now)) }
+                th scope="row" {
+                    @if event.has_page { (repos::link(&build.repo, build.tag.as_ref())) }
+                    @else { (repos::name(&build.repo, build.tag.as_ref())) }
+                    @if build.tenant.is_scope() {
+                        br;
+                        span.note { "scope " (scopes::name(&build.tenant, event.scope.as_deref())) }
+                    }
+                }
+                td { @if let Some(who) = &build.who { (who) } @else { "–" } }
+                td.number { (layers(&build.layers)) }
+                td.number { @if let Some(seconds) = build.seconds { (show::seconds(seconds)) } @else { "–" } }
             }
         };
         self.events.iter().map(row).collect()
@@ -228,16 +333,40 @@ impl OverviewTotals {
         let (so_far, served): (&Reading, u64) = (&self.so_far, self.so_far.served.iter().sum());
         let percent = |percent: Option<f64>| percent.map_or("–".to_string(), |percent| format!("{percent:.0} %"));
         let hits = percent(so_far.hit_percent());
-        let saved = format!("{} of the blobs of exports were there", percent(so_far.present_percent()));
-        let hot = format!("{} % from memory", show::percent(so_far.served[0], served));
+        let lookups = so_far.imports.saturating_add(so_far.import_misses);
+        let imports = match lookups {
+            0 => "–".to_string(),
+            all => format!("{} of {all}", so_far.imports),
+        };
+        let missed = match so_far.import_misses {
+            _ if lookups == 0 => "no build has imported yet".to_string(),
+            0 => "imports found a cache".to_string(),
+            missed => format!("imports found a cache; {missed} asked for a tag that does not exist"),
+        };
+        let saved = match so_far.present_percent() {
+            None => "no build has exported yet".to_string(),
+            there => format!("{} of the blobs of exports were there", percent(there)),
+        };
+        let hot = match served {
+            0 => "nothing yet".to_string(),
+            all => format!("{} % from memory", show::percent(so_far.served[0], all)),
+        };
+        let counted: Vec<&TenantRow> = self.tenants.iter().filter(|tenant| tenant.counted.is_some()).collect();
+        let (shared, about) = match &counted[..] {
+            [] => ("–".to_string(), "not counted yet"),
+            _ => {
+                (show::bytes(named.saturating_sub(counted.iter().map(|tenant| tenant.bytes).sum())), "as last counted")
+            }
+        };
         html! {
             dl.facts {
-                (fact("Stored", &show::bytes(bytes), &format!("in {tags} tags")))
-                (fact("Saved by sharing", &show::bytes(named.saturating_sub(bytes)), "as last counted"))
-                (fact("Hits", &hits, "of what imports asked for was there"))
+                (fact("Imports", &imports, &missed))
                 (fact("Not sent again", &show::bytes(so_far.saved), &saved))
+                (fact("Exports", &so_far.exports.to_string(), "caches pushed to tags"))
+                (fact("Hits", &hits, "of what imports asked for was there"))
                 (fact("Served", &show::bytes(served), &hot))
-                (fact("Imports", &so_far.imports.to_string(), &format!("and {} exports", so_far.exports)))
+                (fact("Stored", &show::bytes(bytes), &format!("in {tags} tags")))
+                (fact("Saved by sharing", &shared, about))
             }
         }
     }
@@ -249,7 +378,7 @@ impl OverviewTotals {
         html! {
             ul.state {
                 li { (show::meter(held, limit, "in the hot layer")) }
-                li { (self.requests_in_flight) " requests are being answered, " (show::bytes(arriving)) " are being uploaded." }
+                li { "Requests in flight: " (self.requests_in_flight) ". Being uploaded: " (show::bytes(arriving)) "." }
                 li {
                     @match (&collector.skipped, collector.last) {
                         (Some(why), _) => { "Collection skipped: " (why) "." },

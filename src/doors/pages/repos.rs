@@ -114,7 +114,7 @@ fn row(tenant: &Tenant, repo: &RepoName, tags: &[(&Tag, &TagEntry)]) -> RepoRow 
         repo: repo.clone(),
         tags: tags.len() as u64,
         bytes: None,
-        named_bytes: tags.iter().map(|(_, known)| known.bytes).fold(0, u64::saturating_add),
+        named_bytes: tags.iter().map(|(_, known)| known.weight.bytes).fold(0, u64::saturating_add),
         last: tags.iter().map(|(_, known)| known.last()).max().unwrap_or_default(),
     }
 }
@@ -279,9 +279,20 @@ impl HtmlPage for Repository {
 pub fn link(repo: &RepoName, tag: Option<&Tag>) -> Markup {
     html! {
         @match tag {
-            Some(tag) => a href=(format!("/repo/{repo}:{tag}")) { (repo) ":" (tag) },
-            None => a href=(format!("/repo/{repo}")) { (repo) },
+            Some(tag) => a href=(format!("/repo/{repo}:{tag}")) { (name(repo, Some(tag))) },
+            None => a href=(format!("/repo/{repo}")) { (name(repo, None)) },
         }
+    }
+}
+
+/// A repository or a tag, which a narrow column breaks behind a slash or a colon first.
+pub fn name(repo: &RepoName, tag: Option<&Tag>) -> Markup {
+    html! {
+        @for (at, part) in repo.split('/').enumerate() {
+            @if at > 0 { "/" wbr; }
+            (part)
+        }
+        @if let Some(tag) = tag { ":" wbr; (tag) }
     }
 }
 
@@ -324,7 +335,7 @@ pub fn tag_table(rows: &[TagRow], now: Timestamp) -> Markup {
         let known = &row.known;
         html! {
             th scope="row" { (link(&row.repo, Some(&row.tag))) }
-            td.number { (show::bytes(known.bytes)) }
+            td.number { (show::bytes(known.weight.bytes)) }
             td.number { @if let Some(shared) = known.shared { (show::bytes(shared)) } @else { "–" } }
             td { (show::ago(known.last(), now)) }
             td { (show::ago(known.pushed, now)) }
@@ -338,5 +349,5 @@ pub fn tag_table(rows: &[TagRow], now: Timestamp) -> Markup {
 
 /// How much of what BuildKit imports at most the larger of manifest and config is, in percent.
 fn limit(known: &TagEntry) -> u64 {
-    show::percent(known.manifest_bytes.max(known.config_bytes), IMPORT_LIMIT_BYTES)
+    show::percent(known.weight.manifest_bytes.max(known.weight.config_bytes), IMPORT_LIMIT_BYTES)
 }

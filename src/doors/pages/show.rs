@@ -1,14 +1,33 @@
 //! Numbers and times for people.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use maud::{Markup, html};
+
+use crate::human;
 
 pub use crate::human::{age, bytes, percent};
 
 /// How long ago something was, with the moment itself for whoever points at it.
 pub fn ago(at: Timestamp, now: Timestamp) -> Markup {
-    let (text, exact) = (age(at, now), format!("{at:.0}"));
-    html! { time datetime=(exact) title=(exact) { (text) " ago" } }
+    let exact = format!("{at:.0}");
+    html! { time datetime=(exact) title=(exact) { (human::ago(at, now)) } }
+}
+
+/// A short span in seconds.
+pub fn seconds(seconds: f64) -> String {
+    if seconds < 0.1 { "< 0.1 s".to_string() } else { format!("{seconds:.1} s") }
+}
+
+/// Whether a `HOST` or `HOST:PORT` is a loopback address, or its name.
+pub fn is_loopback(name: &str) -> bool {
+    let host = name
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
+        .map_or(name, |(host, _)| host);
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// The first digits of a digest.
@@ -36,5 +55,15 @@ mod tests {
     #[test]
     fn a_digest_is_known_by_its_first_digits() {
         assert_eq!(short("sha256:0123456789abcdef"), "0123456789ab");
+    }
+
+    #[test]
+    fn a_builder_on_this_host_reaches_loopback() {
+        for name in ["127.0.0.1:5000", "127.0.0.1", "[::1]:5000", "[::1]", "localhost:5000", "localhost"] {
+            assert!(is_loopback(name), "{name}");
+        }
+        for name in ["10.0.0.1:5000", "cache.example.com", "localhost.example.com:80", "", "[::2]:1"] {
+            assert!(!is_loopback(name), "{name}");
+        }
     }
 }

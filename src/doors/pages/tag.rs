@@ -30,6 +30,9 @@ pub struct TagPage {
     inspection: Inspection,
     #[serde(skip_serializing_if = "Option::is_none")]
     known: Option<TagEntry>,
+    /// Who pushed to it last: of exports that this server remembers, for who may administer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pushed_by: Option<Box<str>>,
     /// Where the tag is a cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     outline: Option<Outline>,
@@ -49,7 +52,10 @@ pub async fn gather(doors: &Doors, visible: &Visibility<'_>, repo: &str, tag: &s
     let inspection = (*doors.store.caches().inspect(&repo, &tag).await.map_err(failed)?).clone();
     let outline = doors.store.caches().outline(&repo, &tag).await.map_err(failed)?;
     let known = doors.store.stock().look(&tenant, |repos| repos.get(repo.name())?.get(&tag).cloned());
-    Ok(TagPage { now: Timestamp::now(), tenant, inspection, known, outline })
+    let last = doors.metrics.recent.last_export(&tenant, repo.name(), &tag).filter(|_| visible.is_whole());
+    // Another replica may have taken a push since.
+    let pushed_by = last.filter(|export| export.at >= inspection.pushed).and_then(|export| export.who);
+    Ok(TagPage { now: Timestamp::now(), tenant, inspection, known, pushed_by, outline })
 }
 
 const PUSH_COLUMNS: [Column; 6] = [
@@ -109,6 +115,7 @@ impl TagPage {
                 "In repository "
                 @match about.repo.parse() { Ok(repo) => (repos::link(&repo, None)), Err(_) => (about.repo) }
                 ", tenant " (self.tenant) ". Pushed " (show::ago(about.pushed, now))
+                @if let Some(who) = &self.pushed_by { " by " (who) }
                 @if let Some(used) = self.known.as_ref().and_then(|known| known.used) { ", used " (show::ago(used, now)) }
                 "."
             }
@@ -121,7 +128,7 @@ impl TagPage {
             }
             @if let Some(known) = &self.known {
                 p {
-                    "Names " (show::bytes(known.bytes)) " of blobs"
+                    "Names " (show::bytes(known.weight.bytes)) " of blobs"
                     @if let Some(shared) = known.shared {
                         ", of which " (show::bytes(shared)) " are shared with other tags"
                     }

@@ -53,6 +53,11 @@ impl Visibility<'_> {
         admitted.inspect_err(|error| self.tell_refusal(error)).map_err(|_| PageError::new(StatusCode::FORBIDDEN, why))
     }
 
+    /// How the caller reaches the server: `https://host:port`. Nothing where their request does not say it.
+    pub fn base_url(&self) -> Option<String> {
+        RequestOrigin::new(self.doors, self.request).base_url()
+    }
+
     /// The tenants to look through. Their names are no secret to the caller only where [`Visibility::is_whole`], or where they
     /// see something of them.
     pub fn tenants(&self) -> &[Tenant] {
@@ -80,6 +85,12 @@ impl Visibility<'_> {
     /// Whether a tag may be seen in a list.
     pub fn can_see_tag(&self, tenant: &Tenant, repo: &RepoName, tag: &Tag) -> bool {
         self.whole || self.owns(tenant, repo, Tags::Named(vec![tag.clone()]))
+    }
+
+    /// Whether the page of a repository shows the caller this tenant's. It is another one's where the caller is in a scope, or
+    /// looks at what a scope does.
+    pub fn opens(&self, tenant: &Tenant, repo: &RepoName) -> bool {
+        self.owns(tenant, repo, Tags::None)
     }
 
     /// The repository of a tag, to look into.

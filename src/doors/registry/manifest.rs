@@ -7,10 +7,10 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, IF_NONE_
 use crate::cache::{Caches, ManifestPush};
 use crate::doors::kit::answer::{header, respond};
 use crate::doors::kit::body::Collecting;
-use crate::doors::kit::builds;
 use crate::doors::kit::etag::EntityTag;
 use crate::doors::registry::error::OciError;
 use crate::doors::registry::{Call, DOCKER_CONTENT_DIGEST};
+use crate::events::BuildCaller;
 use crate::lifetime::delete::Deletion;
 use crate::names::{Reference, Tag};
 use crate::refs::{Repo, RepoEraser, RepoWriter};
@@ -42,7 +42,7 @@ pub async fn read(
 
 pub async fn put(
     (collecting, caches): (&Collecting, &Caches),
-    to: &RepoWriter,
+    (to, by): (&RepoWriter, BuildCaller),
     reference: Reference,
     mut tags: Vec<Tag>,
     call: Call,
@@ -56,13 +56,12 @@ pub async fn put(
         }
     };
     let content_type = header(&call.headers, CONTENT_TYPE).map(|text| essence(text).to_string());
-    let build = builds::id(&call.headers);
     let (size, deadline) = (call.size(), to.repo().deadline());
     let body = collecting.collect(to.repo().tenant(), size, call.body, limit, deadline).await?;
     // All of it has come, however slowly.
     let to = to.until(to.repo().deadline().restarted());
     let push =
-        ManifestPush { digest, tags: &tags, content_type: content_type.as_deref(), bytes: body.bytes.clone(), build };
+        ManifestPush { digest, tags: &tags, content_type: content_type.as_deref(), bytes: body.bytes.clone(), by };
     let pushed = caches.push(&to, push).await?;
     let mut answer = respond(StatusCode::CREATED)
         .set(LOCATION, format!("/v2/{}/manifests/{}", to.repo().name(), pushed.digest))

@@ -30,8 +30,8 @@ use crate::doors::kit::etag::EntityTag;
 use crate::doors::kit::origin::RequestOrigin;
 use crate::doors::kit::refusal::{Refusal, RefusalKind};
 use crate::doors::kit::{builds, range, task};
-use crate::names::Tenant;
-use crate::oci::CACHE_CONFIG;
+use crate::names::{Reference, Tenant};
+use crate::oci::{CACHE_CONFIG, OCI_INDEX, OCI_MANIFEST};
 use crate::refs::{Repo, RepoEraser, RepoWriter};
 use crate::store::Store;
 use crate::stream::Incoming;
@@ -187,19 +187,21 @@ async fn handle(
     let repo = handle.repo();
     trace::place(repo.tenant(), repo.name());
     let import = classify(&route, request.method(), request.headers())
-        .and_then(|action| builds::watch(&doors, repo, action, request.headers()));
-    let answer = if let Some(audited) = audited {
+        .and_then(|part| builds::watch(&doors, repo, part, request.headers()));
+    if let Some(audited) = audited {
         let writing = task::carried_through(async move {
             let call = Call::new(&doors, request);
             let answer = write(&doors, &caller, handle, route, call).await;
             audited.tell(&answer);
             answer
         });
-        writing.await.unwrap_or_else(|| Err(OciError::new(RefusalKind::Failed)))
-    } else {
-        read(&doors, &caller, handle, route, request).await
-    };
-    import.into_iter().for_each(|import| import.on_response(&answer));
+        return writing.await.unwrap_or_else(|| Err(OciError::new(RefusalKind::Failed)));
+    }
+    let answer = read(&doors, &caller, handle, route, request).await;
+    if let Some(import) = import {
+        let status = answer.as_ref().map_or_else(OciError::status, Response::status);
+        import.on_response(&doors, &caller, status);
+    }
     answer
 }
 
@@ -223,15 +225,23 @@ impl Audited {
 /// The part of a build that a request is.
 fn classify(route: &Route, method: &Method, headers: &HeaderMap) -> Option<Part> {
     match route {
+        Route::ReadManifest { reference: Reference::Tag(tag), .. } if resolves(headers) => {
+            Some(Part::Lookup(tag.clone()))
+        }
         Route::ReadManifest { .. } => Some(Part::Import),
         Route::ReadBlob { .. } if method == Method::HEAD => Some(Part::Export),
-        Route::ReadBlob { .. } => {
+        Route::ReadBlob { digest, .. } => {
             let imports = header(headers, ACCEPT).is_some_and(|accept| accept.contains(CACHE_CONFIG));
-            imports.then_some(Part::EndOfImport)
+            imports.then_some(Part::EndOfImport(*digest))
         }
         Route::BeginUpload { .. } | Route::SealUpload { .. } | Route::PutManifest { .. } => Some(Part::Export),
         _ => None,
     }
+}
+
+/// Whether a manifest is asked for to find out what there is: whoever pushes one asks for its media type alone.
+fn resolves(headers: &HeaderMap) -> bool {
+    header(headers, ACCEPT).is_some_and(|accept| accept.contains(OCI_MANIFEST) && accept.contains(OCI_INDEX))
 }
 
 /// What the media type of a config has in it: of a cache, of an image of OCI, of one of Docker.
@@ -294,7 +304,10 @@ async fn write(doors: &Doors, caller: &Caller, handle: Handle, route: Route, cal
     };
     match route {
         Route::BeginUpload { begin: Begin::Session(algorithm), .. } => upload::begin(&writer, algorithm).await,
-        Route::BeginUpload { begin: Begin::Whole(digest), .. } => Box::pin(upload::whole(&writer, digest, call)).await,
+        Route::BeginUpload { begin: Begin::Whole(digest), .. } => {
+            let stored = Box::pin(upload::whole(&writer, digest, call)).await;
+            stored.inspect(|_| builds::received(doors, &writer, &digest))
+        }
         Route::BeginUpload { begin: Begin::Mount { digest, from }, .. } => {
             // Whoever names a source must be allowed to read it; without one, the target's own right is enough, for
             // blobs belong to the tenant. Who may not is answered as if nothing was there, and uploads.
@@ -305,12 +318,16 @@ async fn write(doors: &Doors, caller: &Caller, handle: Handle, route: Route, cal
             }
         }
         Route::AppendUpload { session, .. } => Box::pin(upload::append(&writer, session, call)).await,
-        Route::SealUpload { session, digest, .. } => Box::pin(upload::seal(&writer, session, digest, call)).await,
+        Route::SealUpload { session, digest, .. } => {
+            let stored = Box::pin(upload::seal(&writer, session, digest, call)).await;
+            stored.inspect(|_| builds::received(doors, &writer, &digest))
+        }
         Route::CancelUpload { session, .. } => Box::pin(upload::cancel(&writer, session)).await,
         Route::PutManifest { reference, tags, .. } => {
             let limit = doors.config.limits.manifest.as_u64() as usize;
             let using = (&doors.collecting, doors.store.caches());
-            Box::pin(manifest::put(using, &writer, reference, tags, call, limit)).await
+            let by = builds::caller(doors, caller, &call.headers);
+            Box::pin(manifest::put(using, (&writer, by), reference, tags, call, limit)).await
         }
         _ => Err(OciError::new(RefusalKind::Failed)),
     }

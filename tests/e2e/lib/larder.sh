@@ -72,7 +72,7 @@ larder_start() {
     {
       larder_listen
       larder_store_config
-      printf '[log]\nformat = "json"\n'
+      printf '[log]\nformat = "json"\nfilter = "info,larder::request=debug"\n'
       [ $# = 0 ] || printf '%s\n' "$@"
     } >"$dir/larder.toml"
     echo "$LARDER" >"$dir/address"

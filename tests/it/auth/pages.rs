@@ -1,6 +1,6 @@
 //! Pages show to each what he may pull, and numbers of all to who may administer.
 
-use larder::events::Event;
+use larder::events::{BuildCaller, Event};
 use larder::names::Tenant;
 use serde_json::Value;
 
@@ -129,7 +129,13 @@ async fn numbers_of_a_whole_repository_are_for_who_may_pull_all_of_it() {
     let world = world().await;
     // A config of a cache is read by its digest: which tag is imported, nobody knows.
     let (tenant, repo) = (Tenant::default_tenant(), "team/app".parse().unwrap());
-    world.app().events.emit(Event::Imported { tenant: &tenant, repo: &repo, build: None });
+    world.app().events.emit(Event::Imported {
+        tenant: &tenant,
+        repo: &repo,
+        tag: None,
+        layers: None,
+        by: &BuildCaller::default(),
+    });
     for (who, all) in [("tagger", false), ("reader", true), ("owner", true)] {
         let (_, overview) = told(&world, who, "/api/overview").await;
         let rows = overview["repositories"].as_array().unwrap();

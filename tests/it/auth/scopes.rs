@@ -319,3 +319,44 @@ async fn each_scope_has_a_quota_of_its_own_and_what_is_mains_does_not_count() {
     assert_eq!(push("two", 9000, 4).await, 201);
     assert_eq!(push("main", 50_000, 5).await, 201);
 }
+
+#[tokio::test]
+async fn what_happens_in_a_scope_is_shown_as_of_the_scope_and_not_of_main() {
+    const SCOPED: &str = "one";
+    let world = world().await;
+    crate::pages::push_cache(of(&world, "main"), "shop/cache", "main", "main").await;
+    crate::pages::push_cache(of(&world, SCOPED), "shop/cache", "main", "pull request").await;
+    let html = async |who: &'static str, path: &str| {
+        of(&world, who).get(path).header("accept", "text/html").await.expect(200).text()
+    };
+    let overview = html("main", "/").await;
+    let events = overview.split("Imports and exports").nth(2).unwrap().split("</table>").next().unwrap();
+    let rows: Vec<&str> = events.split("<tr>").skip(2).collect();
+    assert!(rows[0].contains("scope pr:1 ") && rows[0].contains("token:one"), "{rows:?}");
+    assert!(!rows[0].contains("href"), "no way to main's page, which it has not changed: {rows:?}");
+    assert!(rows[1].contains("/repo/shop/cache:main") && !rows[1].contains("scope pr"), "{rows:?}");
+    let told = of(&world, "main").get("/api/scopes").await.expect(200).json();
+    let scopes = told["scopes"].as_array().unwrap();
+    assert_eq!(scopes.len(), 1, "{told}");
+    assert!(scopes[0]["scope"].as_str().unwrap().starts_with("default~pr-1-"), "{told}");
+    assert_eq!((&scopes[0]["text"], &scopes[0]["tags"]), (&json!("pr:1"), &json!(1)), "{told}");
+    assert!(scopes[0]["bytes"].as_u64().unwrap() > 0 && scopes[0]["last"].is_string(), "{told}");
+    for path in ["/", "/scopes"] {
+        assert!(html("main", path).await.contains("pr:1"), "{path}");
+    }
+    // Neither of main's page nor of the list of main's repositories, which the scope is no part of.
+    assert!(html("main", "/repo/shop/cache:main").await.contains(" by token:main"));
+    let scope = scopes[0]["scope"].as_str().unwrap();
+    let listed = of(&world, "main").get(format!("/api/repositories?tenant={scope}")).await.expect(200).json();
+    assert_eq!(listed["repositories"], json!([]));
+    // Its own callers see what is theirs, and nobody who may not administer who did it, or what others are called.
+    let own = of(&world, SCOPED).get("/api/overview").await.expect(200).json();
+    let events = own["events"].as_array().unwrap();
+    assert_eq!((events.len(), own["scopes"].is_null()), (1, true), "{own}");
+    assert!(events[0]["who"].is_null() && events[0]["scope"].is_null(), "{own}");
+    assert!(html(SCOPED, "/").await.contains("/repo/shop/cache:main"));
+    assert!(!html(SCOPED, "/repo/shop/cache:main").await.contains(" by token:"));
+    for path in ["/scopes", "/api/scopes"] {
+        of(&world, SCOPED).get(path).await.expect(403);
+    }
+}

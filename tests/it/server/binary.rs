@@ -252,6 +252,10 @@ async fn status_ls_and_bench_ask_a_running_server() {
     let folder = tempdir().unwrap();
     let mut larder = Process::start(folder.path(), &["serve", "--listen", "127.0.0.1:0"]);
     let host = larder.url.trim_start_matches("http://").to_string();
+    let (empty, said) = run(folder.path(), &["ls", &host]);
+    assert_eq!((empty.status.success(), &*empty.stdout, &*said), (true, &b""[..], "no repositories yet\n"));
+    let (empty, said) = run(folder.path(), &["ls", "--search", "web", &host]);
+    assert_eq!((&*empty.stdout, &*said), (&b""[..], "no repository and no tag has web in its name\n"));
     let bench = ["bench", "--layers", "3", "--size", "100kB", "--asks", "2", "--json", &host];
     let (measured, errors) = run(folder.path(), &bench);
     assert!(measured.status.success(), "{errors}");

@@ -15,6 +15,7 @@ use larder::config::{Config, Quota, RepositoryConfig, RetainConfig, TenantConfig
 use larder::deadline::Deadline;
 use larder::digest::Digest;
 use larder::error::Error;
+use larder::events::BuildCaller;
 use larder::names::{Tag, Tenant};
 use larder::refs::{Repo, RepoEraser, RepoWriter};
 use larder::store::Store;
@@ -255,7 +256,7 @@ impl Client {
         let (began, promises) = (self.ghost.borrow().records_removed, self.ghost.borrow().promises());
         let replica = self.replica();
         let (tags, bytes) = (std::slice::from_ref(tag), push.manifest);
-        let manifest = ManifestPush { digest: None, tags, content_type: None, bytes, build: None };
+        let manifest = ManifestPush { digest: None, tags, content_type: None, bytes, by: BuildCaller::default() };
         match replica.store.caches().push(&replica.writes(), manifest).await {
             Ok(_) => self.ghost.borrow_mut().pushed(REPO, tag, &digest, began),
             Err(Error::ManifestBlobUnknown(missing)) => self.ghost.borrow_mut().refused(&missing, promises),
