@@ -11,6 +11,7 @@ mod environment;
 mod ingredients;
 mod network;
 mod pattern;
+mod policies;
 mod store;
 mod tenants;
 mod tls;
@@ -25,7 +26,6 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::names::RepoName;
 use complaint::{complaint, complaint_of_value};
 use environment::{Meant, meant_by, overlay};
 
@@ -34,6 +34,7 @@ pub use collect::{CollectConfig, GRAIN, RetainConfig};
 pub use ingredients::Ingredients;
 pub use network::{HostName, Network, PublicUrl};
 pub use pattern::{Glob, Pattern, ScopeTemplate, Template};
+pub use policies::{ReplacedPolicies, policies_of_file};
 pub use store::{Checksum, Redirect, S3Config, Secret, StoreConfig};
 pub use tenants::{DiskShare, Quota, ScopesConfig, TenantConfig};
 pub use tls::{ClientAuth, TlsConfig};
@@ -64,6 +65,9 @@ pub struct Config {
     /// Tenants; of those that have a pattern for a repository, it belongs to the first.
     pub tenants: Vec<TenantConfig>,
     pub scopes: ScopesConfig,
+    /// Policies that a reload has put in the place of those above.
+    #[serde(skip)]
+    pub replaced: ReplacedPolicies,
     /// Variables of the environment that begin with `LARDER_` and name no section.
     #[serde(skip)]
     pub unknown_variables: Vec<String>,
@@ -201,11 +205,6 @@ fn yes() -> bool {
 }
 
 impl Config {
-    /// The rule for a repository.
-    pub fn rule(&self, repo: &RepoName) -> Option<&RepositoryConfig> {
-        self.repositories.iter().find(|rule| rule.pattern.matches(repo))
-    }
-
     /// Reads the file, when one is given, and lays the environment over it.
     pub fn load(file: Option<&Path>, environment: impl Iterator<Item = (String, String)>) -> anyhow::Result<Config> {
         let mut table = toml::Table::new();

@@ -180,7 +180,10 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(serve) => run(serve).map(|()| ExitCode::SUCCESS),
         Command::Check(order) => order.place.load().and_then(|config| block_on(order.check.run(config))),
-        Command::Gc(order) => order.place.load().and_then(|config| block_on(order.gc.run(config))),
+        Command::Gc(order) => {
+            let file = order.place.source.config.clone();
+            order.place.load().and_then(|config| block_on(order.gc.run(config, file.as_deref())))
+        }
         Command::Status(status) => block_on(status.run()),
         Command::Ls(list) => block_on(list.run()).map(|()| ExitCode::SUCCESS),
         Command::Bench(bench) => block_on(bench.run()).map(|()| ExitCode::SUCCESS),

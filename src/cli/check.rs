@@ -50,7 +50,7 @@ impl CheckCommand {
                 let flag = |set: bool| if set { "true" } else { "false" };
                 let query = [("read_data", flag(self.read_data)), ("repair", flag(self.repair))];
                 let server = OpenServer::of(&config).await?;
-                server.order("/api/check", &query, |event| shown.event(event)).await?;
+                server.order("/api/check", &query, String::new(), |event| shown.event(event)).await?;
             }
             Err(error) => return Err(error),
         }

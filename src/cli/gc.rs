@@ -1,11 +1,12 @@
 //! `larder gc`: collect once, now.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::Args;
 use larder::app::{self, App};
-use larder::config::Config;
+use larder::config::{Config, policies_of_file};
 use larder::lifetime::collect::{Report, Sum};
 use serde::Deserialize;
 
@@ -37,7 +38,8 @@ enum CollectionMessage {
 }
 
 impl Gc {
-    pub async fn run(self, config: Config) -> anyhow::Result<ExitCode> {
+    /// `file` is the configuration file that was given, if any.
+    pub async fn run(self, config: Config, file: Option<&Path>) -> anyhow::Result<ExitCode> {
         let mut progress = ProgressLine::new(self.json);
         let told = match App::open_existing(config.clone()).await {
             Ok(app) => match progress.during("collecting", app.collect(self.dry_run)).await {
@@ -48,7 +50,17 @@ impl Gc {
                 let query = [("dry_run", if self.dry_run { "true" } else { "false" })];
                 let mut last = None;
                 let server = OpenServer::of(&config).await?;
-                let order = server.order("/api/gc", &query, |told: CollectionMessage| last = Some(told));
+                let policies = match file.filter(|_| self.dry_run) {
+                    Some(file) => policies_of_file(file)?,
+                    None => String::new(),
+                };
+                match file.filter(|_| self.dry_run) {
+                    Some(file) => {
+                        eprintln!("asked the server at {}, with the policies of {}", server.url(), file.display())
+                    }
+                    None => eprintln!("asked the server at {}: its own policies count", server.url()),
+                }
+                let order = server.order("/api/gc", &query, policies, |told: CollectionMessage| last = Some(told));
                 progress.during("the server collects", order).await?;
                 last
             }

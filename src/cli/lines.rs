@@ -31,14 +31,19 @@ impl OpenServer {
         bail!("the store in {path} is in use, but its server does not answer")
     }
 
-    /// Gives an order, and hands each line of the answer to `each`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Gives an order, with a body, and hands each line of the answer to `each`.
     pub async fn order<T: DeserializeOwned>(
         &self,
         path: &str,
         query: &[(&str, &str)],
+        body: String,
         mut each: impl FnMut(T),
     ) -> anyhow::Result<()> {
-        let request = self.client.post(format!("{}{path}", self.url)).query(query);
+        let request = self.client.post(format!("{}{path}", self.url)).query(query).body(body);
         let mut response = request.bearer_auth(self.operator.token.expose()).send().await?;
         if !response.status().is_success() {
             let (status, text) = (response.status(), response.text().await?);

@@ -22,6 +22,10 @@ impl TryFrom<String> for Pattern {
 }
 
 impl Pattern {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     pub fn matches(&self, name: &str) -> bool {
         matches(self.0.as_bytes(), name.as_bytes())
     }

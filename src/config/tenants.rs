@@ -29,7 +29,7 @@ pub(super) fn tenant<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Resul
 }
 
 /// What holds for every scope: rules make them, one for each branch or pull request.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScopesConfig {
     /// A scope that nobody has pushed to or pulled from for so long goes as a whole.
@@ -140,14 +140,6 @@ impl Config {
             names.push(default);
         }
         names
-    }
-
-    /// What a tenant may store.
-    pub fn quota(&self, tenant: &Tenant) -> Quota {
-        if tenant.is_scope() {
-            return self.scopes.quota;
-        }
-        self.tenants.iter().find(|known| known.name == *tenant).map_or(Quota::default(), |tenant| tenant.quota)
     }
 
     pub(super) fn check_tenants(&self) -> anyhow::Result<()> {

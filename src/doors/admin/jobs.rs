@@ -2,13 +2,16 @@
 //!
 //! A job ends with the connection that started it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
+use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -17,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::auth::AuthError;
 use crate::check::{CheckEvent, Depth};
+use crate::config::Config;
 use crate::doors::Doors;
 use crate::doors::kit::admit::{admit_operator, refused};
 use crate::doors::kit::audit::Note;
@@ -35,7 +39,7 @@ pub struct CheckJob {
 
 /// Checks the store: see `larder check`.
 pub async fn check(State(doors): State<Doors>, Query(job): Query<CheckJob>, request: Request) -> Response {
-    let order = match admit(&doors, request).await {
+    let order = match admit(&doors, request.map(drop)).await {
         Ok(order) => order,
         Err(refusal) => return refusal,
     };
@@ -57,18 +61,49 @@ pub struct CollectJob {
     dry_run: bool,
 }
 
-/// Collects once: see `larder gc`.
+/// Policies that are to be tried, in bytes of TOML.
+const POLICIES_BYTES_MAX: usize = 256 << 10;
+/// They come from this host.
+const POLICIES_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Collects once: see `larder gc`. A dry run goes by the policies in the body, if there are any.
 pub async fn collect(State(doors): State<Doors>, Query(job): Query<CollectJob>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let request = http::Request::from_parts(parts, ());
+    let from = RequestOrigin::new(&doors, &request).address();
     let order = match admit(&doors, request).await {
         Ok(order) => order,
         Err(refusal) => return refusal,
     };
+    let policies = match read_policies(&doors, from, body).await {
+        Ok(policies) => policies.filter(|_| job.dry_run),
+        Err(reason) => {
+            order.note.refused(Some(&order.who), "admin", StatusCode::BAD_REQUEST, &reason);
+            return (StatusCode::BAD_REQUEST, reason).into_response();
+        }
+    };
     ordered(order, |lines| async move {
-        match doors.collector.run(Wish { dry: job.dry_run }).await {
+        let collected = match policies {
+            Some(policies) => doors.collector.try_policies(&policies).await,
+            None => doors.collector.run(Wish { dry: job.dry_run }).await,
+        };
+        match collected {
             Ok(report) => send_line(&lines, &json!({ "done": &*report })).await,
             Err(error) => send_line(&lines, &json!({ "failed": error.to_string() })).await,
         }
     })
+}
+
+/// The configuration of this server with the policies of a body; nothing if it is empty.
+async fn read_policies(doors: &Doors, from: Option<IpAddr>, body: Body) -> Result<Option<Config>, String> {
+    let bytes = doors.collecting.form(from, None, body, POLICIES_BYTES_MAX, POLICIES_TIMEOUT).await;
+    let bytes = bytes.map_err(|error| format!("cannot read the policies: {error}"))?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|_| "the policies are not UTF-8".to_string())?;
+    let tried = Config::of_policies(text).map_err(|error| error.to_string())?;
+    Ok(Some(doors.config.with_policies(&tried)))
 }
 
 /// An order that was let in, for the audit log.
@@ -78,8 +113,7 @@ struct Order {
 }
 
 /// Where everybody may everything, still only who can read the files of the store may start jobs.
-async fn admit(doors: &Doors, request: Request) -> Result<Order, Response> {
-    let request = request.map(drop);
+async fn admit(doors: &Doors, request: http::Request<()>) -> Result<Order, Response> {
     let credentials = RequestOrigin::new(doors, &request).credentials();
     if doors.gate.is_open() && !doors.gate.is_operator(credentials.bearer()) {
         return Err(refused(doors, &request, None, &AuthError::Denied("access denied".into())));

@@ -48,7 +48,7 @@ pub struct ScopesPage {
 pub fn page(doors: &Doors, visible: &Visibility<'_>) -> Result<ScopesPage, PageError> {
     visible.expect_whole("scopes are shown to callers that may administer")?;
     let (scopes, scopes_in_all) = gather(doors, visible, ROWS);
-    let max_age_seconds = doors.config.scopes.max_age.get().as_secs();
+    let max_age_seconds = doors.config.scope_limits().max_age.get().as_secs();
     Ok(ScopesPage { now: Timestamp::now(), scopes, scopes_in_all, max_age_seconds })
 }
 

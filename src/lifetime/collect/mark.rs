@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use futures::TryStreamExt;
 
 use crate::capacity::usage::weight;
+use crate::config::Config;
 use crate::content::condemned::{CondemnedKind, Snapshot, fingerprint};
 use crate::digest::Digest;
 use crate::error::Result;
@@ -114,6 +115,8 @@ impl Live {
 /// A mark under way, and what it found.
 pub(super) struct Mark<'a> {
     collector: &'a Collector,
+    /// The configuration whose policies decide.
+    policies: &'a Config,
     now: SystemTime,
     /// The disk needs room soon.
     low: bool,
@@ -135,12 +138,19 @@ pub(super) struct Mark<'a> {
 }
 
 impl<'a> Mark<'a> {
-    pub fn new(collector: &'a Collector, now: SystemTime, low: bool, due: &[Batch], known: Arc<Snapshot>) -> Mark<'a> {
+    pub fn new(
+        (collector, policies): (&'a Collector, &'a Config),
+        now: SystemTime,
+        low: bool,
+        due: &[Batch],
+        known: Arc<Snapshot>,
+    ) -> Mark<'a> {
         let evicted =
             due.iter().filter(|batch| batch.list.kind == CondemnedKind::Evict).flat_map(|batch| &batch.list.keys);
         let watched = evicted.map(|key| (fingerprint(key), SystemTime::UNIX_EPOCH)).collect();
         Mark {
             collector,
+            policies,
             now,
             low,
             known,

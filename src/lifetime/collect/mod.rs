@@ -88,6 +88,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::calls::Calls;
+use crate::config::Config;
 use crate::content::condemned::{CondemnedKind, ListedBatch, list_batches};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
@@ -246,6 +247,15 @@ impl Collector {
 
     /// Collects once.
     pub async fn run(&self, wish: Wish) -> Result<Arc<Report>> {
+        self.run_by(wish, self.refs.config()).await
+    }
+
+    /// Says what a collection would condemn by the policies of another configuration. Changes nothing.
+    pub async fn try_policies(&self, policies: &Config) -> Result<Arc<Report>> {
+        self.run_by(Wish { dry: true }, policies).await
+    }
+
+    async fn run_by(&self, wish: Wish, policies: &Config) -> Result<Arc<Report>> {
         let _turn = self.running.lock().await;
         let _shown = InProgress::new(&self.refs.metrics().collecting);
         let began = Instant::now();
@@ -256,7 +266,7 @@ impl Collector {
             report.skipped = Some(reason);
         } else {
             let failed = |_: &Error| self.refs.metrics().collections_failed.inc_by(u64::from(!wish.dry));
-            self.collect(wish, &mut report).await.inspect_err(failed)?;
+            self.collect(wish, policies, &mut report).await.inspect_err(failed)?;
         }
         report.seconds = began.elapsed().as_secs_f64();
         self.count(&report);
@@ -276,7 +286,7 @@ impl Collector {
         (!allowed).then(|| reason.to_string())
     }
 
-    async fn collect(&self, wish: Wish, report: &mut Report) -> Result<()> {
+    async fn collect(&self, wish: Wish, policies: &Config, report: &mut Report) -> Result<()> {
         let config = &self.refs.config().collect;
         // Before anybody is found to hold too much: what is condemned does not count.
         self.refs.condemned().snapshot(Deadline::of_each_call()).await?;
@@ -298,7 +308,7 @@ impl Collector {
             self.settle(batch, keep, report).await?;
         }
         let pin = self.refs.condemned().refresh(Deadline::of_each_call()).await?;
-        let mut mark = Mark::new(self, now, low, &content, pin.clone());
+        let mut mark = Mark::new((self, policies), now, low, &content, pin.clone());
         let tenants = self.refs.tenants().await?;
         for tenant in &tenants {
             mark.tenant(tenant, report).await?;

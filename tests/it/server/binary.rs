@@ -448,3 +448,52 @@ fn a_server_tells_once_that_it_has_started_and_in_json_writes_nothing_else() {
     assert_eq!(printed, "");
     assert!(child.wait().unwrap().success());
 }
+
+#[tokio::test]
+async fn quotas_and_retention_are_reloaded_and_can_be_tried_before() {
+    let folder = tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    const QUOTA: &str = "[[tenants]]\nname = \"default\"\nquota = { max = \"100kB\" }\n";
+    write("larder.toml", QUOTA);
+    let mut larder = Process::start(folder.path(), &["serve", "--listen", "127.0.0.1:0", "--config", "larder.toml"]);
+    let client = reqwest::Client::new();
+    let push = async |bytes: Vec<u8>| {
+        let upload = format!("{}/v2/app/blobs/uploads/?digest={}", larder.url, Digest::sha256(&bytes));
+        client.post(upload).body(bytes).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(push(b"{}".to_vec()).await, 201);
+    for tag in ["a", "b"] {
+        let mut manifest = image(descriptor(CONFIG, b"{}"), vec![]);
+        manifest["annotations"] = serde_json::json!({ "tag": tag });
+        let put = client.put(format!("{}/v2/app/manifests/{tag}", larder.url)).body(manifest.to_string());
+        assert_eq!(put.send().await.unwrap().status(), 201);
+    }
+    assert_eq!(push(vec![7; 200_000]).await, 403);
+
+    // Tried first: a running server is asked, and changes nothing.
+    write("new.toml", "[[repositories]]\npattern = \"app\"\nretain = [{ tags = \"*\", newest = 1 }]\n");
+    let dry = |config: &str| {
+        let (tried, errors) = run(folder.path(), &["gc", "--dry-run", "--store", "larder-data", "--config", config]);
+        (String::from_utf8(tried.stdout).unwrap(), errors)
+    };
+    let (shown, errors) = dry("new.toml");
+    assert!(shown.contains("app:a would be condemned") && shown.contains("not among the newest 1"), "{shown}{errors}");
+    assert!(errors.contains("with the policies of new.toml"), "{errors}");
+    let (shown, _) = dry("larder.toml");
+    assert!(!shown.contains("would be condemned, "), "{shown}");
+    write("wrong.toml", "[[repositories]]\npattern = \"app\"\nretain = [{ tags = 7 }]\n");
+    let (_, errors) = dry("wrong.toml");
+    assert!(errors.contains("wrong.toml"), "{errors}");
+
+    let moved = "[[tenants]]\nname = \"red\"\nrepositories = [\"red/**\"]\n";
+    write("larder.toml", &format!("{QUOTA}{moved}").replace("100kB", "1MB"));
+    larder.hang_up();
+    while push(vec![7; 200_000]).await != 201 {}
+    assert!(larder.terminate().success());
+    let errors = larder.errors();
+    assert!(errors.contains("quotas and policies"), "{errors}");
+    assert!(
+        errors.contains("not reloaded: [[tenants]] red: its repositories are none until a restart, then red/**"),
+        "{errors}"
+    );
+}

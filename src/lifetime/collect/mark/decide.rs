@@ -30,7 +30,7 @@ impl Mark<'_> {
             }
         }
         self.retire(tenant, roots, &mut gone, report);
-        if let Some(limits) = self.collector.limits(tenant) {
+        if let Some(limits) = self.collector.limits(tenant, self.policies) {
             let held = self.list_held(tenant, bytes, report).await?;
             let mut plan = self.plan(tenant, repos, roots, &gone, held, limits).await?;
             report.tenants.entry(tenant.to_string()).or_default().shortfall = plan.shortfall.take();
@@ -49,8 +49,10 @@ impl Mark<'_> {
             let repo = &roots[first].id.repo;
             let same = roots[first..].iter().take_while(|next| next.id.repo == *repo).count();
             let group: Vec<&Root> = roots[first..first + same].iter().collect();
-            let rules = self.collector.refs.config().rule(repo).map_or(&[][..], |rule| &rule.retain);
-            for (at, reason) in policy::retired(&group, rules, self.now) {
+            let retired = self
+                .policies
+                .with_rule(repo, |rule| policy::retired(&group, rule.map_or(&[][..], |rule| &rule.retain), self.now));
+            for (at, reason) in retired {
                 let at = first + at;
                 gone.entry(at).or_insert_with(|| self.let_go(tenant, &roots[at], reason, report));
             }
@@ -97,7 +99,7 @@ impl Mark<'_> {
     /// How long a scope has not been used, in seconds, when that is long enough for all of it to go.
     fn abandoned(&self, tenant: &Tenant, repos: &BTreeMap<RepoName, RepoListing>) -> Option<u64> {
         let newest = repos.values().flat_map(RepoListing::times).max().filter(|_| tenant.is_scope())?;
-        let max_age = self.collector.refs.config().scopes.max_age.get();
+        let max_age = self.policies.scope_limits().max_age.get();
         passed(newest, self.now, max_age).then(|| self.now.duration_since(newest).unwrap_or_default().as_secs())
     }
 }

@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 
 use crate::buildkit::CacheConfig;
 use crate::capacity::usage::{OBJECT_FLOOR, weight, weight_of};
-use crate::config::GRAIN;
+use crate::config::{Config, GRAIN};
 use crate::content::condemned::fingerprint;
 use crate::digest::Digest;
 use crate::error::Result;
@@ -41,8 +41,8 @@ pub(super) struct QuotaLimits {
 }
 
 impl Collector {
-    pub(super) fn limits(&self, tenant: &Tenant) -> Option<QuotaLimits> {
-        let quota = self.refs.config().quota(tenant);
+    pub(super) fn limits(&self, tenant: &Tenant, policies: &Config) -> Option<QuotaLimits> {
+        let quota = policies.quota(tenant);
         let high = quota.high.unwrap_or(u64::MAX);
         let low = quota.low.unwrap_or(high);
         let part = self.refs.room().part(tenant);

@@ -72,7 +72,9 @@ impl Mark<'_> {
 
     /// Whether a rule lets a root never go. Whoever writes to a scope chooses its tags, so scopes have none.
     pub(super) fn is_protected(&self, tenant: &Tenant, root: &Root) -> bool {
-        let rules = self.collector.refs.config().rule(&root.id.repo).map_or(&[][..], |rule| &rule.retain);
-        !tenant.is_scope() && policy::is_protected(rules, root)
+        !tenant.is_scope()
+            && self
+                .policies
+                .with_rule(&root.id.repo, |rule| rule.is_some_and(|rule| policy::is_protected(&rule.retain, root)))
     }
 }
