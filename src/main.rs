@@ -89,7 +89,7 @@ enum TokenCommand {
 #[derive(Subcommand)]
 enum UserCommand {
     /// Make a line of the htpasswd file, with a new password or one from standard input.
-    New(cli::user::New),
+    New(cli::user::NewUser),
 }
 
 #[derive(Subcommand)]

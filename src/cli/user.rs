@@ -16,7 +16,7 @@ const NEW_BYTES: usize = 24;
 
 /// Makes a line of the htpasswd file for a person.
 #[derive(Args)]
-pub struct New {
+pub struct NewUser {
     /// Name of the person: their identity is `user:<NAME>`.
     name: String,
     /// Read the password from standard input, instead of making one.
@@ -24,7 +24,7 @@ pub struct New {
     password_stdin: bool,
 }
 
-impl New {
+impl NewUser {
     pub fn run(self) -> anyhow::Result<()> {
         let name = Label::try_from(self.name).map_err(anyhow::Error::msg)?;
         let password = match self.password_stdin {
