@@ -254,6 +254,18 @@ impl Condemned {
         self.listeners.lock().push(Box::new(listener));
     }
 
+    /// Since when an object is condemned, by the backend's clock and as of the last look; nothing where it is not, or where
+    /// this process has spared it. For people: no answer may rest on it.
+    pub fn since(&self, key: &Key) -> Option<SystemTime> {
+        let snapshot = self.current()?;
+        let spared = self.spared.lock();
+        let stands = snapshot.of(key).iter().filter_map(|entry| {
+            let (batch, at) = &snapshot.batches[entry.batch as usize];
+            (!spared.contains(&(batch.clone(), entry.number))).then_some(*at)
+        });
+        stands.min()
+    }
+
     /// Names this process among those that share the store.
     pub(crate) fn replica(&self) -> u64 {
         self.replica

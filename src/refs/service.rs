@@ -1,6 +1,7 @@
 //! The references of one store, and what this process remembers of them.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use moka::sync::Cache;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -16,7 +17,9 @@ use crate::content::condemned::Condemned;
 use crate::deadline::Deadline;
 use crate::error::Result;
 use crate::events::Events;
+use crate::layout;
 use crate::metrics::Metrics;
+use crate::names::{RepoName, Tag, Tenant};
 use crate::objects::{Key, Objects};
 use crate::refs::inventory::TagInventory;
 use crate::sync::lru;
@@ -118,6 +121,11 @@ impl Refs {
     /// The objects that wait for their deletion.
     pub fn condemned(&self) -> &Condemned {
         self.content().condemned()
+    }
+
+    /// Since when a tag is condemned, for people to look at: as of the last look, and nothing where this server has used it.
+    pub fn condemned_since(&self, tenant: &Tenant, repo: &RepoName, tag: &Tag) -> Option<SystemTime> {
+        self.condemned().since(&layout::tag(tenant, repo, tag))
     }
 
     /// The room for uploads.
