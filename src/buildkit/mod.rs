@@ -32,6 +32,7 @@ mod family;
 mod inline;
 mod json;
 mod manifest;
+mod mode;
 mod push;
 
 mod classes;
@@ -53,6 +54,7 @@ pub use explain::{Explanation, InvalidPush};
 pub use family::{FAMILY_ROOTS_MAX, Family, FamilyMember, surplus};
 pub use inline::{from_inline, to_inline};
 pub use manifest::{CacheManifest, Descriptor, Form, MANIFEST_BYTES_MAX};
+pub use mode::lacks_intermediate_results;
 pub use push::Push;
 pub use trim::Limits;
 pub use view::{BOUNDS, Bounds, Merged, View, ViewOutcome, view};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::kind::ServedKind;
-use crate::buildkit::{Explanation, Push};
+use crate::buildkit::{Explanation, Push, lacks_intermediate_results};
 use crate::digest::Digest;
 use crate::refs::pushes::LivePush;
 use crate::refs::stored_view::Served;
@@ -39,9 +39,16 @@ pub struct InspectedPush {
     pub layer_bytes: u64,
     pub records: usize,
     pub layers: usize,
+    /// Whether steps of intermediate stages have no results: a sign of a push without `mode=max`.
+    #[serde(default)]
+    pub without_max: bool,
     /// The reason why the push is not part of the view.
     pub error: Option<String>,
 }
+
+/// What to say of a push without results of intermediate stages.
+pub const WITHOUT_MAX: &str = "no results of intermediate stages: pushed without mode=max, it seems; with it, later builds find \
+                               these steps, too";
 
 impl InspectedPush {
     pub(super) fn of(live: &LivePush, push: Option<&Push>) -> InspectedPush {
@@ -54,6 +61,7 @@ impl InspectedPush {
             layer_bytes: 0,
             records: 0,
             layers: 0,
+            without_max: false,
             error: Some("it is missing, or too large to merge".to_string()),
         };
         let Some(push) = push else { return empty };
@@ -66,6 +74,7 @@ impl InspectedPush {
             layer_bytes: layers.iter().fold(0, |sum, (_, size)| size.saturating_add(sum)),
             records: push.config.as_ref().map_or(0, |config| config.records.len()),
             layers: layers.len(),
+            without_max: push.config.as_ref().is_ok_and(lacks_intermediate_results),
             error: push.config.as_ref().err().map(|error| error.to_string()),
             ..empty
         }

@@ -19,7 +19,7 @@ mod tree;
 mod views;
 
 pub use form::WireForm;
-pub use found::{InspectedPush, Inspection};
+pub use found::{InspectedPush, Inspection, WITHOUT_MAX};
 pub use kind::ServedKind;
 pub use push::{ManifestPush, Pushed};
 pub use service::Caches;

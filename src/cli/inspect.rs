@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::Args;
 use larder::buildkit::Explanation;
-use larder::cache::Inspection;
+use larder::cache::{Inspection, WITHOUT_MAX};
 use larder::human::{bytes, percent};
 use serde_json::Value;
 
@@ -55,18 +55,18 @@ fn render(tag: &Inspection) -> String {
         line(format!("  is       {kind}"));
     }
     line(format!("  serves   {} ({made})", tag.served.digest));
-    line(format!("  pushed   {}", tag.pushed));
+    line(format!("  pushed   {:.0}", tag.pushed));
     if let Some(why) = &tag.explanation {
         explain(why, tag.limit_bytes.unwrap_or(1), &mut line);
     }
     if !tag.pushes.is_empty() {
         line(String::new());
-        line(format!("  {:30} {:>8} {:>7} {:>12} {:>10}  push", "at", "records", "layers", "layer bytes", "config"));
+        line(format!("  {:20} {:>8} {:>7} {:>12} {:>10}  push", "at", "records", "layers", "layer bytes", "config"));
     }
     for push in &tag.pushes {
         line(format!(
-            "  {:30} {:>8} {:>7} {:>12} {:>10}  {} {}",
-            push.at.to_string(),
+            "  {:20} {:>8} {:>7} {:>12} {:>10}  {} {}",
+            format!("{:.0}", push.at),
             push.records,
             push.layers,
             bytes(push.layer_bytes),
@@ -74,6 +74,9 @@ fn render(tag: &Inspection) -> String {
             push.manifest,
             push.error.as_deref().unwrap_or_default(),
         ));
+        if push.without_max {
+            line(format!("  {:20} {WITHOUT_MAX}", ""));
+        }
     }
     out
 }
@@ -90,7 +93,8 @@ fn explain(why: &Explanation, limit_bytes: u64, line: &mut impl FnMut(String)) {
         ("results", why.results_in, why.results_out),
         ("layers", why.layers_in, why.layers_out),
     ] {
-        line(format!("  {name:8} {gave} of {got}"));
+        let before = if gave == got { String::new() } else { format!(" ({got} before merging)") };
+        line(format!("  {name:8} {gave}{before}"));
     }
     line(format!("  missing  {} layers are not in the store", why.missing_layers.len()));
     why.missing_layers.iter().for_each(|digest| line(format!("           {digest}")));
@@ -135,7 +139,7 @@ mod tests {
             "served": { "digest": digest("0"), "media_type": "application/json", "size": 1 << 19 },
             "explanation": { "manifest_bytes": 1 << 19, "config_bytes": 1024, "missing_layers": [digest("1")],
                 "splits": 2, "pushes_in": 2, "pushes_out": 2, "records_in": 9, "records_out": 5 },
-            "pushes": [{ "at": "2026-01-01T00:00:00Z", "manifest": digest("2"), "manifest_bytes": 1, "config_bytes": 1,
+            "pushes": [{ "at": "2026-01-01T00:00:00.123456789Z", "without_max": true, "manifest": digest("2"), "manifest_bytes": 1, "config_bytes": 1,
                 "records": 4, "layers": 1, "layer_bytes": 2048 }],
         });
         let shown = render(&serde_json::from_value(answer).unwrap());
@@ -146,7 +150,10 @@ mod tests {
             "1 layers are not",
             &digest("1"),
             "2 steps had",
-            "5 of 9",
+            "records  5 (9 before merging)\n",
+            "pushes   2\n",
+            "  2026-01-01T00:00:00Z ",
+            "pushed without mode=max, it seems",
             "2.0 KiB",
             &digest("2"),
         ] {

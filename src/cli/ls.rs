@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::Args;
 use jiff::Timestamp;
-use larder::human::bytes;
+use larder::human::{bytes, minute};
 use larder::names::Tenant;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -33,7 +33,7 @@ pub struct ListCommand {
 
 const REPOSITORIES: &[&str] = &["REPOSITORY", "TENANT", ">TAGS", ">SIZE", ">WITHOUT SHARING", "LAST USE"];
 const SCOPES: &[&str] = &["SCOPE", "FOR", "TENANT", ">SIZE", ">QUOTA", ">TAGS", "LAST USE"];
-const TAGS: &[&str] = &["TAG", ">SIZE", ">SHARED", ">PUSHES", "LAST USE", "PUSHED"];
+const TAGS: &[&str] = &["TAG", ">SIZE", ">SHARED", ">PUSHES", "LAST USE", "PUSHED", "DELETION"];
 /// Pages that are asked for at most.
 const PAGES_MAX: usize = 1000;
 
@@ -139,6 +139,14 @@ struct Tag {
     pushes: u64,
     used: Option<Timestamp>,
     pushed: Timestamp,
+    pending_deletion: Option<ListedDeletion>,
+}
+
+/// When a condemned tag is deleted.
+#[derive(Deserialize)]
+struct ListedDeletion {
+    due: Timestamp,
+    bytes: Option<u64>,
 }
 
 /// What a person sees of a scope.
@@ -181,5 +189,11 @@ fn repo_row(row: RepositoryRow) -> Vec<String> {
 fn tag_row(row: Tag) -> Vec<String> {
     let (name, pushed) = (format!("{}:{}", row.repo, row.tag), Some(row.pushed));
     let (bytes, shared) = (bytes(row.bytes), size(row.shared));
-    vec![name, bytes, shared, row.pushes.to_string(), ago(row.used.or(pushed)), ago(pushed)]
+    let deletion = row.pending_deletion.map_or("-".to_string(), deletion);
+    vec![name, bytes, shared, row.pushes.to_string(), ago(row.used.or(pushed)), ago(pushed), deletion]
+}
+
+fn deletion(pending: ListedDeletion) -> String {
+    let frees = pending.bytes.map(|freed| format!(", frees up to {}", bytes(freed))).unwrap_or_default();
+    format!("after {}{frees}, unless used", minute(pending.due))
 }

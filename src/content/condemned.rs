@@ -254,6 +254,18 @@ impl Condemned {
         self.listeners.lock().push(Box::new(listener));
     }
 
+    /// The time since which an object is condemned, by the backend's clock and the current snapshot; `None` if it is not, or
+    /// if this process has spared it. For display: no answer may rest on it.
+    pub fn since(&self, key: &Key) -> Option<SystemTime> {
+        let snapshot = self.current()?;
+        let spared = self.spared.lock();
+        let stands = snapshot.of(key).iter().filter_map(|entry| {
+            let (batch, at) = &snapshot.batches[entry.batch as usize];
+            (!spared.contains(&(batch.clone(), entry.number))).then_some(*at)
+        });
+        stands.min()
+    }
+
     /// The number of this process among those that share the store.
     pub(crate) fn replica(&self) -> u64 {
         self.replica

@@ -1,6 +1,7 @@
 //! The references of one store, and what this process remembers of them.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use moka::sync::Cache;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -16,7 +17,9 @@ use crate::content::condemned::Condemned;
 use crate::deadline::Deadline;
 use crate::error::Result;
 use crate::events::Events;
+use crate::layout;
 use crate::metrics::Metrics;
+use crate::names::{RepoName, Tag, Tenant};
 use crate::objects::{Key, Objects};
 use crate::refs::inventory::TagInventory;
 use crate::sync::lru;
@@ -119,6 +122,11 @@ impl Refs {
     /// The condemned objects.
     pub fn condemned(&self) -> &Condemned {
         self.content().condemned()
+    }
+
+    /// The time since which a tag is condemned, for display: by the current snapshot, and `None` if this server has used it.
+    pub fn condemned_since(&self, tenant: &Tenant, repo: &RepoName, tag: &Tag) -> Option<SystemTime> {
+        self.condemned().since(&layout::tag(tenant, repo, tag))
     }
 
     /// The capacity for uploads.

@@ -347,3 +347,37 @@ async fn an_empty_server_shows_the_lines_that_fill_it() {
     push_cache(&world, "app", "cache", "one").await;
     assert!(!shown("127.0.0.1:5000").await.contains("docker buildx"));
 }
+
+#[tokio::test]
+async fn a_condemned_tag_says_when_it_is_deleted_until_it_is_used() {
+    let rules = "[[repositories]]\npattern = \"app\"\nretain = [{ tags = \"*\", newest = 1 }]\n";
+    let rules = toml::from_str::<larder::config::Config>(rules).unwrap().repositories;
+    let world = World::with(|config| config.repositories = rules.clone()).await;
+    push_cache(&world, "app", "old", "old").await;
+    let days = std::time::Duration::from_secs(20 * 24 * 3600);
+    crate::world::age(&world.config().store.path.join("t"), days);
+    push_cache(&world, "app", "new", "new").await;
+    world.app().collect(false).await.unwrap();
+    let row = async |tag: &str| {
+        let told = world.get("/api/repo/app").await.expect(200).json();
+        let rows = told["tags"].as_array().unwrap().iter();
+        rows.filter(|row| row["tag"] == tag).map(|row| row["pending_deletion"].clone()).next().unwrap()
+    };
+    let pending = row("old").await;
+    let at = |name: &str| pending[name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let wait = world.app().store.refs().config().collect.wait(false);
+    assert_eq!(at("due").duration_since(at("condemned")).unsigned_abs(), wait, "{pending}");
+    assert_eq!(pending["why"], "not among the newest 1");
+    assert!(pending["bytes"].as_u64().unwrap() > 0, "{pending}");
+    assert!(row("new").await.is_null());
+    for path in ["/repo/app", "/repo/app:old", "/", "/repositories?q=old"] {
+        let shown = page(&world.get(path).header("accept", "text/html").await.expect(200));
+        assert!(shown.contains("pending deletion (not among the newest 1): frees up to "), "{path}: {shown}");
+    }
+    let evictions = page(&world.get("/evictions").header("accept", "text/html").await.expect(200));
+    assert!(evictions.contains("the tag") && !evictions.contains(">–<"), "its bytes are known: {evictions}");
+    // To look at it is no use; to import it is.
+    assert!(!row("old").await.is_null());
+    world.get("/v2/app/manifests/old").await.expect(200);
+    assert!(row("old").await.is_null());
+}

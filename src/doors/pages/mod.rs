@@ -12,6 +12,7 @@ mod graph;
 mod history;
 mod jobs;
 mod overview;
+mod pending;
 mod repos;
 mod scopes;
 mod show;

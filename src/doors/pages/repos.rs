@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::outline::IMPORT_LIMIT_BYTES;
 use crate::doors::Doors;
 use crate::doors::pages::frame::Column;
+use crate::doors::pages::pending::{PendingDeletion, PendingDeletions};
 use crate::doors::pages::visibility::Visibility;
 use crate::doors::pages::{HtmlPage, PageError, frame, show};
 use crate::names::{RepoName, Tag, Tenant};
@@ -50,6 +51,9 @@ pub struct TagRow {
     pub tag: Tag,
     #[serde(flatten)]
     pub known: TagEntry,
+    /// Where it is condemned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending_deletion: Option<PendingDeletion>,
 }
 
 /// What of the stock was wanted, and how much of it there is.
@@ -93,7 +97,16 @@ pub fn gather(
     }
     found.tags.sort_by_key(|row| Reverse(row.known.last()));
     found.tags.truncate(most);
+    mark_pending(doors, &mut found.tags);
     found
+}
+
+/// Marks the tags that are condemned.
+fn mark_pending(doors: &Doors, rows: &mut [TagRow]) {
+    let pending = PendingDeletions::of(doors);
+    for row in rows {
+        row.pending_deletion = pending.get(&row.tenant, &row.repo, &row.tag, row.known.last());
+    }
 }
 
 /// Keeps the newest rows, in any order, and somewhat more than `most`.
@@ -104,7 +117,7 @@ fn keep_last(rows: &mut Vec<TagRow>, most: usize, tenant: &Tenant, repo: &RepoNa
     }
     if rows.len() < most || rows[..most].iter().any(|row| row.known.last() < known.last()) {
         let (tenant, repo, tag) = (tenant.clone(), repo.clone(), tag.clone());
-        rows.push(TagRow { tenant, repo, tag, known: known.clone() });
+        rows.push(TagRow { tenant, repo, tag, known: known.clone(), pending_deletion: None });
     }
 }
 
@@ -229,10 +242,12 @@ pub fn one(doors: &Doors, visible: &Visibility<'_>, name: &str, wanted: RepoQuer
     let mut tags: Vec<TagRow> = tags
         .into_iter()
         .filter(|(tag, _)| visible.can_see_tag(&tenant, &repo, tag))
-        .map(|(tag, known)| TagRow { tenant: tenant.clone(), repo: repo.clone(), tag, known })
+        .map(|(tag, known)| TagRow { tenant: tenant.clone(), repo: repo.clone(), tag, known, pending_deletion: None })
         .collect();
     tags.sort_by_key(|row| Reverse(row.known.last()));
     let (tags_in_all, from) = (tags.len(), wanted.from.min(tags.len()));
+    let mut tags: Vec<TagRow> = tags.into_iter().skip(from).take(PAGE).collect();
+    mark_pending(doors, &mut tags);
     let account = doors.store.usage().account(&tenant);
     let usage = account.counted_repo(&repo).filter(|_| visible.can_see_all_of(&tenant, &repo));
     Ok(Repository {
@@ -244,7 +259,7 @@ pub fn one(doors: &Doors, visible: &Visibility<'_>, name: &str, wanted: RepoQuer
         repo,
         tags_in_all,
         from,
-        tags: tags.into_iter().skip(from).take(PAGE).collect(),
+        tags,
     })
 }
 
@@ -334,7 +349,10 @@ pub fn tag_table(rows: &[TagRow], now: Timestamp) -> Markup {
     let row = |row: &TagRow| {
         let known = &row.known;
         html! {
-            th scope="row" { (link(&row.repo, Some(&row.tag))) }
+            th scope="row" {
+                (link(&row.repo, Some(&row.tag)))
+                @if let Some(pending) = &row.pending_deletion { br; (pending.note()) }
+            }
             td.number { (show::bytes(known.weight.bytes)) }
             td.number { @if let Some(shared) = known.shared { (show::bytes(shared)) } @else { "–" } }
             td { (show::ago(known.last(), now)) }

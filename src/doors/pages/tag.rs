@@ -6,13 +6,14 @@ use maud::{Markup, html};
 use serde::Serialize;
 
 use crate::cache::outline::{CreatedAt, IMPORT_LIMIT_BYTES, Outline, OutlinedLayer, OutlinedRecord};
-use crate::cache::{InspectedPush, Inspection, ServedKind};
+use crate::cache::{InspectedPush, Inspection, ServedKind, WITHOUT_MAX};
 use crate::deadline::Deadline;
 use crate::doors::Doors;
 use crate::doors::kit::refusal::Refusal;
 use crate::doors::pages::frame::Column;
 use crate::doors::pages::graph;
 use crate::doors::pages::graph::DrawnNode;
+use crate::doors::pages::pending::{PendingDeletion, PendingDeletions};
 use crate::doors::pages::visibility::Visibility;
 use crate::doors::pages::{HtmlPage, PageError, frame, repos, show};
 use crate::error::Error;
@@ -30,6 +31,9 @@ pub struct TagPage {
     inspection: Inspection,
     #[serde(skip_serializing_if = "Option::is_none")]
     known: Option<TagEntry>,
+    /// Where it is condemned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pending_deletion: Option<PendingDeletion>,
     /// Who pushed to it last: of exports that this server remembers, for who may administer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pushed_by: Option<Box<str>>,
@@ -55,7 +59,9 @@ pub async fn gather(doors: &Doors, visible: &Visibility<'_>, repo: &str, tag: &s
     let last = doors.metrics.recent.last_export(&tenant, repo.name(), &tag).filter(|_| visible.is_whole());
     // Another replica may have taken a push since.
     let pushed_by = last.filter(|export| export.at >= inspection.pushed).and_then(|export| export.who);
-    Ok(TagPage { now: Timestamp::now(), tenant, inspection, known, pushed_by, outline })
+    let last_use = known.as_ref().map_or(inspection.pushed, TagEntry::last);
+    let pending_deletion = PendingDeletions::of(doors).get(&tenant, repo.name(), &tag, last_use);
+    Ok(TagPage { now: Timestamp::now(), tenant, inspection, known, pending_deletion, pushed_by, outline })
 }
 
 const PUSH_COLUMNS: [Column; 6] = [
@@ -83,8 +89,11 @@ impl HtmlPage for TagPage {
                 ul.state {
                     li { (show::meter(why.manifest_bytes as u64, IMPORT_LIMIT_BYTES, "that BuildKit imports of a manifest")) }
                     li { (show::meter(why.config_bytes as u64, IMPORT_LIMIT_BYTES, "that BuildKit imports of a config")) }
-                    li { (why.pushes_out) " of " (why.pushes_in) " pushes, " (why.records_out) " of " (why.records_in) " records, "
-                        (why.layers_out) " of " (why.layers_in) " layers are in the view." }
+                    li {
+                        (merged(why.pushes_out, why.pushes_in, "pushes")) ", "
+                        (merged(why.records_out, why.records_in, "records")) ", "
+                        (merged(why.layers_out, why.layers_in, "layers")) "."
+                    }
                     @if !why.missing_layers.is_empty() {
                         li.refused { (why.missing_layers.len()) " layers are not in the store and left out." }
                     }
@@ -119,6 +128,7 @@ impl TagPage {
                 @if let Some(used) = self.known.as_ref().and_then(|known| known.used) { ", used " (show::ago(used, now)) }
                 "."
             }
+            @if let Some(pending) = &self.pending_deletion { p { "State: " (pending.note()) "." } }
             p {
                 "Serves " code { (about.served.digest.to_string()) }
                 @if about.is_view { ", a view of its pushes." } @else { ", as it was pushed." }
@@ -147,7 +157,11 @@ impl TagPage {
                 td.number { (push.layers) }
                 td.number { (show::bytes(push.layer_bytes)) }
                 td.number { (show::bytes(push.config_bytes)) }
-                td { code title=(digest) { (show::short(&digest)) } @if let Some(error) = &push.error { " " (error) } }
+                td {
+                    code title=(digest) { (show::short(&digest)) }
+                    @if let Some(error) = &push.error { " " (error) }
+                    @if push.without_max { br; span.refused { (WITHOUT_MAX) } }
+                }
             }
         };
         let rows: Vec<Markup> = self.inspection.pushes.iter().rev().map(row).collect();
@@ -217,6 +231,11 @@ impl TagPage {
         let rows: Vec<Markup> = layers.iter().take(ROWS).map(row).collect();
         frame::table("Layers by size", &LAYER_COLUMNS, &rows)
     }
+}
+
+/// How many of something a view has, and how many its pushes have together.
+fn merged(out: usize, of: usize, what: &str) -> String {
+    if out == of { format!("{out} {what}") } else { format!("{out} {what} ({of} before merging)") }
 }
 
 fn name(layer: &OutlinedLayer) -> String {

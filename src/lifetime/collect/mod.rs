@@ -342,7 +342,7 @@ impl Collector {
 
     /// How long what a tenant has must have been of no use before it is condemned, and must have been condemned before it
     /// is deleted: the shortest time that is allowed while the tenant holds too much, or the disk is short of room.
-    fn wait(&self, tenant: &Tenant, disk_is_low: bool) -> Duration {
+    pub fn wait(&self, tenant: &Tenant, disk_is_low: bool) -> Duration {
         self.refs.config().collect.wait(disk_is_low || self.refs.room().is_over(tenant))
     }
 
