@@ -154,7 +154,7 @@ impl Gate {
 
     /// Admits a caller to a repository.
     ///
-    /// Invariant: there is no permit for a reserved name, so no door serves what is there.
+    /// Invariant: there is no permit for a reserved name, so no door serves its content.
     pub fn admit<R: Right>(&self, caller: &Caller, repo: RepoName, tags: Tags) -> Result<Permit<R>, AuthError> {
         let access = Access { repo, verb: R::VERB, tags };
         caller.may(&access)?;

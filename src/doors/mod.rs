@@ -1,6 +1,6 @@
 //! The protocol fronts, and all that knows HTTP.
 //!
-//! Invariant: axum and http types stay in this folder. Doors do not know each other: what they share is the [`kit`].
+//! Invariant: axum and http types stay in this folder. Doors do not know each other: they share the [`kit`].
 
 pub mod admin;
 pub mod claims;
