@@ -1,14 +1,14 @@
-//! Numbers and times as people read them: the same words in errors, pages and commands.
+//! Numbers and times for display: the same words in errors, pages and commands.
 
 use bytesize::ByteSize;
 use jiff::Timestamp;
 
-/// An amount of bytes in binary units: `1.5 MiB`.
+/// A number of bytes in binary units: `1.5 MiB`.
 pub fn bytes(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()
 }
 
-/// A part of a whole in percent, rounded down; 0 of nothing.
+/// A part of a whole in percent, rounded down; 0 if the whole is 0.
 pub fn percent(part: u64, of: u64) -> u64 {
     if of == 0 { 0 } else { (u128::from(part) * 100 / u128::from(of)) as u64 }
 }
@@ -23,7 +23,7 @@ pub fn span(seconds: u64) -> String {
     }
 }
 
-/// The time from `at` to `now` in one unit; 0 s where clocks differ.
+/// The time from `at` to `now` in one unit; 0 s if clocks differ.
 pub fn age(at: Timestamp, now: Timestamp) -> String {
     span(u64::try_from(now.as_second() - at.as_second()).unwrap_or(0))
 }

@@ -1,7 +1,7 @@
-//! How a command on this host finds the server that owns a store of files, and proves that it may give orders.
+//! Proof of an operator: how a command on this host finds the server of a store of files, and authenticates to it.
 //!
-//! The server leaves its addresses and a token in a file of the store that only its owner can read: whoever may read the
-//! store's files may order what the server does with them.
+//! The server writes its addresses and a token to a file of the store that only its owner can read: a process that can
+//! read the store's files may give orders to the server.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,24 +17,24 @@ use crate::config::Secret;
 #[derive(Clone, Debug, Deserialize)]
 pub struct Operator {
     pub addresses: Vec<SocketAddr>,
-    /// Whether they speak TLS.
+    /// Whether the addresses speak TLS.
     #[serde(default)]
     pub secure: bool,
     pub token: Secret,
 }
 
 impl Operator {
-    /// Where the file is, from the folder of the store.
+    /// Path of the file, in the folder `store`.
     fn path(store: &Path) -> PathBuf {
         store.join(".larder").join("server")
     }
 
-    /// A token that nobody can guess.
+    /// A random token.
     pub fn new_token() -> Secret {
         Secret::new(format!("{:032x}", rand::random::<u128>()))
     }
 
-    /// Leaves word in the store. What a server before has left is replaced.
+    /// Writes the file to the store, and replaces that of an earlier server.
     pub fn announce(&self, store: &Path) -> io::Result<()> {
         let (path, new) = (Operator::path(store), store.join(".larder").join("server.new"));
         let body =
@@ -48,7 +48,7 @@ impl Operator {
         std::fs::rename(new, path)
     }
 
-    /// What the last server left there; nothing when there has been none.
+    /// Reads the file of the last server; nothing if there has been none.
     pub fn find(store: &Path) -> io::Result<Option<Operator>> {
         match std::fs::read(Operator::path(store)) {
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
@@ -57,7 +57,7 @@ impl Operator {
         }
     }
 
-    /// Where to reach it from this host.
+    /// The URLs of the server for this host.
     pub fn urls(&self) -> impl Iterator<Item = String> + '_ {
         self.addresses.iter().map(|address| {
             let host = match address.ip() {

@@ -1,4 +1,4 @@
-//! What systemd hands over, and what it is told: `sd_listen_fds(3)`, `sd_notify(3)`.
+//! Sockets from systemd, and notifications to it: `sd_listen_fds(3)`, `sd_notify(3)`.
 
 use std::ffi::OsString;
 use std::io;
@@ -9,8 +9,8 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use anyhow::Context;
 
-/// The sockets that are listened on already, none unless systemd has started this process with some. They are listened
-/// on instead of the configured addresses: connections that came before the server was ready wait in them.
+/// Listening sockets from systemd; none unless it started this process with some. They replace the configured
+/// addresses: connections that came before the server was ready wait in them.
 pub fn listeners() -> anyhow::Result<Vec<TcpListener>> {
     let mut passed = listenfd::ListenFd::from_env();
     let mut listeners = Vec::new();
@@ -24,16 +24,16 @@ pub fn listeners() -> anyhow::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-/// What systemd may want to know.
+/// State of the server, for systemd.
 #[derive(Clone, Copy, Debug)]
 pub enum SystemdState {
-    /// Connections are answered.
+    /// The server answers connections.
     Ready,
-    /// The end has begun.
+    /// The server has begun to stop.
     Stopping,
 }
 
-/// Tells systemd, where it asks to be told. That it cannot be told is logged: it will notice in its own way.
+/// Notifies systemd, if it asks for that. A failure is logged only: systemd will notice it by its own time-outs.
 pub fn notify(state: SystemdState) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else { return };
     let message = match state {

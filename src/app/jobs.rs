@@ -1,4 +1,4 @@
-//! What a running server does by itself.
+//! Background jobs of a running server.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,22 +15,22 @@ use crate::lifetime::collect::{Collector, Report, Wish};
 use crate::metrics::recent;
 use crate::store::Store;
 
-/// How often idle uploads are looked for.
+/// Interval of the search for idle uploads.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
-/// How often what is stored is counted anew.
+/// Interval of the counts of usage.
 const COUNT_EVERY: Duration = Duration::from_secs(12 * 3600);
-/// The least time between two counts, and the part of all time that they may take: one in so many.
+/// The shortest pause between two counts, and the part of all time that they may take, one in so many.
 const COUNT_PAUSE: Duration = Duration::from_secs(60);
 const COUNT_PAUSE_REMOTE: Duration = Duration::from_secs(3600);
 const COUNT_SHARE: u32 = 100;
-/// The first collection comes so long after the start, or sooner where they come more often.
+/// Delay of the first collection after the start; less if collections are more frequent.
 const COLLECT_FIRST: Duration = Duration::from_secs(60);
-/// How often a server asks which sessions others have revoked: for so long it takes one that is revoked elsewhere.
+/// Interval of reading which sessions other servers have revoked: as long may a revoked session still be accepted.
 const REVOKED_EVERY: Duration = Duration::from_secs(30);
-/// How often a server asks what others have found wrong.
+/// Interval of reading which objects other servers have quarantined.
 const QUARANTINE_EVERY: Duration = Duration::from_secs(60);
 
-/// Starts all jobs but the reload of the configuration. They end when the set is dropped.
+/// Starts all jobs except the reload of the configuration. They end when the set is dropped.
 pub(super) fn start(app: &App) -> JoinSet<Infallible> {
     let (jobs, mut tasks) = (&app.jobs, JoinSet::new());
     tasks.spawn(jobs.add(sweep(app)));
@@ -60,7 +60,7 @@ fn sweep(app: &App) -> impl Job + use<> {
         let store = store.clone();
         async move {
             let now = SystemTime::now();
-            // One that fails keeps the other from nothing.
+            // The failure of one does not stop the other.
             let (uploads, drafts) =
                 (store.sweep_all_uploads(idle, now).await, store.content().sweep_drafts(idle, now).await);
             Ok(match (uploads.map_err(failed)?, drafts.map_err(failed)?) {
@@ -72,7 +72,7 @@ fn sweep(app: &App) -> impl Job + use<> {
     Timed { about, work }
 }
 
-/// So that no answer has to wait for the lists.
+/// Refreshes the snapshot of condemned objects, so that no answer has to wait for the lists.
 fn pending_deletions(app: &App) -> impl Job + use<> {
     let every = app.config.collect.poll();
     let what = "Lists condemned objects, which every answer takes into account.";
@@ -81,7 +81,7 @@ fn pending_deletions(app: &App) -> impl Job + use<> {
     let work = move || {
         let store = store.clone();
         async move {
-            // Requests that want to look wait behind it.
+            // Requests that need a snapshot wait for this one.
             let listed = store.condemned().refresh(Deadline::within(SHORT)).await;
             listed.map(|_| Done::Quiet).map_err(failed)
         }
@@ -123,8 +123,8 @@ fn quarantine(app: &App) -> impl Job + use<> {
     Timed { about, work }
 }
 
-/// Counts what is stored: at the start, some time after changes, and now and then. To look at all of a bucket costs
-/// money, so there it is done less often.
+/// Counts usage: at the start, some time after changes, and now and then. Listing a whole bucket costs money, so there
+/// it is done less often.
 struct CountJob(Store);
 
 impl Job for CountJob {
@@ -150,7 +150,7 @@ impl Job for CountJob {
     }
 }
 
-/// Collects from time to time, and when room is short.
+/// Collects at intervals, and when space is short.
 struct Collect {
     collector: Arc<Collector>,
     store: Store,
@@ -162,7 +162,7 @@ impl Job for Collect {
     type Notice = Round;
 
     fn about(&self) -> About {
-        // A server that has just started has other things to do.
+        // The first collection is delayed: a server that has just started has other work.
         let first = self.every.min(COLLECT_FIRST);
         let what = "Deletes unreferenced content, and content that policies expire or quotas evict.";
         let about = timed("collection", what, "collection failed", (first, self.every));
@@ -182,7 +182,7 @@ impl Job for Collect {
     }
 }
 
-/// Tenants over their limit that a result names.
+/// Maximum number of tenants over their limit in a result.
 const SHORT_TENANTS_MAX: usize = 3;
 
 fn said(report: &Report, at_once: bool) -> String {

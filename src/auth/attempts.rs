@@ -1,13 +1,13 @@
-//! Whose password is checked next, and how many wrong ones an address may send.
+//! The order in which passwords are checked, and the number of wrong ones that an address may send.
 //!
-//! An attempt is reserved before it waits for its turn, and counts as a wrong password until it is right. So an address
-//! never has more passwords looked at than wrong ones are allowed, however many it sends at once.
+//! An attempt is reserved before it waits for its turn, and counts as a wrong password until it proves right. So an
+//! address never has more passwords checked than wrong ones are allowed, however many it sends at once.
 //!
-//! Invariant: nobody waits behind the passwords of one other address. An address has one check at a time, which leaves
-//! one for all others, and the next turn is that of the address with the fewest wrong passwords.
+//! Invariant: no address waits behind the passwords of one other address. An address has one check at a time, which
+//! leaves one for all others, and the next turn is that of the address with the fewest wrong passwords.
 //!
-//! Tokens and JWTs cannot be guessed and are never turned away, so one bad client behind a shared address does not lock
-//! out the others that use them.
+//! Tokens and JWTs cannot be guessed and are never limited, so one bad client behind a shared address does not lock out
+//! the others that use them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -17,24 +17,24 @@ use moka::sync::Cache;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// For how long wrong passwords count.
+/// Time for which a wrong password counts.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Addresses whose wrong passwords are remembered.
+/// Maximum number of addresses whose wrong passwords are remembered.
 const ADDRESSES_MAX: u64 = 10_000;
-/// Passwords being checked at once. Each takes a core for as long as its cost says.
+/// Maximum number of passwords checked at once. Each takes a core for as long as its bcrypt cost requires.
 const CHECKS_MAX: usize = 2;
-/// Passwords of one address being checked at once: fewer than [`CHECKS_MAX`].
+/// Maximum number of passwords of one address checked at once: fewer than [`CHECKS_MAX`].
 const CHECKS_OF_ONE_MAX: usize = 1;
-/// Passwords of one address that are being checked or wait for it.
+/// Maximum number of passwords of one address that are being checked or wait.
 const PENDING_OF_ONE_MAX: usize = 4;
-/// Passwords of all addresses that wait.
+/// Maximum number of waiting passwords of all addresses.
 const WAITING_MAX: usize = 256;
-/// When to try again, where an address has enough passwords pending.
+/// Retry time for an address that has enough passwords pending.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
-/// The attempts to log in with a password.
+/// All attempts to log in with a password.
 pub struct Attempts {
-    /// Wrong passwords, and since when they have been counted.
+    /// Number of wrong passwords of an address, and the time since which they are counted.
     wrong: Cache<IpAddr, (u32, Instant)>,
     queue: Mutex<Queue>,
 }
@@ -43,7 +43,7 @@ pub struct Attempts {
 struct Queue {
     last: u64,
     checking: Vec<QueuePlace>,
-    /// In the order of their arrival.
+    /// Waiting attempts, in the order of their arrival.
     waiting: Vec<(QueuePlace, oneshot::Sender<()>)>,
 }
 
@@ -53,12 +53,12 @@ struct QueuePlace {
     from: IpAddr,
 }
 
-/// The right to check one password, now. Dropped before it is said to be [`right`](Attempt::right), it was wrong.
+/// The right to check one password, now. If it is dropped without [`right`](Attempt::right), the password was wrong.
 pub struct Attempt {
     place: Reserved,
 }
 
-/// A place in the queue or at its head. It is free again when this is dropped.
+/// A place in the queue or at its head. Dropping it frees the place.
 struct Reserved {
     attempts: Arc<Attempts>,
     place: QueuePlace,
@@ -73,11 +73,11 @@ impl Default for Attempts {
 }
 
 impl Attempts {
-    /// Waits until a password from this address may be checked; of `limit` wrong ones a minute, this may be one. An
-    /// error is when to try again.
+    /// Waits until a password from this address may be checked, if fewer than `limit` a minute were wrong. An error is
+    /// the time after which to try again.
     pub async fn begin(self: Arc<Self>, address: Option<IpAddr>, limit: u32) -> Result<Attempt, Duration> {
         let (mut place, turn) = self.reserve(household(address), limit)?;
-        // Its place was given to an address with fewer attempts.
+        // The place was given to an address with fewer attempts.
         turn.await.map_err(|_| TRY_AGAIN)?;
         place.is_wrong = true;
         Ok(Attempt { place })
@@ -110,7 +110,7 @@ impl Attempts {
         Ok((Reserved { attempts: self, place, is_wrong: false }, told))
     }
 
-    /// Lets as many begin as may be checked at once.
+    /// Starts waiting attempts, up to the limits of simultaneous checks.
     fn admit(&self, queue: &mut Queue) {
         while queue.checking.len() < CHECKS_MAX {
             let waiting = queue.waiting.iter().enumerate();
@@ -118,12 +118,12 @@ impl Attempts {
             let Some((at, _)) = may.min_by_key(|(_, (place, _))| self.wrong_of(place.from).0) else { return };
             let (place, turn) = queue.waiting.remove(at);
             queue.checking.push(place);
-            // Whoever has gone meanwhile is about to give the place back.
+            // If the client has left meanwhile, dropping its `Reserved` frees the place.
             let _ = turn.send(());
         }
     }
 
-    /// Wrong passwords of an address, those included that may turn out so.
+    /// Wrong passwords of an address, including pending ones that may prove wrong.
     fn weight(&self, queue: &Queue, from: IpAddr) -> u32 {
         let pending = u32::try_from(queue.pending(from)).unwrap_or(u32::MAX);
         self.wrong_of(from).0.saturating_add(pending)
@@ -152,7 +152,7 @@ impl Queue {
 }
 
 impl Attempt {
-    /// The password was right.
+    /// Records that the password was right.
     pub fn right(mut self) {
         self.place.is_wrong = false;
     }
@@ -161,7 +161,7 @@ impl Attempt {
 impl Drop for Reserved {
     fn drop(&mut self) {
         let mut queue = self.attempts.queue.lock();
-        // Counted before the place is free: in between, another attempt would be one too many.
+        // Counted before the place is freed: in between, another attempt would be one too many.
         if self.is_wrong {
             self.attempts.count_wrong(self.place.from);
         }
@@ -171,7 +171,8 @@ impl Drop for Reserved {
     }
 }
 
-/// Whom an address stands for: one customer has a whole /64 of IPv6 addresses. Without an address, all are one.
+/// The address that counts for a client: a customer has a whole /64 of IPv6 addresses. Requests without an address
+/// share one.
 pub fn household(address: Option<IpAddr>) -> IpAddr {
     match address.map(|address| address.to_canonical()) {
         Some(IpAddr::V6(address)) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
@@ -200,7 +201,7 @@ mod tests {
             Clients(Arc::default())
         }
 
-        /// An attempt that has come, and waits unless it was refused.
+        /// Sends an attempt, which waits unless it was refused.
         fn send(&self, from: &str, limit: u32) -> (Begun, Option<Result<Attempt, Duration>>) {
             let mut begun = self.0.clone().begin(Some(from.parse().unwrap()), limit).boxed();
             let now = (&mut begun).now_or_never();
@@ -211,7 +212,7 @@ mod tests {
             matches!(self.send(from, limit).1, Some(Err(_)))
         }
 
-        /// A wrong password, from beginning to end.
+        /// Sends a wrong password, and has it checked.
         fn fail(&self, from: &str) {
             drop(self.send(from, LIMIT).1.unwrap().ok().unwrap());
         }
@@ -235,7 +236,7 @@ mod tests {
             clients.send("10.0.0.1", 1).1.unwrap().ok().unwrap().right();
         }
         let checked = clients.send("10.0.0.1", 2).1.unwrap().ok().unwrap();
-        // Its client goes away before its turn.
+        // The client of `waits` leaves before its turn.
         let (waits, now) = clients.send("10.0.0.1", 2);
         assert!(now.is_none());
         drop(waits);
@@ -250,7 +251,7 @@ mod tests {
         let refused = sent.iter().filter(|(_, now)| matches!(now, Some(Err(_)))).count();
         assert_eq!(refused, 300 - PENDING_OF_ONE_MAX);
         drop(sent);
-        // With a limit of 2, one that is checked leaves room for one more.
+        // With a limit of 2, one check in progress leaves one attempt.
         let (checked, waits) = (clients.send("10.0.0.2", 2), clients.send("10.0.0.2", 2));
         assert!(matches!(checked.1, Some(Ok(_))) && waits.1.is_none());
         assert!(clients.is_refused("10.0.0.2", 2));

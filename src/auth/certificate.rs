@@ -1,4 +1,4 @@
-//! Who a client certificate says its bearer is. The handshake has checked it before.
+//! Identity of a client certificate. The handshake has verified the certificate before.
 
 use aws_lc_rs::digest;
 use der::asn1::{AnyRef, ObjectIdentifier};
@@ -11,13 +11,14 @@ use super::identity::{Identity, IdentitySource};
 #[derive(Clone, Debug)]
 pub struct Certificate {
     pub identity: Identity,
-    /// SHA-256 of the whole.
+    /// SHA-256 of the whole certificate.
     pub fingerprint: [u8; 32],
 }
 
 impl Certificate {
-    /// The name is the common name of the subject, else the first DNS name, else the first URI. Nothing without any.
-    /// All of them are claims: `cn`, `dns`, `uri`. A subject with several common names has none.
+    /// Reads a certificate. Its name is the common name of the subject, else the first DNS name, else the first URI;
+    /// without any the result is nothing. All of them are claims: `cn`, `dns`, `uri`. Several common names count as
+    /// none.
     pub fn read(der: &CertificateDer<'_>) -> Option<Certificate> {
         let certificate = webpki::EndEntityCert::try_from(der).ok()?;
         let common: Vec<String> = common_name(certificate.subject()).into_iter().collect();
@@ -39,8 +40,8 @@ const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 /// The common name of a subject: a sequence of sets of sequences of an identifier and a text (RFC 5280, section
 /// 4.1.2.4).
 ///
-/// Nothing where there are several. Which of them counts differs from program to program, and a CA that lets its
-/// clients choose parts of a subject may have looked at another one.
+/// Nothing if there are several. Programs differ in which one counts, and a CA that lets its clients choose parts of a
+/// subject may have checked another one.
 fn common_name(subject: &[u8]) -> Option<String> {
     let mut found = None;
     let mut sets = SliceReader::new(subject).ok()?;
@@ -96,7 +97,7 @@ mod tests {
         assert_eq!(all.claim("uri"), Some("spiffe://x/y"));
     }
 
-    /// Subjects as OpenSSL writes them, for rcgen keeps one common name only.
+    /// A subject as OpenSSL writes it; rcgen keeps one common name only.
     fn subject(names: &[(u8, &str)]) -> Vec<u8> {
         let tlv = |tag: u8, value: &[u8]| [&[tag, u8::try_from(value.len()).unwrap()], value].concat();
         let id = [0x06, 3, 0x55, 4, 3];

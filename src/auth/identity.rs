@@ -1,4 +1,4 @@
-//! Who a caller is: where the name comes from, the name, and the claims that rules may ask about.
+//! The identity of a caller: its source, its name, and the claims that rules may match.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,14 +6,14 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Levels of objects within objects that are looked into for claims.
+/// Maximum depth of nested objects that are read for claims.
 const CLAIM_DEPTH_MAX: usize = 8;
 
-/// What vouches for an identity.
+/// The credentials that prove an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IdentitySource {
-    /// Nothing: no credentials were shown.
+    /// No credentials.
     Anonymous,
     /// A static token of the configuration.
     Token,
@@ -40,11 +40,11 @@ impl IdentitySource {
 /// Facts about a caller, by name; some have several values.
 pub type Claims = BTreeMap<String, Vec<String>>;
 
-/// Who a caller is.
+/// The identity of a caller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub source: IdentitySource,
-    /// Of a token, a user, an issuer, a certificate.
+    /// Name of the token, user, issuer or certificate.
     pub name: String,
     #[serde(default, skip_serializing_if = "Claims::is_empty")]
     pub claims: Claims,
@@ -63,12 +63,12 @@ impl Identity {
         self.source == IdentitySource::Anonymous
     }
 
-    /// How rules name it: `token:ci`, `oidc:github`, `anonymous`.
+    /// The name in rules: `token:ci`, `oidc:github`, `anonymous`.
     pub fn label(&self) -> String {
         if self.is_anonymous() { "anonymous".into() } else { format!("{}:{}", self.source.as_str(), self.name) }
     }
 
-    /// The one value of a claim. One with several does not say which is meant.
+    /// The value of a claim; nothing if it has several, of which none is the one that counts.
     pub fn claim(&self, name: &str) -> Option<&str> {
         match self.claims.get(name).map(Vec::as_slice) {
             Some([only]) => Some(only),
@@ -77,7 +77,7 @@ impl Identity {
     }
 }
 
-/// For logs and refusals: the label, and of a JWT its subject.
+/// For logs and refusals: the label, and the subject of a JWT.
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.label())?;
@@ -88,7 +88,7 @@ impl fmt::Display for Identity {
     }
 }
 
-/// Reads `token:ci` as written in a rule or on a command line.
+/// Parses `token:ci` as written in a rule or on a command line.
 pub fn parse_label(label: &str) -> Option<Identity> {
     if label == "anonymous" {
         return Some(Identity::anonymous());
@@ -99,7 +99,7 @@ pub fn parse_label(label: &str) -> Option<Identity> {
     (!name.is_empty()).then(|| Identity::new(source, name))
 }
 
-/// The claims of a JWT as texts. Lists have several values; `{"kubernetes.io": {"namespace": "ci"}}` is
+/// The claims of a JWT as texts. A list gives several values; `{"kubernetes.io": {"namespace": "ci"}}` gives
 /// `kubernetes.io.namespace`.
 pub fn claims_of(payload: &serde_json::Map<String, Value>) -> Claims {
     let mut claims = Claims::new();

@@ -1,7 +1,7 @@
-//! From what a request shows to who sent it.
+//! Authentication: from the credentials of a request to its caller.
 //!
 //! A password may be that of a user, a static token, a session, or a JWT: `docker login` has only one field for all of
-//! them. Which it is can be told by its looks; the user name counts for users alone.
+//! them. Its form tells which it is; the user name counts for users alone.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -26,12 +26,12 @@ use super::{AuthError, Caller, tls};
 use crate::config::{AuthConfig, Config, Secret};
 use crate::names::SessionId;
 
-/// What static tokens begin with: people and scanners of secrets know one when they see it.
+/// Prefix of static tokens, by which people and secret scanners recognise them.
 pub const TOKEN_PREFIX: &str = "larder_";
-/// Callers remembered by what they showed.
+/// Maximum number of remembered callers.
 const KNOWN_MAX: u64 = 10_000;
 
-/// Credentials as a request shows them; nothing of them is believed yet.
+/// Credentials of a request, not verified yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Credentials<'r> {
     /// The `Authorization` header.
@@ -47,7 +47,7 @@ impl<'r> Credentials<'r> {
     }
 }
 
-/// What is known of callers whatever is reloaded.
+/// State that survives a reload.
 #[derive(Default)]
 pub struct Lasting {
     attempts: Arc<Attempts>,
@@ -66,8 +66,8 @@ pub struct LiveConfig {
     users: Users,
     issuers: Issuers,
     pub anonymous: Caller,
-    /// By the HMAC of what was shown, under a key that nobody has: neither the time that a lookup takes nor a dump of
-    /// the memory helps to find out a password.
+    /// Callers by the HMAC of their credentials, under a random key: neither the time of a lookup nor a dump of the
+    /// memory helps to find out a password.
     known: Cache<[u8; 32], Caller>,
     known_key: hmac::Key,
 }
@@ -84,7 +84,7 @@ pub fn now() -> u64 {
 }
 
 impl LiveConfig {
-    /// Reads all files anew. `generated` signs tokens where no key is configured.
+    /// Reads all files again. `generated` signs tokens if no key is configured.
     pub fn load(config: &Config, generated: Option<Secret>, lasting: Arc<Lasting>) -> anyhow::Result<LiveConfig> {
         let policy = Policy::new(config.rules.clone(), !config.is_closed());
         let mut keys = config.signing_keys()?;
@@ -114,7 +114,7 @@ impl LiveConfig {
     pub async fn identify(&self, credentials: &Credentials<'_>) -> Result<Caller, AuthError> {
         match (credentials.authorization, credentials.certificate) {
             _ if self.policy.is_open() => Ok(self.anonymous.clone()),
-            // In a box, like all that is large and not for every request: it would be copied with each of them.
+            // Boxed, like every large future that not all requests need: it would be copied with each of them.
             (Some(shown), _) => Box::pin(self.remembered(shown, credentials.address)).await,
             (None, Some(certificate)) => Ok(self.certified(certificate)),
             (None, None) => Ok(self.anonymous.clone()),
@@ -149,7 +149,7 @@ impl LiveConfig {
         stands.then_some(caller)
     }
 
-    /// Whether a token was issued for a session that is revoked. The proof of all that is of a session is its name.
+    /// Tells whether a token was issued for a revoked session. The proof in such a token is the session's name.
     fn is_revoked(&self, proof: Option<&str>) -> bool {
         proof.is_some_and(|proof| self.lasting.revoked.has(proof))
     }
@@ -167,7 +167,7 @@ impl LiveConfig {
         }
     }
 
-    /// Name and password, as in `Authorization: Basic` and in the form of `/token`.
+    /// Authenticates by name and password, as in `Authorization: Basic` and in the form of `/token`.
     pub async fn password(&self, name: &str, password: &str, address: Option<IpAddr>) -> Result<Caller, AuthError> {
         if let Some(caller) = self.token(password).await? {
             return Ok(caller);
@@ -194,7 +194,7 @@ impl LiveConfig {
         }
     }
 
-    /// A static token, a session or a JWT; nothing when it looks like none of them.
+    /// Authenticates by a static token, a session or a JWT; nothing if the text looks like none of them.
     pub async fn token(&self, token: &str) -> Result<Option<Caller>, AuthError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(AuthError::Invalid("token is too long"));
@@ -216,7 +216,7 @@ impl LiveConfig {
     fn static_token(&self, token: &str) -> Result<Caller, AuthError> {
         let mut hash = [0; 32];
         hash.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
-        // What the time of this lookup tells is of the hash, from which no token follows.
+        // The time of this lookup depends on the hash, from which no token follows.
         let found = self.tokens.get(&hash).ok_or(AuthError::Invalid("token is not valid"))?;
         let expires = found.expires.unwrap_or(u64::MAX);
         if expires <= now() {
@@ -237,7 +237,7 @@ impl LiveConfig {
         }
     }
 
-    /// A token of ours is as good as what it was issued for: when that is withdrawn, so is the token.
+    /// Accepts a token of this server for as long as the credentials are valid for which it was issued.
     fn sealed(&self, payload: Payload) -> Result<Caller, AuthError> {
         if payload.expires <= now() {
             return Err(AuthError::Invalid("token has expired"));
@@ -254,7 +254,7 @@ impl LiveConfig {
         if stands { Ok(Caller::of(&self.policy, payload)) } else { Err(AuthError::Invalid("token was withdrawn")) }
     }
 
-    /// The session of a token, and whose it is, revoked or not.
+    /// The session of a token, revoked or not, and its identity.
     pub fn session(&self, token: &str) -> Result<(Identity, SessionId), AuthError> {
         let opened = if token.len() > TOKEN_BYTES_MAX { None } else { self.sealer.open(TokenKind::Session, token) };
         let payload = opened.ok_or(AuthError::Invalid("token was not issued by /token/exchange"))?;

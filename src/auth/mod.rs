@@ -1,10 +1,10 @@
-//! Who asks, and may they.
+//! Authentication and authorization.
 //!
-//! A request shows [`Credentials`]; [`Gate::identify`] says whose they are; [`Gate::admit`] decides by the rules and
-//! issues the permit without which the store hands out nothing.
+//! A request carries [`Credentials`]; [`Gate::identify`] finds their caller; [`Gate::admit`] decides by the rules and
+//! issues the permit without which the store gives access to nothing.
 //!
-//! Invariant: what a decision rests on (rules, users, tokens, keys, certificates) is one snapshot, replaced as one. A
-//! configuration that cannot be used replaces nothing.
+//! Invariant: all inputs of a decision (rules, users, tokens, keys, certificates) are one snapshot, replaced as one. An
+//! invalid configuration replaces nothing.
 
 mod attempts;
 mod certificate;
@@ -40,16 +40,16 @@ pub use oidc::Rejected;
 pub use policy::Mismatch;
 pub use seal::Scope;
 
-/// Decides on requests.
+/// Decides which callers may do what.
 pub struct Gate {
     live: ArcSwap<LiveConfig>,
     lasting: Arc<Lasting>,
     operator: Secret,
-    /// As it was at the start: the store that goes by its tenants does not change.
+    /// The configuration at the start: the tenants of the store do not change by a reload.
     config: Arc<Config>,
 }
 
-/// Somebody whose credentials were checked, and what the rules allow him. Cheap to clone.
+/// An authenticated caller, with the grants of the rules. Cheap to clone.
 #[derive(Clone)]
 pub struct Caller {
     who: Arc<Who>,
@@ -58,14 +58,14 @@ pub struct Caller {
 struct Who {
     identity: Identity,
     grants: Vec<Grant>,
-    /// What he showed is good for no more than this.
+    /// The limits of a token: the caller may do no more than this.
     scope: Option<Vec<Scope>>,
     proof: Option<String>,
-    /// Until when what he showed is good, in seconds since 1970.
+    /// End of the credentials, in seconds since 1970.
     expires: Option<u64>,
 }
 
-/// Why a caller is not let in.
+/// The reason why a caller is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// No credentials, where some may help.
@@ -75,55 +75,55 @@ pub enum AuthError {
     Invalid(&'static str),
     #[error(transparent)]
     Jwt(#[from] Rejected),
-    /// The caller may, but the token is for something else: another one would do.
+    /// The caller may do it, but the token is for something else: another token would do.
     #[error("token is not for this")]
     Insufficient,
     #[error("{0}")]
     Denied(String),
-    /// A push to a name that the server keeps for itself.
+    /// A push to a reserved name.
     #[error("repository name {0} is reserved, as are all of {all}: any other name is free", all = reserved_patterns())]
     Reserved(RepoName),
-    /// Nothing is served under a reserved name.
+    /// A read of a reserved name: nothing is served under it.
     #[error("repository {0} is unknown")]
     RepoUnknown(RepoName),
-    /// Wrong passwords, or more at once than are looked at.
+    /// Too many wrong passwords, or too many at once.
     #[error("too many passwords from this address are wrong or still being checked: try again later")]
     TooMany(Duration),
     #[error("issuer of the token cannot be reached")]
     Unavailable,
 }
 
-/// A token for a client.
+/// A token that was issued to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issued {
-    /// To whom it was issued.
+    /// Identity to which it was issued.
     pub who: Identity,
     pub token: String,
-    /// Seconds.
+    /// Lifetime in seconds.
     pub life: u64,
 }
 
 impl Gate {
-    /// `generated` signs tokens where the configuration has no key.
+    /// `generated` signs tokens if the configuration has no key.
     pub fn open(config: Arc<Config>, generated: Option<Secret>) -> anyhow::Result<Gate> {
         let lasting = Arc::default();
         let live = ArcSwap::from_pointee(LiveConfig::load(&config, generated, Arc::clone(&lasting))?);
         Ok(Gate { live, lasting, operator: Operator::new_token(), config })
     }
 
-    /// Goes on with another configuration, or with the files that it names read anew. Requests under way go on with what
-    /// they began with. On an error nothing changes.
+    /// Replaces the configuration, or reads its files again. Requests in flight keep the old one. On an error nothing
+    /// changes.
     pub fn reload(&self, config: &Config, generated: Option<Secret>) -> anyhow::Result<()> {
         self.live.store(Arc::new(LiveConfig::load(config, generated, self.lasting.clone())?));
         Ok(())
     }
 
-    /// Whether everybody may everything.
+    /// Tells whether all callers may do everything.
     pub fn is_open(&self) -> bool {
         self.live.load().policy.is_open()
     }
 
-    /// How to answer a handshake, where there is TLS.
+    /// The TLS configuration, if TLS is configured.
     pub fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
         self.live.load().tls.clone()
     }
@@ -132,29 +132,30 @@ impl Gate {
         self.live.load().settings.challenge
     }
 
-    /// Who it is. Wrong credentials are an error also where none are needed: whoever sends them should know.
+    /// Authenticates a request. Wrong credentials are an error even if none are needed, so that their sender learns of
+    /// it.
     pub async fn identify(&self, credentials: &Credentials<'_>) -> Result<Caller, AuthError> {
         self.live.load_full().identify(credentials).await
     }
 
-    /// Somebody who has shown nothing.
+    /// The caller of a request without credentials.
     pub fn anonymous(&self) -> Caller {
         self.live.load().anonymous.clone()
     }
 
-    /// A name and a password that came in a form.
+    /// Authenticates by a name and a password from a form.
     pub async fn login(&self, name: &str, password: &str, credentials: &Credentials<'_>) -> Result<Caller, AuthError> {
         self.live.load_full().password(name, password, credentials.address).await
     }
 
-    /// A password that can only be a token.
+    /// Authenticates by a password that can only be a token.
     pub async fn refresh(&self, token: &str) -> Result<Caller, AuthError> {
         self.live.load_full().token(token).await?.ok_or(AuthError::Invalid("token is not valid"))
     }
 
     /// Admits a caller to a repository.
     ///
-    /// Invariant: there is no permit for a reserved name, so no door serves what is there.
+    /// Invariant: there is no permit for a reserved name, so no door serves its content.
     pub fn admit<R: Right>(&self, caller: &Caller, repo: RepoName, tags: Tags) -> Result<Permit<R>, AuthError> {
         let access = Access { repo, verb: R::VERB, tags };
         caller.may(&access)?;
@@ -168,10 +169,10 @@ impl Gate {
         Ok(Permit::issue(tenant, parents, access.repo))
     }
 
-    /// Whose repository it is for this caller, and what he reads beside it.
+    /// The tenant of a repository for this caller, and its parents, which the caller reads too.
     ///
     /// Invariant: it follows from the name of the repository and the rules for the caller alone. So no request reaches
-    /// what another tenant has, and none can tell whether it has it.
+    /// the content of another tenant, and none can tell whether that has it.
     fn place(&self, caller: &Caller, repo: &RepoName) -> Result<(Tenant, Vec<Tenant>), AuthError> {
         let grants = &caller.who.grants;
         let tenant = policy::tenant(grants, repo).cloned().unwrap_or_else(|| self.config.tenant_of(repo));
@@ -192,7 +193,7 @@ impl Gate {
         self.lasting.scopes.of(scope)
     }
 
-    /// For what concerns the whole installation.
+    /// Admits a caller to the whole installation.
     pub fn admit_admin(&self, caller: &Caller) -> Result<(), AuthError> {
         if !policy::allows_admin(&caller.who.grants) {
             return Err(caller.denied("may not administer".into()));
@@ -204,21 +205,21 @@ impl Gate {
         Ok(())
     }
 
-    /// Whether metrics are for everybody, unasked.
+    /// Tells whether metrics need no credentials.
     pub fn has_open_metrics(&self) -> bool {
         self.live.load().settings.metrics.is_none()
     }
 
-    /// For metrics.
+    /// Admits a caller to the metrics.
     pub fn admit_metrics(&self, caller: &Caller) -> Result<(), AuthError> {
         let live = self.live.load();
         let readers = live.settings.metrics.as_deref();
-        // A token for some repositories is for nothing else.
+        // A token for some repositories is valid for nothing else.
         let is_reader = readers.is_none_or(|readers| policy::is_named(readers, &caller.who.identity));
         if is_reader && caller.who.scope.is_none() { Ok(()) } else { self.admit_admin(caller) }
     }
 
-    /// For who wants to know only whether his credentials are good.
+    /// Admits every caller with valid credentials: for requests that only check them.
     pub fn admit_identified(&self, caller: &Caller) -> Result<(), AuthError> {
         if caller.is_unidentified() && !self.is_open() { Err(AuthError::Unidentified) } else { Ok(()) }
     }
@@ -228,18 +229,18 @@ impl Gate {
         self.admit_admin(caller).map(|()| self.config.all_tenants())
     }
 
-    /// What proves that somebody may operate this server: see [`Operator`].
+    /// The token that proves an operator of this server: see [`Operator`].
     pub fn operator_token(&self) -> &Secret {
         &self.operator
     }
 
-    /// Whether the caller has shown that.
+    /// Tells whether `token` is the operator token.
     pub fn is_operator(&self, token: Option<&str>) -> bool {
         let ours = self.operator.expose().as_bytes();
         token.is_some_and(|token| constant_time::verify_slices_are_equal(token.as_bytes(), ours).is_ok())
     }
 
-    /// A token for what the caller may of all that was asked.
+    /// Issues a token for those of the requested rights that the caller has.
     pub fn issue(&self, caller: &Caller, asked: Vec<Scope>) -> Result<Issued, AuthError> {
         let live = self.live.load_full();
         if caller.who.scope.is_some() {
@@ -248,16 +249,16 @@ impl Gate {
         let allowed = asked.into_iter().map(|scope| caller.narrowed(scope)).collect();
         let mut who = caller.who.identity.clone();
         who.claims.retain(|claim, _| live.policy.mentions(claim));
-        // What was checked stays checked: a JWT that ends in a minute gives a token for an hour. A session or a static
-        // token gives none that outlives it.
+        // The end of a JWT does not limit the token: a JWT that ends in a minute gives a token for an hour. A session
+        // or a static token gives none that outlives it.
         let own = caller.who.expires.filter(|_| !caller.has_jwt());
         let expires = own.unwrap_or(u64::MAX).min(now() + live.settings.token_life.get().as_secs());
         let payload = Payload { who, proof: caller.who.proof.clone(), scope: Some(allowed), expires };
         sealed(&live, TokenKind::Access, caller, &payload)
     }
 
-    /// A token that lives as long as a build, for a JWT that does not. Only a JWT is exchanged, and only while it is
-    /// good: so nothing is made to live for ever.
+    /// Issues a session, a token that lives as long as a build, for a JWT that does not. Only a valid JWT is exchanged,
+    /// so no session can prolong itself.
     pub async fn exchange(&self, jwt: &str) -> Result<Issued, AuthError> {
         let live = self.live.load_full();
         if jwt.len() > TOKEN_BYTES_MAX {
@@ -269,15 +270,15 @@ impl Gate {
         let session = SessionId::new(expires, seal::number_of(who.to_string().as_bytes()));
         let payload = Payload { who, proof: Some(session.to_string()), scope: None, expires };
         let issued = sealed(&live, TokenKind::Session, &caller, &payload)?;
-        // It would be refused when it is shown.
+        // A longer token would be refused when it is used.
         if issued.token.len() > TOKEN_BYTES_MAX {
             return Err(AuthError::Invalid("JWT has so many claims that a session with them would be too long"));
         }
         Ok(issued)
     }
 
-    /// The session of a token that `/token/exchange` has issued, and whose it is, where it may be revoked: by whoever
-    /// holds it. It is revoked when the store says so and [`Gate::revoke`] has been told.
+    /// The session of a token from `/token/exchange`, and its identity, if it may be revoked: by any caller that has
+    /// the token. It is revoked once it is written to the store and given to [`Gate::revoke`].
     pub fn revocable(&self, token: &str) -> Result<(Identity, SessionId), AuthError> {
         let (who, session) = self.live.load().session(token)?;
         if !self.lasting.revoked.has(&session) && !self.lasting.revoked.has_room_for(&session) {
@@ -287,22 +288,22 @@ impl Gate {
         Ok((who, session))
     }
 
-    /// From now on these sessions are not taken, nor is any token that was issued for one.
+    /// Refuses these sessions from now on, and all tokens that were issued for them.
     pub fn revoke(&self, sessions: impl IntoIterator<Item = SessionId>) {
         self.lasting.revoked.learn(sessions);
     }
 
-    /// Whether there can be sessions: those of JWTs of a configured issuer.
+    /// Tells whether sessions can exist: they need JWTs of a configured issuer.
     pub fn has_issuers(&self) -> bool {
         self.live.load().has_issuers()
     }
 
-    /// Where a caller writes, and what he reads beside it. An error when he is meant for a scope that cannot be told.
+    /// The tenant to which a caller writes, and its parents. An error if the caller's scope cannot be determined.
     pub fn lineage(&self, identity: &Identity, repo: &RepoName) -> Result<(Tenant, Vec<Tenant>), AuthError> {
         self.place(&Caller::new(&self.live.load().policy, identity.clone(), None), repo)
     }
 
-    /// What the rules say, one by one, for people.
+    /// The result of each rule, for display.
     pub fn explain(&self, identity: &Identity, access: &Access) -> (bool, Vec<Result<(), Mismatch>>) {
         let policy = &self.live.load().policy;
         (policy::allows(&policy.grants(identity), access), policy.explain(identity, access))
@@ -331,12 +332,12 @@ impl Caller {
         &self.who.identity
     }
 
-    /// Whether nothing was shown.
+    /// Tells whether the caller sent no credentials.
     fn is_unidentified(&self) -> bool {
         self.who.identity.is_anonymous() && self.who.scope.is_none()
     }
 
-    /// Whether the caller may see the tag in a list.
+    /// Tells whether the caller may see the tag in a list.
     pub fn may_pull(&self, repo: &RepoName, tag: &Tag) -> bool {
         let access = Access { repo: repo.clone(), verb: Verb::Pull, tags: Tags::Named(vec![tag.clone()]) };
         self.may(&access).is_ok()
@@ -371,7 +372,7 @@ impl Caller {
 
     fn denied(&self, what: String) -> AuthError {
         match &self.who.identity {
-            // With a token for nobody in particular, asking for one again would lead nowhere.
+            // The caller has an anonymous token: asking for another one would not help.
             who if who.is_anonymous() && self.who.scope.is_some() => AuthError::Insufficient,
             who if who.is_anonymous() => AuthError::Unidentified,
             who => AuthError::Denied(format!("{who} {what}")),

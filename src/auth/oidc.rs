@@ -1,8 +1,8 @@
-//! JWTs of CI systems (OpenID Connect): signed by a configured issuer, made for us, and not expired.
+//! JWTs of CI systems (OpenID Connect): signed by a configured issuer, made for this server, and not expired.
 //!
-//! The keys of an issuer are fetched when a JWT names one that is not known, and once an hour. They are not fetched more
-//! often than its cool-down says, so JWTs that name random keys cannot make us hammer the issuer. When it cannot be
-//! reached, the keys that are known stay good.
+//! The keys of an issuer are fetched when a JWT names an unknown one, and once an hour, but not more often than its
+//! cool-down allows: so JWTs that name random keys cause no flood of requests to the issuer. While the issuer is
+//! unreachable, the known keys stay valid.
 //!
 //! Invariant: a JWT whose key is known waits for no fetch that another JWT has caused. Known keys are read without a
 //! lock, and one fetch at a time runs beside them.
@@ -24,15 +24,15 @@ use super::identity::{Identity, IdentitySource, claims_of};
 use super::tls;
 use crate::config::IssuerConfig;
 
-/// Keys that are used are fetched anew after this, and nobody waits for it.
+/// Age at which keys in use are fetched again, while requests use the old ones.
 const KEYS_RENEW: Duration = Duration::from_secs(1800);
-/// Keys are fetched anew after this before they are used: one that was withdrawn is not taken for longer.
+/// Age at which keys are fetched again before they are used: a withdrawn key is accepted for no longer.
 const KEYS_FRESH: Duration = Duration::from_secs(3600);
-/// For all that a fetch asks of an issuer. Nobody waits for keys for longer.
+/// Time limit of a whole fetch, and so of the wait for keys.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest answer of an issuer, in bytes.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
-/// Only what needs a private key to sign. A secret that both sides know is none when the "secret" is a public key.
+/// Asymmetric algorithms only: an HMAC secret that an issuer publishes as a key is no secret.
 const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::RS256,
     Algorithm::RS384,
@@ -45,7 +45,7 @@ const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::EdDSA,
 ];
 
-/// Why a JWT is not taken.
+/// The reason why a JWT is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
     #[error("JWT cannot be read")]
@@ -68,7 +68,7 @@ pub enum Rejected {
     Unreachable,
 }
 
-/// A JWT that was taken.
+/// A JWT that was verified.
 #[derive(Clone, Debug)]
 pub struct Verified {
     pub identity: Identity,
@@ -76,7 +76,7 @@ pub struct Verified {
     pub expires: u64,
 }
 
-/// All issuers.
+/// All configured issuers.
 #[derive(Default)]
 pub struct Issuers {
     issuers: Vec<Arc<Issuer>>,
@@ -85,7 +85,7 @@ pub struct Issuers {
 struct Issuer {
     config: IssuerConfig,
     client: reqwest::Client,
-    /// Nothing before they are fetched for the first time.
+    /// Nothing before the first fetch.
     keys: ArcSwapOption<IssuerKeys>,
     fetching: Mutex<Fetching>,
 }
@@ -95,16 +95,16 @@ struct IssuerKeys {
     fetched: Instant,
 }
 
-/// The last fetch. Its lock is held while nothing is awaited.
+/// The last fetch. Its lock is never held over an await.
 #[derive(Default)]
 struct Fetching {
     began: Option<Instant>,
     has_failed: bool,
-    /// Closed when it has ended.
+    /// Closed at the end of the fetch.
     end: Option<watch::Receiver<()>>,
 }
 
-/// Whether a password is meant to be a JWT.
+/// Tells whether a password has the form of a JWT.
 pub fn looks_like_jwt(text: &str) -> bool {
     text.starts_with("ey") && text.bytes().filter(|b| *b == b'.').count() == 2
 }
@@ -124,7 +124,7 @@ impl Issuers {
     }
 
     pub async fn verify(&self, jwt: &str) -> Result<Verified, Rejected> {
-        // Whose it claims to be decides whose keys are asked; nothing else is believed before the signature is.
+        // The claimed issuer selects the keys; no other claim is used before the signature is verified.
         let claimed: Claimed = jsonwebtoken::dangerous::insecure_decode_claims(jwt).map_err(|_| Rejected::Malformed)?;
         let issuer = self.issuers.iter().find(|issuer| issuer.config.issuer == claimed.iss);
         issuer.ok_or(Rejected::UnknownIssuer)?.verify(jwt).await
@@ -136,7 +136,7 @@ struct Claimed {
     iss: String,
 }
 
-/// What an issuer says of itself (OpenID Connect Discovery, section 3).
+/// An issuer's metadata (OpenID Connect Discovery, section 3).
 #[derive(Deserialize)]
 struct Discovery {
     issuer: String,
@@ -173,7 +173,7 @@ impl Issuer {
         validation.set_issuer(&[&self.config.issuer]);
         validation.set_audience(&self.config.audience);
         validation.set_required_spec_claims(&["exp", "iss", "aud"]);
-        // An expired JWT is not taken, be it for a second: it may have been found in a log.
+        // No leeway: even a JWT that expired a second ago may come from a log.
         validation.leeway = 0;
         let payload = jsonwebtoken::decode::<Map<String, Value>>(jwt, &key, &validation).map_err(rejected)?.claims;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -189,7 +189,7 @@ impl Issuer {
         Ok(Verified { identity, expires: payload.get("exp").and_then(seconds).unwrap_or(0) })
     }
 
-    /// The key of that name; without a name, the only key there is.
+    /// The key with the id; without an id, the only key.
     async fn key(self: &Arc<Self>, id: Option<&str>) -> Result<Jwk, Rejected> {
         let known = self.keys.load().as_ref().and_then(|keys| Some((pick(&keys.set, id)?, keys.fetched.elapsed())));
         let known = match known {
@@ -198,20 +198,20 @@ impl Issuer {
         };
         let fetch = self.renew();
         match known {
-            // Where the issuer cannot be reached, waiting would not help.
+            // The issuer cannot be reached, so waiting would not help.
             Some((key, age)) if age < KEYS_FRESH || self.fetching.lock().has_failed => return Ok(key),
             _ => {}
         }
         if let Some(mut end) = fetch {
-            // Nothing is ever sent: it resolves when the fetch has ended.
+            // Nothing is ever sent: the call returns when the fetch has ended.
             let _ = end.changed().await;
         }
         let keys = self.keys.load_full().ok_or(Rejected::Unreachable)?;
         pick(&keys.set, id).ok_or(Rejected::UnknownKey)
     }
 
-    /// Begins to fetch the keys, unless the last fetch is still under way or began within the cool-down. Returns what
-    /// is closed when the fetch that is under way ends.
+    /// Begins to fetch the keys, unless the last fetch still runs or began within the cool-down. Returns a receiver
+    /// that is closed when the running fetch ends.
     fn renew(self: &Arc<Self>) -> Option<watch::Receiver<()>> {
         let mut fetching = self.fetching.lock();
         if let Some(end) = fetching.end.as_ref().filter(|end| end.has_changed().is_ok()) {
@@ -223,7 +223,7 @@ impl Issuer {
         let (running, end) = watch::channel(());
         (fetching.began, fetching.end) = (Some(Instant::now()), Some(end.clone()));
         let issuer = self.clone();
-        // A task of its own: whoever caused it may go away, and others wait for it.
+        // A task of its own: the request that caused it may be cancelled, and others wait for it.
         tokio::spawn(async move {
             issuer.refetch().await;
             drop(running);

@@ -1,5 +1,5 @@
-//! Sessions that were revoked, as far as this server knows: those that were revoked here, and those that others have
-//! written to the store.
+//! Revoked sessions, as far as this server knows: those revoked here, and those that other servers have written to the
+//! store.
 
 use std::collections::HashSet;
 
@@ -8,25 +8,25 @@ use parking_lot::RwLock;
 use super::login::now;
 use crate::names::SessionId;
 
-/// Sessions that are revoked and have not ended, of all identities. A few megabytes.
+/// Maximum number of revoked sessions that have not ended, of all identities. A few megabytes.
 const SESSIONS_MAX: usize = 32_768;
-/// Those of one identity: whoever revokes without end keeps nobody else from it.
+/// Maximum of one identity: a caller that revokes endlessly does not keep others from it.
 const SESSIONS_OF_ONE_MAX: usize = SESSIONS_MAX / 4;
 
-/// The sessions that are revoked.
+/// The set of revoked sessions.
 #[derive(Default)]
 pub struct Revoked {
     sessions: RwLock<HashSet<SessionId>>,
 }
 
 impl Revoked {
-    /// Whether the session of that name is revoked.
+    /// Tells whether the session is revoked.
     pub fn has(&self, session: &str) -> bool {
         let sessions = self.sessions.read();
         !sessions.is_empty() && sessions.contains(session)
     }
 
-    /// Whether one more may be revoked.
+    /// Tells whether one more session may be revoked.
     pub fn has_room_for(&self, session: &SessionId) -> bool {
         let (sessions, now) = (self.sessions.read(), now());
         let live = || sessions.iter().filter(|known| known.end() > now);
@@ -34,7 +34,7 @@ impl Revoked {
         own < SESSIONS_OF_ONE_MAX && live().count() < SESSIONS_MAX
     }
 
-    /// Learns of some more, and forgets those that have ended.
+    /// Adds sessions, and removes those that have ended.
     pub fn learn(&self, revoked: impl IntoIterator<Item = SessionId>) {
         let (mut sessions, now) = (self.sessions.write(), now());
         sessions.retain(|known| known.end() > now);
@@ -52,7 +52,7 @@ mod tests {
         let (live, ended) = (SessionId::new(now() + 100, 1), SessionId::new(now(), 1));
         revoked.learn([live.clone(), ended.clone()]);
         assert!(revoked.has(&live) && !revoked.has(&ended) && !revoked.has(""));
-        // What another server has not heard of yet is not forgotten.
+        // Sessions that are missing in the list of another server are kept.
         revoked.learn([]);
         assert!(revoked.has(&live));
     }

@@ -1,7 +1,7 @@
-//! Tokens that the server issues and knows again without remembering them: a payload and its HMAC.
+//! Tokens that the server issues and verifies without storing them: a payload and its HMAC.
 //!
-//! `larder-access.<key>.<payload>.<mac>`: the kind is part of what is signed, so one kind never passes for another. Any
-//! server that has the key takes them.
+//! `larder-access.<key>.<payload>.<mac>`: the kind is part of the signed text, so one kind never passes for another.
+//! Every server that has the key accepts them.
 
 use aws_lc_rs::{digest, hmac};
 use base64::Engine;
@@ -14,15 +14,15 @@ use crate::access::Verb;
 use crate::config::Secret;
 use crate::names::RepoName;
 
-/// Longest token that is looked at, in bytes. Those of CI systems have one or two thousand.
+/// Longest accepted token, in bytes. Those of CI systems have one or two thousand.
 pub const TOKEN_BYTES_MAX: usize = 16 << 10;
 
-/// What a token is for.
+/// Purpose of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
-    /// Sent with requests; issued by `/token` for what a client asked.
+    /// Sent with requests; issued by `/token` for the rights that a client requested.
     Access,
-    /// A password for as long as a build; issued by `/token/exchange`.
+    /// Used as a password during a build; issued by `/token/exchange`.
     Session,
 }
 
@@ -35,32 +35,32 @@ impl TokenKind {
     }
 }
 
-/// What a token says.
+/// Payload of a token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Payload {
     pub who: Identity,
-    /// Which secret it was issued for, or which session: when that is replaced, withdrawn or revoked, the token ends
-    /// with it.
+    /// Name of the secret or session for which the token was issued. The token ends when that is replaced, withdrawn or
+    /// revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<String>,
-    /// What it is good for, of all that its bearer may; nothing said is all.
+    /// Limits of the token within the rights of its caller; nothing means no limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<Vec<Scope>>,
     /// Seconds since 1970.
     pub expires: u64,
 }
 
-/// A right that a client asked for: `repository:<name>:pull,push`.
+/// A right that a client requested: `repository:<name>:pull,push`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scope {
     pub name: String,
     pub may: Vec<Verb>,
 }
 
-/// The scope of what concerns the whole installation, as clients of other registries write it.
+/// The scope of the whole installation, as in clients of other registries.
 pub const CATALOG: &str = "registry:catalog:*";
 
-/// The keys: the first signs, all are taken.
+/// The keys: the first signs, all verify.
 pub struct Sealer {
     keys: Vec<SealKey>,
 }
@@ -74,14 +74,14 @@ impl Sealer {
     pub fn new(secrets: &[Secret]) -> Sealer {
         let key = |secret: &Secret| {
             let bytes = secret.expose().as_bytes();
-            // Names the key without telling anything of it.
+            // Identifies the key without revealing it.
             let id = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, bytes), b"larder key id");
             SealKey { id: BASE64.encode(&id.as_ref()[..6]), key: hmac::Key::new(hmac::HMAC_SHA256, bytes) }
         };
         Sealer { keys: secrets.iter().map(key).collect() }
     }
 
-    /// Nothing without a key.
+    /// Signs a payload; nothing without a key.
     pub fn seal(&self, kind: TokenKind, payload: &Payload) -> Option<String> {
         let key = self.keys.first()?;
         let payload = BASE64.encode(serde_json::to_vec(payload).ok()?);
@@ -90,8 +90,8 @@ impl Sealer {
         Some(format!("{signed}.{mac}"))
     }
 
-    /// What a token of this kind says, unless it is not ours or has been changed. Whether it has expired is for the
-    /// caller to see.
+    /// Payload of a token of this kind; nothing if it was not issued here or was changed. The caller checks whether it
+    /// has expired.
     pub fn open(&self, kind: TokenKind, token: &str) -> Option<Payload> {
         let (signed, mac) = token.rsplit_once('.')?;
         let mut parts = signed.split('.');
@@ -110,27 +110,27 @@ fn parse<T: DeserializeOwned>(base64: &str) -> Option<T> {
     serde_json::from_slice(&BASE64.decode(base64).ok()?).ok()
 }
 
-/// Whether it looks like a token of ours, whatever became of its signature.
+/// Tells whether the text has the form of a token of this server, whatever its signature.
 pub fn is_ours(token: &str) -> bool {
     [TokenKind::Access, TokenKind::Session]
         .iter()
         .any(|kind| token.strip_prefix(kind.prefix()).is_some_and(|rest| rest.starts_with('.')))
 }
 
-/// A number that stands for a text.
+/// A number derived from a text.
 pub fn number_of(text: &[u8]) -> u64 {
     let hash = digest::digest(&digest::SHA256, text);
     hash.as_ref().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// A short name of a secret that does not tell it.
+/// A short name of a secret that does not reveal it.
 pub fn fingerprint(of: &[u8]) -> String {
     BASE64.encode(&digest::digest(&digest::SHA256, of).as_ref()[..9])
 }
 
 impl Scope {
-    /// Reads `repository:<name>:<actions>`. Other resources, and actions that are not known, are asked for by clients of
-    /// other registries and are left out.
+    /// Parses `repository:<name>:<actions>`. Other resources and unknown actions, which clients of other registries
+    /// request, are left out.
     pub fn parse(text: &str) -> Option<Scope> {
         if text == CATALOG {
             return Some(Scope { name: String::new(), may: vec![Verb::Admin] });

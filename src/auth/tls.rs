@@ -1,4 +1,4 @@
-//! The server's side of TLS: its certificate, and whose clients it takes.
+//! TLS of the server: its certificate, and the CA of its clients.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use rustls::{RootCertStore, ServerConfig};
 
 use crate::config::{ClientAuth, TlsConfig};
 
-/// Reads all files anew.
+/// Reads all files again.
 pub fn load(config: &TlsConfig) -> anyhow::Result<Arc<ServerConfig>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let chain = certificates(&config.cert)?;
@@ -39,7 +39,7 @@ pub fn load(config: &TlsConfig) -> anyhow::Result<Arc<ServerConfig>> {
     Ok(Arc::new(server))
 }
 
-/// All certificates of a file; at least one.
+/// All certificates of a file, of which there must be one at least.
 pub fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
     let found = read().with_context(|| format!("{} has no certificates", path.display()))?;

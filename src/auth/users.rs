@@ -1,5 +1,5 @@
-//! Users and passwords from an htpasswd file. Bcrypt is slow on purpose: passwords are checked when it is their turn,
-//! off the threads that answer requests.
+//! Users and passwords from an htpasswd file. Bcrypt is slow on purpose: passwords are checked in turn, on blocking
+//! threads.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,26 +15,26 @@ use parking_lot::Mutex;
 use super::attempts::{Attempt, Attempts, household};
 use super::seal::fingerprint;
 
-/// Longest password that is looked at, in bytes.
+/// Longest accepted password, in bytes.
 const PASSWORD_BYTES_MAX: usize = 1 << 10;
 
 /// The users of one htpasswd file.
 pub struct Users {
     hashes: HashMap<String, Arc<str>>,
-    /// The same password from the same address is checked once, however often it comes meanwhile.
+    /// Running checks: the same password from the same address is checked once, however often it is sent meanwhile.
     checks: Mutex<HashMap<CheckKey, WeakShared<PasswordCheck>>>,
 }
 
 type PasswordCheck = BoxFuture<'static, CheckedPassword>;
-/// From where, and what.
+/// Address, and HMAC of name and password.
 type CheckKey = (IpAddr, [u8; 32]);
 
-/// A password as somebody has sent it.
+/// A password as received.
 pub struct SentPassword<'r> {
     pub name: &'r str,
     pub password: &'r str,
     pub address: Option<IpAddr>,
-    /// Stands for name and password.
+    /// HMAC of name and password.
     pub key: [u8; 32],
 }
 
@@ -55,7 +55,7 @@ impl Users {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            // The message must not show what the line holds.
+            // The message must not contain the content of the line.
             match line.split_once(':') {
                 Some((name, hash)) if !name.is_empty() && is_bcrypt(hash) => {
                     users.hashes.insert(name.to_string(), hash.into());
@@ -66,13 +66,13 @@ impl Users {
         Ok(users)
     }
 
-    /// Names the present password of a user without telling it; nothing when there is no such user.
+    /// A name of the user's present password that does not reveal it; nothing if there is no such user.
     pub fn proof(&self, name: &str) -> Option<String> {
         Some(fingerprint(self.hashes.get(name)?.as_bytes()))
     }
 
-    /// Whether the password is that of the user. An unknown user takes as long as a known one. Of wrong ones, an
-    /// address may send `limit` a minute.
+    /// Checks whether the password is that of the user. An unknown user takes as long as a known one. An address may
+    /// send `limit` wrong ones a minute.
     pub async fn check(&self, sent: &SentPassword<'_>, attempts: &Arc<Attempts>, limit: u32) -> CheckedPassword {
         self.check_of(sent, || {
             let known = self.hashes.get(sent.name);
@@ -91,7 +91,7 @@ impl Users {
         .await
     }
 
-    /// The check that is under way, or a new one. It ends when nobody waits for it any more.
+    /// The running check of this password, or a new one. It is cancelled when no request waits for it.
     fn check_of(&self, sent: &SentPassword<'_>, start: impl FnOnce() -> PasswordCheck) -> Shared<PasswordCheck> {
         let key = (household(sent.address), sent.key);
         let mut checks = self.checks.lock();
@@ -105,7 +105,7 @@ impl Users {
     }
 }
 
-/// The attempt goes with the work: who hangs up early neither gets another turn nor keeps a guess from being counted.
+/// The attempt belongs to the work: a client that disconnects early neither gets another turn nor avoids the count.
 async fn compare(known: bool, hash: Option<Arc<str>>, password: String, attempt: Attempt) -> CheckedPassword {
     let work = move || {
         let fits = hash.is_some_and(|hash| bcrypt::verify(password, &hash).unwrap_or(false));
@@ -120,12 +120,12 @@ async fn compare(known: bool, hash: Option<Arc<str>>, password: String, attempt:
     }
 }
 
-/// What came of a password.
+/// Result of a password check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckedPassword {
     Right,
     Wrong,
-    /// It was not looked at, and may come again after this.
+    /// Not checked; the client may try again after this time.
     TurnedAway(Duration),
 }
 
@@ -160,10 +160,10 @@ mod tests {
         let users = Users::parse(&format!("alice:{}\n", bcrypt::hash("right", 4).unwrap())).unwrap();
         let attempts = Arc::default();
         let sent = |password| SentPassword { name: "alice", password, address: None, key: [password.len() as u8; 32] };
-        // With its one thread taken, no check ends before all have come.
+        // Its one thread is taken, so no check ends before all have arrived.
         let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
         runtime.block_on(async {
-            // More than one address may have pending: a builder opens many connections at once.
+            // More than one address may have pending, since a builder opens many connections at once.
             for (password, expected) in [("right", CheckedPassword::Right), ("not right", CheckedPassword::Wrong)] {
                 let (release, held) = std::sync::mpsc::channel::<()>();
                 tokio::task::spawn_blocking(move || held.recv());
@@ -175,7 +175,7 @@ mod tests {
                 drop(release);
                 assert_eq!(join_all(all).await, [expected; 50]);
             }
-            // All 50 wrong ones were one guess: the limit of two leaves another.
+            // All 50 wrong ones counted as one: the limit of two leaves another.
             assert_eq!(users.check(&sent("?"), &attempts, 2).await, CheckedPassword::Wrong);
             assert!(matches!(users.check(&sent("??"), &attempts, 2).await, CheckedPassword::TurnedAway(_)));
         });

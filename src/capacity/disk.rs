@@ -1,9 +1,9 @@
-//! Room on a disk: bytes and inodes, what of them is kept in reserve, and how much should go.
+//! Free space of a disk: bytes and inodes, the reserve of each, and the shortage that eviction has to end.
 //!
-//! A filesystem whose inodes have gone takes no file more, whatever bytes are free: so they have a reserve of their own,
-//! of the same part of the whole as that of the bytes. What should go for them is told in bytes too, by the bytes that the
-//! filesystem has for each inode: files that use up the inodes first are smaller than that, so more inodes come free than
-//! were missing, never less.
+//! A filesystem without free inodes takes no more files, whatever bytes are free: so inodes have a reserve of their
+//! own, the same part of the whole as that of the bytes. A shortage of inodes is expressed in bytes too, by the
+//! filesystem's bytes per inode: files that use up the inodes first are smaller than that, so at least as many inodes
+//! are freed as were missing.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -11,26 +11,26 @@ use super::{Capacity, Purpose, Wanted};
 use crate::error::{Error, Result};
 use crate::objects::{Inodes, Space};
 
-/// Eviction for the disk begins when less than so many reserves are free, and ends when so many are.
+/// Numbers of reserves: eviction for the disk begins below `LOW` free ones, and ends at `ENOUGH`.
 pub(super) const LOW_RESERVES: u64 = 2;
 const ENOUGH_RESERVES: u64 = 3;
-/// The same for what scopes have: it is condemned while the tenants still have room, so that it has gone when they need
-/// it.
+/// The same for the content of scopes: it is condemned while the tenants still have free space, so that it is deleted
+/// when they need it.
 pub(super) const SCOPES_LOW_RESERVES: u64 = 4;
 pub(super) const SCOPES_ENOUGH_RESERVES: u64 = 5;
-/// Scopes leave so many reserves to the tenants.
+/// Number of reserves that scopes leave to the tenants.
 const SCOPES_LEAVE_RESERVES: u64 = 2;
-/// The least that counts as a reserve for eviction, as a part of the disk: without one, eviction would begin when the
-/// disk is full.
+/// The smallest reserve for eviction, as a part of the disk: without a reserve, eviction would begin when the disk is
+/// full.
 const EVICTION_PART: u64 = 100;
-/// Manifests leave so much of the reserve to what makes room: one part in so many.
+/// Part of the reserve, one in so many, that manifests leave to eviction.
 const RECORDS_LEAVE_PART: u64 = 2;
-/// The least reserve of inodes: what the records of a build and a collection take. Of a filesystem that has few, one part in
-/// [`INODES_PART`].
+/// The smallest reserve of inodes: enough for the records of a build and a collection. A filesystem with few inodes
+/// reserves one part in [`INODES_PART`] of them.
 const INODES_MIN: u64 = 64;
 const INODES_PART: u64 = 4;
 
-/// `part` of `whole`, of something else that has `of`.
+/// Scales `part` of `whole` to another total, `of`.
 fn share(part: u64, whole: u64, of: u64) -> u64 {
     u64::try_from(u128::from(part) * u128::from(of) / u128::from(whole.max(1))).unwrap_or(u64::MAX)
 }
@@ -44,7 +44,7 @@ impl Capacity {
         Some(space)
     }
 
-    /// Inodes of the disk, where it has a bound of them, and how many of them are kept in reserve.
+    /// Inodes of the disk, if their number is limited, and the reserve of them.
     fn inodes(&self, space: Space) -> Option<(Inodes, u64)> {
         let inodes = space.inodes?;
         let reserve = share(self.config.store.reserve(space.total), space.total, inodes.total);
@@ -89,7 +89,7 @@ impl Capacity {
             Purpose::Content => reserve,
             Purpose::Records => reserve / RECORDS_LEAVE_PART,
         };
-        // Each of the other uploads makes a file. They are counted only where that matters.
+        // Each of the other uploads makes a file. They are counted only if that matters.
         let others = || match wanted.purpose {
             Purpose::Content => self.under_way.uploads().saturating_sub(1),
             Purpose::Records => 0,
@@ -100,7 +100,7 @@ impl Capacity {
         Err(Error::ShortOfInodes { free, reserve })
     }
 
-    /// Bytes that should go, of whichever tenant, for the disk. What is condemned goes already.
+    /// Bytes of any tenant to condemn for the disk, beyond those that are condemned already.
     pub fn shortage(&self) -> u64 {
         self.shortage_below(LOW_RESERVES, ENOUGH_RESERVES)
     }
@@ -121,7 +121,7 @@ impl Capacity {
         short(free, reserve).max(of_inodes)
     }
 
-    /// Bytes that scopes should give for what tenants wait for.
+    /// Bytes that scopes must free for the uploads for which tenants wait.
     pub(super) fn lacking(&self) -> u64 {
         let (awaited, Some(space)) = (self.awaited.load(Relaxed), self.space()) else { return 0 };
         if awaited == 0 {
@@ -135,8 +135,8 @@ impl Capacity {
         needed.saturating_add(awaited).saturating_sub(space.free).max(of_inodes).min(self.usage.of_scopes())
     }
 
-    /// Whether there is less than so many reserves beside what is being sent to tenants. Unlike an upload that finds it
-    /// so, whoever collects does not ask for another collection.
+    /// Tells whether fewer reserves are free, beside the uploads of tenants in flight. Unlike an upload that finds
+    /// this, the collector does not ask for another collection.
     pub(super) fn is_below(&self, reserves: u64) -> bool {
         self.space().is_some_and(|space| {
             let reserve = self.config.store.reserve(space.total).saturating_mul(reserves);
@@ -145,7 +145,7 @@ impl Capacity {
         })
     }
 
-    /// Bytes of the disk that scopes may hold together; nothing where there is no disk.
+    /// Bytes of the disk that all scopes may use together; nothing if there is no disk.
     pub(super) fn share_of_scopes(&self) -> Option<u64> {
         Some(self.config.scope_limits().share.of(self.space()?.total))
     }

@@ -1,18 +1,17 @@
-//! Room for what is written: the quota of its tenant, the free space of the disk, and what scopes may take of it
-//! together.
+//! Admission of writes: the quota of the tenant, the free space of the disk, and the share of it that scopes may use.
 //!
-//! An upload takes its place before its body is read, where its length is known, so that what does not fit is refused
-//! before it is sent; what was not announced is announced portion by portion (`reservation.rs`). Manifests and what
-//! goes with them take room too. They may use half of the reserve, and a tenth more than a tenant's quota: a build
-//! fails without them after all of its layers were sent. The other half is for what makes room.
+//! An upload of known length reserves its bytes before its body is read, so that it is refused before it is sent; one
+//! of unknown length reserves portion by portion (`reservation.rs`). Manifests and their records need space too. They
+//! may use half of the reserve, and a tenth more than a tenant's quota: a build fails without them after all of its
+//! layers were sent. The other half is for the deletes of eviction.
 //!
-//! Scopes stand in the way of scopes only. They leave a second reserve, in which eviction makes room for the tenants;
-//! what they have announced does not count against tenants; together they hold no more than their share of the disk;
-//! and what they have staged, or are sending, goes first when the disk is short of room. Where nobody but a scope is to
-//! blame for a store that is full, tenants wait for a round of eviction all the same.
+//! Scopes compete only with scopes. They leave a second reserve, in which eviction frees space for the tenants; the
+//! bytes that they have announced do not count against tenants; together they use no more than their share of the disk;
+//! and their staged chunks and uploads in flight are dropped first when free space is low. If only a scope is to blame
+//! for a full store, tenants still wait for a round of eviction.
 //!
-//! While somebody makes room, uploads that do not fit wait for that, for a while: a build that is late is better than one
-//! that fails. Nothing is remembered of a store that was full: every upload looks anew.
+//! During a round of eviction, uploads that do not fit wait for it, for a limited time: a late build is better than a
+//! failed one. A full store is not remembered: every upload checks anew.
 
 mod disk;
 mod reservation;
@@ -37,22 +36,22 @@ use crate::names::Tenant;
 use crate::objects::{Key, Objects};
 use disk::{LOW_RESERVES, SCOPES_ENOUGH_RESERVES, SCOPES_LOW_RESERVES};
 
-/// Eviction for the share of the scopes begins above so many percent of it, and goes down to so many.
+/// Usage of the scopes' share at which eviction begins, and at which it ends. Percent.
 const SHARE_HIGH_PERCENT: u64 = 90;
 const SHARE_LOW_PERCENT: u64 = 80;
-/// Manifests may take a tenant beyond its quota by one part of it in so many. Those of a scope may not.
+/// Part of its quota, one in so many, by which manifests may exceed a tenant's quota. A scope's may not.
 const RECORDS_BEYOND_PART: u64 = 10;
 
-/// How long an upload waits for room that is being made. Below the usual 60 s of proxies.
+/// Longest wait of an upload for eviction. Below the usual 60 s of proxies.
 const WAIT: Duration = Duration::from_secs(40);
-/// Rounds of eviction that it waits for: the first may have begun before the room was short.
+/// Number of rounds of eviction that an upload waits for: the first may have begun before space was short.
 const ROUNDS: usize = 2;
-/// After a round that left something full, none is asked for and none is waited for: so long, and so many times what the
-/// round took. What was condemned takes its time to go.
+/// Time after a round that left something full in which no round is asked for or waited for: at least this, and at
+/// least so many times the duration of the round. Condemned objects are deleted later.
 const FUTILE: Duration = Duration::from_secs(10);
 const FUTILE_ROUNDS: u32 = 10;
 
-/// Who has how much room.
+/// Admission of all writes of a server.
 pub struct Capacity {
     usage: Arc<Usage>,
     objects: Arc<dyn Objects>,
@@ -60,19 +59,19 @@ pub struct Capacity {
     metrics: Arc<Metrics>,
     events: Events,
     under_way: UnderWay,
-    /// Bytes that tenants wait for which scopes could give them.
+    /// Bytes for which tenants wait and which scopes could free.
     awaited: AtomicU64,
     pressed: Notify,
-    /// Somebody makes room when told to.
+    /// Set once a task waits for calls to evict.
     relieved: AtomicBool,
-    /// Tells that a round of eviction has ended.
+    /// Notified at the end of each round of eviction.
     rounds: watch::Sender<Futile>,
 }
 
-/// Until when there is no use in another round, where the last left something full.
+/// Time until which another round is useless, if the last left something full.
 #[derive(Clone, Copy, Debug, Default)]
 struct Futile {
-    /// For tenants that are no scopes: a scope that has too much keeps none of them from waiting for room.
+    /// For tenants that are no scopes: a scope over its limit does not keep them from waiting.
     tenants: Option<Instant>,
     scopes: Option<Instant>,
 }
@@ -84,28 +83,28 @@ impl Futile {
     }
 }
 
-/// What bytes are for.
+/// Purpose of a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     /// Blobs, and parts of them.
     Content,
-    /// Manifests, and what goes with them.
+    /// Manifests and their records.
     Records,
 }
 
-/// Room that somebody asks for.
+/// A request for a reservation.
 #[derive(Clone)]
 struct Wanted {
     tenant: Tenant,
     account: Arc<Account>,
     purpose: Purpose,
-    /// What the account is to take.
+    /// Bytes to add to the account.
     bytes: u64,
-    /// What the client says that it sends, in bytes.
+    /// Length that the client announced, in bytes.
     told: u64,
 }
 
-/// A round of eviction. Dropped, it has ended, and those who wait for room look again.
+/// A round of eviction. It ends when dropped; then waiting uploads check again.
 pub struct Round {
     room: Arc<Capacity>,
     began: Instant,
@@ -130,8 +129,8 @@ impl Capacity {
         Capacity { usage, objects, config, metrics, events, under_way, awaited, pressed, relieved, rounds }
     }
 
-    /// Resolves when room is short, now or since it was last asked: something should be evicted at once, before the round
-    /// is dropped. Whoever asks goes on asking for as long as the server runs: uploads wait for it.
+    /// Resolves when space is short, now or since the last call: the caller evicts at once, and drops the round at its
+    /// end. Must be called again for as long as the server runs: uploads wait for it.
     pub async fn pressed(self: &Arc<Self>) -> Round {
         self.relieved.store(true, Relaxed);
         self.pressed.notified().await;
@@ -143,8 +142,8 @@ impl Capacity {
         &self.usage
     }
 
-    /// A place for an upload, now or when it has been made, with so many bytes `beside` it. Without a `size` it takes
-    /// what an object takes at least, and the rest as it comes.
+    /// Reserves space for an upload, now or after a round of eviction, with `beside` additional bytes. Without a `size`
+    /// it reserves the minimum of an object, and the rest as it arrives.
     ///
     /// # Errors
     ///
@@ -156,12 +155,12 @@ impl Capacity {
         self.wait_for(&Wanted { tenant: tenant.clone(), account, purpose, bytes, told }).await
     }
 
-    /// As [`Capacity::wait`], for `bytes` of manifests and what goes with them, as the account counts them.
+    /// As [`Capacity::wait`], for manifests and their records, of `bytes` as the account counts them.
     pub async fn wait_for_records(self: &Arc<Self>, tenant: &Tenant, bytes: u64) -> Result<Reservation> {
         self.wait_for(&self.records(tenant, bytes)).await
     }
 
-    /// As [`Capacity::wait_for_records`], for what can be left: nobody waits for it.
+    /// As [`Capacity::wait_for_records`], for records that are dispensable: returns at once.
     pub fn take_for_records(self: &Arc<Self>, tenant: &Tenant, bytes: u64) -> Result<Reservation> {
         self.take(&self.records(tenant, bytes))
     }
@@ -179,7 +178,7 @@ impl Capacity {
         self.refusing(wanted, taken)
     }
 
-    /// Tells of what is refused.
+    /// Emits an event for a refused reservation.
     fn refusing<T>(&self, wanted: &Wanted, taken: Result<T>) -> Result<T> {
         if taken.is_err() {
             self.events.emit(Event::Refused(Refused::Upload { tenant: &wanted.tenant }));
@@ -187,10 +186,10 @@ impl Capacity {
         taken
     }
 
-    /// What `take` takes, now or when a round of eviction has made room for it.
+    /// Result of `take`, now or after a round of eviction has freed space.
     async fn when_there_is_room<T>(&self, wanted: &Wanted, mut take: impl FnMut() -> Result<T>) -> Result<T> {
         let _awaited = Awaited::new(self, wanted);
-        // Before the look: a round that ends just behind it is not missed.
+        // Before the check: so a round that ends right after it is not missed.
         let mut rounds = self.rounds.subscribe();
         let mut taken = take();
         if taken.is_err() && self.relieved.load(Relaxed) {
@@ -202,13 +201,13 @@ impl Capacity {
                     taken = take();
                 }
             };
-            // In vain or not, what the last look found counts.
+            // With or without a time-out, the result of the last check counts.
             let _ = tokio::time::timeout(WAIT, waiting).await;
         }
         taken
     }
 
-    /// Asks for a round of eviction when the backend had no room for the object `key`.
+    /// Asks for a round of eviction if the backend had no space for the object `key`.
     pub fn noticing<T>(&self, key: &Key, done: Result<T>) -> Result<T> {
         if let Err(Error::Full | Error::Short { .. } | Error::ShortOfInodes { .. }) = &done
             && let Some(tenant) = layout::tenant_of(key.as_str())
@@ -218,15 +217,15 @@ impl Capacity {
         done
     }
 
-    /// Follows deletes of objects that were known to have so many bytes, where the backend does not tell of them.
+    /// Counts deletes of objects of known sizes in bytes, if the backend does not report them.
     pub fn deleted<'a>(&self, objects: impl IntoIterator<Item = (&'a Key, u64)>) {
         if self.objects.traits().remote {
             objects.into_iter().for_each(|(key, size)| self.usage.follow_delete(key, size));
         }
     }
 
-    /// Ends the upload of a scope to which nothing has come for longest, and for `idle` at least, so that what it has
-    /// written goes. Returns whether there was one.
+    /// Ends the upload of a scope that has been idle longest, and for `idle` at least, so that its written bytes are
+    /// freed. Returns whether there was one.
     pub async fn end_idle_of_scopes(&self, idle: Duration) -> bool {
         self.under_way.end_idle_of_scopes(idle).await
     }
@@ -241,20 +240,21 @@ impl Capacity {
         self.rounds.borrow().is_for(tenant)
     }
 
-    /// Whether the disk takes no uploads of tenants, or something of theirs should have been condemned that was not.
+    /// Tells whether the disk refuses uploads of tenants, or is short of space or a tenant over its quota after
+    /// condemning.
     fn is_full(&self) -> bool {
         let mut tenants = self.usage.accounts().into_iter().filter(|(tenant, _)| !tenant.is_scope());
         self.shortage() > 0 || self.is_below(1) || tenants.any(|(tenant, _)| self.excess(&tenant) > 0)
     }
 
-    /// The same for what scopes have.
+    /// The same for scopes.
     fn are_scopes_full(&self) -> bool {
         let mut scopes = self.usage.accounts().into_iter().filter(|(tenant, _)| tenant.is_scope());
         self.excess_of_scopes() > 0 || scopes.any(|(tenant, _)| self.excess(&tenant) > 0)
     }
 
-    /// Whether a tenant has more than its quota wants, with what is being sent to it; of a scope, also whether all of
-    /// them together have more than they may, or than others leave them.
+    /// Tells whether a tenant's usage with its announced bytes is above its high watermark; for a scope, also whether
+    /// all scopes together use more than their share, or than the tenants leave them.
     pub fn is_over(&self, tenant: &Tenant) -> bool {
         let account = self.usage.account(tenant);
         let used = account.live().saturating_add(account.arriving());
@@ -262,24 +262,25 @@ impl Capacity {
         is_over || tenant.is_scope() && self.are_scopes_pressed()
     }
 
-    /// Whether what scopes have is to go soon, also what of it has been condemned.
+    /// Tells whether scopes must free space soon. Condemned bytes count as used.
     fn are_scopes_pressed(&self) -> bool {
         let held = self.usage.of_scopes();
         let is_above_share = self.share_of_scopes().is_some_and(|share| held > percent(share, SHARE_HIGH_PERCENT));
         held > 0 && (is_above_share || self.lacking() > 0 || self.is_below(SCOPES_LOW_RESERVES))
     }
 
-    /// Whether the disk needs room soon, also that of what has been condemned.
+    /// Tells whether the disk needs free space soon. Condemned bytes count as used.
     pub fn is_low(&self) -> bool {
         self.shortage() > 0 || self.is_below(LOW_RESERVES)
     }
 
-    /// Whether uploads of scopes are to go: the disk needs room soon, or tenants wait for what scopes have.
+    /// Tells whether to drop uploads of scopes: the disk needs free space soon, or tenants wait for space that scopes
+    /// use.
     pub fn is_low_for_scopes(&self) -> bool {
         self.is_low() || self.lacking() > 0
     }
 
-    /// Bytes of a tenant that should go for its quota.
+    /// Bytes of a tenant to condemn for its quota.
     pub fn excess(&self, tenant: &Tenant) -> u64 {
         let (quota, live) = (self.config.quota(tenant), self.usage.account(tenant).live());
         match (quota.high, quota.low) {
@@ -288,8 +289,8 @@ impl Capacity {
         }
     }
 
-    /// Bytes of scopes that should go, of whichever: for their share of the disk, and for the room that tenants may
-    /// need before what is condemned from then on has gone.
+    /// Bytes of any scope to condemn: for their share of the disk, and for the space that tenants may need before
+    /// objects condemned from then on are deleted.
     fn excess_of_scopes(&self) -> u64 {
         let scopes = self.usage.accounts().into_iter().filter(|(tenant, _)| tenant.is_scope());
         let condemned: u64 = scopes.map(|(_, account)| account.stored() - account.live()).sum();
@@ -304,9 +305,9 @@ impl Capacity {
         of_share.max(self.shortage_below(SCOPES_LOW_RESERVES, SCOPES_ENOUGH_RESERVES)).max(self.lacking())
     }
 
-    /// Bytes of a tenant that should go while the disk is short of room. Scopes give all that they have before any tenant
-    /// gives some: what pull requests push evicts nothing but their own. Within each of the two, each gives as much as it has
-    /// of all; of what nobody has counted yet, nothing goes.
+    /// Bytes of a tenant to condemn while the disk's free space is low. Scopes give all their content before any tenant
+    /// gives some: pushes of pull requests evict only their own kind. Within each of the two groups, each gives in
+    /// proportion to its usage; content that is not counted yet is not evicted.
     pub fn part(&self, tenant: &Tenant) -> u64 {
         let shortage = self.shortage();
         let accounts = self.usage.accounts();
@@ -326,12 +327,12 @@ impl Capacity {
     }
 
     fn take(self: &Arc<Self>, wanted: &Wanted) -> Result<Reservation> {
-        // Announced first and looked at then: of two that fit only alone, one at least sees the other.
+        // Announced first, then checked: of two that fit only alone, at least one sees the other.
         let place = Reservation::new(self, wanted.clone());
         self.fits(wanted, 0).map(|()| place)
     }
 
-    /// Whether there is room for what has been announced, and for `unwritten` bytes that are about to be written.
+    /// Tells whether there is space for all announced bytes, and for `unwritten` bytes that are about to be written.
     fn fits(&self, wanted: &Wanted, unwritten: u64) -> Result<()> {
         let looked = self.fits_now(wanted, unwritten);
         let fits = if looked.is_err() && self.under_way.lapse() { self.fits_now(wanted, unwritten) } else { looked };
@@ -374,7 +375,7 @@ fn percent(of: u64, percent: u64) -> u64 {
     of / 100 * percent
 }
 
-/// What a tenant waits for that scopes could give it. A wish that all of theirs would not fulfil is nobody's concern.
+/// Bytes for which a tenant waits and which scopes could free. Zero if all bytes of scopes would not suffice.
 struct Awaited<'a> {
     room: &'a Capacity,
     bytes: u64,

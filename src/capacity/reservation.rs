@@ -1,11 +1,11 @@
-//! Uploads under way: what each has announced, what of that has come, and what is held for it.
+//! Uploads in flight: the bytes that each has announced, that have arrived, and that are reserved for it.
 //!
-//! Bytes that were announced are held against others so that uploads at the same time do not take one room twice. What
-//! does not come is not held for ever: every [`LAPSE`] an upload keeps what it would bring at its pace within
-//! [`LAPSES_AHEAD`] times that, and announces the rest again, portion by portion, when it comes.
+//! Announced bytes count against other uploads, so that simultaneous uploads do not claim the same space twice. A
+//! reservation does not last for ever: every [`LAPSE`] an upload keeps the bytes that it would bring at its pace within
+//! [`LAPSES_AHEAD`] times that, and announces the rest again, portion by portion, as it arrives.
 //!
-//! Nothing here waits or takes a lock while bytes come; a list of the uploads is held for those who find too little
-//! room.
+//! Nothing here waits or takes a lock while bytes arrive; the list of uploads is locked only by an upload that finds
+//! too little space.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,42 +20,42 @@ use super::usage::Account;
 use super::{Capacity, Wanted};
 use crate::error::{Error, Result};
 
-/// What was announced is held for so long; then, only what comes at the pace of the upload.
+/// Time for which all announced bytes stay reserved; after it, only those that arrive at the pace of the upload.
 pub const LAPSE: Duration = Duration::from_secs(60);
-/// For how many times [`LAPSE`] room is held at that pace.
+/// Number of times [`LAPSE`] for which bytes are reserved at that pace.
 const LAPSES_AHEAD: u64 = 5;
-/// All uploads are looked at once in this time at most, whoever finds too little room.
+/// Shortest time between two checks of all uploads for lapsed reservations.
 const LAPSE_EVERY: Duration = Duration::from_secs(1);
-/// How long an upload that is ended to make room may take to let go of it.
+/// Time in which an upload that is ended to free space may release it.
 const ENDING: Duration = Duration::from_secs(1);
 
-/// The uploads under way in this process.
+/// The uploads in flight in this process.
 pub(super) struct UnderWay {
-    /// Bytes announced and not written, by tenants that are no scopes.
+    /// Bytes announced and not written, of tenants that are no scopes.
     coming: AtomicU64,
-    /// The same, by scopes. They stand in the way of scopes only.
+    /// The same, of scopes. They count only against scopes.
     coming_to_scopes: AtomicU64,
     uploads: Mutex<BTreeMap<u64, Arc<Upload>>>,
     numbered: AtomicU64,
     began: Instant,
-    /// When all uploads were looked at last. Milliseconds since the beginning, as all times here.
+    /// Time of the last check of all uploads. Milliseconds since the beginning, like all times here.
     looked: AtomicU64,
-    /// An upload that was ended has let go of its room.
+    /// Notified when an ended upload has released its space.
     gone: Notify,
 }
 
-/// One upload, and the room that is held for it. Bytes.
+/// One upload and its reservation, in bytes.
 struct Upload {
     account: Arc<Account>,
     is_scope: bool,
-    /// Announced, not written.
+    /// Announced and not written.
     coming: AtomicU64,
-    /// Written, not yet an object.
+    /// Written, and not yet an object.
     written: AtomicU64,
-    /// Came since then.
+    /// Arrived since the time `since`.
     came: AtomicU64,
     since: AtomicU64,
-    /// When bytes came last.
+    /// Time of the last arrival.
     touched: AtomicU64,
     is_ended: AtomicBool,
     ended: Notify,
@@ -74,17 +74,17 @@ impl UnderWay {
         }
     }
 
-    /// Bytes that are on their way to tenants that are no scopes.
+    /// Bytes announced and not written, of tenants that are no scopes.
     pub fn coming(&self) -> u64 {
         self.coming.load(Relaxed)
     }
 
-    /// Uploads under way.
+    /// Number of uploads in flight.
     pub fn uploads(&self) -> u64 {
         self.uploads.lock().len() as u64
     }
 
-    /// Bytes that are on their way to scopes.
+    /// Bytes announced and not written, of scopes.
     pub fn coming_to_scopes(&self) -> u64 {
         self.coming_to_scopes.load(Relaxed)
     }
@@ -117,7 +117,8 @@ impl UnderWay {
         (number, upload)
     }
 
-    /// Bytes of an upload are about to be written. Returns how many of them had not been announced; they are now.
+    /// Counts bytes of an upload that are about to be written. Returns how many of them had not been announced; now
+    /// they are.
     fn write(&self, upload: &Upload, bytes: u64) -> u64 {
         let announced = upload.take_coming(|coming| coming.min(bytes));
         self.sum(upload.is_scope).fetch_sub(announced, Relaxed);
@@ -128,7 +129,7 @@ impl UnderWay {
         bytes - announced
     }
 
-    /// An upload is over, or what it wanted is given up.
+    /// Ends an upload, and releases its reservation.
     fn end(&self, number: u64, upload: &Upload) {
         self.uploads.lock().remove(&number);
         let coming = upload.take_coming(|coming| coming);
@@ -139,7 +140,7 @@ impl UnderWay {
         }
     }
 
-    /// Lets go of what was announced and does not come. Returns whether there was any.
+    /// Releases announced bytes that do not arrive. Returns whether there were any.
     pub fn lapse(&self) -> bool {
         let (now, looked) = (self.now(), self.looked.load(Relaxed));
         let every = LAPSE_EVERY.as_millis() as u64;
@@ -164,8 +165,8 @@ impl UnderWay {
         lapsed > 0
     }
 
-    /// Ends the upload of a scope to which nothing has come for longest, and for `idle` at least, and waits until it
-    /// has let go of what it wrote. Returns whether there was one.
+    /// Ends the upload of a scope that has been idle longest, and for `idle` at least, and waits until it has released
+    /// its written bytes. Returns whether there was one.
     pub async fn end_idle_of_scopes(&self, idle: Duration) -> bool {
         let now = self.now();
         let longest = {
@@ -190,21 +191,21 @@ impl UnderWay {
                 gone.await;
             }
         };
-        // It may be writing to a slow disk: then a later round finds what it has freed.
+        // The upload may be writing to a slow disk: then a later round finds the space that it frees.
         let _ = tokio::time::timeout(ENDING, left).await;
         true
     }
 }
 
 impl Upload {
-    /// Takes what `wanted` says of what is coming. Returns how much that was.
+    /// Reduces the announced bytes by `wanted` of them. Returns by how much.
     fn take_coming(&self, wanted: impl Fn(u64) -> u64) -> u64 {
         let taken = self.coming.fetch_update(Relaxed, Relaxed, |coming| Some(coming - wanted(coming)));
         taken.map_or(0, wanted)
     }
 }
 
-/// The room that one upload has, given back when it is dropped.
+/// The reservation of one upload, released when it is dropped.
 pub struct Reservation {
     room: Arc<Capacity>,
     wanted: Wanted,
@@ -213,29 +214,29 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Announces what is wanted; whether there is so much room is for the caller to find out.
+    /// Announces the bytes of `wanted`; the caller has to check whether they fit.
     pub(super) fn new(room: &Arc<Capacity>, wanted: Wanted) -> Reservation {
         let is_scope = wanted.tenant.is_scope();
         let (number, upload) = room.under_way.begin(wanted.account.clone(), is_scope, wanted.bytes);
         Reservation { room: room.clone(), wanted, number, upload }
     }
 
-    /// Takes room for bytes that are about to be written. What was not announced, or has lapsed, is announced now, and
-    /// fits or is refused as a new upload would be; that of a tenant that is no scope waits for room that is being
-    /// made.
+    /// Reserves space for bytes that are about to be written. Bytes that were not announced, or have lapsed, are
+    /// announced now, and admitted or refused like a new upload; those of a tenant that is no scope wait for a round of
+    /// eviction.
     ///
     /// # Errors
     ///
-    /// As those of [`Capacity::wait`]. Nothing of the upload is held when it is dropped after one.
+    /// As those of [`Capacity::wait`]. An upload that is dropped after one keeps no reservation.
     pub async fn write(&mut self, bytes: u64) -> Result<()> {
         self.check_ended()?;
         let new = self.room.under_way.write(&self.upload, bytes);
         let is_scope = self.upload.is_scope;
         if new == 0 && !is_scope {
-            // What told its length has been looked at.
+            // The length was announced, and checked then.
             return Ok(());
         }
-        // Of a scope also what was announced: that stands in nobody's way.
+        // For a scope, announced bytes are checked too: nothing was kept free for them.
         let wanted = Wanted { bytes: new, ..self.wanted.clone() };
         let mut fits = self.room.fits(&wanted, bytes);
         if fits.is_err() && !is_scope {
@@ -244,7 +245,7 @@ impl Reservation {
         self.room.refusing(&wanted, fits)
     }
 
-    /// What `body` brings, unless the upload is ended meanwhile to make room.
+    /// Result of `body`, unless the upload is ended meanwhile to free space.
     ///
     /// # Errors
     ///
@@ -272,7 +273,7 @@ impl Reservation {
         if self.upload.is_ended.load(Relaxed) { Err(Error::Ended) } else { Ok(()) }
     }
 
-    /// So many of the bytes that were written are in an object, which counts by itself.
+    /// Counts written bytes as stored: they are in an object now, which counts by itself.
     pub fn stored(&mut self, bytes: u64) {
         let written = &self.upload.written;
         let stored = written.fetch_update(Relaxed, Relaxed, |written| Some(written.saturating_sub(bytes)));
@@ -305,9 +306,9 @@ mod tests {
         assert_eq!((uploads.coming(), account.arriving()), (600 + 999_999, 1_001_000));
         tokio::time::advance(LAPSE / 2).await;
         assert!(uploads.lapse());
-        // All of the one, and of the other what comes within five times that at a byte a minute.
+        // All bytes of the one, and of the other those that arrive within five times that at a byte a minute.
         assert_eq!((uploads.coming(), account.arriving()), (600 + 5, 605 + 401));
-        // What has lapsed is announced again when it comes.
+        // Lapsed bytes are announced again when they arrive.
         assert_eq!(uploads.write(&slow.1, 100), 95);
         assert_eq!((uploads.coming(), account.arriving()), (600, 600 + 501));
         for (number, upload) in [fast, slow] {

@@ -1,13 +1,14 @@
-//! How much each tenant stores: an account in memory, so that no request counts anything.
+//! Usage of each tenant: an account in memory, so that no request has to count.
 //!
-//! It begins with a scan of the store in the background and then follows what the backend says that this server has
-//! written and deleted. Both weigh an object alike ([`weight`]), so on files, which have one owner, an account is what
-//! the next scan finds. Each scan replaces it: until the first is through it knows of nothing, and what is written or
-//! deleted during one may count twice. In a bucket it is an estimate: what is sent although it was there counts again,
-//! and what other replicas do is not seen, until the next scan. None of it decides what is deleted.
+//! An account begins with a scan of the store in the background and then follows the writes and deletes of this server
+//! as the backend reports them. Both weigh an object alike ([`weight`]), so over files, which have one owner, an
+//! account equals the next scan. Each scan replaces it: before the first ends it lacks all earlier objects, and writes
+//! and deletes during a scan may count twice. In a bucket it is an estimate until the next scan: bytes that were sent
+//! although the object existed count again, and changes by other replicas are not seen. No delete is decided by an
+//! account.
 //!
-//! Invariant: every object of a tenant counts, with [`OBJECT_FLOOR`] at least: a tenant that stores many small ones
-//! takes its room like one that stores few large ones.
+//! Invariant: every object of a tenant counts, with [`OBJECT_FLOOR`] at least: many small objects use up space like few
+//! large ones.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,11 +23,11 @@ use crate::metrics::tenant::TenantMetrics;
 use crate::names::Tenant;
 use crate::objects::{Change, Held, Key};
 
-/// The least that an object counts for, in bytes: what a file takes at least, with its name, its inode and its block.
+/// The smallest weight of an object in bytes: the least that a file takes, with its name, its inode and its block.
 pub const OBJECT_FLOOR: u64 = 4 << 10;
 
-/// What an object of `size` bytes takes of its tenant's account, in bytes. A root pays for the note of its last use,
-/// which is written when somebody reads: to read is never refused for want of room.
+/// Weight of an object of `size` bytes in its tenant's account, in bytes. A root includes the note of its last use,
+/// which is written by reads: a read is never refused for lack of space.
 pub fn weight(place: &Place, size: u64) -> u64 {
     let bytes = size.max(OBJECT_FLOOR);
     match place {
@@ -36,7 +37,7 @@ pub fn weight(place: &Place, size: u64) -> u64 {
     }
 }
 
-/// As [`weight`], by the key; nothing when it is not an object of a tenant.
+/// As [`weight`], by the key; nothing if it is not the key of a tenant's object.
 pub fn weight_of(key: &str, size: u64) -> Option<(Tenant, u64)> {
     let place = layout::parse(key)?;
     let weight = weight(&place, size);
@@ -48,9 +49,9 @@ pub fn weight_of(key: &str, size: u64) -> Option<(Tenant, u64)> {
     }
 }
 
-/// Objects that are written again under their key: where the backend does not say what was there before, each writing
-/// would count. Those of tenants are left to the next scan, so that nobody is refused for them; those of scopes count
-/// each time, so that no scope goes past its quota by them.
+/// Tells whether an object is counted only by scans: it is overwritten under its key, and each write would count if the
+/// backend does not report the previous size. Objects of tenants wait for the next scan, so that no upload is refused
+/// for them; those of scopes count each time, so that no scope exceeds its quota by them.
 fn is_left_to_scans(place: &Place) -> bool {
     use RepoItem::{Push, Referrer, Tag, Used, View};
     match place {
@@ -61,7 +62,7 @@ fn is_left_to_scans(place: &Place) -> bool {
             );
             is_rewritten && !tenant.is_scope()
         }
-        // With each chunk, which counts.
+        // Written with each chunk, which counts.
         Place::Upload { item, .. } => *item == UploadItem::State,
         _ => false,
     }
@@ -74,29 +75,29 @@ pub struct Usage {
     of_scopes: Arc<Together>,
 }
 
-/// What all scopes have together.
+/// Sums over all scopes.
 #[derive(Default)]
 struct Together {
     stored: AtomicI64,
     arriving: AtomicU64,
 }
 
-/// What one tenant stores, as far as this server knows. Bytes are the weights of all its objects ([`weight`]), those of
-/// uploads that are not finished included.
+/// Usage of one tenant, as far as this server knows. Bytes are the weights of all its objects ([`weight`]), including
+/// those of unfinished uploads.
 pub struct Account {
-    /// What the last scan found, less what had changed before it began: so the sum with `changed` is right.
+    /// Result of the last scan, less the changes before it began: so its sum with `changed` is right.
     base: Count,
     changed: Count,
-    /// Of what is stored, bytes that are about to be deleted.
+    /// Stored bytes that are condemned.
     condemned: AtomicU64,
-    /// Bytes announced by uploads under way.
+    /// Bytes announced by uploads in flight.
     arriving: AtomicU64,
     scanned: Mutex<Option<Scanned>>,
-    /// When the collector may next evict something of it, where the tenant is over its limit and nothing may go now.
+    /// Time of the next possible eviction, if the tenant is over its limit and nothing can be evicted now.
     next_eviction: Mutex<Option<jiff::Timestamp>>,
     counted: Arc<TenantMetrics>,
-    /// Where it is a scope, what all of them have. There is one for each pull request: they share their metrics, so
-    /// that none can say how much there is in it.
+    /// Sums over all scopes, if this is a scope. There is one scope for each pull request: they share their metrics, so
+    /// that none can tell its size.
     of_scopes: Option<Arc<Together>>,
 }
 
@@ -106,29 +107,29 @@ struct Count {
     blobs: AtomicI64,
 }
 
-/// What a scan of a tenant found.
+/// Result of a scan of a tenant.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Scanned {
     pub bytes: u64,
     pub blobs: u64,
     pub repositories: BTreeMap<String, RepoUsage>,
-    /// What its tags would take if nothing were shared: bytes that each names, summed.
+    /// Bytes that each tag references, summed: the usage if nothing were shared.
     pub named_bytes: u64,
-    /// When it was through.
+    /// End of the scan.
     pub at: jiff::Timestamp,
 }
 
-/// What one repository has.
+/// Usage of one repository.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RepoUsage {
     pub manifests: u64,
     pub tags: u64,
-    /// Bytes of the blobs that its manifests name, each counted once. They belong to the tenant: other repositories may
-    /// name them too.
+    /// Bytes of the blobs that its manifests reference, each counted once. They belong to the tenant: other
+    /// repositories may reference them too.
     pub bytes: u64,
 }
 
-/// Where an account stood when a scan began.
+/// State of an account when a scan began.
 #[derive(Clone, Copy, Debug)]
 pub struct Began {
     bytes: i64,
@@ -152,20 +153,21 @@ impl Usage {
         })
     }
 
-    /// Bytes that all scopes have together: stored, what is condemned included, and announced by uploads under way.
+    /// Bytes of all scopes: stored, condemned ones included, and announced by uploads in flight.
     pub fn of_scopes(&self) -> u64 {
         let stored = u64::try_from(self.of_scopes.stored.load(Relaxed)).unwrap_or(0);
         stored.saturating_add(self.of_scopes.arriving.load(Relaxed))
     }
 
-    /// Follows a delete in a bucket, which does not say what it removed: an object that was known to have `size` bytes.
+    /// Counts a delete in a bucket, which does not report the size that it removed: an object known to have `size`
+    /// bytes.
     pub fn follow_delete(&self, key: &Key, size: u64) {
         if layout::parse(key.as_str()).is_some_and(|place| !is_left_to_scans(&place)) {
             self.follow(key, Change { before: Held::Bytes(size), after: Held::Nothing });
         }
     }
 
-    /// Follows a change of the store that this process has made.
+    /// Counts a change of the store by this process.
     pub fn follow(&self, key: &Key, change: Change) {
         let Some(place) = layout::parse(key.as_str()) else { return };
         let (Place::Blob { tenant, .. } | Place::Repo { tenant, .. } | Place::Upload { tenant, .. }) = &place else {
@@ -176,7 +178,7 @@ impl Usage {
             Held::Nothing | Held::Unknown => None,
         };
         let (before, after) = match change {
-            // Whoever deletes says what is known of it.
+            // The deleting code reports the size ([`Usage::follow_delete`]).
             Change { before: Held::Unknown, after: Held::Nothing } => return,
             Change { before: Held::Unknown, .. } if is_left_to_scans(&place) => return,
             Change { before, after } => (bytes(before), bytes(after)),
@@ -188,19 +190,19 @@ impl Usage {
         self.account(tenant).change(signed(after.unwrap_or(0)) - signed(before.unwrap_or(0)), blobs);
     }
 
-    /// All accounts there are, by name.
+    /// All accounts, by name.
     pub fn accounts(&self) -> Vec<(Tenant, Arc<Account>)> {
         let accounts = self.accounts.read();
         accounts.iter().map(|(tenant, account)| (tenant.clone(), account.clone())).collect()
     }
 
-    /// To be called before the tenants of the store are listed, for [`Usage::keep`] behind it.
+    /// State of all accounts for [`Usage::keep`]. Called before the tenants of the store are listed.
     pub fn begin_scan(&self) -> Vec<(Tenant, Began)> {
         self.accounts().into_iter().map(|(tenant, account)| (tenant, account.begin_scan())).collect()
     }
 
-    /// Empties the accounts of tenants that the store does not have any more, but for what has changed since. Those of scopes
-    /// go when nobody uses them: there is one for each pull request.
+    /// Empties the accounts of tenants that are no longer in the store, except for later changes. Accounts of scopes
+    /// are removed when unused: there is one for each pull request.
     pub fn keep(&self, found: &[Tenant], known: Vec<(Tenant, Began)>) {
         for (tenant, began) in known.into_iter().filter(|(tenant, _)| !found.contains(tenant)) {
             let empty = Scanned { at: jiff::Timestamp::now(), ..Scanned::default() };
@@ -232,38 +234,38 @@ impl Account {
         }
     }
 
-    /// Bytes in the store.
+    /// Stored bytes.
     pub fn stored(&self) -> u64 {
         sum(&self.base.bytes, &self.changed.bytes)
     }
 
-    /// Blobs in the store.
+    /// Number of stored blobs.
     pub fn blobs(&self) -> u64 {
         sum(&self.base.blobs, &self.changed.blobs)
     }
 
-    /// Bytes that stay: what is about to be deleted counts for no quota.
+    /// Stored bytes without the condemned ones, which do not count for the quota.
     pub fn live(&self) -> u64 {
         self.stored().saturating_sub(self.condemned.load(Relaxed))
     }
 
-    /// Bytes announced by uploads under way.
+    /// Bytes announced by uploads in flight.
     pub fn arriving(&self) -> u64 {
         self.arriving.load(Relaxed)
     }
 
-    /// What the last scan found.
+    /// Result of the last scan.
     pub fn scanned(&self) -> Option<Scanned> {
         self.scanned.lock().clone()
     }
 
-    /// When the last scan was through, and what the tags that it found would take if nothing were shared.
+    /// End of the last scan, and the bytes that the tags it found would take if nothing were shared.
     pub fn counted(&self) -> Option<(jiff::Timestamp, u64)> {
         let scanned = self.scanned.lock();
         scanned.as_ref().map(|scanned| (scanned.at, scanned.named_bytes))
     }
 
-    /// What the last scan found of one repository.
+    /// Usage of one repository in the last scan.
     pub fn counted_repo(&self, repo: &str) -> Option<RepoUsage> {
         let scanned = self.scanned.lock();
         scanned.as_ref()?.repositories.get(repo).copied()
@@ -282,7 +284,7 @@ impl Account {
         self.base.bytes.load(Relaxed).saturating_add(self.changed.bytes.load(Relaxed))
     }
 
-    /// An upload takes so many bytes more.
+    /// Adds bytes that an upload has announced.
     pub fn announce(&self, bytes: u64) {
         self.arriving.fetch_add(bytes, Relaxed);
         if let Some(together) = &self.of_scopes {
@@ -290,7 +292,7 @@ impl Account {
         }
     }
 
-    /// Bytes that were announced are stored, or do not come.
+    /// Removes announced bytes that are stored now, or will not arrive.
     pub fn arrived(&self, bytes: u64) {
         self.arriving.fetch_sub(bytes, Relaxed);
         if let Some(together) = &self.of_scopes {
@@ -298,7 +300,7 @@ impl Account {
         }
     }
 
-    /// How many of the stored bytes are about to be deleted.
+    /// Sets the number of stored bytes that are condemned.
     pub fn set_condemned(&self, bytes: u64) {
         self.condemned.store(bytes, Relaxed);
         if let Some(gauges) = self.gauges() {
@@ -306,22 +308,22 @@ impl Account {
         }
     }
 
-    /// When something of the tenant may next be evicted, where the last collection of this server found too little.
+    /// Time of the next possible eviction, if the last collection of this server freed too little.
     pub fn next_eviction(&self) -> Option<jiff::Timestamp> {
         *self.next_eviction.lock()
     }
 
-    /// Notes what a collection found.
+    /// Sets the time of the next possible eviction.
     pub fn set_next_eviction(&self, next: Option<jiff::Timestamp>) {
         *self.next_eviction.lock() = next;
     }
 
-    /// To be called before a scan, for [`Account::set_scanned`] behind it.
+    /// State of the account for [`Account::set_scanned`]. Called before a scan.
     pub fn begin_scan(&self) -> Began {
         Began { bytes: self.changed.bytes.load(Relaxed), blobs: self.changed.blobs.load(Relaxed) }
     }
 
-    /// Replaces the account by what was found, with what has changed since.
+    /// Replaces the account by the result of a scan, with the changes since its beginning.
     pub fn set_scanned(&self, began: Began, found: Scanned) {
         let base = signed(found.bytes) - began.bytes;
         let before = self.base.bytes.swap(base, Relaxed);
@@ -420,7 +422,7 @@ mod tests {
         ] {
             usage.follow(&key, Change { before: Held::Nothing, after: Held::Bytes(1) });
             assert_eq!(account.stored(), taken, "{key}");
-            // Written again, it is there once.
+            // Overwritten, it counts once.
             usage.follow(&key, Change { before: Held::Bytes(1), after: Held::Bytes(OBJECT_FLOOR + 1) });
             assert_eq!(account.stored(), if taken > 0 { taken + 1 } else { 0 }, "{key}");
             usage.follow(&key, Change { before: Held::Bytes(OBJECT_FLOOR + 1), after: Held::Nothing });

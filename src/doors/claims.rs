@@ -1,25 +1,25 @@
-//! Which door a request is for: one table of claims for all of them, those to come included.
+//! Routing of requests to doors: one table of claims for all of them, planned ones included.
 //!
-//! The registry comes first, by one comparison: it is asked most, and no bucket can be named `v2`, since S3 wants three
-//! letters. Then come requests that are signed as S3 clients sign, whatever their path: `/metrics/<key>` is an object
-//! of a bucket when it is signed. Then come paths. A `Host` that stands for an upstream changes what a door serves and
-//! not which door it is, so no host is claimed.
+//! The registry comes first, by one comparison: it has most requests, and no bucket can be named `v2`, since S3
+//! requires three letters. Then come requests with a signature of S3, whatever their path: a signed `/metrics/<key>` is
+//! an object of a bucket. Then come paths. A `Host` that stands for an upstream changes the content that a door serves
+//! and not the door, so no host is claimed.
 //!
 //! Invariant: no path has two owners, and a configured prefix takes no path from another door.
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Uri};
 
-/// A door, as far as requests are handed out.
+/// A door, as the target of routing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
     Registry,
     Pages,
-    /// Health, metrics, tokens, and what operators and programs ask as JSON.
+    /// Health, metrics, tokens, and JSON for operators and programs.
     Admin,
-    /// A door that does not exist yet: its paths are kept free, and answered with 404.
+    /// A planned door: its paths are kept free, and answered with 404.
     Reserved,
-    /// Nobody has claimed it: 404.
+    /// Claimed by no door: 404.
     Nobody,
 }
 
@@ -55,7 +55,7 @@ const CLAIMS: [(Path, Door); 16] = [
 ];
 
 const REGISTRY: &str = "/v2";
-/// The older protocol of GitHub Actions. Clients that can send no token put one before it: `/<credential>/_apis/…`.
+/// The older protocol of GitHub Actions. Clients that cannot send a token prepend one: `/<credential>/_apis/…`.
 const ACTIONS: &str = "/_apis";
 
 impl Path {
@@ -71,7 +71,7 @@ fn is_below(path: &str, own: &str) -> bool {
     path.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// The door of a request. `prefixes` are configured ones, without slashes around them, before the `/v2` of a mirror.
+/// The door of a request. `prefixes` are configured ones before the `/v2` of a mirror, without slashes at the ends.
 pub fn door(uri: &Uri, headers: &HeaderMap, prefixes: &[&str]) -> Door {
     let path = uri.path();
     if is_below(path, REGISTRY) {
@@ -89,7 +89,7 @@ pub fn door(uri: &Uri, headers: &HeaderMap, prefixes: &[&str]) -> Door {
     })
 }
 
-/// Whether a request is signed as those of S3 clients are: by header, or as a presigned URL.
+/// Tells whether a request has a signature of S3: in a header, or as a presigned URL.
 fn is_signed(uri: &Uri, headers: &HeaderMap) -> bool {
     let by_header = |value: &http::HeaderValue| value.as_bytes().starts_with(b"AWS4-HMAC-SHA256");
     let by_query = |query: &str| query.split('&').any(|pair| pair.starts_with("X-Amz-Signature="));

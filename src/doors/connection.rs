@@ -1,4 +1,4 @@
-//! One connection: its handshake, its version of HTTP, and its bounds.
+//! One connection: its handshake, its version of HTTP, and its limits.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -29,38 +29,38 @@ use super::kit::origin::Peer;
 use super::listen::Phase;
 use crate::auth::Certificate;
 
-/// Silence after which a peer is asked whether it is still there.
+/// Silence after which a peer is probed.
 pub const PROBE_AFTER: Duration = Duration::from_secs(60);
-/// For its answer, on HTTP/2.
+/// Time limit of the answer to a probe, on HTTP/2.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
-/// For a TLS handshake: two round trips.
+/// Time limit of a TLS handshake, which takes two round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a connection must have been idle before it is closed while the server closes.
+/// Idle time of a connection before it is closed while the server closes.
 const CLOSING_IDLE: Duration = Duration::from_secs(1);
-/// What is read of a request in plain HTTP on a port that speaks TLS.
+/// Bytes read of a plain HTTP request on a TLS port.
 const PLAIN_HEAD_BYTES_MAX: usize = 8 << 10;
-/// The answer to it.
+/// The answer to such a request.
 const PLAIN_ON_TLS: &str = "this port speaks TLS: use https://; for BuildKit, set http = false and ca = [\"FILE\"] for this \
     server in buildkitd.toml\n";
-/// Bytes read ahead on a connection.
+/// Maximum number of bytes read ahead on a connection.
 const READ_BYTES_MAX: usize = 512 << 10;
-/// Head of a request: those of builders have a few kilobytes, most of it a token. What has come of it is in memory.
+/// Largest head of a request, in bytes: those of builders have a few kilobytes, most of it a token. It is kept in
+/// memory.
 const HEAD_BYTES_MAX: usize = 96 << 10;
-/// Requests at once on one HTTP/2 connection.
+/// Maximum number of simultaneous requests on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
-/// Bytes of answers that wait for one HTTP/2 stream.
+/// Maximum number of bytes that wait to be sent on one HTTP/2 stream.
 const SEND_BYTES_MAX: usize = 512 << 10;
 
 pub type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-/// Speaks HTTP/1.1. HTTP/2 comes with TLS, which tells the version beforehand; to find it out from the first bytes has no
-/// timer.
+/// Serves HTTP/1.1. HTTP/2 needs TLS, which negotiates the version: detecting it from the first bytes has no timer.
 pub async fn plain(stream: TcpStream, from: IpAddr, front: Front, life: Life) -> Ended {
     let peer = Arc::new(Peer { address: Some(from), secure: false, certificate: None });
     http1(stream, Answering::new(front, peer, &life), life).await
 }
 
-/// Shakes hands, then speaks the version of HTTP that was agreed on (RFC 7301).
+/// Serves TLS with the negotiated version of HTTP (RFC 7301).
 pub async fn secure(
     stream: TcpStream,
     from: IpAddr,
@@ -84,7 +84,7 @@ pub async fn secure(
     if second { http2(stream, answering, life).await } else { http1(stream, answering, life).await }
 }
 
-/// Whether a client speaks HTTP where TLS is spoken: a method begins with a letter, a handshake with 0x16 (RFC 8446,
+/// Tells whether a client speaks HTTP on a TLS port: a method begins with a letter, a handshake with 0x16 (RFC 8446,
 /// section 5.1).
 async fn is_plain(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0];
@@ -92,8 +92,8 @@ async fn is_plain(stream: &TcpStream) -> io::Result<bool> {
     Ok(read > 0 && first[0].is_ascii_alphabetic())
 }
 
-/// Tells a client that speaks HTTP/1 what is spoken here. One that speaks HTTP/2 at once would not understand it: its
-/// connection is closed.
+/// Tells a client of HTTP/1 that the port speaks TLS. A client that begins with HTTP/2 would not understand the answer:
+/// its connection is closed.
 async fn explain_tls(mut stream: TcpStream) -> io::Result<()> {
     let mut head = Vec::with_capacity(PLAIN_HEAD_BYTES_MAX);
     let mut first = (&mut stream).take(PLAIN_HEAD_BYTES_MAX as u64);
@@ -107,7 +107,7 @@ async fn explain_tls(mut stream: TcpStream) -> io::Result<()> {
     );
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await?;
-    // A socket that is closed with bytes unread takes the answer back.
+    // Closing a socket with unread bytes would discard the answer.
     let mut rest = [0; 4 << 10];
     while stream.read(&mut rest).await? > 0 {}
     Ok(())
@@ -124,9 +124,8 @@ where
     let touched = answering.touched.clone();
     let service = service_fn(move |request| answering.answer(request).map(Ok::<_, Infallible>));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    // HTTP/1.1 has no word by which a server tells that it takes no more requests on a connection, but in an answer
-    // (RFC 9112, section 9.6). A request that crosses the end of an idle connection is lost, and BuildKit does not repeat
-    // all of them.
+    // A server of HTTP/1.1 can announce the end of a connection only in an answer (RFC 9112, section 9.6). A request
+    // that crosses the close of an idle connection is lost, and BuildKit does not repeat all of them.
     let idle = async {
         if life.closing.begun().await == Phase::Closing {
             while touched.swap(false, Relaxed) {
@@ -160,7 +159,7 @@ where
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), counted));
     tokio::select! {
         ended = connection.as_mut() => return Ok(ended?),
-        // This version has no timer for peers that are there and silent. Nothing is in flight that could be cut.
+        // HTTP/2 has no timer for peers that are alive and silent. Nothing is in flight that could be cut.
         () = activity.idle(life.keep_alive) => return Ok(()),
         // Tells the peer which requests are answered yet (RFC 9113, section 6.8).
         _ = life.closing.begun() => connection.as_mut().graceful_shutdown(),
@@ -168,13 +167,13 @@ where
     Ok(connection.await?)
 }
 
-/// How long a connection lives beyond its last answer.
+/// Lifetime of a connection after its last answer.
 pub struct Life {
     pub keep_alive: Duration,
     pub closing: Arc<Closing>,
 }
 
-/// Whether the server closes its connections.
+/// The close of all connections: whether it has begun, and by which phase.
 pub struct Closing {
     has_begun: AtomicBool,
     phase: watch::Receiver<Phase>,
@@ -185,12 +184,12 @@ impl Closing {
         Closing { has_begun: AtomicBool::new(false), phase }
     }
 
-    /// From here on answers of HTTP/1.1 say that their connection closes.
+    /// From now on answers of HTTP/1.1 announce that their connection closes.
     pub fn begin(&self) {
         self.has_begun.store(true, Relaxed);
     }
 
-    /// Resolves when connections are closed, with the phase that tells how.
+    /// Resolves when connections are closed, with the phase, which tells how.
     async fn begun(&self) -> Phase {
         let mut phase = self.phase.clone();
         let begun = phase.wait_for(|phase| *phase >= Phase::Closing).await.map(|phase| *phase);
@@ -198,13 +197,13 @@ impl Closing {
     }
 }
 
-/// The front, told on which connection a request came.
+/// The front, with the connection on which its requests arrive.
 #[derive(Clone)]
 struct Answering {
     front: Front,
     peer: Arc<Peer>,
     closing: Arc<Closing>,
-    /// A request began or was answered since somebody last looked.
+    /// Set when a request begins or is answered; the check of idleness clears it.
     touched: Arc<AtomicBool>,
 }
 
@@ -227,7 +226,7 @@ impl Answering {
     }
 }
 
-/// The same as a service that keeps count of what is under way.
+/// The same, as a service that counts its requests in flight.
 struct Counted {
     answering: Answering,
     activity: Arc<Activity>,
@@ -243,7 +242,7 @@ impl Service<http::Request<Incoming>> for Counted {
         let answer = self.answering.answer(request);
         Box::pin(async move {
             let held = move |frame| {
-                // Until the last byte has gone, or nobody wants it any more.
+                // Kept until the last byte is sent or the client leaves.
                 let _ = &under_way;
                 frame
             };
@@ -252,13 +251,13 @@ impl Service<http::Request<Incoming>> for Counted {
     }
 }
 
-/// How many requests are under way on a connection.
+/// Number of requests in flight on a connection.
 struct Activity {
     requests: watch::Sender<usize>,
 }
 
 impl Activity {
-    /// Resolves when nothing has been under way for so long.
+    /// Resolves when no request has been in flight for `span`.
     async fn idle(&self, span: Duration) {
         let mut requests = self.requests.subscribe();
         while requests.wait_for(|requests| *requests == 0).await.is_ok() {

@@ -1,4 +1,4 @@
-//! Connections: bounded, with patience for slow builders, and closed in good order.
+//! Connections: bounded in number, lenient with slow builders, and closed in good order.
 
 use std::future::Future;
 use std::io;
@@ -15,18 +15,18 @@ use crate::auth::Gate;
 use crate::config::LimitsConfig;
 use crate::metrics::Metrics;
 
-/// After an error that is not of one connection, most often no file descriptors left: time for others to close theirs.
+/// Pause after an error that is not of one connection, most often a lack of file descriptors: others may close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Connections that the kernel keeps while all places are taken.
+/// Maximum number of connections in the kernel's queue while all places are taken.
 const BACKLOG: u32 = 1024;
 
-/// An address that is listened on.
+/// A listening socket.
 pub struct Listener {
     pub socket: TcpListener,
-    /// Without TLS, whatever is configured.
+    /// Without TLS, whatever the configuration says.
     pub plain: bool,
-    /// Its socket closes with this server: connections are accepted while the server drains. Otherwise the socket stays open
-    /// elsewhere, and connections wait in it for the next server.
+    /// Whether the socket closes with this server, which then accepts connections while it drains. Otherwise the socket
+    /// stays open elsewhere, and new connections wait in it for the next server.
     pub serves_on: bool,
 }
 
@@ -36,16 +36,16 @@ impl From<TcpListener> for Listener {
     }
 }
 
-/// How far a server is.
+/// Phase of a server's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Serving,
-    /// It was told to stop. New connections are accepted where [`Listener::serves_on`].
+    /// The server was told to stop. It accepts connections where [`Listener::serves_on`].
     Draining,
-    /// No connection is accepted any more. Each open one is told with its next answer that it closes; one that is idle is
-    /// closed after a while.
+    /// No connection is accepted. Each open one closes after its next answer, which says so, or after a short idle
+    /// time.
     Closing,
-    /// As [`Phase::Closing`], and idle connections are closed at once.
+    /// As [`Phase::Closing`], but idle connections close at once.
     Ending,
 }
 
@@ -66,8 +66,7 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Answers connections until the phase says that none is accepted any more, then waits until those that are open have had
-/// their answers.
+/// Serves connections until the phase forbids to accept more, then waits until all open ones have their answers.
 pub async fn serve(
     listeners: Vec<Listener>,
     front: Front,
@@ -101,7 +100,7 @@ struct Server {
 async fn accept(listener: Listener, server: &Server, mut phase: watch::Receiver<Phase>) {
     let last = if listener.serves_on { Phase::Draining } else { Phase::Serving };
     loop {
-        // The place comes first: what cannot be served stays in the kernel's queue, not in our memory.
+        // The place comes first: excess connections stay in the kernel's queue, not in our memory.
         let next = async {
             let place = server.places.clone().acquire_owned().await.ok()?;
             Some((listener.socket.accept().await, place))
@@ -117,7 +116,7 @@ async fn accept(listener: Listener, server: &Server, mut phase: watch::Receiver<
                 if let Err(error) = server.prepare(&stream) {
                     tracing::debug!(%error, "cannot set options of a connection");
                 }
-                // Asked for each connection: a new certificate counts from the next one on.
+                // Read for each connection, so that a new certificate counts from the next one on.
                 let tls = server.gate.tls().filter(|_| !listener.plain);
                 tokio::spawn(server.connection(stream, from.ip(), tls, place));
             }
@@ -136,7 +135,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 impl Server {
-    /// A peer that is gone, or that has stopped reading, does not hold its place for ever.
+    /// Sets the options that end the connection of a peer that is gone, or that has stopped reading.
     fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
         use rustix::net::sockopt;
         stream.set_nodelay(true)?;
@@ -147,7 +146,7 @@ impl Server {
         Ok(())
     }
 
-    /// A connection from its first byte to its last. It holds its place all the while.
+    /// Serves a connection from its first byte to its last, and holds its place until then.
     fn connection(
         &self,
         stream: TcpStream,

@@ -1,6 +1,6 @@
 //! The protocol fronts, and all that knows HTTP.
 //!
-//! Invariant: axum and http types stay in this folder. Doors do not know each other: what they share is the [`kit`].
+//! Invariant: axum and http types stay in this folder. Doors do not know each other: they share the [`kit`].
 
 pub mod admin;
 pub mod claims;
@@ -43,7 +43,7 @@ use crate::lifetime::collect::Collector;
 use crate::metrics::Metrics;
 use crate::store::Store;
 
-/// What every door needs.
+/// The services that all doors use.
 #[derive(Clone)]
 pub struct Doors {
     pub store: Store,
@@ -54,12 +54,12 @@ pub struct Doors {
     pub collector: Arc<Collector>,
     pub jobs: Arc<Jobs>,
     pub collecting: Collecting,
-    /// The server was told to stop.
+    /// Set when the server was told to stop.
     pub draining: Arc<AtomicBool>,
 }
 
-/// All that the server answers, by the table of [`claims`]. The registry has its own routes, and is asked so often that
-/// another router in front of it would show: all else goes through one.
+/// Routes all requests, by the table of [`claims`]. The registry has its own routes, and so many requests that another
+/// router in front of it would cost measurably: all others share one router.
 #[derive(Clone)]
 pub struct Front {
     doors: Doors,
@@ -85,7 +85,7 @@ impl Front {
         Front { doors, others }
     }
 
-    /// Answers one request. The answer counts and logs itself when its last byte has gone.
+    /// Answers one request. The answer counts and logs itself when its last byte is sent.
     pub fn answer(&self, request: Request) -> impl Future<Output = Response> + Send + use<> {
         let (doors, others) = (self.doors.clone(), self.others.clone());
         observe::observe(self.doors.metrics.clone(), request, move |mut request| async move {
@@ -99,7 +99,7 @@ impl Front {
                         let (label, response) = registry::serve(doors, request).await;
                         (label, registry::versioned(response))
                     }
-                    // A route that nobody has claimed is not reached.
+                    // No request is routed to an unclaimed path.
                     Door::Reserved | Door::Nobody => ("admin", StatusCode::NOT_FOUND.into_response()),
                     door @ (Door::Pages | Door::Admin) => {
                         let Ok(response) = Box::pin(others.oneshot(request)).await;
@@ -115,7 +115,7 @@ impl Front {
     }
 }
 
-/// What a browser is told that another site has led here, whatever the door.
+/// The refusal of a browser that another site has led here, for all doors.
 fn refuse(doors: &Doors, request: &Request, error: &BrowserRefusal) -> Response {
     let refusal = Refusal::from(RefusalKind::Denied);
     Note::of(doors, request).refused(None, "none", refusal.status, &error.to_string());

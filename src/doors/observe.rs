@@ -1,4 +1,4 @@
-//! One log line and a few numbers for each request, written when the last byte has gone or the client has.
+//! One log line and the metrics of each request, written when the last byte is sent or the client has left.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,7 +20,7 @@ use crate::doors::kit::origin::{Peer, trace_id};
 use crate::metrics::Metrics;
 use crate::trace::{Answered, RequestSpan};
 
-/// Has a request answered by `answer`, which also names its route.
+/// Has `answer` answer a request, and observes it. `answer` also returns the label of the route.
 pub async fn observe<F>(metrics: Arc<Metrics>, request: Request, answer: impl FnOnce(Request) -> F) -> Response
 where
     F: Future<Output = (&'static str, Response)>,
@@ -53,7 +53,7 @@ where
     let answered = line.began.elapsed();
     (line.status, line.label) = (response.status().as_u16(), label);
     line.metrics.answer_seconds.with_label_values(&[label, line.known_method()]).observe(answered.as_secs_f64());
-    // Nothing is polled of an answer without a body; it is complete as it stands.
+    // An answer without a body is not polled; it is complete already.
     line.complete = response.body().is_end_stream();
     response.map(|body| Body::new(Observed { body, line }))
 }
@@ -67,7 +67,7 @@ fn span(request: &Request) -> RequestSpan {
     })
 }
 
-/// The method, as a label: there are as many as anybody likes to invent.
+/// The method as a label; nothing for an unknown one: clients can invent any number of them.
 fn known_method(method: &Method) -> Option<&'static str> {
     let known = match *method {
         Method::GET => "GET",
@@ -81,7 +81,7 @@ fn known_method(method: &Method) -> Option<&'static str> {
     Some(known)
 }
 
-/// What is known of a request. Written when dropped: at the end of its answer, or when its client goes away.
+/// The log line of a request. Written when dropped: at the end of its answer, or when its client leaves.
 struct Line {
     metrics: Arc<Metrics>,
     began: Instant,
@@ -143,7 +143,7 @@ fn status_text(status: u16, digits: &mut [u8; 3]) -> &str {
     std::str::from_utf8(digits).unwrap_or("000")
 }
 
-/// A response body that counts what leaves.
+/// A response body that counts its sent bytes.
 struct Observed {
     body: Body,
     line: Line,
@@ -162,7 +162,7 @@ impl HttpBody for Observed {
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 self.line.sent += frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
-                // A body of known length is not polled again behind its last byte.
+                // A body of known length is not polled again after its last byte.
                 self.line.complete = self.body.is_end_stream() || self.body.size_hint().exact() == Some(0);
             }
             Poll::Ready(None) => self.line.complete = true,

@@ -1,8 +1,8 @@
-//! The token door: what clients of registries know as the authorization service.
+//! The token door: the authorization service of registry clients.
 //!
-//! `GET /token` and `POST /token` issue a token for what is asked (distribution spec, "Token Authentication" and its
-//! OAuth 2 form); `POST /token/exchange` issues one that lives as long as a build, for a JWT that does not (after RFC
-//! 8693); `POST /token/revoke` ends such a one (after RFC 7009).
+//! `GET /token` and `POST /token` issue a token for the requested scopes (distribution spec, "Token Authentication" and
+//! its OAuth 2 form); `POST /token/exchange` exchanges a JWT for a session, a token that lives as long as a build
+//! (after RFC 8693); `POST /token/revoke` revokes a session (after RFC 7009).
 
 use std::time::Duration;
 
@@ -23,13 +23,13 @@ use crate::doors::kit::task;
 use crate::error::Error;
 use crate::stream::BodyError;
 
-/// Largest form, in bytes: the longest token, encoded, has room.
+/// Largest form, in bytes: the longest token, encoded, fits in.
 const FORM_BYTES_MAX: usize = 64 << 10;
-/// A form is short: whoever needs longer for it is holding up a place.
+/// Time limit of a form, which is short: a slower client only blocks others.
 const FORM_TIMEOUT: Duration = Duration::from_secs(30);
-/// Scopes of one token.
+/// Maximum number of scopes of one token.
 const SCOPES_MAX: usize = 64;
-/// What the audit log calls this door.
+/// Route of this door in the audit log.
 const ROUTE: &str = "token";
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 
@@ -64,14 +64,14 @@ pub async fn revoke(State(doors): State<Doors>, request: Request) -> Response {
     }
 }
 
-/// Whose session was revoked.
+/// Revokes a session. Returns its identity.
 async fn revoked(doors: &Doors, request: &http::Request<()>, body: Body) -> Result<Identity, Failure> {
     let form = TokenForm::read(doors, request, body).await?;
     let token = form.get("token").or(bearer(request));
     let token = token.ok_or(Failure::Form("token is missing: send one that /token/exchange has issued"))?;
     let (who, session) = doors.gate.revocable(token)?;
     let (store, gate) = (doors.store.clone(), doors.gate.clone());
-    // Written first: what is answered here holds for every server, and after a restart.
+    // Written to the store first: the answer holds for every server, and after a restart.
     let work = async move { store.revoke_session(&session).await.map(|()| gate.revoke([session])) };
     match task::carried_through(work).await {
         Some(Ok(())) => Ok(who),
@@ -85,7 +85,7 @@ fn parted(request: Request) -> (http::Request<()>, Body) {
     (http::Request::from_parts(parts, ()), body)
 }
 
-/// The answer to who asked for a token. The audit log has who got one, and who did not.
+/// The answer to a request for a token. The audit log records its result.
 fn answer(doors: &Doors, request: &http::Request<()>, issued: Result<Issued, Failure>) -> Response {
     let note = Note::of(doors, request);
     match issued {
@@ -108,7 +108,7 @@ fn refuse(note: &Note, failure: Failure) -> Response {
     failure.into_response()
 }
 
-/// The token of `Authorization: Bearer`, for who sends no form.
+/// The token of `Authorization: Bearer`, for clients that send no form.
 fn bearer(request: &http::Request<()>) -> Option<&str> {
     let (way, token) = request.headers().get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     way.eq_ignore_ascii_case("bearer").then(|| token.trim())
@@ -149,7 +149,7 @@ async fn exchanged(doors: &Doors, request: &http::Request<()>, body: Body) -> Re
     Ok(doors.gate.exchange(jwt).await?)
 }
 
-/// Clients look for `token` or for `access_token`.
+/// The token as JSON: clients look for `token` or for `access_token`.
 fn shown(issued: &Issued) -> Response {
     let body = json!({
         "token": issued.token,
@@ -162,7 +162,7 @@ fn shown(issued: &Issued) -> Response {
     respond(StatusCode::OK).set_const(CACHE_CONTROL, "no-store").json(&body)
 }
 
-/// Why no token is issued, or none is revoked.
+/// The reason why no token is issued, or none is revoked.
 enum Failure {
     Refused(AuthError),
     Form(&'static str),
@@ -184,7 +184,7 @@ impl Failure {
         }
     }
 
-    /// `errors` is what clients of registries show, `error` what those of OAuth 2 do.
+    /// Clients of registries show `errors`, those of OAuth 2 show `error`.
     fn into_response(self) -> Response {
         let refusal = self.refusal();
         let message = match &self {
@@ -215,7 +215,7 @@ impl Failure {
     }
 }
 
-/// A form, or a query: the same encoding.
+/// A form or a query: both have the same encoding.
 struct TokenForm {
     pairs: Vec<(String, String)>,
 }
@@ -239,7 +239,7 @@ impl TokenForm {
         self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| &**value)
     }
 
-    /// Each `scope` may hold several, separated by spaces.
+    /// The requested scopes: each `scope` may contain several, separated by spaces.
     fn scopes(&self) -> Vec<Scope> {
         let fields = self.pairs.iter().filter(|(key, _)| key == "scope");
         let texts = fields.flat_map(|(_, value)| value.split_ascii_whitespace());

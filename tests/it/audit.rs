@@ -1,4 +1,4 @@
-//! The audit log: each route that changes or refuses has its line, and no line is what a client makes of it.
+//! The audit log: each route that changes something or refuses has its line, and no client can forge a line.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +31,7 @@ const UPLOAD: &str = "0123456789abcdef0123456789abcdef";
 /// A route as the sources call it, and a request for it: `$D` is a digest, `$U` the id of an upload.
 type Row = (&'static str, &'static str);
 
-/// What somebody must be let in to, and does not change anything.
+/// Requests that need a right and change nothing.
 const READS: &[Row] = &[
     ("Route::Base", "GET /v2/"),
     ("Route::Catalog", "GET /v2/_catalog"),
@@ -58,7 +58,7 @@ const READS: &[Row] = &[
     ("get /api/evictions", "GET /api/evictions"),
 ];
 
-/// What changes something, gives a token or takes an order.
+/// Requests that change something, issue a token or give an order.
 pub const CHANGES: &[Row] = &[
     ("Route::BeginUpload", "POST /v2/a/blobs/uploads/"),
     ("Route::AppendUpload", "PATCH /v2/a/blobs/uploads/$U"),
@@ -75,7 +75,7 @@ pub const CHANGES: &[Row] = &[
     ("post /api/gc", "POST /api/gc?dry_run=true"),
 ];
 
-/// What is for everybody.
+/// Requests that all callers may send.
 const OPEN: &[&str] = &["get /healthz", "get /readyz", "get /style.css"];
 
 /// The method and the address of a row.
@@ -85,7 +85,7 @@ pub fn asked(line: &str) -> (String, String) {
     (method.to_string(), uri.to_string())
 }
 
-/// All routes of the sources, by name: what the registry parses, and what the router of the other doors has.
+/// All routes of the sources, by name: those that the registry parses, and those of the router of the other doors.
 fn routes_of_the_sources() -> BTreeSet<String> {
     let read =
         |path: &str| std::fs::read_to_string(format!("{}/src/doors/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
@@ -134,7 +134,7 @@ async fn each_route_that_changes_or_refuses_has_its_line() {
     let world = world().await;
     let log = Log::new();
     for row in READS.iter().chain(CHANGES) {
-        // The form of a token says who asks, not the header; a wrong one is refused by what it says.
+        // The form of a token names the caller, not the header; a wrong one is refused by its content.
         if matches!(row.0, "post /token" | "post /token/exchange" | "post /token/revoke") {
             continue;
         }
@@ -182,7 +182,7 @@ async fn refusals_that_are_not_of_rights_say_who_and_why() {
             ("PUT /v2/a/manifests/v1", "not json".into(), 400, "manifest", true),
             ("POST /v2/larder/dockerfile/blobs/uploads/", "".into(), 403, "reserved", true),
             ("PATCH /v2/a/blobs/uploads/0123456789abcdef0123456789abcdef?staged=1", "x".into(), 404, "upload", true),
-            // Nobody is asked who he is where it cannot be told what he wants.
+            // A request that cannot be parsed is refused before its caller is authenticated.
             ("PUT /v2/a/manifests/v1?tag=v2", "{}".into(), 400, "?tag=", false),
             ("PUT /v2/NO/manifests/v1", "{}".into(), 400, "name", false),
             ("PUT /v2/a/tags/list", "".into(), 405, "method", false),
@@ -235,7 +235,7 @@ async fn what_an_issuer_says_of_somebody_forges_no_line() {
             let steers = |c: char| c.is_control() || ('\u{2028}'..='\u{202e}').contains(&c);
             assert!(!shown.contains(steers) && shown.contains(r"a)\n2026-11-30T00:00:00Z"), "{shown}");
         }
-        // Nobody is left out: a refused caller is named, too.
+        // A refused caller is named, too.
         assert!(fields["who"].as_str().unwrap().starts_with("oidc:ci (a)"), "{fields}");
     }
 }
@@ -268,7 +268,7 @@ async fn a_write_whose_client_goes_away_has_its_line() {
     let head = format!("POST /v2/a/blobs/uploads/?digest={DIGEST} HTTP/1.1\nhost: larder\nauthorization: {owner}\n");
     crate::wire::send(&mut stream, &format!("{head}content-length: 5\n\nhel")).await;
     drop(stream);
-    // The body ends early, which is told when the server has seen it.
+    // The body ends early; the line is written once the server has seen that.
     let mut lines = log.audit();
     while lines.is_empty() {
         tokio::task::yield_now().await;

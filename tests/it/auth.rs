@@ -1,4 +1,4 @@
-//! Who may do what, asked as clients ask: the rules, the tokens, and what is refused how.
+//! The rights of callers, as clients use them: the rules, the tokens, and the form of each refusal.
 
 mod forged;
 mod matrix;
@@ -15,7 +15,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use larder::config::Config;
 
-/// What `larder token new` would print for each of these is not needed: any text with the prefix is a token.
+/// A static token. Any text with the prefix is one, so `larder token new` is not needed.
 pub fn static_token(name: &str) -> String {
     format!("larder_{name}-{}", "x".repeat(32))
 }
@@ -28,7 +28,7 @@ pub fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")))
 }
 
-/// Lays a piece of a configuration file over what a test world has.
+/// Lays a piece of a configuration file over the configuration of a test world.
 pub fn configure(config: &mut Config, text: &str) {
     let written: Config = toml::from_str(text).unwrap();
     config.auth = written.auth;

@@ -1,4 +1,4 @@
-//! What is malformed is refused for what it is: an exact status and code, never a 5xx, and the server goes on.
+//! Malformed requests are refused with an exact status and code, never a 5xx, and the server keeps serving.
 
 mod http2;
 mod over_tcp;
@@ -11,8 +11,8 @@ use crate::world::{CONFIG, LAYER, World, descriptor, image};
 
 const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-/// One refusal: method and address, where `$D` is a digest, `$U` an upload nobody knows, `$S` one that has received
-/// five bytes, `$B` a stored blob; then headers and body, status and code.
+/// One refusal: method and address, where `$D` is a digest, `$U` an unknown upload, `$S` one that has received five
+/// bytes, `$B` a stored blob; then headers and body, status and code.
 type Row = (&'static str, &'static [(&'static str, &'static str)], &'static str, u16, &'static str);
 
 const ROWS: &[Row] = &[
@@ -215,7 +215,7 @@ async fn every_malformed_request_has_its_answer() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(ROWS.len() >= 60);
-    // Nothing came of any of it, and the session is where it was.
+    // None of the requests has changed anything, and the session is where it was.
     assert_eq!(world.check().await.len(), before);
     assert_eq!(world.get(&session).await.expect(204).header("range"), "0-4");
     world.get("/v2/a/tags/list").await.expect(404);
@@ -279,7 +279,7 @@ async fn hostile_manifests_are_only_refused() {
         let refused = world.put("/v2/a/manifests/v1").body(body).await;
         assert_eq!((refused.status.as_u16(), refused.code().as_str()), (400, "MANIFEST_INVALID"), "{what}");
     }
-    // Fields that nobody reads are passed over, however deep they go.
+    // Unknown fields are ignored, however deep they are nested.
     for (what, body) in [
         ("a deep list beside", with(&format!("\"x\":{}{}", "[".repeat(200_000), "]".repeat(200_000)))),
         ("deep objects beside", with(&format!("\"x\":{}1{}", "{\"a\":".repeat(100_000), "}".repeat(100_000)))),
@@ -288,7 +288,7 @@ async fn hostile_manifests_are_only_refused() {
         assert!(world.get("/v2/a/manifests/deep").await.expect(200).body == body, "{what}");
     }
     world.put("/v2/a/manifests/v1").body(vec![b' '; 5 << 20]).await.expect(413);
-    // As many layers as a manifest can name, all missing: one answer that names each once.
+    // As many layers as a manifest can reference, all missing: one answer that names each once.
     let layers = (0..2_000).map(|i| descriptor(LAYER, format!("layer {}", i % 1_000).as_bytes())).collect();
     let many = image(descriptor(CONFIG, b"{}"), layers);
     let refused = world.put("/v2/a/manifests/v1").body(many.to_string()).await.expect(404);
@@ -325,7 +325,7 @@ async fn no_path_leads_to_what_the_store_keeps_for_itself() {
             assert!(!answer.contains("meta") && !answer.contains("passwd"), "{answer}");
         }
     }
-    // What comes back of a name that a client gives to the server, comes back to it alone: addresses have none.
+    // A host name from a client appears only in the answer to this client: `Location` has none.
     let begun = world.post("/v2/a/blobs/uploads/").header("host", "evil.example").header("x-forwarded-host", "evil");
     assert!(begun.await.expect(202).header("location").starts_with("/v2/a/blobs/uploads/"));
     for method in ["TRACE", "CONNECT", "PROPFIND", "MKCOL", "COPY", "MOVE", "LOCK", "PURGE", "FOO"] {

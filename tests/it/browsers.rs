@@ -67,7 +67,7 @@ async fn what_changes_something_is_refused_to_pages_of_other_sites() {
             assert_eq!(is_foreign(&answer), method != "GET", "{row} {headers:?}: {}", answer.text());
         }
     }
-    // Nothing has come of it, and links of other sites lead here.
+    // No refused request has changed anything, and links of other sites lead here.
     world.get("/v2/a/tags/list").await.expect(404);
     ask(&world, "GET", "/", &[("host", "localhost"), ("sec-fetch-site", "cross-site")]).await.expect(200);
 }
@@ -123,7 +123,7 @@ async fn browsers_reach_a_server_by_its_names_and_programs_by_any() {
                 assert_eq!(!refused, allowed, "{host} {browser:?} {uri}: {}", answer.text());
             }
         }
-        // Clients of registries are asked nothing.
+        // Clients of registries are never refused.
         for agent in [
             "docker/27.3.1 go/go1.22.7 git-commit/41ca978 kernel/6.8.0 os/linux arch/amd64 UpstreamClient(Docker-Client/27.3.1)",
             "buildkit/v0.17.2",
@@ -147,7 +147,7 @@ async fn every_name_that_a_trusted_proxy_forwards_must_be_one_of_ours() {
         ([10, 0, 0, 1], "larder", Some("evil.example"), false),
         ([10, 0, 0, 1], "larder", Some("cache.example.com, evil.example"), false),
         ([10, 0, 0, 1], "evil.example", Some("cache.example.com"), false),
-        // What others say of a proxy is nothing to us.
+        // Headers of a proxy count only from a trusted one.
         ([11, 0, 0, 1], "larder", Some("evil.example"), true),
         ([11, 0, 0, 1], "evil.example", Some("cache.example.com"), false),
     ] {

@@ -1,12 +1,12 @@
 //! A bucket: of a server in this process, or of a real one.
 //!
-//! The server in process (s3s-fs) does little of what S3 does for two clients at once. It looks whether an object is there and
-//! then writes, and it writes the bytes, their checksum and the metadata one after the other: of two that write one key,
-//! each may win a part of it. So calls to one key are let in here as S3 seems to take them, one behind the other. It knows
-//! neither conditional reads nor a list of uploads, it takes a folder for an object, and writes into buckets that do not
-//! exist. It keeps the metadata of an object in a file that is named by the whole key, in base64: a key
-//! of more than 165 bytes fails, bucket and prefix being as short as here. What needs more runs against the server that
-//! `IT_S3_ENDPOINT` and `IT_S3_BUCKET` name, with credentials from the environment.
+//! The server in process (s3s-fs) lacks much of what S3 does for two clients at once. It checks whether an object
+//! exists and then writes, and it writes the bytes, their checksum and the metadata one after the other: of two that
+//! write one key, each may win a part of it. So calls to one key are serialised here, as S3 seems to do. It knows
+//! neither conditional reads nor a list of uploads, it takes a folder for an object, and writes into buckets that do
+//! not exist. It keeps the metadata of an object in a file whose name is the whole key, in base64: a key of more than
+//! 165 bytes fails, with bucket and prefix as short as here. Tests that need more run against the server of
+//! `IT_S3_ENDPOINT` and `IT_S3_BUCKET`, with credentials from the environment.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -47,7 +47,7 @@ struct Seen {
     calls: BTreeMap<&'static str, usize>,
     /// Calls that asked for a key to encrypt with.
     encrypted: Vec<(&'static str, String)>,
-    /// What goes wrong with the next call of a name.
+    /// Faults of the next calls, by the name of the call.
     faults: Vec<(&'static str, Fault)>,
     /// One for each path that was asked for.
     locks: HashMap<String, Arc<RwLock<()>>>,
@@ -90,12 +90,12 @@ impl Bucket {
         S3Objects::open(&self.config).await.unwrap()
     }
 
-    /// What has been asked for since the last time, and how often.
+    /// The calls since the last time, with their numbers.
     pub fn calls(&self) -> BTreeMap<&'static str, usize> {
         std::mem::take(&mut self.seen.lock().unwrap().calls)
     }
 
-    /// Which calls have asked for which key of KMS.
+    /// The calls that asked for a KMS key, with that key.
     pub fn encrypted(&self) -> Vec<(&'static str, String)> {
         std::mem::take(&mut self.seen.lock().unwrap().encrypted)
     }
@@ -144,7 +144,7 @@ async fn serve(listener: TcpListener, service: S3Service, seen: Arc<Mutex<Seen>>
             async move { answer(&service, request, fault, &lock).await }
         });
         tokio::spawn(async move {
-            // A client that goes away in the middle is what some tests do.
+            // Some tests let a client disconnect in the middle.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(socket), watched).await;
         });
     }
@@ -203,7 +203,7 @@ async fn answer(
             let (head, body) = answer.into_parts();
             let bytes = BodyExt::collect(body).await.unwrap().to_bytes();
             let half = Ok(Frame::data(bytes.slice(..bytes.len() / 2)));
-            // Later, so that the first half is on its way: an answer of which nothing has come is asked for again.
+            // Delayed, so that the first half is in flight: an answer of which no byte has arrived is requested again.
             let cut = stream::once(async {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 Err(io::Error::other("cut"))
@@ -220,7 +220,7 @@ async fn in_turn(service: &S3Service, request: Request<Incoming>, lock: &RwLock<
     let name = name(&request);
     let mut request = request.map(Body::from);
     if name == "put" {
-        // All of it first: who sends slowly holds up nobody.
+        // The whole request first: a slow sender delays no other.
         let (head, body) = request.into_parts();
         let bytes = BodyExt::collect(body).await.map_err(io::Error::other)?.to_bytes();
         request = Request::from_parts(head, Body::from(bytes));
@@ -241,7 +241,7 @@ async fn in_turn(service: &S3Service, request: Request<Incoming>, lock: &RwLock<
 
 fn refusal(status: StatusCode, code: &str) -> Response<Body> {
     let body = Bytes::from(format!("<Error><Code>{code}</Code><Message>on purpose</Message></Error>"));
-    // As MinIO says it to those who get no body.
+    // As MinIO answers a request that gets no body.
     Response::builder().status(status).header("x-minio-error-code", code).body(Body::from(body)).unwrap()
 }
 

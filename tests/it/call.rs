@@ -31,7 +31,7 @@ impl<'w> Call<'w> {
         self
     }
 
-    /// As if it came over a connection from this address.
+    /// Lets the request come over a connection from this address.
     pub fn from(mut self, address: &str) -> Call<'w> {
         let peer = Peer { address: Some(address.parse().unwrap()), ..Peer::default() };
         self.request = self.request.extension(Arc::new(peer));
@@ -46,7 +46,7 @@ impl<'w> Call<'w> {
         call
     }
 
-    /// A body that comes as it comes. `length`: what the client says that it has, in bytes.
+    /// Sets a body that arrives in its own pieces. `length`: its announced length, in bytes.
     pub fn incoming(mut self, body: Body, length: Option<usize>) -> Call<'w> {
         if let Some(length) = length {
             self = self.header("content-length", &length.to_string());
@@ -72,7 +72,7 @@ impl<'w> IntoFuture for Call<'w> {
     }
 }
 
-/// What came back, whole.
+/// A whole answer.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -87,7 +87,7 @@ impl Answer {
         Answer { status: parts.status, headers: parts.headers, body }
     }
 
-    /// What came over TCP; an error when the body was cut.
+    /// An answer over TCP; an error if the body was cut.
     pub async fn over_tcp(response: reqwest::Response) -> reqwest::Result<Answer> {
         let (status, headers) = (response.status(), response.headers().clone());
         Ok(Answer { status, headers, body: response.bytes().await? })
@@ -120,7 +120,7 @@ impl Answer {
         body["errors"][0]["code"].as_str().unwrap().to_string()
     }
 
-    /// What a refusal says, in full.
+    /// The full text of a refusal.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }

@@ -1,4 +1,4 @@
-//! `larder check`: every kind of damage is found and named, and what can be mended without risk is mended.
+//! `larder check`: every kind of damage is found and reported, and repaired if that is without risk.
 
 mod bucket;
 mod busy;
@@ -26,7 +26,7 @@ struct Stocked {
     about: Digest,
     /// Two pushes of one cache tag.
     pushes: [Digest; 2],
-    /// A layer that only the second push names.
+    /// A layer that only the second push references.
     cached: Digest,
 }
 
@@ -111,7 +111,7 @@ impl Stocked {
         std::fs::write(path, content.to_string()).unwrap();
     }
 
-    /// What is found, as `problem file`, shortened to the last part of the key.
+    /// The problems found, as `problem file`, shortened to the last part of the key.
     async fn kinds(&self, depth: Depth) -> Vec<String> {
         let found = check::all(self.world.objects(), self.world.config(), depth).await.unwrap();
         let last = |key: String| key.rsplit('/').next().unwrap().to_string();
@@ -124,7 +124,7 @@ impl Stocked {
         self
     }
 
-    /// Repairs, and tells what came of it.
+    /// Repairs, and returns the results.
     async fn repair(&self) -> (Vec<Told>, Summary) {
         let (mut told, mut summary) = (Vec::new(), None);
         let report = |event| {
@@ -149,7 +149,7 @@ fn only(folder: &PathBuf) -> PathBuf {
     first
 }
 
-/// Makes a file as old as something that nobody is busy with any more.
+/// Makes a file so old that no write of it can be in flight.
 fn age(path: &PathBuf) {
     let file = std::fs::File::options().write(true).open(path).unwrap();
     file.set_modified(SystemTime::now() - Duration::from_secs(40 * 24 * 3600)).unwrap();

@@ -1,4 +1,4 @@
-//! Collection: what goes, and that nothing else does.
+//! Collection: the objects that are deleted, and that no others are.
 
 mod entries;
 mod model;

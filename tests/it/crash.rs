@@ -26,7 +26,7 @@ use tower::ServiceExt;
 
 use crate::world::{LAYER, descriptor, image, with_digest};
 
-/// Objects that take so many writes and then none: what a reader finds behind them is what a crash leaves.
+/// Objects that accept a number of writes and then none: the state that a reader then finds is that after a crash.
 struct StopAfter {
     objects: FsObjects,
     left: Arc<AtomicI64>,
@@ -137,7 +137,7 @@ impl Draft for StopDraft {
     }
 }
 
-/// What a client was told is there, or is gone, until the server stopped.
+/// The objects that exist or are deleted, as a client was told before the server stopped.
 #[derive(Default)]
 struct Told {
     /// Path and bytes.
@@ -217,7 +217,7 @@ impl Client {
         Some(())
     }
 
-    /// Everything that writes. Nothing when the server stopped on the way.
+    /// Makes every kind of write. Nothing if the server stopped in between.
     async fn everything(&mut self) -> Option<()> {
         self.blob("small").await?;
         self.blob(vec![7; 2 << 20]).await?;
@@ -279,7 +279,7 @@ async fn whatever_write_is_the_last_nothing_told_is_lost_and_nothing_names_what_
         finished = told.finished;
         writes += 1;
     }
-    // Fewer would mean that the script has stopped reaching what it is about.
+    // Fewer writes would mean that the script misses its subject.
     assert!(writes > 40, "only {writes} writes");
 }
 

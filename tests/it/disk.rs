@@ -1,4 +1,4 @@
-//! A small disk: a folder of which the server is told that so many bytes, and so many files, are all there is.
+//! A small disk: a folder that reports a fixed number of bytes, and of files, to the server.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -16,10 +16,10 @@ use larder::objects::{
     Watcher, When,
 };
 
-/// What a file takes at least, in bytes.
+/// The least that a file takes, in bytes.
 const BLOCK: u64 = 4096;
 
-/// Files in a folder, on a disk of their own. What does not fit is refused, as a disk does.
+/// Files in a folder, on a disk of their own. A write that does not fit is refused, as a disk does.
 pub struct SmallDisk {
     objects: FsObjects,
     folder: PathBuf,
@@ -52,7 +52,7 @@ impl SmallDisk {
 /// Bytes that the files below a folder take, each once whatever the number of its names.
 pub fn taken(folder: &Path) -> u64 {
     fn walk(folder: &Path, seen: &mut HashSet<u64>) -> u64 {
-        // Files come and go meanwhile.
+        // Files may appear and disappear meanwhile.
         let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
         let bytes = entries.flatten().map(|entry| match entry.metadata() {
             Ok(found) if found.is_dir() => walk(&entry.path(), seen),

@@ -73,8 +73,8 @@ fn glossary() -> Vec<(String, Vec<String>)> {
     .collect()
 }
 
-/// A text as its lower-case words, so that a phrase is found across line breaks and as whole words only. What ends a
-/// sentence or a clause stays a word of its own: phrases do not reach across it.
+/// A text as its lower-case words, so that a phrase is found across line breaks and as whole words only. The end of a
+/// sentence or a clause is a word of its own: phrases do not reach across it.
 fn words(text: &str) -> String {
     let mut words = String::from(" ");
     for c in text.chars() {
@@ -89,7 +89,7 @@ fn words(text: &str) -> String {
     format!(" {} ", words.join(" "))
 }
 
-/// The string literals of a Rust source, with their lines. They are what the program logs, prints and answers.
+/// The string literals of a Rust source, with their lines: the texts of the program's logs, output and answers.
 fn literals(source: &str) -> Vec<(usize, String)> {
     let (mut found, mut rest, mut line) = (Vec::new(), source, 1);
     while !rest.is_empty() {
@@ -116,7 +116,7 @@ fn literals(source: &str) -> Vec<(usize, String)> {
             // A quote, or an escaped character, as a character.
             3
         } else {
-            // Of a name that ends in `r`, nothing is raw.
+            // An `r` at the end of a name begins no raw string.
             let name = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
             name.max(rest.chars().next().unwrap().len_utf8())
         };

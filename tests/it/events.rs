@@ -1,4 +1,4 @@
-//! What happened: every subscriber hears of it, once.
+//! Events: every subscriber receives each one, once.
 
 use std::io;
 use std::sync::{Arc, LazyLock, Mutex};
@@ -146,7 +146,7 @@ async fn each_token_order_and_refusal_is_one_audit_line() {
     world.post("/token").body("grant_type=magic").await.expect(400);
     let why = "grant_type must be password, refresh_token or token-exchange";
     assert_eq!(log.audit(), [refused(None, why, ("POST", "/token"), "token", 400)]);
-    // What changes nothing and is allowed, and what nobody has asked for with credentials, is in the log of requests alone.
+    // An allowed request that changes nothing, and a refused one without credentials, are in the log of requests alone.
     for (who, path) in [("owner", "/"), ("owner", "/api/usage"), ("reader", "/v2/a/tags/list")] {
         ask(&world, who, "GET", path).await;
     }

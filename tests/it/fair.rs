@@ -1,4 +1,4 @@
-//! One caller cannot stop the others: places for uploads, and memory for what is read whole.
+//! One caller cannot stop the others: places for uploads, and memory for bodies that are read whole.
 
 use std::io;
 use std::pin::Pin;
@@ -31,7 +31,7 @@ const RULES: &str = r#"
     scope = "pr:2"
 "#;
 
-/// What nobody waits for longer, be there others or not.
+/// Longest wait of a request, whether or not there are others.
 const SOON: Duration = Duration::from_secs(2);
 
 async fn world(uploads: usize) -> World {
@@ -47,14 +47,14 @@ fn of<'w>(world: &'w World, who: &str) -> &'w World {
     world.show(basic("any", &static_token(who)))
 }
 
-/// A request whose body comes when the test says so.
+/// A request whose body the test sends piece by piece.
 struct Slow<'w> {
     body: Option<UnboundedSender<io::Result<Bytes>>>,
     answer: BoxFuture<'w, Answer>,
 }
 
 impl<'w> Slow<'w> {
-    /// Sends the head, with this `Content-Length` where there is one, and the first byte.
+    /// Sends the head, with this `Content-Length` if given, and the first byte.
     fn begin(world: &'w World, who: &str, method: Method, uri: &str, length: Option<usize>) -> Slow<'w> {
         let (body, bytes) = unbounded();
         let mut request = http::Request::builder().method(method).uri(uri);
@@ -84,7 +84,7 @@ impl<'w> Slow<'w> {
     }
 }
 
-/// Chunked uploads of which one byte has come, as many as asked for.
+/// Begins `count` chunked uploads, each with one byte.
 async fn uploads<'w>(world: &'w World, who: &str, count: usize) -> Vec<Slow<'w>> {
     let mut all = Vec::new();
     for _ in 0..count {
@@ -96,7 +96,7 @@ async fn uploads<'w>(world: &'w World, who: &str, count: usize) -> Vec<Slow<'w>>
     all
 }
 
-/// Goes on with what waits until `done`, and returns how long that took.
+/// Polls the waiting requests until `done`, and returns how long that took.
 async fn beside<T>(waiting: &mut [Slow<'_>], done: impl Future<Output = T>) -> (Duration, T) {
     let began = Instant::now();
     let waiting = futures::future::join_all(waiting.iter_mut().map(|slow| slow.answer.as_mut()));
@@ -116,7 +116,7 @@ async fn a_pull_request_that_holds_uploads_open_keeps_nobody_from_pushing() {
         let (took, _) = beside(&mut held, pushing).await;
         assert!(took <= SOON, "{who}: {took:?}");
     }
-    // What was held goes on where it stopped.
+    // The waiting uploads continue where they stopped.
     for upload in held {
         upload.send("}");
         upload.end().await.expect(202);

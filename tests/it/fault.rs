@@ -1,6 +1,6 @@
 //! The registry over a bucket behind a network that breaks: pushes and pulls at random, while calls to the bucket fail,
-//! stall, are cut short and damaged. Whatever was acknowledged stays, no wrong byte is delivered as right, and what cannot
-//! be done is refused cleanly.
+//! stall, are cut short and damaged. Acknowledged content stays, no wrong byte is delivered as right, and requests that
+//! cannot be served are refused cleanly.
 //!
 //! `FAULT_SEEDS` and `FAULT_OPERATIONS` make it longer; `FAULT_FIRST_SEED` begins elsewhere. With `IT_S3_ENDPOINT` and
 //! `IT_S3_BUCKET` the bucket is that of a real server.
@@ -28,7 +28,7 @@ use client::{Client, Told};
 use proxy::FaultProxy;
 
 const WORKERS: usize = 16;
-/// Threads of a server have names that begin so: a panic in one of them is no test's.
+/// Prefix of the names of server threads: a panic in one of them is not a test's.
 const SERVER_THREAD: &str = "larder under fault";
 /// One in so many operations is allowed a stalled call.
 const OPERATIONS_PER_STALL: usize = 200;
@@ -65,7 +65,7 @@ impl Server {
         let runtime = runtime.unwrap();
         let url = runtime.block_on(async {
             let mut config = Config::default();
-            // Less than what is pushed, so that much is asked of the bucket.
+            // Smaller than the pushed content, so that many reads reach the bucket.
             config.hot.size = ByteSize::mib(8);
             let objects = Arc::new(S3Objects::open(s3).await.unwrap());
             let app = App::over(objects, config).await.unwrap();
@@ -88,7 +88,7 @@ impl Drop for Server {
 
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Writes down the panics of servers, beside what is done with all panics.
+/// Counts the panics of servers, besides the usual handling of panics.
 fn count_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -108,7 +108,7 @@ fn run(seed: u64, operations: usize) {
         Some(real) => (None, real),
         None => {
             let mut bucket = runtime.block_on(Bucket::in_process());
-            // For the longest keys: see `Bucket`.
+            // Leaves space for the longest keys: see `Bucket`.
             bucket.config.prefix.clear();
             let config = bucket.config.clone();
             (Some(bucket), config)
@@ -132,7 +132,7 @@ fn run(seed: u64, operations: usize) {
         client.everything().await;
     });
     let took = began.elapsed();
-    // A replica that knows nothing but the bucket has all of it, too.
+    // A replica that knows only the bucket has all content, too.
     let other = Server::start(&direct);
     let told = std::mem::take(&mut *client.told.lock().unwrap());
     let count = (told.blobs.len(), told.manifests.len());
@@ -154,7 +154,7 @@ fn run(seed: u64, operations: usize) {
         proxy.calls(),
         proxy.faults()
     );
-    // Without these the run would prove nothing.
+    // Below these numbers the run would prove nothing.
     assert!(count.0 > operations / 5 && count.1 > operations / 10, "{count:?}");
     assert!(proxy.faults().values().sum::<usize>() > operations / 5);
 }
@@ -178,7 +178,7 @@ async fn storm(client: &Arc<Client>, seed: u64, operations: usize) {
     }
 }
 
-/// One push or pull. Whether it came through does not matter here: the client has looked at how it failed.
+/// One push or pull. Its success does not matter here: the client has checked the form of a failure.
 async fn operation(client: &Client, worker: usize, random: &mut StdRng) {
     let seed = random.random::<u64>() | 1;
     let large = 5 << 20..11 << 20;

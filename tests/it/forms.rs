@@ -1,4 +1,4 @@
-//! One cache in every form: what doors build on, called as they call it.
+//! One cache in every form: the functions below the doors, called as doors call them.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +30,7 @@ fn reader(world: &World) -> Repo {
     world.app().store.repo(permit(world), Deadline::of_each_call())
 }
 
-/// What a tag serves to a client that knows no manifests: its steps with a result, and the blobs of its layers.
+/// Content of a tag for a client without manifests: its steps with a result, and the blobs of its layers.
 async fn inline(world: &World, tag: &str) -> (Value, BTreeSet<String>, BTreeSet<Digest>) {
     let caches = world.app().store.caches();
     let bytes = caches.serve_cache(&reader(world), &tag.parse().unwrap(), WireForm::Inline).await.unwrap();

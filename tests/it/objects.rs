@@ -1,4 +1,5 @@
-//! What `Objects` means. A backend is right when it passes [`suite`]; what only one backend promises is in its own file.
+//! The contract of `Objects`. A backend is right if it passes [`suite`]; promises of only one backend are in its own
+//! file.
 //!
 //! Each step uses keys of its own, below its own name, so the steps can share a store.
 
@@ -22,7 +23,8 @@ pub async fn suite(objects: &dyn Objects) {
     of_many_puts_into_nothing_one_wins(objects).await;
 }
 
-/// What also a server does that tells no folder from an object, and looks whether there is an object before it writes one.
+/// The part of the contract that also holds for a server that takes a folder for an object, and whose writes are no
+/// atomic creates.
 pub async fn basics(objects: &dyn Objects) {
     an_object_is_found_with_its_size_and_bytes(objects).await;
     a_range_is_clipped_to_the_object(objects).await;
@@ -73,7 +75,7 @@ async fn an_object_is_found_with_its_size_and_bytes(objects: &dyn Objects) {
 
     let listed: Vec<Meta> = objects.list("found/a/", None).try_collect().await.unwrap();
     let [listed] = &listed[..] else { panic!("{listed:?}") };
-    // Not every bucket tells in a list.
+    // The list of some buckets has no versions.
     assert!(written.version.is_listed_as(&listed.version) || listed.version.0.is_empty(), "{listed:?}");
     let other = objects.put(&key, "other".into(), When::Always).await.unwrap();
     assert!(!other.version.is_listed_as(&listed.version), "{other:?} {listed:?}");
@@ -81,7 +83,7 @@ async fn an_object_is_found_with_its_size_and_bytes(objects: &dyn Objects) {
 
 async fn a_missing_object_is_not_found(objects: &dyn Objects) {
     put(objects, "missing/a/b", "x").await;
-    // Not even where others lie below or above it.
+    // An object below or above a key does not make the key exist.
     for key in ["missing/b", "missing/a", "missing/a/b/c"] {
         let key = Key::new(key);
         assert!(matches!(objects.head(&key).await, Err(Error::NotFound)), "{key}");
@@ -189,7 +191,7 @@ async fn a_reader_keeps_the_object_it_opened(objects: &dyn Objects) {
 }
 
 async fn keys_are_listed_in_byte_order(objects: &dyn Objects) {
-    // `-` and `.` come before `/`, digits and letters behind it: a walk of sorted folders would get this wrong.
+    // `-` and `.` come before `/`, digits and letters after it: a walk of sorted folders would get this wrong.
     let sorted = [
         "order/a",
         "order/a!b/x",
@@ -330,7 +332,7 @@ async fn objects_are_joined_in_order(objects: &dyn Objects) {
     let expected: Vec<u8> = (0..3).flat_map(|i| noise(100_000 + i, i as u64)).collect();
     objects.concat(&parts, &Key::new("concat/joined"), &Digest::sha256(&expected)).await.unwrap();
     assert!(whole(objects, "concat/joined").await == expected);
-    // Of one: neither the source nor the target may change with the other afterwards.
+    // From one part: neither the source nor the target may change with the other afterwards.
     objects.concat(&parts[..1], &Key::new("concat/one"), &Digest::sha256(&noise(100_000, 0))).await.unwrap();
     put(objects, "concat/part0", "changed").await;
     assert!(whole(objects, "concat/one").await == noise(100_000, 0));
@@ -357,7 +359,7 @@ async fn deleted_objects_are_gone_and_missing_ones_do_not_matter(objects: &dyn O
 }
 
 async fn neighbours_come_and_go_at_once(objects: &dyn Objects) {
-    // On a filesystem a folder that has become empty is removed while somebody else is about to use it.
+    // On a filesystem an empty folder is removed while another task is about to use it.
     let lives = (0..8).map(|i| async move {
         let key = Key::new(format!("crowd/{}/deep/{i}", i % 2));
         for life in 0..20 {

@@ -1,4 +1,4 @@
-//! The registry over a bucket: what its calls are, and what several servers over one bucket see of each other.
+//! The registry over a bucket: its calls, and what several servers over one bucket see of each other.
 
 mod budgets;
 mod copy;
@@ -45,7 +45,7 @@ impl Replica {
         change(&mut config);
         let app = App::open(config).await.unwrap();
         let front = app.front();
-        // What it takes to start is no matter here, nor what a running server does once a minute.
+        // The calls of the start do not matter here, nor those of the jobs of a running server.
         app.store.condemned().refresh(larder::deadline::Deadline::of_each_call()).await.unwrap();
         tap.calls();
         Replica { app, front }
@@ -85,7 +85,7 @@ impl Replica {
         Answer::of(self.respond("GET", &uri, ("range", header), Bytes::new()).await).await
     }
 
-    /// As a builder does: it asks, and sends what is not there.
+    /// Uploads a blob as a builder does: it asks, and sends only a missing one.
     async fn push_blob(&self, blob: &Bytes) {
         let digest = Digest::sha256(blob);
         if self.send("HEAD", &blob_uri(&digest), "").await.status == 404 {
@@ -122,7 +122,7 @@ fn blob_uri(digest: &Digest) -> String {
     format!("/v2/c/blobs/{digest}")
 }
 
-/// As BuildKit describes it: without its annotations, a layer cannot be told from another compression of the same.
+/// A layer as BuildKit describes it: without its annotations, it cannot be told from another compression of the same.
 fn layer(blob: &[u8]) -> Value {
     let mut layer = descriptor(LAYER, blob);
     let uncompressed = Digest::sha256(&[blob, b"uncompressed"].concat()).to_string();
@@ -158,13 +158,13 @@ impl Export {
     }
 }
 
-/// Nothing in the bucket names what is not there, and all bytes fit.
+/// Checks that nothing in the bucket references missing content, and that all bytes fit.
 async fn assert_sound(tap: &Tap) {
     let findings = check(&tap.objects().await, &Config::default(), Depth::Bytes).await.unwrap();
     assert!(findings.is_empty(), "{:?}", findings.iter().map(ToString::to_string).collect::<Vec<_>>());
 }
 
-/// Waits for what happens in the background.
+/// Waits for the result of work in the background.
 async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let looking = async {
         loop {

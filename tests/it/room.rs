@@ -1,4 +1,4 @@
-//! Room: what a tenant or a scope may take of the store and of the disk, whatever it sends and however.
+//! Limits of tenants and scopes: the space that they may use of the store and of the disk, whatever they send.
 
 mod accounts;
 mod disk;
@@ -23,7 +23,7 @@ use crate::views::Cache;
 use crate::world::{CONFIG, LAYER, World, descriptor, image, noise, with_digest};
 
 const MIB: usize = 1 << 20;
-/// What comes of a body at once, in bytes.
+/// Size of a portion of a body, in bytes.
 const PORTION: usize = 512 << 10;
 /// The quota of each scope in these tests, in bytes.
 const QUOTA: usize = 2 * MIB;
@@ -79,7 +79,7 @@ fn push<'w>(world: &'w World, who: &str, bytes: Bytes) -> Call<'w> {
     by(world, who, "POST", uri).body(bytes)
 }
 
-/// A body that its client sends piece by piece: what to send it by, and the body.
+/// A body that its client sends piece by piece: its sender, and the body.
 fn slowly() -> (mpsc::UnboundedSender<Result<Bytes, std::io::Error>>, Body) {
     let (pieces, body) = mpsc::unbounded();
     (pieces, Body::from_stream(body))
@@ -91,7 +91,7 @@ fn folder(world: &World, of_scope: bool) -> PathBuf {
     tenants.into_iter().find(|path| path.display().to_string().contains('~') == of_scope).unwrap()
 }
 
-/// What the only scope holds on the disk.
+/// Bytes that the only scope uses on the disk.
 fn held(world: &World) -> usize {
     crate::disk::taken(&folder(world, true)) as usize
 }
@@ -100,7 +100,7 @@ fn scope(world: &World) -> Tenant {
     folder(world, true).file_name().unwrap().to_str().unwrap().parse().unwrap()
 }
 
-/// Makes room whenever it is asked for, as the job does, until `work` is done.
+/// Evicts whenever that is requested, as the job does, until `work` is done.
 async fn while_room_is_made<T>(world: &World, work: impl IntoFuture<Output = T>) -> T {
     let room = world.app().store.room();
     let rounds = async {
@@ -117,7 +117,7 @@ async fn while_room_is_made<T>(world: &World, work: impl IntoFuture<Output = T>)
     }
 }
 
-/// Repeats something until it is refused for want of room, and says how often it was done.
+/// Repeats a request until it is refused for lack of space, and returns the number of successes.
 async fn until_refused(mut again: impl AsyncFnMut(u64) -> Answer) -> u64 {
     for times in 0..10_000 {
         let answer = again(times).await;
@@ -161,7 +161,7 @@ async fn an_upload_that_was_refused_half_way_leaves_its_room_to_others() {
     one.put_blob("app", noise(QUOTA / 2, 2)).await;
 }
 
-/// The scope of a caller, which has stored nothing yet.
+/// The scope of a caller, with nothing stored yet.
 async fn scope_named(world: &World, who: &str) -> Tenant {
     let blob = of(world, who).put_blob("app", "x").await;
     let scope = scope(world);
@@ -185,7 +185,7 @@ async fn manifests_and_their_referrers_stay_within_the_quota_of_a_scope() {
     });
     assert!((7..=10).contains(&pushed.await));
     assert!(held(&world) <= QUOTA, "{}", held(&world));
-    // What main stores is its own affair.
+    // The usage of main does not count for scopes.
     of(&world, "main").put_image("app", "v1", "seed").await;
 }
 
@@ -229,7 +229,7 @@ async fn what_is_tiny_counts_as_much_as_it_takes() {
         .await;
         assert!((4..=32).contains(&done), "{what}: {done}");
         assert!(held(&world) <= (128 << 10), "{what}: {}", held(&world));
-        // Who reads is not refused.
+        // Reads are not refused.
         one.get("/v2/app/manifests/latest").await.expect(200);
     }
 }
@@ -328,7 +328,7 @@ async fn what_was_announced_and_does_not_come_is_room_for_others_after_a_minute(
     push().await.expect(403);
     tokio::time::advance(larder::capacity::LAPSE).await;
     push().await.expect(201);
-    // It asks for its room again when it comes, and finds that it has gone.
+    // The rest reserves its space again when it arrives, and is refused.
     pieces.unbounded_send(Ok(announced.slice(1000..))).unwrap();
     drop(pieces);
     sending.await.expect(403);

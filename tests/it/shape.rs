@@ -1,4 +1,4 @@
-//! The direction of imports, as `docs/architecture.md` draws it: who may know whom.
+//! The direction of imports, as `docs/architecture.md` draws it: which module may import which.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,8 +12,8 @@ const LEAVES: &[&str] = &[
 /// The doors. The kit may be used by each of them, and uses none; all else below `doors/` puts them together.
 const DOORS: &[&str] = &["admin", "pages", "registry", "token"];
 
-/// What a module may import besides the leaves and itself. The rooms of the house are in the order in which they stand
-/// on each other: none names one that comes after it, which `no_cycle_between_rooms` proves.
+/// The imports of a module besides the leaves and itself. The rooms of the house are in the order in which they stand
+/// on each other: none imports one that comes after it, which `no_cycle_between_rooms` proves.
 fn allowed(module: &str) -> &'static [&'static str] {
     match module {
         "oci" | "objects" | "auth" | "jobs" => &[],
@@ -51,7 +51,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
     }
 }
 
-/// What is wrong with a file of `src/`, by line.
+/// The faults of a file of `src/`, by line.
 fn faults(path: &str, text: &str) -> Vec<String> {
     let module = path.split(['/', '.']).next().unwrap();
     let mut faults = Vec::new();
@@ -88,7 +88,7 @@ fn faults(path: &str, text: &str) -> Vec<String> {
     faults
 }
 
-/// The doors that a line of a file below `doors/` names: by a path from the root of the crate, or by one of `super`.
+/// The doors in a line of a file below `doors/`: by a path from the root of the crate, or by one of `super`.
 fn doors_named(code: &str, path: &str) -> BTreeSet<String> {
     let depth = path.matches('/').count() - usize::from(path.ends_with("/mod.rs"));
     let above = "super::".repeat(depth);
@@ -100,7 +100,7 @@ fn doors_named(code: &str, path: &str) -> BTreeSet<String> {
     named
 }
 
-/// The modules of this crate that a line names: `crate::store::Repo`, `crate::{app, config::Config}`.
+/// The modules of this crate in a line: `crate::store::Repo`, `crate::{app, config::Config}`.
 fn imports(code: &str, root: &str) -> BTreeSet<String> {
     let word = |text: &str| {
         let word: String = text.trim().chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
@@ -252,7 +252,7 @@ fn code_of(text: &str) -> String {
 
 type Edges = BTreeMap<String, BTreeSet<String>>;
 
-/// Which room names which, leaves left out.
+/// The imports between rooms, without leaves.
 fn rooms(files: &[(String, String)]) -> Edges {
     let mut edges = Edges::new();
     for (path, text) in files {
@@ -265,7 +265,7 @@ fn rooms(files: &[(String, String)]) -> Edges {
     edges
 }
 
-/// Which file of a room names which. What the room's `mod.rs` passes on counts as the file that it is from.
+/// The imports between the files of a room. An item that `mod.rs` re-exports counts as one of its own file.
 fn files_of(room: &str, files: &[(String, String)]) -> Edges {
     let within = |path: &str| {
         let name = path.strip_prefix(room)?.strip_prefix('/')?.strip_suffix(".rs")?;
@@ -293,7 +293,7 @@ fn files_of(room: &str, files: &[(String, String)]) -> Edges {
     edges
 }
 
-/// What remains when all that names nothing more is taken away, again and again: nothing, if there is no cycle.
+/// The rest after nodes without edges are removed, again and again: nothing, if there is no cycle.
 fn cycles(mut edges: Edges) -> Edges {
     loop {
         let open: BTreeSet<String> =
@@ -312,7 +312,7 @@ fn all_sources() -> Vec<(String, String)> {
     let mut files = Vec::new();
     sources(&root, &root, &mut files);
     assert!(files.len() > 30, "the sources were not found");
-    // The map of the crate names every module.
+    // The map of the crate lists every module.
     files.retain(|(path, _)| path != "lib.rs");
     files
 }
@@ -374,7 +374,7 @@ fn types(files: &[(String, String)]) -> BTreeMap<String, Vec<(String, usize)>> {
     found
 }
 
-/// Methods of each type, over all its `impl` blocks; what it does for a trait does not count.
+/// Methods of each type, over all its `impl` blocks, without those of traits.
 fn methods(files: &[(String, String)]) -> BTreeMap<String, usize> {
     let mut found = BTreeMap::<String, usize>::new();
     for (path, text) in files.iter().filter(|(path, _)| !path.contains("/tests")) {
@@ -413,7 +413,7 @@ fn no_type_is_a_house_of_its_own() {
     assert!(methods["content::Content"] > 20, "methods were not counted: {methods:#?}");
     let many: Vec<_> = methods.iter().filter(|(_, count)| **count > 40).collect();
     assert!(many.is_empty(), "more than 40 methods: {many:?}");
-    // What is written down or shown field by field is as long as what it says.
+    // Types that are stored or displayed field by field are as long as their content.
     const DATA: &[(&str, &str)] = &[
         ("Config", "the file of the operator"),
         ("S3Config", "a section of that file"),

@@ -1,4 +1,4 @@
-//! A proxy in front of a bucket: it counts what is asked for, can take the bucket away, and flips bits.
+//! A proxy in front of a bucket: it counts calls, can make the bucket unavailable, and flips bits.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,11 +21,11 @@ use tokio::task::JoinHandle;
 
 use crate::bucket::{self, Bucket};
 
-/// What has been asked for.
+/// The calls so far.
 #[derive(Clone, Debug, Default)]
 pub struct Calls {
     pub by_name: BTreeMap<&'static str, usize>,
-    /// Of objects that were read.
+    /// Number of bytes read from objects.
     pub read_bytes: u64,
 }
 
@@ -39,7 +39,7 @@ impl Calls {
     }
 }
 
-/// Which calls are held back: those of a name whose path has a part.
+/// The calls that are held back: those of a name whose path has a part.
 #[derive(Clone, Copy)]
 struct Held {
     name: &'static str,
@@ -73,7 +73,7 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// A bucket in this process, and that of a real server when there is one.
+    /// A bucket in this process, and that of a real server if there is one.
     pub async fn all() -> Vec<Tap> {
         let mut taps = vec![Tap::in_process().await];
         if let Some(real) = bucket::real() {
@@ -114,7 +114,7 @@ impl Tap {
         S3Objects::open(&self.config).await.unwrap()
     }
 
-    /// What has been asked for since the last time.
+    /// The calls since the last time.
     pub fn calls(&self) -> Calls {
         std::mem::take(&mut self.calls.lock().unwrap())
     }
@@ -134,7 +134,7 @@ impl Tap {
         self.held.send_replace(Some(Held { name, part }));
     }
 
-    /// Answers the next call of a name whose path has a part with a 500 when it is done, and holds back those that follow.
+    /// Answers the next call of a name whose path has a part with a 500 when it is done, and holds back later ones.
     pub fn lose_at(&self, name: &'static str, part: &'static str) {
         *self.lost.lock().unwrap() = Some(Held { name, part });
     }
@@ -267,7 +267,7 @@ impl Line {
         Ok(response.map(|()| StreamBody::new(frames).boxed_unsync()))
     }
 
-    /// Which byte of the answer is to come with a flipped bit.
+    /// Position of the byte of the answer that gets a flipped bit.
     fn flipped(&self, request: &Request<Incoming>) -> Option<usize> {
         let range = request.headers().get(http::header::RANGE)?.to_str().unwrap().strip_prefix("bytes=").unwrap();
         let (first, last) = range.split_once('-').unwrap();

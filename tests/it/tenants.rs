@@ -32,7 +32,7 @@ async fn a_tenant_does_not_learn_what_another_has() {
     world.get(format!("/v2/r-other/blobs/{layer}")).await.expect(200);
     let nothing = Digest::sha256(b"nothing");
     for repo in ["blue/app", "app"] {
-        // What is there at another tenant, and what is nowhere, are answered alike.
+        // A blob of another tenant, and one that exists nowhere, are answered alike.
         let mut answers = Vec::new();
         for blob in [layer, nothing] {
             let mut seen = Vec::new();
@@ -67,7 +67,7 @@ async fn who_knows_the_id_of_an_upload_of_another_tenant_cannot_end_it() {
     for repo in ["blue/app", "app", "red/other"] {
         for location in [&fresh, &staged] {
             let elsewhere = location.replace("/v2/red/app/", &format!("/v2/{repo}/"));
-            // Without the mark that there is a state to find.
+            // Without the mark that the session has stored state.
             for location in [&elsewhere, &elsewhere.replace("?staged=1", "")] {
                 world.delete(location).await;
             }
@@ -110,7 +110,7 @@ async fn the_catalog_has_every_tenant_in_one_order_and_in_pages() {
         uri = link.to_str().unwrap().split(['<', '>']).nth(1).unwrap().to_string();
     }
     assert_eq!(json!(all), json!(repos));
-    // What has gone over to another tenant is not in the catalog of what can be read.
+    // A repository that now belongs to another tenant is not in the catalog of readable ones.
     world.reconfigure(|config| config.tenants.clear()).await;
     assert_eq!(world.get("/v2/_catalog").await.expect(200).json()["repositories"], json!(["app", "zoo"]));
 }
@@ -142,10 +142,10 @@ async fn a_quota_refuses_what_does_not_fit_before_it_is_sent_and_only_that() {
     assert_eq!(error["detail"], json!({ "tenant": "red", "stored": 900_000, "max": 1_000_000, "size": 200_000 }));
     let message = error["message"].as_str().unwrap();
     assert!(message.contains("tenant red has 878.9 KiB of the 976.6 KiB that it may store"), "{message}");
-    // Not known beforehand how long, it is cut when it is too long.
+    // An upload of unknown length is cut when it exceeds the quota.
     let chunk = world.begin("red/app").await;
     world.patch(chunk).body(large.clone()).await.expect(403);
-    // What fits is taken, what is there is read, and others have their own.
+    // A push that fits is accepted, stored content is read, and others have their own quota.
     let small = world.put_blob("red/app", noise(100_000, 3)).await;
     world.put_blob("app", large).await;
     world.get(format!("/v2/red/app/blobs/{small}")).await.expect(200);
@@ -155,7 +155,7 @@ async fn a_quota_refuses_what_does_not_fit_before_it_is_sent_and_only_that() {
     // A manifest may go a little beyond: the build has sent its layers.
     let layer = descriptor(LAYER, &noise(100_000, 3));
     world.put_manifest("red/app", "v1", &image(layer, vec![])).await;
-    // And mounts move nothing.
+    // Mounts move nothing either.
     world.post(format!("/v2/red/two/blobs/uploads/?mount={small}")).await.expect(201);
     let metrics = world.app().metrics.render();
     assert!(metrics.contains("larder_uploads_refused_total 3"), "{metrics}");
@@ -221,7 +221,7 @@ async fn an_upload_waits_for_room_that_is_being_made_and_no_longer() {
         let put = world.post(uri).body(new.clone()).into_future();
         tokio::time::timeout(Duration::from_secs(30), put).await.expect("it waits for nobody").status.as_u16()
     };
-    // Evicts whenever it is told to, until something is done.
+    // Evicts whenever that is requested, until something is done.
     let evicting = async |condemned: u64, until: Pin<Box<dyn Future<Output = u16> + '_>>| {
         let rounds = async {
             loop {
@@ -235,13 +235,13 @@ async fn an_upload_waits_for_room_that_is_being_made_and_no_longer() {
             status = until => status,
         }
     };
-    // Somebody makes room when told to.
+    // The first call tells the server that there is a task which evicts.
     assert!(futures::poll!(Box::pin(room.pressed())).is_pending());
     assert_eq!(put(850_000, 1).await, 201);
     assert_eq!(evicting(300_000, Box::pin(put(200_000, 2))).await, 201);
-    // There is room again, but not so much.
+    // There is free space again, but not enough.
     assert_eq!(evicting(300_000, Box::pin(put(300_000, 3))).await, 403);
-    // More cannot go, and it is still too much: nobody waits for another round.
+    // No more can be evicted, and usage is still too high: no request waits for another round.
     assert_eq!(evicting(0, Box::pin(put(300_000, 4))).await, 403);
     assert_eq!(put(300_000, 5).await, 403);
 }
@@ -261,9 +261,9 @@ async fn the_reserve_of_the_disk_is_not_for_uploads() {
     world.patch(chunked).stream("x").await.expect(507);
     drop(world.app().store.room().pressed().await);
     assert!(world.app().store.room().shortage() > 0);
-    // Nor is all of it for manifests.
+    // Manifests may not use all of it either.
     world.put("/v2/app/manifests/v2").body(image.manifest.to_string()).await.expect(507);
-    // All else goes on: reads, deletes, health.
+    // All other requests succeed: reads, deletes, health.
     world.get("/v2/app/manifests/v1").await.expect(200);
     world.get(format!("/v2/app/blobs/{}", image.layer)).await.expect(200);
     world.delete("/v2/app/manifests/v1").await.expect(202);
@@ -297,7 +297,7 @@ async fn usage_is_counted_at_the_start_and_kept_by_tenant_and_repository() {
     // tag.
     let [blue, red] = [3, 4 + 2 + 3 * 2].map(|objects: u64| objects * 4096);
     assert_eq!(counted, [(json!("blue"), json!(blue), json!(1)), (json!("red"), json!(red), json!(4))]);
-    // The first image was pushed twice, and is there once.
+    // The first image was pushed twice, and counts once.
     assert_eq!(followed, counted);
     let repos = &told["tenants"][1]["counted"]["repositories"];
     assert_eq!(repos["red/app"], json!({ "manifests": 1, "tags": 2, "bytes": seed }));

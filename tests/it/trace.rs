@@ -127,7 +127,7 @@ async fn a_push_and_a_pull_are_children_of_the_builder() {
     assert_eq!(of_build(client.put(format!("{repo}/manifests/v1")).body(manifest)).await, 201);
     assert_eq!(of_build(client.get(format!("{repo}/blobs/{digest}"))).await, 200);
     assert_eq!(of_build(client.get(format!("{repo}/manifests/none"))).await, 404);
-    // The end of the process sends what is left.
+    // The process sends the remaining spans before it ends.
     assert!(larder.terminate().success());
 
     let spans = collector.spans();
@@ -152,7 +152,7 @@ async fn a_push_and_a_pull_are_children_of_the_builder() {
         assert!(received.is_empty() || span.of("http.request.body.size") == received, "{span:#?}");
         assert!(!span.has_failed(), "{span:#?}");
     }
-    // What is written and what is loaded for all who ask is done by tasks, which still belong to the request.
+    // Writes, and reads shared by several requests, run in tasks of their own, which still belong to the request.
     for (name, of) in [("objects write", "PUT upload"), ("objects read", "GET blob")] {
         let is_it = |span: &&Span| span.text("name") == name && span.of("larder.key").ends_with(&digest.hex());
         let call = spans.iter().find(is_it).unwrap_or_else(|| panic!("{name}: {spans:#?}"));

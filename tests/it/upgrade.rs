@@ -1,4 +1,4 @@
-//! Stores that other versions wrote. `tests/fixtures/stores` has one of each format, made by the version that brought it.
+//! Stores that other versions wrote. `tests/fixtures/stores` has one of each format, made by its first version.
 
 use std::fs;
 use std::path::Path;
@@ -47,7 +47,7 @@ async fn a_store_of_the_first_format_is_served_and_pushed_to() {
             world.head(format!("/v2/app/blobs/{}", layer["digest"].as_str().unwrap())).await.expect(200);
         }
     }
-    // An upload that was under way goes on.
+    // An upload in flight is resumed.
     let location = "/v2/app/blobs/uploads/9f0c1c65602821d2631e3e66aacf3b62?staged=1";
     let digest = Digest::sha256(b"half of a blob");
     world.put(with_digest(location, &digest)).body("a blob").await.expect(201);
@@ -67,6 +67,6 @@ async fn a_store_of_a_newer_format_that_this_version_can_read_is_served() {
     })
     .await;
     serves_both_caches(&world).await;
-    // It stays the newer version's.
+    // The format stays that of the newer version.
     assert_eq!(fs::read_to_string(world.config().store.path.join("meta/format")).unwrap(), newer);
 }

@@ -1,4 +1,4 @@
-//! Servers of two versions over one store: what the older one knows nothing of is not lost, over files and a bucket.
+//! Servers of two versions over one store: content unknown to the older one is not lost, over files and a bucket.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -33,7 +33,7 @@ const NEXT: u32 = FORMAT + 1;
 /// A cache tag. Its name is short: the bucket of the tests makes file names of keys.
 const CACHE: &str = "/v2/c/manifests/m";
 
-/// A store, and what it lives in.
+/// A store and its backend.
 struct Shared {
     objects: Arc<dyn Objects>,
     _place: Box<dyn Any>,
@@ -50,7 +50,7 @@ async fn stores() -> Vec<Shared> {
 }
 
 impl Shared {
-    /// A server of this version, whose collector waits for nothing.
+    /// A server of this version, whose collector does not wait.
     async fn server(&self) -> App {
         let mut config = Config::default();
         (config.collect.grace, config.collect.lease) = (Span::seconds(1), Span::seconds(1));
@@ -79,7 +79,7 @@ impl Shared {
         self.objects.put(key, body.into(), When::Always).await.unwrap();
     }
 
-    /// A blob that only an entry names: a root of the next version.
+    /// A blob that only an entry references: a root of the next version.
     async fn put_entry(&self) -> Key {
         let content = "what an entry names";
         let digest = Digest::sha256(content.as_bytes());
@@ -99,7 +99,7 @@ impl Shared {
         self.objects.list("", None).map_ok(|meta| (meta.key, meta.version)).try_collect().await.unwrap()
     }
 
-    /// Takes away what a server has made to serve a cache tag, and returns the digest that it served.
+    /// Deletes the stored view of a cache tag, and returns the digest that was served.
     async fn lose_view(&self, app: &App) -> String {
         let served = send(app, "GET", CACHE, "").await.expect(200);
         let view: Digest = served.header("docker-content-digest").parse().unwrap();
@@ -118,7 +118,7 @@ impl Shared {
     }
 }
 
-/// Until what was written or condemned before is old enough for the collector.
+/// Waits until earlier writes and lists are old enough for the collector.
 async fn older() {
     tokio::time::sleep(Duration::from_millis(2_100)).await;
 }
@@ -160,7 +160,7 @@ async fn a_new_kind_of_root_is_not_written_while_servers_that_would_sweep_it_are
         next.may_write(RootKind::TAGS).unwrap();
         let refused = next.may_write(RootKind::ENTRIES).unwrap_err();
         assert!(matches!(refused, Error::FormatTooOld { needs: NEXT, found: FORMAT, .. }), "{refused}");
-        // And this is why.
+        // The reason: this server would delete the content of entries.
         let blob = store.put_entry().await;
         older().await;
         server.collector.run(Wish::default()).await.unwrap();
@@ -233,7 +233,7 @@ async fn a_server_whose_format_was_left_behind_reads_without_leaving_a_trace_in_
         store.put(&layout::blob(&Tenant::default_tenant(), &damaged), "what a disk made").await;
 
         let server = store.patient_server().await;
-        // A blob that began to come before, and ends after.
+        // A blob whose upload began before, and ends after.
         let late = Digest::sha256(b"first and last");
         let ((asked, is_asked), (end, ended)) = (oneshot::channel(), oneshot::channel());
         let pieces = stream::once(async { Ok::<_, Infallible>("first and ") }).chain(stream::once(async move {
@@ -257,7 +257,7 @@ async fn a_server_whose_format_was_left_behind_reads_without_leaving_a_trace_in_
         send(&server, "GET", &format!("/v2/app/blobs/{blob}"), "").await.expect(200);
         send(&server, "GET", &format!("/v2/app/blobs/{damaged}"), "").await.expect(404);
         send(&server, "GET", "/v2/app/manifests/v1", "").await.expect(200);
-        // It could not store a view, so it serves what can be read by its digest from any server.
+        // The server could not store a view, so it serves one that any server can read by its digest.
         let served = send(&server, "HEAD", CACHE, "").await.expect(200);
         assert_eq!(served.header("docker-content-digest"), newest);
         let read = send(&server, "GET", &format!("/v2/c/manifests/{newest}"), "").await.expect(200).json();
@@ -302,7 +302,7 @@ async fn a_raise_keeps_what_others_noted_and_one_that_was_overwritten_is_made_ag
         last.raise(NEXT + 1).await.unwrap();
         last.raise(NEXT).await.unwrap();
         assert_eq!(store.stored().await["oldest_reader"], NEXT + 1);
-        // A slower write of the other version comes after it.
+        // A slower write of the other version lands after it.
         store.put(&layout::format(), raised.to_string()).await;
         last.confirm().await.unwrap();
         assert_eq!(store.stored().await["oldest_reader"], NEXT + 1);

@@ -14,8 +14,8 @@ use crate::world::{CONFIG, LAYER, World, descriptor, image};
 
 pub const TAG: &str = "/v2/shop/cache/manifests/main";
 
-/// The cache of one build: a base image, a step that all targets share, and the step of this one. `sources` are what
-/// the target was built from.
+/// The cache of one build: a base image, a step that all targets share, and the step of this one. `sources` is the
+/// input from which the target was built.
 pub struct Cache {
     config: String,
     layers: Vec<Value>,
@@ -65,7 +65,7 @@ fn digest(text: &str) -> String {
     Digest::sha256(text.as_bytes()).to_string()
 }
 
-/// What an importer gets: the digests of the steps that have a result, and the layers that the manifest names.
+/// Imports a cache: the digests of the steps that have a result, and the layers that the manifest references.
 pub async fn import(world: &World, path: &str) -> (BTreeSet<String>, BTreeSet<Digest>) {
     let announced = world.head(path).await.expect(200).header("docker-content-digest").to_string();
     let manifest = world.get(format!("/v2/shop/cache/manifests/{announced}")).await.expect(200);
@@ -161,7 +161,7 @@ async fn a_builder_that_imported_its_cache_finds_its_own_digest_after_it_exporte
     let world = World::new().await;
     let mut cache = Cache::of(&world, "api", "v1").await;
     cache.push(&world, "main").await;
-    // BuildKit notes where it imported a layer from; nothing else has changed.
+    // BuildKit notes the registry from which it imported a layer; all else is unchanged.
     cache.layers[0]["annotations"]["containerd.io/distribution.source.127.0.0.1"] = "shop/cache".into();
     let again = cache.push(&world, "main").await;
     assert_eq!((announced(&world).await, records(&world).await), (again.to_string(), 1));
@@ -194,7 +194,7 @@ async fn the_only_push_of_a_tag_loses_a_layer_and_keeps_the_rest() {
     world.damaged_on_purpose();
 }
 
-/// A builder that finds no cache under a digest builds without it; one that is given a layer which is gone fails.
+/// A builder that finds no cache under a digest builds without it; a builder whose cache has a missing layer fails.
 #[tokio::test]
 async fn a_cache_pulled_by_digest_that_lacks_a_layer_is_not_there() {
     let mut world = World::new().await;
@@ -211,7 +211,8 @@ async fn a_cache_pulled_by_digest_that_lacks_a_layer_is_not_there() {
     for (tag, manifest) in [("manifest", &of_manifest), ("index", &list)] {
         digests.push(world.put_manifest("shop/cache", tag, manifest).await);
     }
-    // One that no tag has served, and an image with the same layers: whoever pulls that learns what is gone by himself.
+    // A cache that no tag has served, and an image with the same layers: a client that pulls the image finds out by
+    // itself.
     world.put_blob("shop/cache", "{}").await;
     let image = world.put_manifest("shop/cache", "image", &image(descriptor(CONFIG, b"{}"), api.layers.clone())).await;
     let pull = async |digest: &Digest| {
@@ -225,7 +226,7 @@ async fn a_cache_pulled_by_digest_that_lacks_a_layer_is_not_there() {
     assert_eq!([pull(&digests[0]).await, pull(&digests[1]).await, pull(&image).await], [404, 404, 200]);
     Cache::of(&world, "api", "v1").await;
     assert_eq!([pull(&digests[0]).await, pull(&digests[1]).await], [200, 200]);
-    // What a tag has just announced is given: a builder that was told of it has no other way.
+    // A manifest that a tag has just announced is served: a builder that received its digest has no other way.
     let told = world.head("/v2/shop/cache/manifests/manifest").await.expect(200);
     let told: Digest = told.header("docker-content-digest").parse().unwrap();
     std::fs::remove_file(world.blob_file(&api.own)).unwrap();
@@ -337,7 +338,7 @@ async fn a_push_whose_records_were_damaged_is_asked_for_again_and_its_siblings_s
     let config = Digest::sha256(api.config.as_bytes());
     std::fs::write(world.blob_file(&config), "x".repeat(api.config.len())).unwrap();
     world.restart().await;
-    // The builder exports again: it is told that its config is not there, and sends it.
+    // The builder exports again: it is told that its config is missing, and sends it.
     let manifest = api.manifest().to_string();
     world.put(TAG).body(manifest).await.expect(404);
     world.head(format!("/v2/shop/cache/blobs/{config}")).await.expect(404);
@@ -467,7 +468,7 @@ async fn a_pull_by_digest_is_a_use_of_the_tag_that_points_there() {
     let note = |world: &World, tag: &str| world.config().store.path.join("t/default/repos/shop/app/!/used").join(tag);
     world.head(format!("/v2/shop/app/manifests/{}", image.digest)).await.expect(200);
     assert!(note(&world, "v1").exists());
-    // As the next server knows it, when it has counted; of several tags the one that was used last.
+    // A new server knows the tags of a manifest after its count; of several tags it notes the one that was used last.
     std::fs::remove_file(note(&world, "v1")).unwrap();
     world.put_manifest("shop/app", "v2", &image.manifest).await;
     world.restart().await;

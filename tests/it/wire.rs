@@ -1,9 +1,9 @@
-//! HTTP by hand, for what no client would do.
+//! HTTP by hand, for requests that no client would send.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Everything that comes until the server closes the connection.
+/// All bytes until the server closes the connection.
 pub async fn rest(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     // A reset is an end as well.

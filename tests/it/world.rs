@@ -37,7 +37,7 @@ pub struct World {
     disk: Option<Disk>,
     folder: TempDir,
     damaged: bool,
-    /// What every request shows, unless it shows something itself.
+    /// The credentials of every request that has none of its own.
     shown: Mutex<Option<String>>,
 }
 
@@ -67,7 +67,7 @@ impl World {
         World { running, config, disk, folder, damaged: false, shown: Mutex::default() }
     }
 
-    /// The same folder under a new server, which knows nothing but what is in it.
+    /// The same folder under a new server, which knows only its content.
     pub async fn restart(&mut self) {
         self.running = None;
         self.running = Some(Running::open(&self.config, self.disk).await);
@@ -102,7 +102,7 @@ impl World {
         self.config.store.path.join(name)
     }
 
-    /// Says that what is wrong in the store at the end of the test was done on purpose.
+    /// Declares that damage in the store at the end of the test is on purpose.
     pub fn damaged_on_purpose(&mut self) {
         self.damaged = true;
     }
@@ -121,7 +121,7 @@ impl World {
         std::mem::size_of_val(&self.running().front.answer(request))
     }
 
-    /// From now on requests come with this `Authorization`.
+    /// Sets the `Authorization` of all further requests.
     pub fn show(&self, authorization: impl Into<String>) -> &World {
         *self.shown.lock().unwrap() = Some(authorization.into());
         self
@@ -260,14 +260,14 @@ pub fn age_file(file: &Path, by: Duration) {
     file.set_modified(SystemTime::now() - by).unwrap();
 }
 
-/// What was pushed.
+/// A pushed image.
 pub struct Image {
     pub digest: Digest,
     pub layer: Digest,
     pub manifest: Value,
 }
 
-/// A server that listens. It stops when dropped or told to.
+/// A server that listens. It stops when dropped or stopped.
 pub struct Server {
     pub addresses: Vec<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,

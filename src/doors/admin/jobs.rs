@@ -1,4 +1,4 @@
-//! Jobs that operators start on a running server: long work that reports line by line, in JSON, as it goes on.
+//! Jobs that operators start on a running server: long work that reports its progress line by line, in JSON.
 //!
 //! A job ends with the connection that started it.
 
@@ -27,7 +27,7 @@ use crate::doors::kit::audit::Note;
 use crate::doors::kit::origin::RequestOrigin;
 use crate::lifetime::collect::Wish;
 
-/// Lines of a report that wait for a slow reader. Beyond, the work waits.
+/// Maximum number of report lines that wait for a slow reader. Then the work waits.
 const LINES_MAX: usize = 64;
 
 #[derive(Default, Deserialize)]
@@ -121,14 +121,14 @@ async fn admit(doors: &Doors, request: http::Request<()>) -> Result<Order, Respo
     Ok(Order { who: admit_operator(doors, &request).await?, note: Note::of(doors, &request) })
 }
 
-/// The answer to an order: its work has begun.
+/// The answer to an order, when its work begins.
 fn ordered<F: Future<Output = ()> + Send + 'static>(order: Order, work: impl FnOnce(Sender<Bytes>) -> F) -> Response {
     let answer = stream_json_lines(work);
     order.note.written(Some(&order.who), answer.status());
     answer
 }
 
-/// The answer that is what `work` reports, line by line.
+/// An answer whose body is the report of `work`, line by line.
 pub fn stream_json_lines<F: Future<Output = ()> + Send + 'static>(work: impl FnOnce(Sender<Bytes>) -> F) -> Response {
     let (lines, report) = channel(LINES_MAX);
     let work = StreamedWork { report, task: tokio::spawn(work(lines)) };
@@ -139,19 +139,19 @@ pub fn stream_json_lines<F: Future<Output = ()> + Send + 'static>(work: impl FnO
     ([(CONTENT_TYPE, "application/jsonl")], Body::from_stream(lines)).into_response()
 }
 
-/// Sends one line of a job's report, as soon as its reader has taken those that wait.
+/// Sends one line of a job's report, once there is space in the queue.
 pub async fn send_line(lines: &Sender<Bytes>, what: &impl Serialize) {
     match serde_json::to_vec(what) {
         Ok(mut line) => {
             line.push(b'\n');
-            // Who does not listen any more has ended the work.
+            // If the reader has left, the work ends anyway.
             let _ = lines.send(line.into()).await;
         }
         Err(error) => tracing::error!(%error, "cannot send a line"),
     }
 }
 
-/// Work that ends when nobody listens.
+/// Work that ends when its reader leaves.
 struct StreamedWork {
     report: Receiver<Bytes>,
     task: JoinHandle<()>,
@@ -183,7 +183,7 @@ mod tests {
         });
         let mut body = answer.into_body();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "0\n");
-        // As long as the report can go on by itself.
+        // As long as the report can make progress by itself.
         let mut before = usize::MAX;
         while std::mem::replace(&mut before, sent.load(Relaxed)) != before {
             tokio::task::yield_now().await;

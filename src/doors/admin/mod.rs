@@ -1,4 +1,4 @@
-//! Health, metrics, and what operators ask of a running server.
+//! Health, metrics, and requests of operators to a running server.
 
 pub mod jobs;
 
@@ -20,12 +20,13 @@ use crate::doors::kit::refusal::Refusal;
 use crate::error::Error;
 use crate::names::{InvalidName, RepoName, Tag};
 
-/// The process answers.
+/// Answers that the process runs.
 pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// The store answers. One that is full still does: to take its server away from builders would only make it worse.
+/// Answers whether the store answers. A full store does: to take its server away from builders would only make it
+/// worse.
 pub async fn readyz(State(doors): State<Doors>) -> Response {
     if doors.draining.load(Relaxed) {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining: this server was told to stop\n").into_response();
@@ -37,7 +38,7 @@ pub async fn readyz(State(doors): State<Doors>) -> Response {
     }
 }
 
-/// What is counted: for everybody, or for whom the configuration names and who may administer.
+/// Answers with the metrics: to all callers, or to the configured readers and to admins.
 pub async fn metrics(State(doors): State<Doors>, request: Request) -> Response {
     if !doors.gate.has_open_metrics()
         && let Err(refusal) = admit(&doors, &request.map(drop), |caller| doors.gate.admit_metrics(caller)).await
@@ -62,7 +63,7 @@ impl Inspected {
     }
 }
 
-/// What a tag is made of.
+/// Answers with the content of a tag.
 pub async fn inspect(State(doors): State<Doors>, Query(asked): Query<Inspected>, request: Request) -> Response {
     let request = request.map(drop);
     let (repo, tag) = match asked.parse() {
@@ -85,7 +86,7 @@ pub async fn inspect(State(doors): State<Doors>, Query(asked): Query<Inspected>,
     }
 }
 
-/// What each tenant stores and may store, in bytes, and what was counted of its repositories last.
+/// Answers with usage and quota of each tenant, in bytes, and the last count of its repositories.
 pub async fn usage(State(doors): State<Doors>, request: Request) -> Response {
     if let Err(refusal) = admit_operator(&doors, &request.map(drop)).await {
         return refusal;
@@ -104,7 +105,7 @@ pub async fn usage(State(doors): State<Doors>, request: Request) -> Response {
     Json(json!({ "tenants": tenants.collect::<Vec<_>>() })).into_response()
 }
 
-/// The background jobs of this server, and how they went.
+/// Answers with the background jobs of this server, and their results.
 pub async fn background_jobs(State(doors): State<Doors>, request: Request) -> Response {
     if let Err(refused) = admit_operator(&doors, &request.map(drop)).await {
         return refused;
@@ -112,7 +113,7 @@ pub async fn background_jobs(State(doors): State<Doors>, request: Request) -> Re
     Json(json!({ "jobs": doors.jobs.all() })).into_response()
 }
 
-/// What the last collection of this server found and did; `null` before the first.
+/// Answers with the report of this server's last collection; `null` before the first.
 pub async fn last_collection(State(doors): State<Doors>, request: Request) -> Response {
     if let Err(refusal) = admit_operator(&doors, &request.map(drop)).await {
         return refusal;

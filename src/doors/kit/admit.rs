@@ -1,4 +1,4 @@
-//! Who may operate a server, for the doors of operators.
+//! Authorization at the doors of operators.
 
 use axum::response::Response;
 use http::header::WWW_AUTHENTICATE;
@@ -10,17 +10,17 @@ use crate::doors::kit::audit::Note;
 use crate::doors::kit::origin::RequestOrigin;
 use crate::doors::kit::refusal::Refusal;
 
-/// What the audit log calls whoever can read the files of the store.
+/// Identity of an operator by access to the store's files, in the audit log.
 const OPERATOR: &str = "operator";
-/// What the audit log calls the doors of operators, as metrics do.
+/// Route of the doors of operators in the audit log, as in metrics.
 const ROUTE: &str = "admin";
 
-/// Lets in who may administer, and who can read the files of the store. Returns who it is, for the audit log.
+/// Admits callers with admin rights, and operators by the store's token. Returns the identity for the audit log.
 pub async fn admit_operator(doors: &Doors, request: &http::Request<()>) -> Result<String, Response> {
     admit(doors, request, |caller| doors.gate.admit_admin(caller)).await
 }
 
-/// Lets in who may do what `may` says, and who can read the files of the store. Returns who it is, for the audit log.
+/// Admits callers for whom `may` succeeds, and operators by the store's token. Returns the identity for the audit log.
 pub async fn admit(
     doors: &Doors,
     request: &http::Request<()>,
@@ -37,7 +37,7 @@ pub async fn admit(
     }
 }
 
-/// A refusal for want of a right, with a challenge for a browser. The audit log has it.
+/// A refusal for a missing right, with a challenge for browsers and a line in the audit log.
 pub fn refused(doors: &Doors, request: &http::Request<()>, caller: Option<&Caller>, error: &AuthError) -> Response {
     let (refusal, origin) = (Refusal::from(error), RequestOrigin::new(doors, request));
     let who = caller.map(|caller| caller.identity().to_string());

@@ -1,4 +1,4 @@
-//! Responses under construction, and what a `HEAD` leaves of one.
+//! Responses under construction, and their form for a `HEAD`.
 
 use axum::body::Body;
 use axum::response::Response;
@@ -8,23 +8,22 @@ use hyper::body::Body as HttpBody;
 
 use crate::doors::kit::etag::EntityTag;
 
-/// The media type of content that is served as bytes: one that a browser would run must not be guessed from them.
+/// The media type of raw bytes: the type of content that a browser would run must not be guessed from them.
 pub const OCTETS: &str = "application/octet-stream";
 
-/// A header as text; nothing when it is absent, or not text.
+/// A header as text; nothing if it is absent, or not text.
 pub fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// An answer without headers and body so far.
+/// An answer without headers and body.
 pub fn respond(status: StatusCode) -> Answer {
     Answer { response: Response::new(Body::empty()), status }
 }
 
-/// A response under construction. All values come from parsed names and numbers, so none of them can fail to be a
-/// header.
+/// A response under construction. All values come from parsed names and numbers, so each is a valid header.
 ///
-/// Digests are most of what is said: their text is made once, and constants are not copied.
+/// Most values are digests: their text is made once, and constants are not copied.
 pub struct Answer {
     response: Response,
     status: StatusCode,
@@ -47,7 +46,7 @@ impl Answer {
         self
     }
 
-    /// The entity tag of the content, and its digest in a header of the protocol's own.
+    /// Sets the entity tag of the content, and the protocol's own header with its digest.
     pub fn entity(self, tag: &EntityTag, digest: HeaderName) -> Answer {
         match (HeaderValue::from_maybe_shared(tag.text()), HeaderValue::from_maybe_shared(tag.digest())) {
             (Ok(tag), Ok(text)) => self.set(ETAG, tag).set(digest, text),
@@ -55,7 +54,7 @@ impl Answer {
         }
     }
 
-    /// The headers of `size` bytes.
+    /// Sets the headers of `size` raw bytes.
     pub fn octets(self, size: u64) -> Answer {
         self.set_const(CONTENT_TYPE, OCTETS).set(CONTENT_LENGTH, size)
     }
@@ -75,7 +74,7 @@ impl Answer {
     }
 }
 
-/// The answer to a `HEAD`: that to a `GET`, without what it would send.
+/// The answer to a `HEAD`: that to a `GET` without its body.
 pub fn without_body(mut response: Response) -> Response {
     let length = response.body().size_hint().exact();
     if let Some(length) = length.filter(|length| *length > 0)

@@ -1,10 +1,10 @@
-//! One line for each write, each token, each order and each refusal: who, what, from where, and what came of it. A write to
-//! the registry that is let in has none where everybody may everything.
+//! The audit log: one line for each write, token, operator's order and refusal: who, what, from where, and the result.
+//! An admitted write to the registry has none if all callers may do everything.
 //!
 //! Invariant: a request that may change something has its line, whatever the door: the front gives it a [`Note`] before
-//! it is handed out, the door fills it in, and the front closes what was left open.
+//! routing, the door fills it in, and the front closes a note that was left open.
 //!
-//! Invariant: a line is one line of bounded length: all that a client or an issuer chose goes through [`logged`].
+//! Invariant: a line is one line of bounded length: all texts chosen by a client or an issuer pass through [`logged`].
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub const WHO_BYTES_MAX: usize = 256;
 /// Longest reason, in bytes.
 const REASON_BYTES_MAX: usize = 512;
 
-/// Writes the lines.
+/// Writes the audit lines.
 pub struct AuditLog;
 
 impl Subscriber for AuditLog {
@@ -58,7 +58,7 @@ impl Subscriber for AuditLog {
     }
 }
 
-/// What is known of a request before it is answered, and whether its line has been told.
+/// The audit data of a request, and whether its line has been written.
 pub struct Note {
     events: Events,
     method: Method,
@@ -68,7 +68,7 @@ pub struct Note {
 }
 
 impl Note {
-    /// The note of a request that may change something, left on it for its door; nothing for any other request.
+    /// Leaves a note on a request that may change something, for its door; nothing for any other request.
     pub fn leave_on<B>(doors: &Doors, request: &mut http::Request<B>) -> Option<Arc<Note>> {
         if request.method().is_safe() {
             return None;
@@ -78,7 +78,7 @@ impl Note {
         Some(note)
     }
 
-    /// The note that was left on a request, or one of its own.
+    /// The note on a request, or a new one.
     pub fn of<B>(doors: &Doors, request: &http::Request<B>) -> Arc<Note> {
         if let Some(left) = request.extensions().get::<Arc<Note>>() {
             return left.clone();
@@ -92,8 +92,8 @@ impl Note {
         })
     }
 
-    /// Tells that the request of `who` was answered with success. Where there is nobody to name, the line of the
-    /// request tells as much.
+    /// Records the success of a request. Without an identity there is no audit line, as the log line of the request
+    /// tells as much.
     pub fn written(&self, who: Option<&str>, status: StatusCode) {
         self.told.store(true, Ordering::Relaxed);
         if who.is_some() {
@@ -101,16 +101,16 @@ impl Note {
         }
     }
 
-    /// Tells that the request was refused or failed, and why.
+    /// Records that the request was refused or failed, and why.
     pub fn refused(&self, who: Option<&str>, route: &'static str, status: StatusCode, reason: &str) {
         self.told.store(true, Ordering::Relaxed);
         let path = logged::path(&self.uri);
         self.events.emit(Event::Refused(Refused::Request(self.audited(&path, route, who, status, reason))));
     }
 
-    /// Tells that `who` is not let in. What was shown is in no event.
+    /// Records a failed authorization. Credentials are in no event.
     pub fn turned_away(&self, who: Option<&str>, route: &'static str, status: StatusCode, error: &AuthError) {
-        // The first request of any client that has credentials is one without.
+        // The first request of any client with credentials comes without them.
         if *error == AuthError::Unidentified {
             self.told.store(true, Ordering::Relaxed);
         } else {
@@ -118,7 +118,7 @@ impl Note {
         }
     }
 
-    /// Tells of a request of which its door has told nothing.
+    /// Records a request for which its door has recorded nothing.
     pub fn close(&self, route: &'static str, status: StatusCode) {
         if self.told.load(Ordering::Relaxed) {
             return;

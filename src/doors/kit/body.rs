@@ -1,4 +1,4 @@
-//! Bodies: those of requests, bounded in time, and content on its way out.
+//! Bodies: those of requests, bounded in time, and content of answers.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::names::Tenant;
 use crate::stream::{BodyError, Incoming, Portion, Portions};
 use crate::turns::{Class, Turn, Turns};
 
-/// The body of a request as the house takes it. A pause longer than `idle` ends it.
+/// The body of a request as the store takes it. A pause longer than `idle` ends it.
 pub fn incoming(body: Body, idle: Duration) -> Incoming {
     stream::unfold(Unread(Some(body)), move |mut unread| async move {
         let body = unread.0.as_mut()?;
@@ -33,40 +33,40 @@ pub fn incoming(body: Body, idle: Duration) -> Incoming {
     .boxed()
 }
 
-/// Memory for bodies that are read whole before anybody looks at them: manifests, and the forms of strangers. They wait for
-/// it unread.
+/// Memory for bodies that are read whole before use: manifests, and forms of unauthenticated clients. They wait for it
+/// unread.
 #[derive(Clone)]
 pub struct Collecting {
     memory: Turns<Tenant>,
     forms: Turns<Option<IpAddr>>,
 }
 
-/// What all forms take together, in bytes.
+/// Maximum sum of all forms in memory, in bytes.
 const FORMS_BYTES: u64 = 8 << 20;
 
-/// What collected bodies take together, in bytes, and how many of the largest kind fit in at least.
+/// Maximum sum of all collected bodies, in bytes, and the minimum number of largest ones that fit.
 const COLLECTED_BYTES: u64 = 48 << 20;
 const COLLECTED_MIN: u64 = 4;
-/// How long a body takes at most that is read whole.
+/// Longest time for a body that is read whole.
 const COLLECT_TIME: Duration = Duration::from_secs(120);
-/// A body that has paused for so long ends when another waits for memory.
+/// Pause after which a body is cut off if another one waits for memory.
 const COLLECT_PAUSE: Duration = Duration::from_secs(3);
 
-/// A whole body, with its memory.
+/// A whole body, with its claim on memory.
 pub struct Collected {
     pub bytes: Bytes,
     _memory: Turn<Tenant>,
 }
 
 impl Collecting {
-    /// For bodies of at most `limit` bytes.
+    /// Memory for bodies of at most `limit` bytes.
     pub fn new(limit: u64) -> Collecting {
         let bytes = COLLECTED_BYTES.max(limit.saturating_mul(COLLECTED_MIN));
         Collecting { memory: Turns::new(bytes, bytes / 2), forms: Turns::new(FORMS_BYTES, 0) }
     }
 
-    /// The whole of a form of at most `limit` bytes, which comes from this address within `span`; `size` is its length where
-    /// that is told.
+    /// Reads a whole form of at most `limit` bytes from this address within `span`; `size` is its announced length, if
+    /// any.
     pub async fn form(
         &self,
         from: Option<IpAddr>,
@@ -83,12 +83,13 @@ impl Collecting {
         tokio::time::timeout(span, reading).await.unwrap_or(Err(BodyError::Idle))
     }
 
-    /// The whole of a body of at most `limit` bytes; `size` is its length where that is told. Waits for memory until
-    /// `deadline`, and has it until the body is dropped.
+    /// Reads a whole body of at most `limit` bytes; `size` is its announced length, if any. Waits for memory until
+    /// `deadline`, and keeps it until the body is dropped.
     ///
     /// # Errors
     ///
-    /// [`Error::Body`] when it is too long, breaks off, or does not come in time; [`Error::Busy`] when there was no memory.
+    /// [`Error::Body`] if it is too long, breaks off, or is not complete in time; [`Error::Busy`] if there was no
+    /// memory.
     pub async fn collect(
         &self,
         tenant: &Tenant,
@@ -101,7 +102,7 @@ impl Collecting {
         if size.is_some_and(|size| size > longest) {
             return Err(Error::Body(BodyError::TooLarge { limit: longest }));
         }
-        // Whoever does not say how much comes may send as much as is allowed.
+        // Without an announced length the body may be as long as allowed.
         let taking = self.memory.take(Class::of(tenant), tenant.clone(), size.unwrap_or(longest));
         let memory = deadline.bound(taking.map(Ok)).await?;
         let (mut body, mut whole) = (Portions::new(body), Portion::default());
@@ -130,12 +131,12 @@ pub fn outgoing(content: Outgoing) -> Body {
     }
 }
 
-/// What nobody has read yet of a body. Dropped, it is read on for a little while: a connection that is closed with
-/// unread bytes is reset, and a client that is still sending would see that instead of why it was refused. Clients stop
-/// when they see it.
+/// The unread rest of a body. When dropped, it is read on for a short time: a connection that is closed with unread
+/// bytes is reset, and a client that is still sending would see the reset instead of the refusal. Clients stop when
+/// they see the refusal.
 struct Unread(Option<Body>);
 
-/// How much is read for nobody, and how long.
+/// Limits of this reading: bytes and time.
 const LINGER_BYTES: usize = 16 << 20;
 const LINGER: Duration = Duration::from_secs(5);
 

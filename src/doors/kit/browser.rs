@@ -1,13 +1,13 @@
-//! What is refused to browsers. A browser sends what it remembers of a server, its password and its place in the
-//! network, along with whatever a page of another site asks of that server; programs do not.
+//! Refusals of requests from browsers. A browser adds its stored credentials and its place in the network to every
+//! request, even if a page of another site causes it; programs do not.
 //!
-//! Two things are refused, on all doors alike. What changes something is, when the browser says that a page of another
-//! site asks for it (`Sec-Fetch-Site`, W3C Fetch Metadata; `Origin`, RFC 6454). And all is that comes by a name which
-//! nobody has said to be ours: whoever owns a name can have it lead to this server's address once his page is there
-//! ("DNS rebinding"), and then the browser takes the page and the server for one site.
+//! Two kinds are refused, on all doors alike. First, writes that a page of another site causes, according to the
+//! browser (`Sec-Fetch-Site`, W3C Fetch Metadata; `Origin`, RFC 6454). Second, all requests to a name that is not
+//! configured: the owner of a name can point it to this server's address once their page is loaded ("DNS rebinding"),
+//! and then the browser takes the page and the server for one site.
 //!
-//! Builders and other clients of registries send none of the headers by which a browser is known, and are never refused
-//! here.
+//! Builders and other clients of registries send none of the headers by which a browser is recognised, and are never
+//! refused here.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -16,15 +16,15 @@ use http::{HeaderMap, Method};
 
 use crate::doors::kit::origin::RequestOrigin;
 
-/// How all browsers begin their `User-Agent`.
+/// Prefix of the `User-Agent` of all browsers.
 const BROWSERS: &[u8] = b"Mozilla/";
-/// How the headers of W3C Fetch Metadata begin, which scripts cannot set.
+/// Prefix of the headers of W3C Fetch Metadata, which scripts cannot set.
 const FETCH_METADATA: &str = "sec-fetch-";
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
-/// The origin of a page that has none of its own, or does not tell.
+/// The origin of a page without one, or that hides it.
 const OPAQUE: &[u8] = b"null";
 
-/// Why a browser is refused.
+/// The reason why a browser is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BrowserRefusal {
     #[error(
@@ -39,7 +39,7 @@ pub enum BrowserRefusal {
     UnknownHost(String),
 }
 
-/// Refuses what a browser must not be led to ask by another site.
+/// Refuses requests that another site may have caused in a browser.
 pub fn refuse_foreign(origin: &RequestOrigin<'_>, method: &Method) -> Result<(), BrowserRefusal> {
     if !is_browser(origin.headers) {
         return Ok(());
@@ -57,14 +57,14 @@ pub fn refuse_foreign(origin: &RequestOrigin<'_>, method: &Method) -> Result<(),
     Ok(())
 }
 
-/// Whether a request looks as if a browser had sent it.
+/// Tells whether a request seems to come from a browser.
 fn is_browser(headers: &HeaderMap) -> bool {
     headers.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(BROWSERS))
         || headers.keys().any(|name| *name == ORIGIN || name.as_str().starts_with(FETCH_METADATA))
 }
 
-/// Whether a host is this server for certain: an address, the browser's own machine, or a name of the configuration.
-/// Only names can be led elsewhere.
+/// Tells whether a host is certainly this server: an address, the browser's own machine, or a configured name. Only
+/// names can be pointed elsewhere.
 fn is_ours(origin: &RequestOrigin<'_>, host: &str) -> bool {
     let server = &origin.config.server;
     let public = server.public_url.as_ref().and_then(|url| Authority::of_url(url.as_str()));
@@ -75,7 +75,7 @@ fn is_ours(origin: &RequestOrigin<'_>, host: &str) -> bool {
         || server.hosts.iter().any(|own| own.as_str() == host)
 }
 
-/// Whether the browser says that the page which asks is of another site, or of another server of the same site.
+/// Tells whether the page that causes the request is of another site, or of another server of the same site.
 fn is_cross_site(origin: &RequestOrigin<'_>) -> bool {
     let mut sites = origin.headers.get_all(SEC_FETCH_SITE).into_iter().map(http::HeaderValue::as_bytes).peekable();
     let is_told = sites.peek().is_some();
@@ -83,30 +83,30 @@ fn is_cross_site(origin: &RequestOrigin<'_>) -> bool {
         return true;
     }
     origin.headers.get_all(ORIGIN).into_iter().any(|page| match page.as_bytes() {
-        // A page that sends no referrer has no origin either: then the browser's own word for it is needed.
+        // A page that sends no referrer has no origin either: then `Sec-Fetch-Site` must be present.
         OPAQUE => !is_told,
         _ => !page.to_str().ok().and_then(Authority::of_url).is_some_and(|page| is_own(origin, &page)),
     })
 }
 
-/// Whether a page of that host and port is one of this server.
+/// Tells whether a page of that host and port belongs to this server.
 fn is_own(origin: &RequestOrigin<'_>, page: &Authority) -> bool {
     let public = origin.config.server.public_url.as_ref().and_then(|url| Authority::of_url(url.as_str()));
     let named = origin.names().filter_map(Authority::parse);
     public.into_iter().chain(named).any(|own| {
-        // By which scheme a request without a port came to a proxy, the proxy knows.
+        // If the request has no port, only the proxy knows the scheme by which it came.
         own.host == page.host && (own.port == page.port || own.port.is_none() && page.is_default_port)
     })
 }
 
-/// A host and a port (RFC 3986, section 3.2), in a form in which those that are the same are equal.
+/// A host and a port (RFC 3986, section 3.2), normalised for comparison.
 #[derive(Debug, PartialEq, Eq)]
 struct Authority {
-    /// In lower case, without the dot of a full name and the brackets of an address.
+    /// Lower case, without the final dot of a full name and the brackets of an address.
     host: String,
-    /// Of a URL, that of its scheme where it says none.
+    /// For a URL without a port, the default port of its scheme.
     port: Option<u16>,
-    /// Of a URL, whether it is the port of its scheme.
+    /// For a URL, whether `port` is the default of its scheme.
     is_default_port: bool,
 }
 
@@ -131,7 +131,7 @@ impl Authority {
         (!host.is_empty()).then_some(Authority { host, port, is_default_port: false })
     }
 
-    /// That of `http://host:port` or `https://host:port`.
+    /// Parses the host and port of `http://host:port` or `https://host:port`.
     fn of_url(url: &str) -> Option<Authority> {
         let (scheme, authority) = url.split_once("://")?;
         let default = match scheme {

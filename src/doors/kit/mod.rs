@@ -1,7 +1,7 @@
-//! What every door needs and no protocol owns: bodies, answers, ranges, entity tags, refusals, deadlines, tasks, the
+//! Common parts of all doors, of no protocol: bodies, answers, ranges, entity tags, refusals, deadlines, tasks, the
 //! audit log, log lines, browsers, builds.
 //!
-//! Invariant: the kit knows no door, and doors know the kit and not each other; `tests/it/shape.rs` holds it.
+//! Invariant: the kit knows no door, and doors know the kit and not each other; `tests/it/shape.rs` enforces it.
 
 pub mod admit;
 pub mod answer;

@@ -1,4 +1,4 @@
-//! Who sent a request, by what came with it, and what to tell a sender who may not.
+//! The sender of a request, as its connection and headers tell, and the challenge for a refused one.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use crate::auth::{AuthError, Certificate, Credentials};
 use crate::config::{Challenge, Config};
 use crate::doors::Doors;
 
-/// The connection that a request came on. `listen` leaves it on each request.
+/// The connection of a request. `listen` attaches it to each request.
 #[derive(Debug, Default)]
 pub struct Peer {
     pub address: Option<IpAddr>,
-    /// Whether it came by TLS.
+    /// Whether the connection uses TLS.
     pub secure: bool,
     pub certificate: Option<Certificate>,
 }
 
-/// The origin of a request: all that is known of its sender before anything of it is believed.
+/// The origin of a request: all that is known of its sender before anything of it is verified.
 pub struct RequestOrigin<'r> {
     pub config: &'r Config,
     pub headers: &'r HeaderMap,
@@ -38,13 +38,13 @@ impl<'r> RequestOrigin<'r> {
     }
 
     pub fn credentials(&self) -> Credentials<'r> {
-        // A header that is no text is still one: it must not pass for none.
+        // A header that is not text must not count as an absent one.
         let authorization = self.headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
         let certificate = self.peer.and_then(|peer| peer.certificate.as_ref());
         Credentials { authorization, certificate, address: self.address() }
     }
 
-    /// Where the request began, as far as trusted proxies tell: the last address that is not one of theirs.
+    /// The client's address, as far as trusted proxies tell: the last one that is not a proxy's.
     pub fn address(&self) -> Option<IpAddr> {
         let direct = self.peer?.address?;
         if !self.behind_proxy() {
@@ -74,8 +74,8 @@ impl<'r> RequestOrigin<'r> {
         self.behind_proxy().then(|| value.split(',').next().unwrap_or_default().trim())
     }
 
-    /// All names that the request gives to the server: by its address, by `Host` and, from trusted proxies, by
-    /// `X-Forwarded-Host`. One that is no text is empty.
+    /// All names by which the request calls the server: in its URL, in `Host` and, from trusted proxies, in
+    /// `X-Forwarded-Host`. A name that is not text is empty.
     pub fn names(&self) -> impl Iterator<Item = &'r str> {
         let text = |value: &'r HeaderValue| value.to_str().unwrap_or_default();
         let forwarded = self.behind_proxy().then(|| self.headers.get_all("x-forwarded-host"));
@@ -101,7 +101,7 @@ impl<'r> RequestOrigin<'r> {
         Some(format!("{}://{host}", if secure { "https" } else { "http" }))
     }
 
-    /// `WWW-Authenticate` for a sender who may try again with other credentials (distribution spec, "Token
+    /// The `WWW-Authenticate` header for a client that may try again with other credentials (distribution spec, "Token
     /// Authentication"; RFC 6750, section 3).
     pub fn challenge(&self, way: Challenge, error: &AuthError, scope: Option<&str>) -> Option<HeaderValue> {
         let code = match error {
@@ -124,16 +124,16 @@ impl<'r> RequestOrigin<'r> {
     }
 }
 
-/// The address of one hop of `X-Forwarded-For`, as proxies write it: alone, in brackets, with a port behind it.
+/// The address of one hop of `X-Forwarded-For`, in any form that proxies use: alone, in brackets, with a port.
 fn address_of(hop: &str) -> Option<IpAddr> {
     let bare = hop.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(hop);
-    // The zone of a link-local address is of the proxy's host, and means nothing here.
+    // The zone of a link-local address is one of the proxy's host, and has no meaning here.
     let unzoned = bare.split_once('%').map_or(bare, |(address, _)| address);
     let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
     unzoned.parse().ok().or_else(with_port)
 }
 
-/// The trace that a request belongs to (W3C Trace Context, `traceparent`): one for all requests of a build.
+/// The trace of a request (W3C Trace Context, `traceparent`): one for all requests of a build.
 pub fn trace_id(headers: &HeaderMap) -> Option<String> {
     let mut fields = headers.get("traceparent")?.to_str().ok()?.split('-');
     let id = fields.nth(1)?;

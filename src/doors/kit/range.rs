@@ -1,5 +1,5 @@
-//! `Range` and `Content-Range` (RFC 9110, section 14; distribution spec, "Pushing a blob in chunks"), and answers that
-//! have several ranges.
+//! `Range` and `Content-Range` (RFC 9110, section 14; distribution spec, "Pushing a blob in chunks"), and answers with
+//! several ranges.
 
 use std::ops::Range;
 
@@ -13,20 +13,20 @@ use crate::content::read::Outgoing;
 use crate::doors::kit::answer::{Answer, OCTETS};
 use crate::error;
 
-/// Longest `Range` header whose ranges are answered, in bytes: clients that read lazily ask for hundreds of ranges at once.
-/// A longer header is answered with the whole.
+/// Longest `Range` header that is obeyed, in bytes: clients that read lazily request hundreds of ranges at once. A
+/// longer one is answered with the whole content.
 const RANGE_HEADER_BYTES_MAX: usize = 16 << 10;
 
-/// What a `Range` header asks of content of a known size.
+/// The part that a `Range` header selects of content of known size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WantedRange {
     Whole,
     Parts(Vec<Range<u64>>),
-    /// Nothing of what was asked is there.
+    /// None of the requested ranges exists.
     Unsatisfiable,
 }
 
-/// Reads a `Range` header. One that cannot be understood is ignored, as the RFC has it.
+/// Parses a `Range` header. An invalid one is ignored, as the RFC says.
 pub fn wanted(header: Option<&str>, size: u64) -> WantedRange {
     let header = header.filter(|header| header.len() <= RANGE_HEADER_BYTES_MAX);
     let Some(specs) = header.and_then(|header| header.trim().strip_prefix("bytes=")) else { return WantedRange::Whole };
@@ -43,7 +43,7 @@ pub fn wanted(header: Option<&str>, size: u64) -> WantedRange {
             parts.push(part);
         }
     }
-    // Ranges over one another are asked for by nobody who means well: more bytes than there are.
+    // Overlapping ranges that select more bytes than there are come only from attackers.
     let asked = parts.iter().fold(0u64, |sum, part| sum.saturating_add(part.end - part.start));
     match parts.len() {
         0 => WantedRange::Unsatisfiable,
@@ -57,20 +57,20 @@ fn number(text: &str) -> Option<u64> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// Reads the `Content-Range` of a chunk: `<first>-<last>`, without a unit.
+/// Parses the `Content-Range` of a chunk: `<first>-<last>`, without a unit.
 pub fn chunk(header: &str) -> Option<Range<u64>> {
     let (first, last) = header.trim().split_once('-')?;
     let (first, last) = (number(first)?, number(last)?);
     (first <= last).then(|| Some(first..last.checked_add(1)?))?
 }
 
-/// The `Content-Range` of a part of `size` bytes.
+/// The `Content-Range` of a part of content of `size` bytes.
 pub fn content_range(part: &Range<u64>, size: u64) -> String {
     format!("bytes {}-{}/{size}", part.start, part.end - 1)
 }
 
-/// An answer that has several ranges of `size` bytes (RFC 9110, section 14.6). Each is read when those before it have
-/// been sent.
+/// An answer with several ranges of content of `size` bytes (RFC 9110, section 14.6). Each is read when those before it
+/// have been sent.
 pub fn multipart<F>(
     answer: Answer,
     size: u64,
@@ -83,7 +83,7 @@ where
     let boundary = format!("larder{:032x}", rand::random::<u128>());
     let tail: Bytes = format!("\r\n--{boundary}--\r\n").into();
     let content_type = format!("multipart/byteranges; boundary={boundary}");
-    // Made once for the length and once more when its turn comes: there may be thousands.
+    // Made once for the length and again when it is sent: there may be thousands.
     let head = move |part: &Range<u64>| {
         let range = content_range(part, size);
         format!("\r\n--{boundary}\r\nContent-Type: {OCTETS}\r\nContent-Range: {range}\r\n\r\n")

@@ -1,4 +1,4 @@
-//! Refusals: what the house, `auth` and the parsers of names say, as a kind and a status.
+//! Refusals: errors of the store, of `auth` and of the parsers of names, as a kind and a status.
 //!
 //! This is the only place that maps them. Each door words a kind in its own protocol.
 
@@ -20,7 +20,7 @@ pub enum RefusalKind {
     ManifestUnknown,
     RepoUnknown,
     UploadUnknown,
-    /// A manifest names content that is not here.
+    /// A manifest references missing content.
     ContentUnknown,
     DigestInvalid,
     ManifestInvalid,
@@ -36,7 +36,7 @@ pub enum RefusalKind {
 }
 
 impl RefusalKind {
-    /// The status of the kind, where nothing more is known.
+    /// The default status of the kind.
     fn status(self) -> StatusCode {
         match self {
             RefusalKind::BlobUnknown | RefusalKind::ManifestUnknown | RefusalKind::RepoUnknown => StatusCode::NOT_FOUND,
@@ -55,12 +55,12 @@ impl RefusalKind {
     }
 }
 
-/// A refusal that no door has worded yet.
+/// A refusal, not yet worded by a door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub kind: RefusalKind,
     pub status: StatusCode,
-    /// Seconds after which the client may ask again.
+    /// Seconds after which the client may try again.
     pub retry_after: Option<u64>,
 }
 
@@ -73,7 +73,7 @@ impl Refusal {
         Refusal { retry_after: Some(seconds), ..self }
     }
 
-    /// An answer that has the status and `Retry-After`.
+    /// An answer with the status and `Retry-After`.
     pub fn respond(&self) -> Answer {
         let answer = respond(self.status);
         match self.retry_after {
@@ -82,7 +82,7 @@ impl Refusal {
         }
     }
 
-    /// The answer of doors without codes of their own: `errors`, as clients of registries read them.
+    /// The answer of doors without codes of their own: a body with `errors`, as clients of registries read it.
     pub fn told(&self, why: impl ToString) -> Response {
         self.respond().json(&json!({ "errors": [{ "message": why.to_string() }] }))
     }

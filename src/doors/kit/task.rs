@@ -1,13 +1,13 @@
-//! Requests that write, as tasks of their own.
+//! Write requests as tasks of their own.
 
 use futures::FutureExt;
 
 use crate::trace;
 
-/// Starts a request that writes, and runs it to its end. A client that goes away takes the future of its request with
-/// it; what it had begun to write is finished or undone all the same. The answer is nothing when the task failed.
+/// Starts a write request, and runs it to its end. A client that disconnects drops the future of its request; the write
+/// is completed or undone all the same. The answer is nothing if the task failed.
 ///
-/// No `async fn`: the future of whoever waits would hold all of the request.
+/// No `async fn`: the caller's future would contain all of the request.
 pub fn carried_through<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> impl Future<Output = Option<T>> {

@@ -33,10 +33,10 @@ pub async fn get(blobs: &Reader, digest: &Digest, headers: &HeaderMap) -> Result
     let blob = blobs.open_blob(digest).await?;
     let ranged = header(headers, IF_RANGE).is_none_or(|known| etag.is(Some(known)));
     let wanted = wanted(header(headers, RANGE).filter(|_| ranged), blob.size);
-    // S3 answers several ranges with the whole object.
+    // S3 answers a request for several ranges with the whole object.
     let is_direct = !matches!(&wanted, WantedRange::Parts(parts) if parts.len() > 1);
     if is_direct && let Some(address) = blobs.direct_blob(&blob).await? {
-        // The client repeats its range there. The address is good for minutes, and not for anybody else to keep.
+        // The client repeats its range at that address, which is good for minutes, and for this client only.
         return Ok(found(StatusCode::TEMPORARY_REDIRECT, &etag)
             .set(LOCATION, address)
             .set_const(CACHE_CONTROL, "no-store")
@@ -74,7 +74,7 @@ pub async fn delete(deletion: &Deletion, from: &RepoEraser, digest: &Digest) -> 
 }
 
 fn found(status: StatusCode, etag: &EntityTag) -> Answer {
-    // A blob may be a page with a script: no browser is to take it for one by looking into it.
+    // A blob may be a page with a script: a browser must not guess the type from its bytes.
     let answer = respond(status).set_const(ACCEPT_RANGES, "bytes").set_const(X_CONTENT_TYPE_OPTIONS, "nosniff");
     answer.content(etag)
 }

@@ -1,7 +1,7 @@
-//! What clients of the registry are told when something is refused.
+//! Refusals as clients of the registry receive them.
 //!
-//! What happened has a kind and a status already ([`crate::doors::kit::refusal`]); here it becomes a code of the
-//! distribution spec ("Error Codes") and a message that helps whoever reads it in a build log.
+//! A refusal has a kind and a status already ([`crate::doors::kit::refusal`]); here it becomes a code of the
+//! distribution spec ("Error Codes") and a message that helps a reader of a build log.
 
 use axum::response::Response;
 use http::header::{ALLOW, CONTENT_RANGE, HeaderName};
@@ -13,7 +13,7 @@ use crate::doors::kit::refusal::{Refusal, RefusalKind};
 use crate::error::Error;
 use crate::names::InvalidName;
 
-/// The code of the distribution spec. It has none for a server in trouble; `distribution` uses the last two.
+/// The code of the distribution spec, which has none for a failing server; `distribution` uses the last two.
 fn code(kind: RefusalKind) -> &'static str {
     match kind {
         RefusalKind::BlobUnknown => "BLOB_UNKNOWN",
@@ -35,10 +35,10 @@ fn code(kind: RefusalKind) -> &'static str {
     }
 }
 
-/// Digests that one refusal names.
+/// Maximum number of digests in one refusal.
 const NAMED_MAX: usize = 16;
 
-/// A refusal in the words of the distribution spec.
+/// A refusal with a code of the distribution spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OciError {
     refusal: Refusal,
@@ -48,7 +48,7 @@ pub struct OciError {
 }
 
 impl OciError {
-    /// A refusal that says no more than its kind.
+    /// A refusal that tells only its kind.
     pub fn new(kind: RefusalKind) -> OciError {
         OciError::of(kind, code(kind).to_lowercase().replace('_', " "))
     }
@@ -71,7 +71,7 @@ impl OciError {
         OciError { refusal: self.refusal.with_status(status), ..self }
     }
 
-    /// No such endpoint.
+    /// A refusal for a path without an endpoint.
     pub fn not_found() -> OciError {
         OciError::of(RefusalKind::RepoUnknown, "no such endpoint")
     }

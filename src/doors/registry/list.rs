@@ -18,7 +18,7 @@ use crate::refs::{Refs, Repo};
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
-/// Clients ask here whether their credentials are good, and whether this is a registry at all.
+/// Answers `GET /v2/`, by which clients check their credentials, and whether this is a registry at all.
 pub fn base() -> Response {
     respond(StatusCode::OK).json(&json!({}))
 }
@@ -30,7 +30,7 @@ pub async fn catalog(refs: &Refs, tenants: &[Tenant], page: &Page) -> Result<Res
     Ok(answer.json(&json!({ "repositories": names })))
 }
 
-/// The tags that the caller may pull: the others, and how many they are, do not show.
+/// Lists the tags that the caller may pull. The others, and their number, stay hidden.
 pub async fn tags(repo: &Repo, caller: &Caller, page: Page) -> Result<Response, OciError> {
     let is_visible = |tag: &str| tag.parse::<Tag>().is_ok_and(|tag| caller.may_pull(repo.name(), &tag));
     let listed = repo.tags(&page, is_visible).await?;
@@ -52,7 +52,7 @@ pub async fn referrers(repo: &Repo, subject: Digest, kind: Option<String>, page:
     Ok(linked(answer, &path, &page, &listed, last.as_ref()).set_const(CONTENT_TYPE, OCI_INDEX).body(index.to_string()))
 }
 
-/// Names the next page, where there is one.
+/// Adds a link to the next page, if there is one.
 fn linked<T>(answer: Answer, path: &str, page: &Page, listed: &Listed<T>, last: Option<&String>) -> Answer {
     match last {
         Some(last) if listed.more => {

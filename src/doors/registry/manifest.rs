@@ -18,7 +18,7 @@ use crate::refs::{Repo, RepoEraser, RepoWriter};
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 
-/// `GET` and `HEAD`: the front leaves the body out of an answer to the latter.
+/// Answers `GET` and `HEAD`: the front removes the body from an answer to the latter.
 pub async fn read(
     caches: &Caches,
     repo: &Repo,
@@ -58,7 +58,7 @@ pub async fn put(
     let content_type = header(&call.headers, CONTENT_TYPE).map(|text| essence(text).to_string());
     let (size, deadline) = (call.size(), to.repo().deadline());
     let body = collecting.collect(to.repo().tenant(), size, call.body, limit, deadline).await?;
-    // All of it has come, however slowly.
+    // The deadline starts again: the body has arrived, however slowly.
     let to = to.until(to.repo().deadline().restarted());
     let push =
         ManifestPush { digest, tags: &tags, content_type: content_type.as_deref(), bytes: body.bytes.clone(), by };

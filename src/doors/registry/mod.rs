@@ -1,7 +1,7 @@
 //! The registry door: the OCI distribution protocol, as BuildKit and every other OCI client speak it.
 //!
-//! A request: [`route`] says what is asked and which right it needs; the gate admits; the store hands out the repository;
-//! one handler makes one call and answers.
+//! The path of a request: [`route`] parses it and tells the required right; the gate admits the caller; the store gives
+//! access to the repository; one handler makes one call and answers.
 
 mod blob;
 pub mod error;
@@ -41,17 +41,17 @@ use route::{Begin, Route};
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// By this header old clients know a registry: Docker's CLI up to 20.10 makes no manifest list without it.
+/// Header by which old clients recognise a registry: Docker's CLI up to 20.10 makes no manifest list without it.
 const API_VERSION: (HeaderName, HeaderValue) =
     (HeaderName::from_static("docker-distribution-api-version"), HeaderValue::from_static("registry/2.0"));
 
-/// Answers a request below `/v2`, and says what its route is called.
+/// Answers a request below `/v2`. Also returns the label of its route.
 pub async fn serve(doors: Doors, request: Request) -> (&'static str, Response) {
     let uri = request.uri();
     let route = match Route::parse(request.method(), uri.path(), uri.query()) {
         Ok(route) => route,
         Err(error) => {
-            // What would have changed something had it been understood; of reads the line of the request tells as much.
+            // The audit log needs failed writes; for reads the log line of the request suffices.
             if !request.method().is_safe() {
                 Note::of(&doors, &request).refused(None, "none", error.status(), error.message());
             }
@@ -68,7 +68,7 @@ pub async fn serve(doors: Doors, request: Request) -> (&'static str, Response) {
         Err(error) => return (label, refuse(&doors, &route, &request, Some(&caller), error)),
     };
     let answer = match (admitted, route) {
-        // In a box: whoever holds this future copies it, from here up to the connection.
+        // Boxed: otherwise every future up to the connection would contain it, and be copied with it.
         (Admitted::Repo(granted), route) => Box::pin(handle(doors, caller, granted, route, request)).await,
         (Admitted::Catalog(tenants), Route::Catalog { page }) => {
             Box::pin(list::catalog(doors.store.refs(), &tenants, &page)).await
@@ -78,28 +78,28 @@ pub async fn serve(doors: Doors, request: Request) -> (&'static str, Response) {
     (label, answer.unwrap_or_else(OciError::into_response))
 }
 
-/// An answer of this protocol, whatever it says.
+/// Adds the version header of the protocol to an answer.
 pub fn versioned(mut response: Response) -> Response {
     let (name, version) = API_VERSION;
     response.headers_mut().insert(name, version);
     response
 }
 
-/// What the caller was let in to.
+/// The access that the gate granted.
 enum Admitted {
     Repo(GrantedPermit),
     Catalog(Vec<Tenant>),
     Base,
 }
 
-/// The right that the caller was given.
+/// The permit that the gate granted.
 enum GrantedPermit {
     Pull(Permit<Pull>),
     Push(Permit<Push>),
     Delete(Permit<Delete>),
 }
 
-/// A repository, with what the caller may do to it.
+/// Access to a repository, with the granted right.
 enum Handle {
     Pull(Repo),
     Push(RepoWriter),
@@ -139,7 +139,7 @@ fn admit(doors: &Doors, route: &Route, caller: &Caller) -> Result<Admitted, Auth
         Verb::Delete => GrantedPermit::Delete(gate.admit(caller, repo, tags)?),
         Verb::Push | Verb::Admin => GrantedPermit::Push(gate.admit(caller, repo, tags)?),
     };
-    // Another token would let them mount: it is worth asking for one.
+    // Another token would allow the mount: the client should ask for one.
     if let Route::BeginUpload { begin: Begin::Mount { from: Some(from), .. }, .. } = route
         && let Err(error @ AuthError::Insufficient) = gate.admit::<Pull>(caller, from.clone(), Tags::None)
     {
@@ -148,7 +148,7 @@ fn admit(doors: &Doors, route: &Route, caller: &Caller) -> Result<Admitted, Auth
     Ok(Admitted::Repo(granted))
 }
 
-/// A refusal that tells clients what to ask for, and the operator who was turned away.
+/// A refusal with a challenge for the client, and a note in the audit log for the operator.
 fn refuse(doors: &Doors, route: &Route, request: &Request, caller: Option<&Caller>, error: AuthError) -> Response {
     let who = caller.map(|caller| caller.identity().to_string());
     Note::of(doors, request).turned_away(who.as_deref(), route.label(), Refusal::from(&error).status, &error);
@@ -172,7 +172,7 @@ async fn handle(
     let deadline = Deadline::within(waiting_time(&route, request.headers()));
     let audited = route.writes().then(|| Audited {
         note: Note::of(&doors, &request),
-        // Where everybody may everything there is nobody to name.
+        // If all callers may do everything, there is no name to log.
         who: (!doors.gate.is_open()).then(|| caller.identity().to_string()),
         label: route.label(),
     });
@@ -205,7 +205,7 @@ async fn handle(
     answer
 }
 
-/// A write, for the audit log: told by the task that does it, whether or not its client is still there.
+/// The audit line of a write. The task that writes emits it, even if the client has left.
 struct Audited {
     note: Arc<Note>,
     who: Option<String>,
@@ -222,7 +222,7 @@ impl Audited {
     }
 }
 
-/// The part of a build that a request is.
+/// Classifies a request as a part of a build.
 fn classify(route: &Route, method: &Method, headers: &HeaderMap) -> Option<Part> {
     match route {
         Route::ReadManifest { reference: Reference::Tag(tag), .. } if resolves(headers) => {
@@ -247,8 +247,8 @@ fn resolves(headers: &HeaderMap) -> bool {
 /// What the media type of a config has in it: of a cache, of an image of OCI, of one of Docker.
 const CONFIGS: [&str; 3] = [CACHE_CONFIG, ".image.config.", ".container.image.v1"];
 
-/// How long a busy store is waited for. Builders ask for layers again by themselves, and for nothing else; what they say
-/// they accept tells a config from a layer.
+/// Time to wait for a busy store. Builders retry layers, and nothing else; their `Accept` header distinguishes configs
+/// from layers.
 fn waiting_time(route: &Route, headers: &HeaderMap) -> Duration {
     let is_config = |accept: &str| CONFIGS.iter().any(|config| accept.contains(config));
     match route {
@@ -265,8 +265,8 @@ async fn read(
     request: Request,
 ) -> Result<Response, OciError> {
     let (method, headers) = (request.method(), request.headers());
-    // A HEAD of a blob is what is asked most, and needs least: the futures of the others, which are large, are not its
-    // burden.
+    // A HEAD of a blob is the most frequent request, and needs least: it must not carry the large futures of the
+    // others.
     match (handle, route) {
         (Handle::Pull(repo), Route::ReadBlob { digest, .. }) if method == Method::HEAD => {
             blob::head(repo.blobs(), &digest).await
@@ -286,7 +286,7 @@ async fn read(
     }
 }
 
-// What is large is in a box: a task is copied when it starts, and most writes begin an upload, which needs little.
+// Large futures are boxed: a task is copied when it starts, and most writes begin an upload, which needs little.
 async fn write(doors: &Doors, caller: &Caller, handle: Handle, route: Route, call: Call) -> Result<Response, OciError> {
     let writer = match handle {
         Handle::Push(writer) => writer,
@@ -309,8 +309,9 @@ async fn write(doors: &Doors, caller: &Caller, handle: Handle, route: Route, cal
             stored.inspect(|_| builds::received(doors, &writer, &digest))
         }
         Route::BeginUpload { begin: Begin::Mount { digest, from }, .. } => {
-            // Whoever names a source must be allowed to read it; without one, the target's own right is enough, for
-            // blobs belong to the tenant. Who may not is answered as if nothing was there, and uploads.
+            // A caller that names a source must be allowed to read it; without one, the right to the target suffices,
+            // since blobs belong to the tenant. Without the right the answer is as for a missing blob, and the caller
+            // uploads.
             let source = from.map(|from| doors.gate.admit::<Pull>(caller, from, Tags::None));
             match source {
                 Some(Err(_)) => upload::begin(&writer, digest.algorithm()).await,
@@ -333,7 +334,7 @@ async fn write(doors: &Doors, caller: &Caller, handle: Handle, route: Route, cal
     }
 }
 
-/// The parts of a writing request that handlers look at.
+/// The parts of a write request that handlers use.
 struct Call {
     headers: HeaderMap,
     body: Incoming,
@@ -350,7 +351,7 @@ impl Call {
         header(&self.headers, CONTENT_LENGTH)?.parse().ok()
     }
 
-    /// Where a chunk begins, when the client says so. It must say as many bytes as it sends.
+    /// First byte of a chunk, if the client announces it. The announced range must have the length of the body.
     fn chunk_start(&self) -> Result<Option<u64>, OciError> {
         let Some(text) = self.headers.get(CONTENT_RANGE) else { return Ok(None) };
         let range = text.to_str().ok().and_then(range::chunk);
@@ -366,7 +367,7 @@ impl Call {
 }
 
 impl Answer {
-    /// The digest of the content, which is its entity tag as well.
+    /// Sets the digest of the content, which is also its entity tag.
     fn content(self, tag: &EntityTag) -> Answer {
         self.entity(tag, DOCKER_CONTENT_DIGEST)
     }

@@ -1,7 +1,8 @@
-//! From a request line to what is asked, and the right that it needs. Pure: no I/O happens before this has succeeded.
+//! Parsing of request lines, to routes and the rights that they require. Pure: no I/O happens before this has
+//! succeeded.
 //!
-//! Endpoints: OCI distribution spec, "Endpoints". Query parameters that are not known are ignored: builders behind a
-//! mirror add their own.
+//! Endpoints: OCI distribution spec, "Endpoints". Unknown query parameters are ignored: builders behind a mirror add
+//! their own.
 
 use http::Method;
 use percent_encoding::percent_decode_str;
@@ -14,14 +15,14 @@ use crate::doors::registry::error::OciError;
 use crate::names::{InvalidName, Reference, RepoName, Tag, UploadId};
 use crate::refs::page::Page;
 
-/// Entries of a list when the client does not say.
+/// Number of entries in a list, if the client does not give one.
 const PAGE_DEFAULT: usize = 1_000;
-/// Entries of a list at most.
+/// Maximum number of entries in a list.
 const PAGE_MAX: usize = 10_000;
-/// Tags that one push of a manifest may set.
+/// Maximum number of tags that one push of a manifest may set.
 const TAGS_MAX: usize = 64;
 
-/// What is asked of the registry.
+/// A request to the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     Base,
@@ -40,13 +41,13 @@ pub enum Route {
     DeleteManifest { repo: RepoName, reference: Reference },
 }
 
-/// How an upload begins.
+/// Beginning of an upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Begin {
     Session(Algorithm),
-    /// The whole blob is in the body.
+    /// The body is the whole blob.
     Whole(Digest),
-    /// The blob may be here already; `from` says where the client saw it.
+    /// The blob may exist already; `from` is the repository in which the client saw it.
     Mount {
         digest: Digest,
         from: Option<RepoName>,
@@ -62,7 +63,7 @@ impl Route {
         };
         let query = Query::parse(query.unwrap_or_default());
         let parts: Vec<&str> = path.strip_prefix("/v2").unwrap_or_default().split('/').skip(1).collect();
-        // From the end: what a repository is called must not hide what is asked of it.
+        // Matched from the end: no repository name may hide the endpoint.
         match &parts[..] {
             [] | [""] => read_only(method, Route::Base),
             ["_catalog"] => read_only(method, Route::Catalog { page: query.page()? }),
@@ -96,7 +97,7 @@ impl Route {
         }
     }
 
-    /// The right that the request needs on a repository; nothing where no repository is concerned.
+    /// The required right and its repository; nothing if the request concerns no repository.
     pub fn access(&self) -> Option<Access> {
         let (repo, verb, tags) = match self {
             Route::Base | Route::Catalog { .. } => return None,
@@ -104,7 +105,7 @@ impl Route {
             Route::ReadBlob { repo, .. } => (repo, Verb::Pull, Tags::None),
             Route::ReadManifest { repo, reference } => (repo, Verb::Pull, named(reference, &[])),
             Route::PutManifest { repo, reference, tags } => (repo, Verb::Push, named(reference, tags)),
-            // Content that goes takes with it every tag that names it.
+            // A deletion of content deletes every tag that references it.
             Route::DeleteBlob { repo, .. } => (repo, Verb::Delete, Tags::All),
             Route::DeleteManifest { repo, reference: Reference::Digest(_) } => (repo, Verb::Delete, Tags::All),
             Route::DeleteManifest { repo, reference } => (repo, Verb::Delete, named(reference, &[])),
@@ -117,7 +118,7 @@ impl Route {
         Some(Access { repo: repo.clone(), verb, tags })
     }
 
-    /// What a token for the request has to be asked for (distribution spec, "Token Scope Documentation").
+    /// The scope to request in a token for this request (distribution spec, "Token Scope Documentation").
     pub fn scope(&self) -> Option<String> {
         match (self, self.access()) {
             (Route::BeginUpload { repo, begin: Begin::Mount { from: Some(from), .. } }, _) => {
@@ -130,7 +131,7 @@ impl Route {
         }
     }
 
-    /// The name of the route in metrics and logs.
+    /// The route's label in metrics and logs.
     pub fn label(&self) -> &'static str {
         match self {
             Route::Base => "base",
@@ -147,7 +148,7 @@ impl Route {
         }
     }
 
-    /// Whether the request changes the store. Such a request is carried through even when its client goes away.
+    /// Tells whether the request changes the store. Such a request is completed even if its client leaves.
     pub fn writes(&self) -> bool {
         match self {
             Route::Base | Route::Catalog { .. } | Route::Tags { .. } | Route::Referrers { .. } => false,
@@ -159,7 +160,7 @@ impl Route {
     }
 }
 
-/// The tags that a request names.
+/// The tags in a request.
 fn named(reference: &Reference, more: &[Tag]) -> Tags {
     let first = match reference {
         Reference::Tag(tag) => Some(tag),

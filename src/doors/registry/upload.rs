@@ -1,4 +1,4 @@
-//! Uploads: begin, append, status, seal, cancel, and the forms that need no session.
+//! Uploads: begin, append, status, seal, cancel, and the forms without a session.
 
 use axum::response::Response;
 use http::header::{CONTENT_LENGTH, HeaderName, LOCATION, RANGE};
@@ -14,21 +14,21 @@ use crate::refs::RepoWriter;
 
 const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
-/// Begins a session without any I/O. What could not be stored is refused here already: a builder that has sent nothing
-/// yet gets to read why.
+/// Begins a session without any I/O. An upload that could not be stored is refused here: a builder that has sent
+/// nothing yet receives the reason.
 pub async fn begin(repo: &RepoWriter, algorithm: Algorithm) -> Result<Response, OciError> {
     repo.blobs().expect_room().await?;
     Ok(progress(StatusCode::ACCEPTED, repo, &Session::begin(algorithm), 0).set_const(CONTENT_LENGTH, "0").done())
 }
 
-/// The whole blob came with the request that would have begun a session.
+/// Stores a whole blob from the request that would otherwise begin a session.
 pub async fn whole(repo: &RepoWriter, digest: Digest, call: Call) -> Result<Response, OciError> {
     let size = call.size();
     repo.blobs().put_blob(&digest, size, call.body).await?;
     Ok(created(repo, &digest))
 }
 
-/// Nothing to send when the blob is here; an ordinary session elsewhere.
+/// Completes at once if the blob exists; otherwise begins an ordinary session.
 pub async fn mount(repo: &RepoWriter, digest: Digest) -> Result<Response, OciError> {
     if repo.blobs().mount_blob(&digest).await?.is_some() {
         Ok(created(repo, &digest))
@@ -75,7 +75,7 @@ fn created(repo: &RepoWriter, digest: &Digest) -> Response {
         .done()
 }
 
-/// Where to go on, and how far the upload is.
+/// An answer with the URL at which to resume, and the bytes received so far.
 fn progress(status: StatusCode, repo: &RepoWriter, session: &Session, offset: u64) -> Answer {
     respond(status)
         .set(LOCATION, location(repo, session))
@@ -83,7 +83,7 @@ fn progress(status: StatusCode, repo: &RepoWriter, session: &Session, offset: u6
         .set(DOCKER_UPLOAD_UUID, session.id.to_string())
 }
 
-/// All that a session needs travels with the client: any server can go on with it.
+/// The URL of a session. It contains the whole state of the session, so any server can resume it.
 fn location(repo: &RepoWriter, session: &Session) -> String {
     let mut query = Vec::new();
     if session.algorithm != Algorithm::Sha256 {
@@ -96,12 +96,12 @@ fn location(repo: &RepoWriter, session: &Session) -> String {
     format!("/v2/{}/blobs/uploads/{}{mark}{}", repo.repo().name(), session.id, query.join("&"))
 }
 
-/// The last byte received, or 0 before the first: the header has no way to say "none".
+/// The range of received bytes; `0-0` also before the first, since the header cannot express "none".
 fn received(offset: u64) -> String {
     format!("0-{}", offset.saturating_sub(1))
 }
 
-/// A refusal that tells the client where to go on.
+/// A refusal that tells the client where to resume.
 fn refused(repo: &RepoWriter, mut session: Session, error: error::Error) -> OciError {
     let error::Error::OffsetMismatch { offset } = error else { return error.into() };
     session.staged |= offset > 0;

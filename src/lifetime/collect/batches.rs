@@ -20,24 +20,25 @@ use crate::objects;
 use crate::objects::{Key, When};
 use crate::refs::roots;
 
-/// A claim that its owner has not used by then is left to die: somebody may already count its age.
+/// Time in which the owner of a claim has to use it. After that another collector may already wait for the claim to
+/// expire.
 const CLAIM_USE: Duration = Duration::from_secs(60);
 
 /// A batch that is due.
 pub(super) struct Batch {
     pub id: BatchId,
-    /// When it was published.
+    /// Time of publication.
     pub at: SystemTime,
     pub list: CondemnedList,
 }
 
 impl Batch {
-    /// Of the keys of roots, which are judged before the mark.
+    /// Tells whether the keys are those of roots, which are judged before the mark.
     pub fn is_of_roots(&self) -> bool {
         self.list.kind == CondemnedKind::Evict && self.list.keys.iter().any(|key| root_of(key).is_some())
     }
 
-    /// Positions of what stays.
+    /// Positions of the keys that stay.
     pub fn kept_by(&self, mark: &Mark, config: &CollectConfig) -> HashSet<u32> {
         if !config.ingredients.re_mark() {
             return HashSet::new();
@@ -50,7 +51,7 @@ impl Batch {
         self.positions(stays)
     }
 
-    /// What was written since then may be by somebody who did not know of the batch, or of the choice that made it.
+    /// The time since which a write may be by a server that did not know of the batch, or of the choice that made it.
     fn since(&self, config: &CollectConfig) -> SystemTime {
         self.at.min(self.list.marked.into()).checked_sub(config.in_use()).unwrap_or(SystemTime::UNIX_EPOCH)
     }
@@ -67,7 +68,7 @@ fn root_of(key: &str) -> Option<Key> {
 }
 
 impl Collector {
-    /// Batches that may be deleted now. Removes on the way what dead collectors left.
+    /// Batches that may be deleted now. Also removes the remains of dead collectors.
     pub(super) async fn due(&self, now: SystemTime, low: bool, report: &mut Report) -> Result<Vec<Batch>> {
         let config = &self.refs.config().collect;
         let (least, most) = (config.wait(true), config.wait(false));
@@ -93,7 +94,7 @@ impl Collector {
                         }
                     }
                 }
-                // Spares of a batch that had been cleared when they came.
+                // Spares of a batch that was cleared before they were written.
                 (None, None) if listed.newest().is_some_and(|at| passed(at, now, most)) => {
                     self.clear_left(&id, &listed).await?;
                 }
@@ -103,20 +104,20 @@ impl Collector {
         Ok(due)
     }
 
-    /// How long a batch waits: as long as what is promised to whoever has anything in it.
+    /// Wait of a batch: the longest of the tenants that have keys in it.
     fn wait_of(&self, list: &CondemnedList, low: bool) -> Duration {
         let tenants: BTreeSet<&str> = list.keys.iter().filter_map(|key| layout::tenant_name(key)).collect();
         let tenants = tenants.into_iter().filter_map(|tenant| tenant.parse::<Tenant>().ok());
         tenants.map(|tenant| self.wait(&tenant, low)).max().unwrap_or_else(|| self.refs.config().collect.wait(false))
     }
 
-    /// Removes what another collector left of a batch.
+    /// Removes the remains of another collector's batch.
     async fn clear_left(&self, id: &BatchId, listed: &ListedBatch) -> Result<()> {
         self.refs.content().format().confirm().await?;
         self.clear(id, listed).await
     }
 
-    /// Removes what is left of a batch: the list, the spares, then the claim.
+    /// Removes the remains of a batch: the list, the spares, then the claim.
     pub(super) async fn clear(&self, id: &BatchId, listed: &ListedBatch) -> Result<()> {
         let claim = [layout::batch_claim(id)];
         let mut keys = vec![layout::batch_list(id)];
@@ -130,7 +131,7 @@ impl Collector {
         }
     }
 
-    /// Claims a batch, deletes what is neither in `keep` nor spared, and clears it.
+    /// Claims a batch, deletes the objects that are neither in `keep` nor spared, and clears it.
     pub(super) async fn settle(&self, batch: Batch, keep: HashSet<u32>, report: &mut Report) -> Result<()> {
         let ingredients = self.refs.config().collect.ingredients;
         let (objects, id) = (self.refs.objects(), &batch.id);
@@ -138,7 +139,7 @@ impl Collector {
         let began = tokio::time::Instant::now();
         let when = if ingredients.exclusive_claim() { When::Absent } else { When::Always };
         let owner = Bytes::from(format!("{:016x}", self.refs.condemned().replica()));
-        // Not asked again when it fails: an answer that was lost leaves a claim that nobody uses, and dies.
+        // Not retried: if the answer was lost, the claim exists, is never used, and expires.
         match objects.put(&layout::batch_claim(id), owner, when).await {
             Ok(_) => {}
             Err(objects::Error::Exists) => {
@@ -156,7 +157,7 @@ impl Collector {
         if listed.list.is_none() && ingredients.list_after_claim() {
             return self.refs.content().delete(&[layout::batch_claim(id)], Deadline::of_each_call()).await;
         }
-        // A root stays with all its keys or goes with them.
+        // A root stays or is deleted with all its keys.
         let stays = |number: u32| ingredients.list_after_claim() && listed.spared.contains_key(&number);
         let together = |number: usize| root_of(&batch.list.keys[number]);
         let spared_roots: HashSet<Key> =
@@ -182,7 +183,7 @@ impl Collector {
                 report.batches_left += 1;
                 return Ok(());
             }
-            // Pointers before records: a crash leaves records that nothing points to.
+            // Pointers before records: a crash leaves records without a pointer.
             let (first, rest): (Vec<Key>, Vec<Key>) =
                 gone.iter().cloned().partition(|key| root_of(key.as_str()).as_ref() == Some(key));
             let mut done = Ok(());
@@ -211,7 +212,8 @@ impl Collector {
         self.clear(id, &listed).await
     }
 
-    /// Which keys of a batch of roots stay: those of roots that were pushed or used since it was published.
+    /// Positions of the keys that stay in a batch of roots: those of roots that were pushed or used since it was
+    /// published.
     pub(super) async fn roots_in_use(&self, batch: &Batch) -> Result<HashSet<u32>> {
         let config = &self.refs.config().collect;
         if !config.ingredients.re_mark() {
@@ -236,7 +238,7 @@ impl Collector {
                 }
                 if newer { &mut used } else { &mut idle }.insert(root.key.clone());
             }
-            // Each record may have come back by itself.
+            // Each record may have been written again by itself.
             if root.key.as_str() != key
                 && self
                     .refs
@@ -253,14 +255,15 @@ impl Collector {
     }
 }
 
-/// Fills batches with what is newly condemned.
+/// Collects newly condemned objects into batches, and publishes them.
 pub(super) struct Publisher<'a> {
     collector: &'a Collector,
     marked: jiff::Timestamp,
     dry: bool,
-    /// What is condemned already is not condemned again.
+    /// The objects that are condemned already; they are not condemned again.
     known: Arc<Snapshot>,
-    /// Garbage, what is evicted, and of that by itself the keys of roots: those go before the next mark.
+    /// Garbage, evicted objects, and evicted keys of roots: those are deleted before the next mark, so they have own
+    /// batches.
     filling: [(CondemnedKind, Vec<Candidate>); 3],
 }
 
@@ -287,7 +290,7 @@ impl<'a> Publisher<'a> {
             CondemnedKind::Evict if root_of(candidate.key.as_str()).is_none() => 1,
             CondemnedKind::Evict => 2,
         };
-        // One tenant's need for room shortens no promise to another's builds.
+        // A batch has objects of one tenant: the pressure on one does not shorten the wait of another.
         let tenant = layout::tenant_name(candidate.key.as_str());
         if self.filling[at].1.last().is_some_and(|last| layout::tenant_name(last.key.as_str()) != tenant) {
             self.publish(at).await?;
@@ -296,7 +299,7 @@ impl<'a> Publisher<'a> {
         if self.filling[at].1.len() >= ENTRIES_MAX { self.publish(at).await } else { Ok(()) }
     }
 
-    /// Condemns a root: its keys go together.
+    /// Condemns a root, with all keys in one batch.
     pub async fn add_root(&mut self, keys: Vec<Candidate>, report: &mut Report) -> Result<()> {
         if self.filling[2].1.len() + keys.len() > ENTRIES_MAX {
             self.publish(2).await?;
@@ -307,7 +310,7 @@ impl<'a> Publisher<'a> {
         Ok(())
     }
 
-    /// Publishes what has not filled a batch yet.
+    /// Publishes the batches that are not full.
     pub async fn flush(&mut self) -> Result<()> {
         for at in 0..self.filling.len() {
             self.publish(at).await?;

@@ -1,4 +1,4 @@
-//! What is named, and by whom: one pass over the lists of the store and over the manifests that are not known yet.
+//! The mark: one pass over the lists of the store, and over the manifests whose references are not known yet.
 
 mod blobs;
 mod decide;
@@ -29,14 +29,14 @@ use crate::refs::root::{Root, RootId};
 use crate::refs::roots;
 use blobs::BlobInventory;
 
-/// Objects listed between two looks at the clock that throttles.
+/// Number of listed objects between two checks of the throttle.
 const THROTTLE_STEP: u64 = 1000;
 
-/// What becomes of a root.
+/// Outcome of a collection for a root.
 #[derive(Clone, Copy)]
 enum Fate {
     Stays,
-    /// By this decision, when the report has it.
+    /// Condemned by this decision, if the report has it.
     Goes(Option<DecisionId>),
 }
 
@@ -49,12 +49,12 @@ impl Fate {
     }
 }
 
-/// What leads to content.
+/// The origin of a reference to content.
 #[derive(Clone, Copy)]
 enum NamedBy<'a> {
-    /// A root, and what becomes of it.
+    /// A root, and its outcome.
     Root(&'a Root, Fate),
-    /// Nothing as yet: manifests that were pushed by digest a while ago at most.
+    /// No root as yet: manifests that were pushed by digest a short time ago.
     Young,
 }
 
@@ -66,7 +66,7 @@ impl NamedBy<'_> {
         }
     }
 
-    /// When content was last pushed, as far as that counts against making room.
+    /// Time of the last push of the content, if it counts against eviction.
     fn pushed(
         self,
         repo: &RepoListing,
@@ -82,21 +82,21 @@ impl NamedBy<'_> {
     }
 }
 
-/// A layer that makes room: there may be a million of them.
+/// A layer selected for eviction: there may be a million of them.
 #[derive(Clone, Copy)]
 struct EvictedLayer {
-    /// The place of a root that names it in [`Mark::evicted_from`].
+    /// Position in [`Mark::evicted_from`] of a root that references it.
     root: u32,
-    /// Since it was used.
+    /// Time since its last use, in seconds.
     seconds: u64,
 }
 
-/// What something names that is there.
+/// References to an object.
 #[derive(Clone, Copy)]
 struct Live {
-    /// Named by something that no policy lets go.
+    /// Referenced by a root that stays.
     stays: bool,
-    /// Else the first decision because of which it goes.
+    /// Otherwise the first decision by which the object is condemned.
     decision: Option<DecisionId>,
 }
 
@@ -106,32 +106,32 @@ impl Live {
         self.decision = self.decision.or(other.decision);
     }
 
-    /// Because of which decision it goes.
+    /// The decision by which the object is condemned.
     fn goes_by(&self) -> Option<DecisionId> {
         self.decision.filter(|_| !self.stays)
     }
 }
 
-/// A mark under way, and what it found.
+/// A running mark and its results.
 pub(super) struct Mark<'a> {
     collector: &'a Collector,
     /// The configuration whose policies decide.
     policies: &'a Config,
     now: SystemTime,
-    /// The disk needs room soon.
+    /// Set if the disk has little free space.
     low: bool,
     known: Arc<Snapshot>,
-    /// By the fingerprint of the key.
+    /// Referenced objects, by the fingerprint of the key.
     live: HashMap<u64, Live>,
-    /// When something was last pushed that names what is about to be evicted.
+    /// Time of the last push of a reference to each object of the due batches of evictions.
     watched: HashMap<u64, SystemTime>,
     evicted_layers: HashMap<u64, EvictedLayer>,
-    /// Roots that name them.
+    /// Roots that reference the evicted layers.
     evicted_from: Vec<RootId>,
-    /// What tenants with a limit hold: listed before the choice of what goes, and kept until that is condemned.
+    /// Blobs of tenants with a limit: listed before the choice of evictions, and kept until they are condemned.
     held: HashMap<Tenant, BlobInventory>,
     garbage: Vec<Candidate>,
-    /// Roots that go: the keys of each, its own first.
+    /// Condemned roots: the keys of each, its own first.
     evicted: Vec<Vec<Candidate>>,
     hints: Vec<Key>,
     throttle: Throttle,
@@ -166,12 +166,12 @@ impl<'a> Mark<'a> {
         }
     }
 
-    /// Whether anything names what has this key.
+    /// Tells whether the object of this key is referenced.
     pub fn names(&self, key: &str) -> bool {
         self.live.contains_key(&fingerprint(key))
     }
 
-    /// Whether anything that was written since then names it.
+    /// Tells whether a reference to the object was pushed at `since` or later.
     pub fn named_since(&self, key: &str, since: SystemTime) -> bool {
         self.watched.get(&fingerprint(key)).is_some_and(|at| *at >= since)
     }
@@ -184,12 +184,12 @@ impl<'a> Mark<'a> {
         std::mem::take(&mut self.evicted)
     }
 
-    /// Notes about roots that are gone.
+    /// Notes about roots that no longer exist.
     pub fn take_hints(&mut self) -> Vec<Key> {
         std::mem::take(&mut self.hints)
     }
 
-    /// Marks what the repositories of a tenant name, and decides what of them goes.
+    /// Marks the references of a tenant's repositories, and decides which of its roots are condemned.
     pub async fn tenant(&mut self, tenant: &Tenant, report: &mut Report) -> Result<()> {
         let collector = self.collector;
         let mut repos = BTreeMap::<RepoName, RepoListing>::new();
@@ -217,7 +217,7 @@ impl<'a> Mark<'a> {
             root.subject = self.subject(&repos[&root.id.repo], root).await?;
         }
         let gone = self.decide(tenant, (&repos, bytes), &mut roots, report).await?;
-        // What stays first: what is named by both stays.
+        // Roots that stay first: an object that both kinds reference stays.
         for (at, root) in roots.iter().enumerate() {
             if !gone.contains_key(&at) && root.subject.is_none() {
                 self.mark_root(&repos[&root.id.repo], root, Fate::Stays).await?;
@@ -236,7 +236,7 @@ impl<'a> Mark<'a> {
         Ok(())
     }
 
-    /// Marks a root and what it leads to. Returns the manifests among that.
+    /// Marks a root and its closure. Returns the manifests of the closure.
     async fn mark_root(&mut self, repo: &RepoListing, root: &Root, fate: Fate) -> Result<Vec<Digest>> {
         root.keys().for_each(|(key, _)| self.mark(key.as_str(), fate));
         if let Some(own) = &root.own {
@@ -245,7 +245,7 @@ impl<'a> Mark<'a> {
         self.mark_closure(repo, &root.manifests, NamedBy::Root(root, fate)).await
     }
 
-    /// Manifests that were pushed by digest a while ago at most: what names them may still come.
+    /// Manifests that were pushed by digest a short time ago: a reference to them may still come.
     fn young(&self, repo: &RepoListing) -> Vec<Digest> {
         let config = &self.collector.refs.config().collect;
         let wait = self.collector.wait(&repo.tenant, self.low);
@@ -286,7 +286,7 @@ impl<'a> Mark<'a> {
         self.live.entry(fingerprint(key)).or_insert(fate.live()).merge(fate.live());
     }
 
-    /// What of a repository nothing names that stays.
+    /// Adds the unreferenced objects of a repository to the garbage.
     fn sweep(&mut self, repo: &RepoListing, report: &mut Report) {
         let wait = self.collector.wait(&repo.tenant, self.low);
         for (key, written) in roots::nameable(repo) {
@@ -298,13 +298,13 @@ impl<'a> Mark<'a> {
                 self.garbage.push(Candidate { key, bytes: written.bytes });
             }
         }
-        // Notes: who misses one makes it again.
+        // Notes are deleted at once: a server that misses one writes it again.
         let stray = roots::stray_notes(repo).into_iter();
         self.hints
             .extend(stray.filter(|(_, used)| used.is_none_or(|at| passed(at, self.now, wait))).map(|(key, _)| key));
     }
 
-    /// Condemns the blobs of a tenant that nothing names, and what was chosen of them.
+    /// Condemns the unreferenced blobs of a tenant, and those selected for eviction.
     pub async fn blobs(&mut self, tenant: &Tenant, publisher: &mut Publisher<'_>, report: &mut Report) -> Result<()> {
         if let Some(held) = self.held.remove(tenant) {
             for blob in held.iter() {
@@ -363,7 +363,7 @@ impl<'a> Mark<'a> {
     }
 }
 
-/// Holds a walk to so many objects a second.
+/// Limits a walk to a number of objects per second.
 struct Throttle {
     per_second: u32,
     done: u64,

@@ -1,76 +1,78 @@
-//! The collector: deletes what nothing names, and what is chosen to make room, while builds go on.
+//! The collector: deletes unreferenced objects, and those selected for eviction, while builds run.
 //!
-//! There is no lock, no leader and no read-only mode. Any number of servers may collect at once, and each of them may stop
-//! at any point for any time, or for ever.
+//! There is no lock, no leader and no read-only mode. Any number of servers may collect at once, and each of them may
+//! stop at any point, for any time or for ever.
 //!
 //! # A collection
 //!
-//! 1. It writes an object and asks for its modification time: the beginning, T. Every time here is the backend's.
-//! 2. It reads what is named: tags, push records, views, young manifests, and all that these name in turn (`mark`).
-//! 3. What nothing names and is old enough, and what policies choose (`policy`), it publishes in batches. A batch is a
-//!    write-once list; C is the list's own modification time. How old an object is, is only a reason to condemn it: so it does
-//!    not matter that the blobs of some tenants are listed before the mark.
-//! 4. A batch whose list is as old as the wait W at T, it judges by this mark, which began after that: what is named now
-//!    stays. What was chosen to make room stays when something written since C − X names it.
-//! 5. It claims the batch: a create that fails when there is a claim. There is one claim of a batch, ever.
-//! 6. It lists the batch. When the list is gone, another collector has been here: it takes its claim back. What is spared
-//!    stays.
-//! 7. It deletes the rest by one request dated at its claim, which the backend refuses when it comes late.
-//! 8. When that was answered it removes the list and the spares, then the claim. When not, it leaves everything: once the
-//!    claim is older than any late request may be, anybody removes it in the same order, deleting nothing else.
+//! 1. It writes an object and reads its modification time: the beginning, T. Every time here is the backend's.
+//! 2. It reads all references: tags, push records, views, young manifests, and their closure (`mark`).
+//! 3. It publishes in batches the unreferenced objects that are old enough, and those that policies select (`policy`).
+//!    A batch is a write-once list; C is the list's own modification time. The age of an object is only a reason to
+//!    condemn it: so the blobs of some tenants may be listed before the mark.
+//! 4. A batch whose list is as old as the wait W at T is judged by this mark, which began after that: objects that are
+//!    referenced now stay. An object selected for eviction stays if a reference to it was written since C − X.
+//! 5. It claims the batch: a create that fails if a claim exists. There is one claim of a batch, ever.
+//! 6. It lists the batch. If the list is gone, another collector has been here: it removes its own claim. Spared
+//!    objects stay.
+//! 7. It deletes the rest by one request dated at its claim, which the backend refuses if it arrives late.
+//! 8. If that was answered, it removes the list and the spares, then the claim. If not, it leaves everything: once the
+//!    claim is older than any late request may be, any collector removes it in the same order, deleting nothing else.
 //!
 //! # Why no answer is broken
 //!
-//! Everybody who answers a client pins a snapshot of the lists, dated at the moment before it was begun, and gives the
-//! answer only while the snapshot is at most X old ([`crate::content::condemned`]). Take an answer at A that says of an object that it is there.
+//! A server that answers a client pins a snapshot of the lists, dated at the moment before its read began, and gives
+//! the answer only while the snapshot is at most X old ([`crate::content::condemned`]). Take an answer at A that says
+//! that an object exists.
 //!
-//! *The snapshot did not have it.* Then the list came later: C > A − X, and the object stays until C + W > A + W − X.
-//! A client has that long to push what names it. A manifest that was accepted at A by such a server is in the store by
-//! C + X, and the mark of step 4 begins after C + W: it sees the manifest. Content, then record, then pointer: whoever
-//! sees the pointer finds what it names.
+//! *The snapshot did not list it.* Then the list came later: C > A − X, and the object stays until C + W > A + W − X.
+//! The client has that long to push a reference to it. A manifest that was accepted at A by such a server is in the
+//! store by C + X, and the mark of step 4 begins after C + W: it sees the manifest. The order of writes is content,
+//! record, pointer: a mark that sees the pointer finds what it references.
 //!
-//! *The snapshot had it.* Then the server wrote a spare before it listed the batch, and the collector its claim before it
-//! lists the batch. Both orders of the two lists are harmless:
+//! *The snapshot listed it.* Then the server wrote a spare before it listed the batch, and the collector wrote its
+//! claim before it listed the batch. Both orders of the two lists are harmless:
 //!
 //! ```text
 //! collector: claim        list -> spare: stays       server: spare   list -> claim: waits until it is gone
 //! ```
 //!
-//! or the batch was claimed, deleted and cleared before the spare was written. Then the server's list shows neither, and
-//! only a look at the object itself tells: so it looks, after the list, and past its memory.
+//! Or the batch was claimed, deleted and cleared before the spare was written. Then the server's list shows neither
+//! spare nor claim, and only the object itself tells: so the server looks it up after the list, and not in its memory.
 //!
-//! *Its memory* of what is there loses whatever a new snapshot has, and all when there was no snapshot for X: a batch may
-//! have come and gone unseen.
+//! *Its memory* of existing objects loses every object of a new snapshot, and all objects if there was no snapshot for
+//! X: a batch may have come and gone unseen.
 //!
-//! *Between judging and deleting* the collector may stop for any time. From C + X on, whoever begins to rely on the object
-//! knows of the batch and leaves a spare, so "nothing names it and nobody spared it" stays true once it is.
+//! *Between judging and deleting* the collector may stop for any time. From C + X on, a server that begins to rely on
+//! the object knows of the batch and leaves a spare, so "unreferenced and not spared" stays true once it is.
 //!
-//! *Two collectors* cannot both delete a batch: one claim. Were the claim removed before the list, a second one could claim
-//! what has been deleted, and delete what has been written since. A live batch is cleared under a claim, too, or the
-//! one who decided so might remove the list while another one deletes.
+//! *Two collectors* cannot both delete a batch: there is one claim. If the claim were removed before the list, a second
+//! collector could claim a deleted batch, and delete objects that were written since. A live batch, too, is cleared
+//! under a claim only: otherwise the collector that decided so might remove the list while another one deletes.
 //!
-//! *A delete that was sent* cannot be called back, and a writer that finds no claim will not look again. So the claim stays
-//! for as long as the backend may still do the delete, and the date of the request bounds that.
+//! *A delete that was sent* cannot be called back, and a writer that finds no claim will not look again. So the claim
+//! stays for as long as the backend may still do the delete, and the date of the request bounds that.
 //!
-//! *Leases.* What a tag named when it was served stays for the lease, though the tag be replaced or deleted: whatever is
-//! served rests on a snapshot that is at most X old, and W is at least the lease and X.
+//! *Leases.* The content that a tag referenced when it was served stays for the lease, even if the tag is replaced or
+//! deleted: every answer uses a snapshot that is at most X old, and W is at least the lease and X.
 //!
 //! # Tags
 //!
-//! A tag that goes by a policy is condemned like everything else: its pointer and its push records, in a batch of their own,
-//! and what only they name, as garbage, at the same time. The pointers of batches that are due go first; then the mark is made.
-//! So what a tag names is deleted only when the tag is gone, and serving the tag or pushing to it before spares all of it.
-//! Another collector may have claimed the batch of the pointer, and stopped: then the mark sees the tag, and what an image
-//! names that still has its tag stays.
+//! A tag that expires by a policy is condemned like all objects: its pointer and its push records, in a batch of their
+//! own, and at the same time, as garbage, the content that only they reference. The pointers of due batches are deleted
+//! first; then the mark is made. So the content of a tag is deleted only when the tag is gone, and serving the tag or
+//! pushing to it before spares all of it. If another collector has claimed the batch of the pointer, and stopped, then
+//! the mark sees the tag, and the content of an image that still has its tag stays.
 //!
-//! A tag that belongs to a manifest, as a signature does, is condemned as garbage together with that manifest, and judged
-//! like it after the mark (`mark/subjects`). What such a tag names stays until the tag is gone.
+//! A tag that belongs to a manifest, as a signature does, is condemned as garbage together with that manifest, and
+//! judged like it after the mark (`mark/subjects`). The content that such a tag references stays until the tag is gone.
 //!
-//! # What is left
+//! # Assumptions
 //!
-//! A request other than a delete is refused when its signature is 15 minutes old, so nothing written lands later than that;
-//! between the look at the age of the snapshot and the signature of a tag's PUT no time is assumed to pass. A backend
-//! that does a request later than it accepted it, by more than [`crate::content::condemned::CLAIM_SLACK`], breaks the argument.
+//! A request other than a delete is refused when its signature is 15 minutes old, so no write lands later than that;
+//! between the check of the snapshot's age and the signature of a tag's PUT no time is assumed to pass. A backend that
+//! executes a request later than it accepted it, by more than [`crate::content::condemned::CLAIM_SLACK`], breaks the
+//! argument.
 
 mod batches;
 mod mark;
@@ -101,80 +103,80 @@ use crate::refs::graph::ManifestGraph;
 use batches::{Batch, Publisher};
 use mark::Mark;
 
-/// Decisions that a report has one by one. A store that is short of room may let a million layers go.
+/// Maximum number of decisions in a report. A store without free space may evict a million layers.
 pub const DECISIONS_MAX: usize = 10_000;
 
-/// Collects one store. Any number of them may run, in any number of processes.
+/// The collector of one store. Any number of them may run, in any number of processes.
 pub struct Collector {
     refs: Refs,
-    /// What manifests name, remembered from one collection to the next.
+    /// References of manifests, remembered from one collection to the next.
     graph: ManifestGraph,
-    /// One collection at a time in this process.
+    /// Held during a collection: one at a time in this process.
     running: tokio::sync::Mutex<()>,
     last: Mutex<Option<Arc<Report>>>,
 }
 
-/// What a collection is to do.
+/// Options of a collection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wish {
-    /// Say what would be condemned, and change nothing.
+    /// Report the objects that would be condemned, and change nothing.
     pub dry: bool,
 }
 
-/// What a collection found and did.
+/// Result of a collection.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Report {
     pub dry: bool,
-    /// The backend's time at the beginning.
+    /// Beginning, by the backend's clock.
     pub began: Option<jiff::Timestamp>,
     pub seconds: f64,
-    /// Objects that were listed.
+    /// Number of listed objects.
     pub objects: u64,
-    /// Manifests and pointers that were read.
+    /// Number of manifests and pointers that were read.
     pub reads: u64,
     pub tenants: BTreeMap<String, TenantReport>,
-    /// Newly condemned.
+    /// Newly condemned objects.
     pub condemned: Sum,
-    /// Deleted, from batches that were due.
+    /// Objects deleted from due batches.
     pub deleted: Sum,
-    /// In batches that were due, and stay: named again, or relied on.
+    /// Objects of due batches that stay: referenced again, or relied on.
     pub kept: u64,
     pub spared: u64,
     /// Batches that another collector has claimed, that are not due, or whose delete was not answered.
     pub batches_left: u64,
-    /// Tags and layers that rules let go, and the bytes that go with them.
+    /// Tags and layers removed by each rule, and the bytes that are freed with them.
     pub going: BTreeMap<Rule, Sum>,
-    /// Which, and why: the first [`DECISIONS_MAX`] of them.
+    /// The first [`DECISIONS_MAX`] decisions.
     pub decisions: Vec<policy::Decision>,
-    /// Those that no collection before has let go.
+    /// The part of `going` that no earlier collection has condemned.
     #[serde(skip)]
     fresh: BTreeMap<(Tenant, Rule), Sum>,
-    /// Why nothing was deleted.
+    /// The reason why the collection did not run.
     pub skipped: Option<String>,
 }
 
-/// The place of a decision in [`Report::decisions`], from 1 on.
+/// Position of a decision in [`Report::decisions`], from 1 on.
 #[derive(Clone, Copy)]
 struct DecisionId(NonZeroU32);
 
-/// One tenant, as a collection found it.
+/// Counts of one tenant in a collection.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TenantReport {
     pub tags: u64,
     pub manifests: u64,
     pub blobs: Sum,
-    /// Blobs that something names which stays.
+    /// Blobs referenced by a root that stays.
     pub live: Sum,
-    /// Blobs that nothing names, too young to be condemned.
+    /// Unreferenced blobs too young to be condemned.
     pub young: Sum,
-    /// What the tenant has above its limit, and why that was not evicted.
+    /// Excess of the tenant over its limit, and why it was not evicted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shortfall: Option<policy::Shortfall>,
 }
 
-/// Objects, and their bytes.
+/// Number of objects, and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sum {
     pub objects: u64,
@@ -189,7 +191,8 @@ impl Sum {
 }
 
 impl Report {
-    /// Notes that something goes, and where its decision is, when the report has it. `bytes` are those of a layer.
+    /// Counts a removal by a rule. Returns the position of its decision, if the report has it. `bytes` are those of a
+    /// layer.
     fn decide(
         &mut self,
         tenant: &Tenant,
@@ -209,7 +212,7 @@ impl Report {
         NonZeroU32::new(self.decisions.len() as u32).map(DecisionId)
     }
 
-    /// Notes an object that goes because of a decision about a root.
+    /// Counts an object that is freed by a decision about a root.
     fn add_freed(&mut self, tenant: &Tenant, decision: DecisionId, bytes: u64) {
         let Some(decision) = self.decisions.get_mut(decision.0.get() as usize - 1) else { return };
         decision.bytes += bytes;
@@ -227,13 +230,13 @@ impl Collector {
         Collector { refs, graph, running: tokio::sync::Mutex::new(()), last: Mutex::default() }
     }
 
-    /// The last collection of this process.
+    /// Report of the last collection of this process.
     pub fn last(&self) -> Option<Arc<Report>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Clears what a process left that died while it deleted, where no request of it can be under way. Before the first
-    /// answer, so that nobody waits for its claims.
+    /// Clears the claims of a process that died while it deleted, if none of its requests can be in flight. Runs before
+    /// the first answer, so that no request waits for those claims.
     pub async fn recover(&self) -> Result<()> {
         if self.refs.objects().fence().is_some_and(|fence| fence.dies_with_process) {
             for (id, batch) in self.list().await? {
@@ -245,7 +248,7 @@ impl Collector {
         Ok(())
     }
 
-    /// Collects once.
+    /// Runs one collection.
     pub async fn run(&self, wish: Wish) -> Result<Arc<Report>> {
         self.run_by(wish, self.refs.config()).await
     }
@@ -288,7 +291,7 @@ impl Collector {
 
     async fn collect(&self, wish: Wish, policies: &Config, report: &mut Report) -> Result<()> {
         let config = &self.refs.config().collect;
-        // Before anybody is found to hold too much: what is condemned does not count.
+        // Before the usage of tenants is judged: condemned objects do not count.
         self.refs.condemned().snapshot(Deadline::of_each_call()).await?;
         let mut low = self.refs.room().is_low();
         let now = if wish.dry { SystemTime::now() } else { self.now().await? };
@@ -301,7 +304,7 @@ impl Collector {
         if !wish.dry {
             due = self.due(now, low, report).await?;
         }
-        // Roots first, then the mark, then what they named.
+        // Roots first, then the mark, then the content of the roots.
         let (of_roots, content): (Vec<Batch>, Vec<Batch>) = due.into_iter().partition(Batch::is_of_roots);
         for batch in of_roots {
             let keep = self.roots_in_use(&batch).await?;
@@ -346,7 +349,7 @@ impl Collector {
         self.refs.config().collect.wait(disk_is_low || self.refs.room().is_over(tenant))
     }
 
-    /// The backend's time.
+    /// Reads the backend's time.
     async fn now(&self) -> Result<SystemTime> {
         let (key, calls) = (layout::clock(), Calls::of(&**self.refs.objects()));
         calls.put(&key, Bytes::new()).await?;
@@ -384,7 +387,7 @@ impl Collector {
         self.tell_evictions(report);
     }
 
-    /// Uploads that are refused say when something may be evicted.
+    /// Stores the time of the next possible eviction in each account: refused uploads tell it.
     fn tell_accounts(&self, report: &Report) {
         if report.dry || report.skipped.is_some() {
             return;
@@ -425,7 +428,7 @@ impl Collector {
     }
 }
 
-/// Something is under way, and a metric shows it.
+/// A run of the collector that a gauge counts until it is dropped.
 struct InProgress<'a>(&'a IntGauge);
 
 impl InProgress<'_> {
@@ -441,12 +444,12 @@ impl Drop for InProgress<'_> {
     }
 }
 
-/// A difference of two of the backend's times is at least `span`.
+/// Tells whether two of the backend's times are at least `span` apart.
 fn passed(from: SystemTime, to: SystemTime, span: Duration) -> bool {
     to.duration_since(from).is_ok_and(|age| age >= span)
 }
 
-/// Something that may be condemned.
+/// An object that may be condemned.
 struct Candidate {
     key: Key,
     bytes: u64,

@@ -1,4 +1,5 @@
-//! Which roots and layers go, by the rules of the operator. Pure functions of what a mark found.
+//! The choice of roots and layers to condemn, by the policies of the operator. Pure functions over the results of a
+//! mark.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -12,37 +13,37 @@ use crate::human::{self, span};
 use crate::names::Tenant;
 use crate::refs::root::{Evictable, NamedBlob, Root, RootId};
 
-/// Why a root or a layer goes.
+/// The reason why a root or a layer is condemned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// Not used for longer than the rule allows. Seconds since its last use.
+    /// Not used for longer than the policy allows. Seconds since the last use.
     Unused { seconds: u64 },
-    /// Pushed longer ago than the rule allows.
+    /// Pushed longer ago than the policy allows. Seconds since the push.
     Pushed { seconds: u64 },
-    /// More tags of the pattern are newer than the rule keeps.
+    /// Older than the newest tags of the pattern that the policy keeps, of which there are `newest`.
     NotNewest { newest: usize },
-    /// The tenant holds more than it may: its least recently used goes.
+    /// Evicted because the tenant is over its limit. Seconds since the last use.
     Room { seconds: u64 },
-    /// The manifest goes that the tag belongs to, as a signature does.
+    /// The tag belongs to a manifest that is condemned, as a signature does.
     Subject,
 }
 
-/// Something that goes.
+/// A root or a layer that is condemned, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
     pub tenant: String,
     pub repo: String,
     /// The tag, or the label of another root.
     pub tag: String,
-    /// Of one layer, when not the whole root goes.
+    /// The layer's digest, if only one layer of the root is condemned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer: Option<String>,
     pub bytes: u64,
     pub reason: Reason,
     /// The reason in words.
     pub why: String,
-    /// A collection before has condemned it.
+    /// Whether an earlier collection has condemned it.
     pub known: bool,
 }
 
@@ -73,7 +74,7 @@ impl Reason {
     }
 }
 
-/// In words, for people.
+/// The reason in words, for display.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -90,18 +91,18 @@ fn age(at: SystemTime, now: SystemTime) -> Duration {
     now.duration_since(at).unwrap_or_default()
 }
 
-/// The rule of a root: rules are for tags.
+/// The policy of a root, by its position. Only tags have policies.
 fn rule<'a>(rules: &'a [RetainConfig], root: &Root) -> Option<(usize, &'a RetainConfig)> {
     let tag = root.id.tag.as_ref()?;
     rules.iter().enumerate().find(|(_, rule)| rule.tags.matches(tag))
 }
 
-/// Roots that no rule lets go, whatever happens.
+/// Tells whether a policy protects the root from all deletion by rules.
 pub fn is_protected(rules: &[RetainConfig], root: &Root) -> bool {
     rule(rules, root).is_some_and(|(_, rule)| rule.protected)
 }
 
-/// Which roots of one repository go because of their age or their number: positions in `roots`.
+/// Roots of one repository that expire by age or number: positions in `roots`.
 pub fn retired(roots: &[&Root], rules: &[RetainConfig], now: SystemTime) -> Vec<(usize, Reason)> {
     let mut gone = Vec::new();
     let mut groups = HashMap::<usize, Vec<usize>>::new();
@@ -128,7 +129,7 @@ pub fn retired(roots: &[&Root], rules: &[RetainConfig], now: SystemTime) -> Vec<
     gone
 }
 
-/// Why a tenant stays above its limit: what a collection would have had to evict, and may not.
+/// The bytes that a collection should have evicted and could not, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Shortfall {
@@ -138,12 +139,12 @@ pub struct Shortfall {
     pub in_use: u64,
     /// Tags and other roots that a rule protects.
     pub protected: u64,
-    /// When the first content that is in use may be evicted, unless somebody uses it again.
+    /// Time at which the first content in use may be evicted, unless it is used again.
     pub next: Option<jiff::Timestamp>,
 }
 
 impl Shortfall {
-    /// Of the roots that stay, with `bytes` that are still to be freed. What was used within `floor` is not evicted.
+    /// The shortfall of `bytes`, explained by the roots that stay. Content used within `floor` is not evicted.
     pub fn of<'a>(
         staying: impl Iterator<Item = &'a Root>,
         protected: &dyn Fn(&Root) -> bool,
@@ -174,7 +175,7 @@ impl Shortfall {
     }
 }
 
-/// For people.
+/// The shortfall in words, for display.
 impl fmt::Display for Shortfall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tags = |count| if count == 1 { "1 tag".to_string() } else { format!("{count} tags") };
@@ -196,29 +197,29 @@ impl fmt::Display for Shortfall {
     }
 }
 
-/// What goes to make room: layers, then whole roots.
+/// An eviction plan: layers first, then whole roots.
 #[derive(Debug, Default)]
 pub struct EvictionPlan {
-    /// Layers by id, each with the position of a root that names it and the time of its last use.
+    /// Layers by id, each with the position of a root that references it and the time of its last use.
     pub layers: Vec<(u64, usize, SystemTime)>,
-    /// Positions.
+    /// Positions of roots.
     pub roots: Vec<usize>,
-    /// Bytes that will be free.
+    /// Bytes that the plan frees.
     pub bytes: u64,
-    /// Why that is less than what has to go.
+    /// The reason why that is less than was asked for.
     pub shortfall: Option<Shortfall>,
 }
 
-/// A layer that may go by itself.
+/// A layer that may be evicted by itself.
 #[derive(Clone, Debug)]
 pub struct IdleLayer {
     pub id: u64,
     pub bytes: u64,
     used: SystemTime,
     pushed: SystemTime,
-    /// Position of a root that names it.
+    /// Position of a root that references it.
     root: usize,
-    /// Layers below it. Those that no cache places are of no use to any.
+    /// Number of layers below it. A layer that no cache places has the maximum: it is of no use to any.
     pub depth: u32,
 }
 
@@ -228,8 +229,9 @@ impl IdleLayer {
     }
 }
 
-/// Layers that may go one by one and were not used within `floor`, the least recently used first and, among those, the
-/// least recently pushed. A layer that a root names which goes as a whole, or a protected one, stays.
+/// Layers that may be evicted one by one and were not used within `floor`, the least recently used first and, among
+/// those, the least recently pushed. Layers of protected roots, and of roots that are evicted only as a whole, are left
+/// out.
 pub fn idle_layers(
     roots: &[Root],
     protected: &dyn Fn(&Root) -> bool,
@@ -252,7 +254,7 @@ pub fn idle_layers(
     idle
 }
 
-/// Layers of one time of which some have to go and others may stay: their depth is to tell which.
+/// Layers with equal times of which some must be evicted and others may stay: their depth decides.
 pub fn undecided(layers: &[IdleLayer], excess: u64) -> &[IdleLayer] {
     let (mut freed, mut rest) = (0_u64, layers);
     while let Some(first) = rest.first().filter(|_| freed < excess) {
@@ -267,11 +269,11 @@ pub fn undecided(layers: &[IdleLayer], excess: u64) -> &[IdleLayer] {
     &[]
 }
 
-/// Chooses what to let go until `excess` bytes are free, among what was not used within `floor`.
+/// Chooses layers and roots to evict until `excess` bytes are free, among those not used within `floor`.
 ///
-/// Layers of caches go first ([`idle_layers`]), the least recently used before all others and, among those of one
-/// time, from the tail of their chains: a build that misses one does its step again. Then whole roots, least recently used
-/// first.
+/// Layers of caches come first ([`idle_layers`]), the least recently used before all others and, among those of one
+/// time, from the tail of their chains: a build that misses one repeats its step. Then whole roots, the least recently
+/// used first.
 pub fn make_room(
     roots: &[Root],
     mut layers: Vec<IdleLayer>,
@@ -289,7 +291,7 @@ pub fn make_room(
         plan.bytes = plan.bytes.saturating_add(layer.bytes);
         plan.layers.push((layer.id, layer.root, layer.used));
     }
-    // What only the roots that go name is freed with them.
+    // Blobs that only evicted roots reference are freed with them.
     let mut names = HashMap::<u64, usize>::new();
     for root in roots {
         let once: HashSet<u64> = root.content.iter().map(|blob| blob.id).collect();
@@ -376,7 +378,7 @@ mod tests {
         );
     }
 
-    /// Room among what was not used for an hour. A layer's depth is the last digit of its id.
+    /// Evictions among content that was not used for an hour. A layer's depth is the last digit of its id.
     fn room(tags: &[Root], protected: &dyn Fn(&Root) -> bool, excess: u64) -> EvictionPlan {
         let floor = Duration::from_secs(3600);
         let mut layers = idle_layers(tags, protected, floor, at(100));
@@ -392,7 +394,7 @@ mod tests {
         ];
         let ids = |excess| room(&tags, &|_| false, excess).layers.iter().map(|(id, ..)| *id).collect::<Vec<_>>();
         assert_eq!(ids(10), [4]);
-        // Used last at one time, what was pushed before goes first.
+        // Of layers with the same last use, those pushed earlier are evicted first.
         assert_eq!(ids(35), [4, 5, 15, 2]);
         assert_eq!(ids(45), [4, 5, 15, 2, 1]);
     }

@@ -1,19 +1,19 @@
-//! What scopes are sending goes first when the disk is short of room: nothing names it, and nobody was told that it is
-//! there.
+//! Unfinished uploads of scopes are dropped first when free space is low: nothing references them, and no answer has
+//! said that their content exists.
 //!
-//! A client whose upload was ended is told so; one whose chunks were dropped begins that upload anew.
+//! A client whose upload was ended gets an error; one whose chunks were dropped begins that upload anew.
 
 use std::time::{Duration, SystemTime};
 
 use crate::error::Result;
 use crate::lifetime::collect::{Collector, passed};
 
-/// An upload of a scope to which nothing has been added for so long goes as soon as the disk is short of room. Others
-/// go while it still is, the longest idle first.
+/// Idle time after which an upload of a scope is dropped as soon as free space is low. Others are dropped only while it
+/// stays low, the longest idle first.
 const IDLE: Duration = Duration::from_secs(5 * 60);
 
 impl Collector {
-    /// Ends and drops uploads of scopes, until the disk has room for what is being sent to tenants. Returns how many.
+    /// Ends and drops uploads of scopes, until the disk has space for the uploads of tenants. Returns their number.
     pub(super) async fn drop_uploads_of_scopes(&self, now: SystemTime) -> Result<usize> {
         let (room, mut dropped) = (self.refs.room(), 0);
         while room.end_idle_of_scopes(IDLE).await {

@@ -1,4 +1,4 @@
-//! Claims and JWTs that somebody has made up: none is a way in, nor out of a scope.
+//! Forged claims and JWTs: none is a way in, nor out of a scope.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
@@ -37,7 +37,7 @@ async fn what_a_claim_makes_of_a_repository_is_a_name_of_one_or_nothing() {
     begin(&world, &issuer.jwt(json!({ "repository": "org/app" }))).await.expect(202);
 }
 
-/// A pull request chooses the branch that it is to be merged into, and with it what it reads.
+/// A pull request chooses its target branch, and with that the content that it reads.
 #[tokio::test]
 async fn the_base_of_a_pull_request_is_no_way_into_another_pull_request() {
     let issuer = Issuer::start().await;
@@ -79,7 +79,7 @@ async fn the_base_of_a_pull_request_is_no_way_into_another_pull_request() {
     assert!(!reads("refs/pull/98/merge", "dev", "d").await);
 }
 
-/// Each is signed by nobody, or by somebody who is not asked.
+/// Each JWT is unsigned, or signed with a key of no configured issuer.
 #[tokio::test]
 async fn a_jwt_that_brings_its_own_proof_is_refused() {
     let issuer = Issuer::start().await;
@@ -108,7 +108,7 @@ async fn a_jwt_that_brings_its_own_proof_is_refused() {
     ] {
         begin(&world, &with(changes.clone())).await.expect(401);
     }
-    // What was not signed: more of it, less of it, and other characters for the same bytes.
+    // Changes of the signed text: more of it, less of it, and other characters for the same bytes.
     for changed in [format!("{jwt}A"), format!("{jwt}="), jwt[..jwt.len() - 2].to_string(), jwt.replacen('.', "..", 1)]
     {
         begin(&world, &changed).await.expect(401);

@@ -37,7 +37,7 @@ const RULES: &str = r#"
 const WHO: [&str; 7] = ["", "reader", "writer", "tagger", "owner", "tenant", "nobody"];
 const REPOS: [&str; 3] = ["public/app", "team/app", "team-b/app"];
 
-/// What a request needs.
+/// The right that a request needs.
 #[derive(Clone, Copy, PartialEq)]
 enum Needs {
     Pull(&'static str),
@@ -45,7 +45,7 @@ enum Needs {
     Delete(&'static str),
 }
 
-/// Says by hand what the rules above mean. The tag `*` stands for all, none for content.
+/// The meaning of the rules above, written by hand. The tag `*` stands for all tags, none for content.
 fn may(who: &str, repo: &str, needs: Needs) -> bool {
     let team = repo.starts_with("team/");
     let v = |tag: &str| tag.is_empty() || tag.starts_with('v');
@@ -140,7 +140,7 @@ async fn a_refusal_does_not_tell_what_is_there() {
     let mount = format!("/v2/team-b/x/blobs/uploads/?mount={digest}&from=team-b/app");
     world.post(mount.clone()).header("authorization", &tenant).await.expect(202);
     world.post(mount).header("authorization", &owner).await.expect(201);
-    // Who may not read the source is told to upload, as if nothing was there.
+    // A caller that may not read the source is told to upload, as if the blob did not exist.
     let mount = format!("/v2/team/x/blobs/uploads/?mount={digest}&from=team-b/app");
     world.post(mount).header("authorization", &writer).await.expect(202);
 }

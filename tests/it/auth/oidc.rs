@@ -20,7 +20,7 @@ pub struct Issuer {
     pub url: String,
     key: Arc<Mutex<(String, EcdsaKeyPair)>>,
     asked: Arc<watch::Sender<usize>>,
-    /// Whether it takes questions and answers none.
+    /// Set while the issuer accepts requests and answers none.
     hangs: Arc<watch::Sender<bool>>,
 }
 
@@ -183,14 +183,14 @@ async fn a_jwt_is_exchanged_for_a_token_that_lives_as_long_as_a_build() {
         world.get("/token?scope=repository:org/app/cache:pull,push").header("authorization", &basic("x", token));
     let bearer = format!("Bearer {}", asked.await.expect(200).json()["token"].as_str().unwrap());
     world.post("/v2/org/app/cache/blobs/uploads/").header("authorization", &bearer).await.expect(202);
-    // Nothing is made to live for ever, and nothing expired is taken.
+    // No token can be prolonged for ever, and no expired one is accepted.
     world.post("/token/exchange").body(format!("subject_token={token}")).await.expect(401);
     let late = issuer.jwt(json!({ "exp": jiff::Timestamp::now().as_second() - 1 }));
     let refused = world.post("/token/exchange").header("authorization", &format!("Bearer {late}")).await.expect(401);
     assert!(refused.text().contains("expired"), "{}", refused.text());
 }
 
-/// A JWT that names a key which its issuer does not have: it takes no signature to send one.
+/// A JWT that names an unknown key of its issuer: sending one takes no signature.
 fn of_a_stranger(issuer: &Issuer, kid: &str) -> String {
     let part = |value: Value| BASE64.encode(value.to_string());
     format!("{}.{}.AAAA", part(json!({ "alg": "ES256", "kid": kid })), part(json!({ "iss": issuer.url })))
@@ -213,7 +213,7 @@ async fn a_jwt_whose_key_is_known_does_not_wait_for_an_issuer_that_hangs() {
         answers = &mut strangers => panic!("answered without the issuer: {answers:?}"),
         asked = asked.wait_for(|asked| *asked == 2) => drop(asked.unwrap()),
     }
-    // It has been asked, and does not answer.
+    // The issuer has been asked, and does not answer.
     let known = async {
         begin(&world, &issuer.jwt(json!({ "jti": "1" }))).await.expect(202);
         let form = format!("subject_token={}", issuer.jwt(json!({ "jti": "2" })));

@@ -1,4 +1,4 @@
-//! Pages show to each what he may pull, and numbers of all to who may administer.
+//! Pages show to each caller what that caller may pull, and numbers of all tenants to admins.
 
 use larder::events::{BuildCaller, Event};
 use larder::names::Tenant;
@@ -72,7 +72,7 @@ async fn each_sees_what_he_may_pull() {
         ("reader", "/api/repo/secret/app:main", 403),
         ("reader", "/api/repo/secret/none", 403),
         ("owner", "/api/repo/secret/app:main", 200),
-        // What they say of tenants and content is for who may administer.
+        // The figures of tenants and content are for admins.
         ("reader", "/api/jobs", 403),
         ("owner", "/api/jobs", 200),
     ] {
@@ -127,7 +127,7 @@ async fn lists_of_tags_hide_those_that_a_caller_may_not_pull() {
 #[tokio::test]
 async fn numbers_of_a_whole_repository_are_for_who_may_pull_all_of_it() {
     let world = world().await;
-    // A config of a cache is read by its digest: which tag is imported, nobody knows.
+    // A config of a cache is read by its digest: the server cannot tell which tag is imported.
     let (tenant, repo) = (Tenant::default_tenant(), "team/app".parse().unwrap());
     world.app().events.emit(Event::Imported {
         tenant: &tenant,

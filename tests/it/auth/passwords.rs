@@ -1,4 +1,4 @@
-//! Passwords: how many an address may try, and who waits for whom.
+//! Passwords: how many an address may try, and which requests wait for which.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,7 +8,7 @@ use futures::stream::FuturesUnordered;
 use super::{basic, configure};
 use crate::world::World;
 
-/// As dear as a password is checked here: some milliseconds, so that a test is not over before it has begun.
+/// The bcrypt cost: a check takes some milliseconds, so that it does not end before a test has begun.
 const COST: u32 = 7;
 
 /// A server with the user alice, whose password is "right".
@@ -44,7 +44,7 @@ async fn the_right_password_of_another_address_is_not_behind_many_wrong_ones() {
             }
         })
         .collect();
-    // All have come, and the first of them are being checked.
+    // All requests have arrived, and the first passwords are being checked.
     let mut statuses = vec![wrong.next().await.unwrap()];
     let right = log_in(&world, "right", "10.0.0.2");
     let all = async { statuses.extend(wrong.by_ref().collect::<Vec<_>>().await) };

@@ -1,4 +1,4 @@
-//! Pull requests that cannot reach main, nor each other: what each of them reads, writes and can find out.
+//! Pull requests that cannot reach main, nor each other: the content that each of them reads, writes and can find out.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -62,7 +62,7 @@ async fn digest_of(world: &World, tag: &str) -> String {
 async fn a_pull_request_reads_main_and_what_it_writes_nobody_else_can_find() {
     let world = world().await;
     let main = of(&world, "main").put_image("app", "latest", "main").await;
-    // What main has, it need not send again, and may name.
+    // Content of main needs no upload by the scope, which may reference it.
     let one = of(&world, "one");
     assert_eq!(digest_of(one, "latest").await, main.digest.to_string());
     one.head(format!("/v2/app/blobs/{}", main.layer)).await.expect(200);
@@ -111,7 +111,7 @@ async fn a_pull_request_reads_main_and_what_it_writes_nobody_else_can_find() {
             let answer = other.call(method, format!("/v2/{path}")).await;
             assert_eq!(answer.status, 404, "{who} {method} {path}");
         }
-        // A session that begins is no hint: a mount of what is nowhere answers the same.
+        // The beginning of a session reveals nothing: a mount of a blob that exists nowhere gets the same answer.
         for from in ["&from=app", "&from=only/ours", ""] {
             other.post(format!("/v2/app/blobs/uploads/?mount={own_layer}{from}")).await.expect(202);
         }
@@ -140,7 +140,7 @@ async fn a_pull_request_deletes_nothing_but_its_own() {
     let own = one.put_image("app", "latest", "one").await;
     assert_eq!(digest_of(one, "latest").await, own.digest.to_string());
     one.delete("/v2/app/manifests/latest").await.expect(202);
-    // What was behind it shows again.
+    // The tag of main shows again.
     assert_eq!(digest_of(one, "latest").await, main.digest.to_string());
     assert_eq!(digest_of(of(&world, "main"), "latest").await, main.digest.to_string());
 }
@@ -186,7 +186,7 @@ async fn a_cache_tag_is_the_view_of_main_and_of_the_pull_request_for_the_pull_re
     assert_eq!(announced(of(&world, "main")).await, before);
     assert_eq!(steps(&world).await, the(&["shared", "server"]));
 
-    // What main pushes later, they have at once, also from a server that knows nothing yet.
+    // The scopes read a later push of main at once, also through a server that knows nothing yet.
     Cache::of(of(&world, "main"), "docs", "sources").await.push(&world, "main").await;
     let merged = announced(&world).await;
     assert_eq!(steps(of(&world, "one")).await, the(&["shared", "server", "web", "docs"]));
@@ -268,7 +268,7 @@ async fn a_scope_that_nobody_uses_goes_as_a_whole() {
     assert_eq!(gone, ["app:latest", "shop/cache:main"], "{:?}", report.decisions);
     let days = 20 * DAY.as_secs();
     assert!(seconds.iter().all(|seconds| (days..days + 600).contains(seconds)), "{seconds:?}");
-    // What is condemned waits for the grace period each time: first the tags, then what they named.
+    // Condemned objects wait for the grace period each time: first the tags, then their content.
     for _ in 0..3 {
         world.app().collect(false).await.unwrap();
         age(&store.join("condemned"), 2 * DAY);
@@ -281,7 +281,7 @@ async fn a_scope_that_nobody_uses_goes_as_a_whole() {
     };
     assert_eq!(left(one), 0, "of {one}");
     assert!(left(two) > 0 && left("default") > 0);
-    // Where the disk is short of room, more goes, by other rules.
+    // While the disk's free space is low, other rules condemn more.
     if world.app().store.room().shortage() == 0 {
         assert_eq!(steps(of(&world, "main")).await, the(&["shared", "main"]));
         assert_eq!(steps(of(&world, "two")).await, the(&["shared", "main", "two"]));

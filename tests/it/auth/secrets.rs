@@ -1,4 +1,4 @@
-//! What a server says of its configuration, and what it keeps to itself.
+//! The parts of its configuration that a server shows, and those that it keeps secret.
 
 use std::path::Path;
 use std::process::Command;
@@ -53,7 +53,7 @@ async fn a_slip_beside_a_secret_does_not_put_it_into_the_log() {
     for said in ["line 2, column", "line 3, column", "expected a string", "sha256:<64", "secret_acces_key"] {
         assert!(errors.contains(said), "{said} is not in {errors}");
     }
-    // Nor does any command print what is in the environment.
+    // No command prints the values of the environment.
     let told = run(folder.path(), &["config", "check"], &[("LARDER_AUTH_SIGNING_KEYS", SECRET)]);
     assert!(told.contains("LARDER_AUTH_SIGNING_KEYS") && !told.contains("hush"), "{told}");
 }

@@ -42,7 +42,7 @@ async fn a_session_is_ended_by_who_holds_it_with_all_that_was_issued_for_it() {
     assert_eq!(by_access(&world).await, 401);
     world.get("/token").header("authorization", &basic("x", &session)).await.expect(401);
     begin(&world, &other).await.expect(202);
-    // Whoever is not sure whether it came through may say it again.
+    // A client without an answer may repeat the request.
     revoke(&world, &session).await.expect(200);
     world.restart().await;
     begin(&world, &session).await.expect(401);
@@ -94,7 +94,7 @@ async fn a_session_that_one_server_has_revoked_every_server_over_the_bucket_refu
     assert_eq!((status(&one).await, status(&two).await), (200, 200));
     one.send("POST", "/token/revoke", format!("token={session}")).await.expect(200);
     assert_eq!(status(&one).await, 401);
-    // What the job `revoked-sessions` of a running server does.
+    // The work of the job `revoked-sessions` of a running server.
     let learned = two.app.store.revoked_sessions().await.unwrap();
     assert_eq!(learned.len(), 1);
     two.app.gate.revoke(learned);

@@ -26,7 +26,7 @@ fn signed(ca: &Ca, name: &str) -> (String, String) {
     (params.signed_by(&key, ca).unwrap().pem(), key.serialize_pem())
 }
 
-/// Writes a certificate of the server, and returns what says so in a configuration.
+/// Writes a certificate of the server, and returns the configuration that uses it.
 pub fn write(folder: &Path, ca: &Ca) -> String {
     let (cert, key) = signed(ca, "server");
     for (name, text) in [("cert.pem", &cert), ("key.pem", &key), ("ca.pem", &ca.pem())] {
@@ -82,7 +82,7 @@ async fn who_speaks_http_on_the_port_of_tls_is_told() {
     let refused = reqwest::get(server.url("/v2/")).await.unwrap();
     assert_eq!(refused.status(), 400);
     assert!(refused.text().await.unwrap().starts_with("this port speaks TLS: use https://"));
-    // With a body that is larger than what is read, as an upload has.
+    // With a body larger than the server reads ahead, as that of an upload.
     let client = reqwest::Client::new();
     let refused = client.put(server.url("/v2/a/manifests/b")).body(vec![b'x'; 1 << 20]).send().await.unwrap();
     assert_eq!(refused.status(), 400);
@@ -150,7 +150,7 @@ async fn a_certificate_is_replaced_under_load() {
     server.stopped().await;
 }
 
-/// What a client says first (RFC 5246, section 7.4.1.2), with signatures by ECDSA and RSA and three curves.
+/// The first message of a client (RFC 5246, section 7.4.1.2), with signatures by ECDSA and RSA and three curves.
 fn hello(version: [u8; 2], suites: &[u16], compression: u8) -> Vec<u8> {
     let long = |bytes: &[u8]| [(bytes.len() as u16).to_be_bytes().as_slice(), bytes].concat();
     let extension = |kind: u16, body: &[u8]| [kind.to_be_bytes().as_slice(), &long(body)].concat();
@@ -173,7 +173,7 @@ async fn old_versions_and_weak_suites_get_no_handshake() {
     let text = write(folder.path(), &ca);
     let world = World::with(|config| configure(config, &text)).await;
     let server = world.serve().await;
-    // The kind of the first record that comes back: 22 goes on with the handshake, 21 is an alert.
+    // The kind of the server's first record: 22 continues the handshake, 21 is an alert.
     let told = async |hello: Vec<u8>| {
         let mut stream = server.connect().await;
         stream.write_all(&hello).await.unwrap();

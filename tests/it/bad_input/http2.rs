@@ -1,5 +1,5 @@
-//! What no client of HTTP/2 sends (RFC 9113): floods end their connection, what is malformed its request, and all
-//! others are served.
+//! Input that no client of HTTP/2 sends (RFC 9113): a flood ends its connection, a malformed request fails alone, and
+//! all others are served.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The frames that bytes have, as far as they have come whole: the kind of each, and its payload.
+/// The complete frames in `bytes`: the kind of each, and its payload.
 fn frames_of(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut found = Vec::new();
     while let Some(head) = bytes.first_chunk::<9>() {
@@ -49,7 +49,7 @@ fn frames_of(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     found
 }
 
-/// What a server says on a connection until it closes it, or until it has said a frame of one of the kinds `until`.
+/// The frames that a server sends until it closes the connection, or until one of the kinds `until`.
 async fn told(server: &Server, ca: &Ca, frames: Vec<Vec<u8>>, until: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut roots = RootCertStore::empty();
     roots.add(ca.der().clone()).unwrap();
@@ -102,7 +102,7 @@ async fn a_flood_of_frames_ends_its_own_connection() {
     let flood = |first: Vec<u8>, count: usize, next: Vec<u8>| [first].into_iter().chain(vec![next; count]).collect();
     let reset =
         streams(20_000).flat_map(|id| [begun(id, both, GET), frame(RST_STREAM, 0, id, &[0, 0, 0, 8])]).collect();
-    // The server itself is made to reset each: a window that grows by nothing is an error of its stream.
+    // Requests that the server itself has to reset: a window that grows by nothing is an error of its stream.
     let made =
         streams(20_000).flat_map(|id| [begun(id, END_HEADERS, POST), frame(WINDOW_UPDATE, 0, id, &[0; 4])]).collect();
     let full = flood(begun(1, 0, GET), 2_000, frame(CONTINUATION, 0, 1, &b"\x00\x01a\x7f\x00".repeat(200)));
@@ -121,7 +121,7 @@ async fn a_flood_of_frames_ends_its_own_connection() {
         assert!(error.is_some_and(|error| error != [0; 4]), "{what}: {} frames", told.len());
         is_served(&server, &ca).await;
     }
-    // These are answered, one by one, or passed over, and cost nothing.
+    // Frames that are answered one by one, or ignored, and cost nothing.
     let after = frame(PRIORITY, 0, 3, &[0, 0, 0, 0, 7]);
     for next in [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, b""), after] {
         let then = frame(HEADERS, both, 1, GET);

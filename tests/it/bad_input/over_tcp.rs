@@ -1,9 +1,9 @@
-//! What only a real connection can carry.
+//! Input that only a real connection can carry.
 
 use crate::wire;
 use crate::world::{Server, World};
 
-/// The status of what comes back, or nothing when the connection was only closed.
+/// The status of the answer, or nothing if the connection was only closed.
 async fn status(server: &Server, request: &str) -> Option<u16> {
     let mut stream = server.connect().await;
     wire::send(&mut stream, request).await;
@@ -28,7 +28,7 @@ async fn what_is_no_http_is_refused_and_the_server_goes_on() {
         (format!("PUT {path} HTTP/1.1\n{host}\ntransfer-encoding: gzip\n\n{{}}"), Some(400)),
         (format!("PUT {path} HTTP/1.1\n{host}\ntransfer-encoding: chunked\n\nzz\n"), Some(400)),
         (format!("GET {path} HTTP/1.1\n{host}\nbad header\n\n"), Some(400)),
-        // What two servers in a row might take for two requests.
+        // Requests that two servers in a row might take for two requests.
         (format!("PUT {path} HTTP/1.1\n{host}\ncontent-length: 6\ntransfer-encoding: chunked\n\n0\n\nX"), Some(400)),
         (format!("PUT {path} HTTP/1.1\n{host}\ntransfer-encoding: chunked\ncontent-length: 6\n\n0\n\nX"), Some(400)),
         (format!("PUT {path} HTTP/1.1\n{host}\ntransfer-encoding: chunked\ntransfer-encoding: x\n\n0\n\n"), Some(400)),

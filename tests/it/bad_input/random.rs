@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 
 use crate::world::World;
 
-/// One server for all cases: what one leaves behind, the next meets.
+/// One server for all cases: each case meets the state that the others left.
 fn server() -> &'static (Runtime, World) {
     static SERVER: OnceLock<(Runtime, World)> = OnceLock::new();
     SERVER.get_or_init(|| {
@@ -42,7 +42,7 @@ fn path() -> impl Strategy<Value = String> {
     let segments = prop::collection::vec(segment, 0..6).prop_map(|segments| segments.join("/"));
     let anywhere = (prop::option::weighted(0.9, Just("/v2")), segments)
         .prop_map(|(root, path)| format!("{}/{path}", root.unwrap_or_default()));
-    // Often enough, what is nearly right.
+    // Often enough, input that is nearly right.
     let endpoint = "/v2/a/(blobs/uploads/?|blobs/uploads/0123456789abcdef0123456789abcdef|manifests/v[12]|tags/list|referrers/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855|blobs/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855)";
     prop_oneof![anywhere, endpoint]
 }
@@ -72,7 +72,7 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// As many cases as `PROPTEST_CASES` says, or what takes a few seconds.
+/// As many cases as `PROPTEST_CASES` says, or as many as take a few seconds.
 fn config() -> ProptestConfig {
     let cases = std::env::var("PROPTEST_CASES").map_or(2_000, |cases| cases.parse().unwrap());
     // The requests before a failing one belong to it, so it cannot be replayed alone.

@@ -1,4 +1,4 @@
-//! A check of a bucket asks little: a list, and what pointers and manifests say.
+//! A check of a bucket makes few calls: a list, and reads of pointers and manifests.
 
 use std::sync::Arc;
 

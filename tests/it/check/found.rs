@@ -51,7 +51,7 @@ async fn bytes_of_a_manifest_that_changed() {
     let mut s = stocked().await;
     std::fs::write(s.manifest("a", &s.about), "{}").unwrap();
     let found = s.damaged().kinds(Depth::Names).await;
-    // And what its tag says of it is not so any more.
+    // The statement of its tag about it is no longer true.
     assert!(found.contains(&format!("wrong_bytes {}", s.about.hex())), "{found:?}");
 }
 

@@ -1,4 +1,4 @@
-//! Damage that is mended, and what is left alone.
+//! Damage that is repaired, and damage that is left alone.
 
 use super::*;
 
@@ -25,7 +25,7 @@ async fn wrong_bytes_count_as_missing_until_they_are_pushed_again() {
         s.world.head(&uri).await.expect(404);
         s.world.get(&uri).await.expect(404);
         s.world.get("/v2/a/manifests/about").await.expect(404);
-        // As known to the next server on this store.
+        // The next server on this store knows of the damage, too.
         s.world.restart().await;
     }
     s.world.put_blob("a", "layer of one").await;

@@ -1,4 +1,4 @@
-//! Room: how much has to go, and what goes first.
+//! Eviction: how many bytes are evicted, and in which order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +47,7 @@ async fn collect(app: &App, dry: bool) -> Arc<Report> {
     app.collect(dry).await.unwrap()
 }
 
-/// What would go: layers, and tags as `repo:tag`.
+/// The planned evictions: layers, and tags as `repo:tag`.
 async fn going(world: &World) -> Vec<String> {
     let report = collect(world.app(), true).await;
     let name = |layer: Option<String>, tag: String| layer.unwrap_or(tag);
@@ -118,7 +118,7 @@ async fn what_a_manifest_says_of_a_size_lets_nothing_go() {
     world.put_manifest("app", "lie", &lie).await;
     aged(&world, 3 * HOUR);
     assert_eq!(going(&world).await, Vec::<String>::new());
-    // Nor does it count for less than it is.
+    // A blob does not count for less than its size either.
     lie["layers"][0]["size"] = json!(1);
     lie["layers"][0]["digest"] = json!(world.put_blob("app", noise(700 * KB, 3)).await.to_string());
     world.put_manifest("app", "lie", &lie).await;
@@ -133,7 +133,7 @@ async fn what_has_gone_is_not_made_room_for_again() {
     aged(&world, 3 * HOUR);
     let first = collect(world.app(), false).await;
     assert_eq!(first.decisions.iter().map(|gone| gone.bytes).collect::<Vec<_>>(), [100_000; 4]);
-    // Condemned, it does not count; nor when it is gone, though manifests still name it.
+    // Condemned layers do not count; nor do deleted ones, though manifests still reference them.
     assert_eq!(collect(world.app(), false).await.condemned.objects, 0);
     aged(&world, 5 * 24 * HOUR);
     age(&world.config().store.path.join("condemned"), 3 * 24 * HOUR);
@@ -147,14 +147,14 @@ async fn what_no_tag_names_yet_counts_and_what_goes_by_itself_does_not() {
     let world = world("").await;
     put_chain(&world, "main", 4, 100 * KB, 1).await;
     world.put_blob("app", noise(460 * KB, 2)).await;
-    // As old as garbage has to be: it is to go, and that is enough.
+    // As old as garbage has to be: it is condemned as such, which frees enough.
     aged(&world, 30 * HOUR);
     assert_eq!(going(&world).await, Vec::<String>::new());
-    // Sent a while ago, it is what uploads would be refused for.
+    // A recent one counts: uploads would be refused for it.
     let orphan = world.blob_file(&Digest::sha256(&noise(460 * KB, 2)));
     age_file(&orphan, HOUR / 4);
     assert_eq!(going(&world).await.len(), 3);
-    // So are parts of blobs that are being sent.
+    // So do the parts of unfinished uploads.
     std::fs::remove_file(orphan).unwrap();
     assert_eq!(going(&world).await, Vec::<String>::new());
     let session = world.begin("app").await;
@@ -171,7 +171,7 @@ async fn of_a_chain_the_upper_half_goes() {
     assert_eq!(going(&world).await, hexes(&chain[20..]));
 }
 
-/// Its builder has just been told that all of it is there.
+/// Its builder has just been told that all of it exists.
 #[tokio::test]
 async fn what_is_pushed_again_after_it_was_chosen_is_served() {
     async fn layers(world: &World) -> usize {
@@ -187,7 +187,7 @@ async fn what_is_pushed_again_after_it_was_chosen_is_served() {
     assert_eq!(layers(&world).await, 10 - chosen);
     put_chain(&world, "main", 10, 90 * KB, 1).await;
     assert_eq!(layers(&world).await, 10);
-    // Also by a server that finds the hint of this one.
+    // A server that reads the stored view of this one serves the same.
     world.restart().await;
     assert_eq!(layers(&world).await, 10);
 }
@@ -202,7 +202,7 @@ async fn what_is_served_stays_before_what_was_pushed_later() {
     age(&world.config().store.path.join("t/default/repos/shop/cache/!/pushes/pushed"), 24 * HOUR);
     used(&world, "served", 2 * HOUR);
     assert_eq!(going(&world).await, hexes(&pushed[1..]));
-    // Without that, what was pushed first.
+    // Without a use, the order of the pushes decides.
     used(&world, "served", 30 * HOUR);
     assert_eq!(going(&world).await, hexes(&served));
 }
@@ -220,7 +220,7 @@ async fn all_that_a_view_has_is_used_when_it_is_served() {
         age(&world.config().store.path.join("t/default/repos/shop/cache/!").join(item), 24 * HOUR);
     }
     used(&world, "main", 2 * HOUR);
-    // Both pushes are in what main serves.
+    // Both pushes are in the view of main.
     assert_eq!(going(&world).await, hexes(&other[1..]));
     used(&world, "main", 30 * HOUR);
     assert_eq!(going(&world).await.len(), 4);
@@ -266,14 +266,14 @@ async fn where_the_disk_is_short_of_its_reserve_all_goes_that_may() {
     expected.extend(["app:other".to_string(), "shop/cache:main".to_string()]);
     expected.sort();
     assert_eq!(going(&world).await, expected);
-    // Before anything has been counted nobody knows whose part is how large.
+    // Before the first count the parts of the tenants are unknown.
     world.restart().await;
     let report = world.app().collector.run(Wish { dry: true }).await.unwrap();
     assert_eq!(report.decisions, []);
 }
 
-/// As another server leaves it that stops before it has deleted the tag: a rule lets the tag go, and for room a layer
-/// that a cache has, too.
+/// The state after another server that stopped before it deleted the tag: a rule has condemned the tag, and eviction a
+/// layer that a cache has, too.
 #[tokio::test]
 async fn what_an_image_names_stays_while_its_tag_is_claimed_and_not_deleted() {
     let mut world = world(RULES).await;
@@ -327,7 +327,7 @@ async fn a_full_store_says_why_nothing_goes_and_when_something_will() {
         let uri = crate::world::with_digest("/v2/app/blobs/uploads/", &Digest::sha256(&large));
         world.post(uri).body(large).await.expect(403).json()["errors"][0].clone()
     };
-    // Nobody has looked yet.
+    // No collection has run yet.
     assert!(refusal().await["detail"]["next_eviction"].is_null());
     let report = collect(world.app(), false).await;
     assert_eq!(report.decisions, []);
@@ -339,7 +339,7 @@ async fn a_full_store_says_why_nothing_goes_and_when_something_will() {
     let refused = refusal().await;
     assert_eq!(refused["detail"]["next_eviction"], json!(next));
     assert!(refused["message"].as_str().unwrap().contains("nothing is evicted before 2"), "{refused}");
-    // What may be evicted is, and there is nothing more to say.
+    // The evictable content is evicted, and the shortfall ends.
     aged(&world, 3 * HOUR);
     let report = collect(world.app(), false).await;
     assert_eq!(report.decisions.len(), 2);
@@ -385,7 +385,7 @@ async fn a_tenant_that_holds_too_much_shortens_nothing_for_another() {
     world.put_blob("app", noise(850 * KB, 1)).await;
     world.put_blob("other/app", noise(100 * KB, 2)).await;
     aged(&world, 3 * HOUR);
-    // Nothing names either, and a day is what that takes.
+    // Both are unreferenced, and are condemned after a day.
     let report = collect(world.app(), true).await;
     assert_eq!((report.condemned.objects, report.condemned.bytes), (1, 850_000));
     aged(&world, 48 * HOUR);

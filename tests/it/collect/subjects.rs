@@ -26,7 +26,7 @@ fn signature_of(digest: &Digest) -> String {
     format!("sha256-{}.sig", digest.hex())
 }
 
-/// Pushes what belongs to a manifest; returns the tag and the digest.
+/// Pushes a manifest that belongs to `subject`; returns its tag and its digest.
 async fn sign(world: &World, subject: &Digest) -> (String, Digest) {
     let tag = signature_of(subject);
     let digest = world.put_image("app", &tag, &format!("signature of {subject}")).await.digest;
@@ -51,7 +51,7 @@ fn going(report: &Report) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// Deletes what has been condemned, if nothing keeps it.
+/// Deletes condemned objects, if nothing keeps them.
 async fn collect_due(world: &World) {
     age(&world.config().store.path.join("condemned"), 3 * DAY);
     world.app().collect(false).await.unwrap();
@@ -92,7 +92,7 @@ async fn signatures_go_with_their_image_and_are_not_counted() {
         assert!(!has(&world, tag).await, "{tag} is there");
     }
     assert!(has(&world, "v2").await && has(&world, &of_new).await);
-    // What they named goes, too.
+    // Their content is condemned, too.
     aged(&world, 10);
     world.app().collect(false).await.unwrap();
     collect_due(&world).await;
@@ -110,7 +110,7 @@ async fn a_signature_stays_when_its_image_is_used_again() {
     pushed(&world, "v1", 20);
     world.app().collect(false).await.unwrap();
     age(&world.config().store.path.join("condemned"), 3 * DAY);
-    // Somebody names the image again: nobody asks for its signature.
+    // The image is referenced again, without a request for its signature.
     let image = world.get(format!("/v2/app/manifests/{old}")).await.expect(200);
     let bytes = image.body.clone();
     let put = world.put("/v2/app/manifests/v3").header("content-type", image.header("content-type"));

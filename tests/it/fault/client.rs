@@ -1,4 +1,4 @@
-//! A client that writes down what it was told, and holds the server to it.
+//! A client that records the answers of the server, and checks that they stay true.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -16,7 +16,7 @@ use crate::world::{CONFIG, LAYER, descriptor, image, noise, with_digest};
 const CACHE_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
 /// A request is answered by then, one way or the other: the longest wait for a busy store, and one call more.
 const ANSWERED: Duration = Duration::from_secs(75);
-/// How often an upload goes on after a refusal.
+/// Maximum number of times that an upload is resumed after a refusal.
 const RESUMES_MAX: usize = 4;
 /// Pushes to one cache tag: fewer than the server keeps of one.
 const TARGETS_MAX: usize = 40;
@@ -39,18 +39,18 @@ impl Blob {
     }
 }
 
-/// What the server has acknowledged.
+/// Content that the server has acknowledged.
 #[derive(Default)]
 pub struct Told {
     pub blobs: Vec<Blob>,
     pub manifests: Vec<(Digest, Bytes)>,
-    /// What a tag may serve: what was pushed last, and what may or may not have been.
+    /// The manifests that a tag may serve: that of the last push, and those of failed pushes.
     pub tags: BTreeMap<String, Vec<Digest>>,
     /// The layers of all targets that were pushed to a cache tag.
     pub caches: BTreeMap<String, BTreeSet<String>>,
 }
 
-/// Shared by all who push and pull.
+/// The state shared by all pushes and pulls.
 pub struct Client {
     http: reqwest::Client,
     /// `http://host:port/v2/c`
@@ -60,7 +60,7 @@ pub struct Client {
     pub refused: AtomicUsize,
     pub cut: AtomicUsize,
     pub wrong_parts: AtomicUsize,
-    /// The last failure, for whoever may not have one.
+    /// The last failure, for the message of a check that allows none.
     last: Mutex<String>,
 }
 
@@ -77,8 +77,8 @@ impl Client {
         Client { http, base, told, targets: count(), refused, cut, wrong_parts, last: Mutex::default() }
     }
 
-    /// What a failure looks like: 503 with an error of the registry's kind and when to come back, or a connection that
-    /// ends too early. Never another error, never silence.
+    /// Sends a request. A failure must be 503 with an error of the registry's kind and `Retry-After`, or a connection
+    /// that ends too early: never another error, never silence.
     async fn send(&self, method: Method, path: &str, headers: &[(&str, String)], body: Bytes) -> Outcome<Answer> {
         let url = format!("{}{}", self.base, path.strip_prefix("/v2/c").unwrap_or(path));
         let mut request = self.http.request(method.clone(), url).body(body);
@@ -119,7 +119,7 @@ impl Client {
         Some(begun.expect(202).header("location").to_string())
     }
 
-    /// As BuildKit does: POST, and one PUT.
+    /// Pushes a blob as BuildKit does: POST, and one PUT.
     pub async fn push_blob(&self, seed: u64, bytes: usize) -> Outcome<Blob> {
         let blob = Blob::new(seed, bytes);
         self.push(blob.bytes()).await?;
@@ -133,7 +133,7 @@ impl Client {
         Some(())
     }
 
-    /// In three chunks. After a refusal it asks how far the upload is and goes on there.
+    /// Pushes in three chunks. After a refusal it asks for the offset of the upload and resumes there.
     pub async fn push_chunks(&self, seed: u64, bytes: usize) -> Outcome<()> {
         let blob = Blob::new(seed, bytes);
         let content = blob.bytes();
@@ -180,7 +180,7 @@ impl Client {
         Some(digest)
     }
 
-    /// An image of acknowledged blobs, under a tag to which nobody else pushes at the same time.
+    /// Pushes an image of acknowledged blobs, under a tag without other pushes at the same time.
     pub async fn push_image(&self, tag: &str, seed: u64) -> Outcome<()> {
         let config = Bytes::from(format!(r#"{{"seed":{seed}}}"#));
         self.push(config.clone()).await?;
@@ -230,7 +230,7 @@ impl Client {
         Some(())
     }
 
-    /// A part of a blob. As long as the server has not seen the whole, no digest tells whether a part is right: a client
+    /// A part of a blob. Until the server has seen the whole, no digest tells whether a part is right: a client
     /// that puts a blob together out of parts looks at its digest in the end.
     pub async fn pull_range(&self, blob: Blob, part: std::ops::Range<usize>) -> Outcome<()> {
         let range = ("range", format!("bytes={}-{}", part.start, part.end - 1));
@@ -249,7 +249,7 @@ impl Client {
         Some(())
     }
 
-    /// Of a tag to which nobody pushes meanwhile.
+    /// Pulls a tag without pushes at the same time.
     pub async fn pull_tag(&self, tag: &str) -> Outcome<()> {
         let allowed = self.told.lock().unwrap().tags.get(tag).cloned().unwrap_or_default();
         let found = self.get(&format!("/manifests/{tag}")).await?;
@@ -261,14 +261,15 @@ impl Client {
         Some(())
     }
 
-    /// Whether no push to the tag was acknowledged: then none may have been done.
+    /// Tells whether no push to the tag was acknowledged: then none may have been done.
     fn never_acknowledged(&self, tag: &str) -> bool {
         let told = self.told.lock().unwrap();
         let acknowledged = |digest: &Digest| told.manifests.iter().any(|(manifest, _)| manifest == digest);
         !told.tags.get(tag).is_some_and(|digests| digests.iter().any(acknowledged))
     }
 
-    /// As BuildKit does: the tag, the manifest by its digest, the config. All that was acknowledged before is in it.
+    /// Imports as BuildKit does: the tag, the manifest by its digest, the config. All acknowledged pushes must be in
+    /// it.
     pub async fn import(&self, tag: &str) -> Outcome<()> {
         let expected = self.told.lock().unwrap().caches.get(tag).cloned().unwrap_or_default();
         let head = self.send(Method::HEAD, &format!("/manifests/{tag}"), &[], Bytes::new()).await?;
@@ -291,7 +292,7 @@ impl Client {
         panic!("{what}: {}", self.last.lock().unwrap())
     }
 
-    /// All that was acknowledged, with nothing to excuse a failure.
+    /// Pulls all acknowledged content; no failure is allowed.
     pub async fn everything(&self) {
         let (blobs, manifests, tags, caches) = {
             let told = self.told.lock().unwrap();

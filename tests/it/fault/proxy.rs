@@ -35,10 +35,10 @@ const STORM_EVERY: usize = 5;
 const FAULTS: u32 = 8;
 const FAULTS_IN_STORM: u32 = 60;
 
-/// What goes wrong with a call.
+/// The fault of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// The answer comes late, but in time.
+    /// The answer is late, but in time.
     Delay,
     /// 503 SlowDown; nothing is done.
     SlowDown,
@@ -50,7 +50,7 @@ pub enum Fault {
     AnswerLost,
     /// It is done, and the connection is reset.
     AnswerReset,
-    /// No answer for [`STALL`]; nothing is done when the client goes away meanwhile.
+    /// No answer for [`STALL`]; the call is not done if the client leaves meanwhile.
     Stall,
     /// The body pauses for [`BODY_STALL`] in its middle.
     BodyStall,
@@ -58,7 +58,7 @@ pub enum Fault {
     Truncated,
     /// A bit of the body is another one: where a digest or a checksum of the answer tells it.
     Corrupted,
-    /// A bit of what is written is another one.
+    /// One bit of the written bytes is flipped.
     Damaged,
 }
 
@@ -84,8 +84,8 @@ struct State {
 type Answer = Response<BoxBody<Bytes, io::Error>>;
 
 impl FaultProxy {
-    /// In front of `target`, an address like `http://127.0.0.1:9000`, which is given one write after the other if so wished.
-    /// Calm at first.
+    /// Starts a proxy before `target`, an address like `http://127.0.0.1:9000`, without faults at first. With
+    /// `one_write`, writes to it are serialised.
     pub async fn start(target: &str, seed: u64, stalls: usize, one_write: bool) -> FaultProxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -103,7 +103,7 @@ impl FaultProxy {
         FaultProxy { address, state, running }
     }
 
-    /// From now on nothing goes wrong, or it does.
+    /// Ends all faults, or begins them again.
     pub fn set_calm(&self, calm: bool) {
         self.state.calm.store(calm, Ordering::Relaxed);
     }
@@ -112,7 +112,7 @@ impl FaultProxy {
         self.state.calls.load(Ordering::Relaxed)
     }
 
-    /// What went wrong, and how often.
+    /// The faults so far, with their numbers.
     pub fn faults(&self) -> BTreeMap<Fault, usize> {
         self.state.done.lock().unwrap().clone()
     }
@@ -139,7 +139,7 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
 }
 
 impl State {
-    /// The fault of this call, out of those that its request allows. What only the answer can allow is in it too.
+    /// The fault of this call, out of those that its request allows, or that its answer may allow.
     fn draw(&self, request: &Request<Incoming>) -> Option<Fault> {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         if self.calm.load(Ordering::Relaxed) {
@@ -200,7 +200,7 @@ impl State {
         }
     }
 
-    /// Does what is asked, with a fault in one of the bodies.
+    /// Forwards the call, with a fault in one of the bodies.
     async fn forward(&self, request: Request<Incoming>, fault: Option<Fault>) -> io::Result<Answer> {
         let (head, body) = request.into_parts();
         let mut body = body.collect().await.map_err(io::Error::other)?.to_bytes();
@@ -252,7 +252,7 @@ fn whole(bytes: Bytes) -> BoxBody<Bytes, io::Error> {
     Full::new(bytes).map_err(|never: Infallible| match never {}).boxed()
 }
 
-/// The first half at once, and what follows it after a pause.
+/// The first half at once, and the rest after a pause.
 fn halves(bytes: &Bytes, then: io::Result<Bytes>, pause: Duration) -> BoxBody<Bytes, io::Error> {
     let first = stream::iter([Ok(Frame::data(bytes.slice(..bytes.len() / 2)))]);
     // At least so long that the first half is on its way.
@@ -263,7 +263,7 @@ fn halves(bytes: &Bytes, then: io::Result<Bytes>, pause: Duration) -> BoxBody<By
     BodyExt::boxed(StreamBody::new(first.chain(second)))
 }
 
-/// What is not about one connection.
+/// The headers that are not about one connection.
 fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
     for name in [CONNECTION, TRANSFER_ENCODING] {
         headers.remove(name);

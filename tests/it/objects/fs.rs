@@ -1,4 +1,4 @@
-//! Objects as files, and what only files promise.
+//! Objects as files, and the promises of files only.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,7 +38,8 @@ async fn a_store_is_for_its_owner_alone() {
     let root = folder.path().join("outer/store");
     drop(FsObjects::open(&root).unwrap());
     assert_eq!((mode(&root), mode(&root.join(".larder"))), (0o700, 0o700));
-    // As an earlier version left it: others lose what they had, and a group keeps what somebody may have given it.
+    // Modes that an earlier version left: others lose their rights, and a group keeps those that it may have been
+    // given.
     for (before, after) in [(0o755, 0o750), (0o2775, 0o2770), (0o700, 0o700), (0o1777, 0o1777)] {
         fs::set_permissions(&root, fs::Permissions::from_mode(before)).unwrap();
         fs::set_permissions(root.join(".larder"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -54,7 +55,7 @@ async fn what_a_crash_left_half_written_is_cleared() {
     objects.put(&Key::new("a/b"), "kept".into(), When::Always).await.unwrap();
     let mut draft = objects.begin(&Key::new("a/c"), None).await.unwrap();
     draft.write(vec!["half".into()]).await.unwrap();
-    // A process that dies drops nothing.
+    // As in a process that dies, nothing is dropped.
     std::mem::forget(draft);
     drop(objects);
     let tmp = folder.path().join(".larder/tmp");
@@ -80,7 +81,7 @@ async fn writes_that_fail_leave_every_file_as_it_was() {
     }
     let before = files(folder.path());
     objects.put(&Key::new("b/c"), "x".into(), When::Absent).await.unwrap_err();
-    // `a` is a file, so nothing can be below it; `b` is a folder, so it cannot be a file.
+    // `a` is a file, so it cannot have files below it; `b` is a folder, so it cannot be a file.
     objects.put(&Key::new("a/x"), "x".into(), When::Always).await.unwrap_err();
     objects.put(&Key::new("b"), "x".into(), When::Always).await.unwrap_err();
     let digest = Digest::sha256(b"");

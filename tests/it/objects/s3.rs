@@ -1,4 +1,4 @@
-//! Objects in a bucket, and what only buckets promise.
+//! Objects in a bucket, and the promises of buckets only.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -54,7 +54,7 @@ async fn a_blob_of_n_parts_costs_n_calls_and_two() {
     for (size, expected) in [
         (0, calls([("put", 1)])),
         (MIB, calls([("put", 1)])),
-        // As large as a part, it is the only one.
+        // An object of the size of a part is one part.
         (8 * MIB, calls([("put", 1)])),
         (8 * MIB + 1, calls([("begin upload", 1), ("put part", 2), ("complete upload", 1)])),
         (33 * MIB, calls([("begin upload", 1), ("put part", 5), ("complete upload", 1)])),
@@ -97,7 +97,7 @@ async fn what_a_server_that_died_had_begun_is_swept_away() {
     let mut died = objects.begin(&Key::new("died"), None).await.unwrap();
     died.write(vec![noise(20 * MIB, 1)]).await.unwrap();
     assert_eq!(objects.unfinished().await.unwrap().len(), 1);
-    // It never gets to abort what it had begun.
+    // The writer dies before it can abort its upload.
     std::mem::forget(died);
     let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
     assert_eq!(objects.sweep_drafts(now - hour).await.unwrap(), 0);
@@ -154,7 +154,7 @@ async fn large_sources_are_joined_inside_the_bucket() {
 #[tokio::test]
 async fn bytes_that_are_damaged_while_they_are_joined_are_not_written() {
     let mut bucket = Bucket::in_process().await;
-    // Nothing but the digest tells.
+    // Only the digest reveals the damage.
     bucket.config.checksum = Checksum::None;
     let objects = bucket.open().await;
     let parts = [noise(1000, 1), noise(2000, 2)];
@@ -237,7 +237,7 @@ async fn only_a_refusal_of_its_age_proves_that_a_late_request_is_refused() {
     let age_max = async || bucket.open().await.fence().map(|fence| fence.age_max);
     let quarter = Some(Duration::from_secs(15 * 60));
     assert_eq!(age_max().await, quarter);
-    // Overload proves nothing: it is asked again.
+    // Overload proves nothing: the call is repeated.
     bucket.fail("late delete", Fault::SlowDown, 1);
     assert_eq!(age_max().await, quarter);
     bucket.fail("late delete", Fault::Denied, 1);
@@ -286,7 +286,7 @@ async fn what_only_a_second_attempt_completed_is_looked_for() {
     bucket.calls();
     assert_eq!(draft_of(&objects, "told/late".into(), &bytes).await, 9 << 20);
     let calls = bucket.calls();
-    // Refused, told to be done and not found, then done and found.
+    // Refused, then answered as done and not found, then done and found.
     assert_eq!((calls["complete upload"], calls["head"]), (3, 2), "{calls:?}");
     assert!(whole(&objects, "told/late").await == bytes);
     // The first answer is believed.
@@ -296,7 +296,7 @@ async fn what_only_a_second_attempt_completed_is_looked_for() {
     assert_eq!((calls["complete upload"], calls.get("head")), (1, None), "{calls:?}");
 }
 
-/// Bytes that another writer has replaced meanwhile would come back.
+/// A retry would bring back bytes that another writer has replaced meanwhile.
 #[tokio::test]
 async fn what_is_to_be_written_once_is_not_sent_again() {
     let bucket = Bucket::in_process().await;

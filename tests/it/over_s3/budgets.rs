@@ -1,4 +1,4 @@
-//! What is asked of the bucket: bounds on it, once for all, keep a change from adding to it unseen.
+//! Budgets for calls to the bucket: bounds that keep a change from adding calls unseen.
 
 use bytesize::ByteSize;
 use futures::future::join_all;
@@ -28,7 +28,7 @@ fn export(step: &str, seed: u64) -> Export {
     Export::of(step, (0..10).map(|i| noise(MIB, seed + i)).collect())
 }
 
-/// How many pushes the view has that another server would find.
+/// Number of pushes in the stored view that another server would find.
 async fn hinted_pushes(objects: &S3Objects) -> usize {
     match objects.read(&Key::new("t/default/repos/c/!/views/m"), None).await {
         Ok(Read::Fresh(_, hint)) => serde_json::from_slice::<Value>(&hint).unwrap()["pushes"].as_array().unwrap().len(),
@@ -73,7 +73,7 @@ async fn calls_of_exports_and_imports() {
         let objects = tap.objects().await;
         let records = async || crate::objects::list(&objects, "t/default/repos/c/!/pushes/", None).await.len();
         assert_eq!(records().await, 5);
-        // Nobody has asked since the last push.
+        // No request has come since the last push.
         eventually(async || (hinted_pushes(&objects).await == 5).then_some(())).await;
         tap.calls();
         assert!(replica.export(&pushes[2]).await);
@@ -106,7 +106,7 @@ async fn a_blob_of_n_parts_is_pushed_with_n_calls_and_three() {
             let calls = tap.calls();
             show(&format!("blob of {parts} parts"), &calls);
             assert!(calls.sum() <= parts + 3, "{calls:?}");
-            // A sibling has it from memory, and another push of it sends nothing.
+            // A sibling reads it from memory, and another push of it sends nothing.
             assert!(replica.get_blob(&blob).await.expect(200).body == blob || size > 32 * MIB);
             replica.push_blob(&blob).await;
             let calls = tap.calls();
@@ -164,7 +164,7 @@ async fn calls_of_a_collection() {
         stream::iter(0..BLOBS).for_each_concurrent(16, plant).await;
         let collector = Collector::new(replica.app.store.refs().clone());
         let listed: Vec<Meta> = objects.list("t/default/repos/c/!/tags/", None).try_collect().await.unwrap();
-        // Where a list does not tell which writing it shows, tags are read each time.
+        // If lists do not show versions, tags are read each time.
         let again = if listed.iter().any(|meta| meta.version.0.is_empty()) { TAGS } else { 0 };
         // Pointers and manifests that it does not know yet: then it knows them.
         for (what, reads) in [("a collection", 2 * TAGS), ("the next one", again)] {
@@ -180,8 +180,8 @@ async fn calls_of_a_collection() {
     }
 }
 
-/// Before each batch of deletes the format of the store is read again, so that nothing is deleted which only the roots of
-/// a newer version name. That is one GET, and all that is.
+/// Before each batch of deletes the format of the store is read again, so that no delete hits content that only the
+/// roots of a newer version reference. That is one GET, and no more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_of_deletes_costs_one_look_at_the_format() {
     for tap in Tap::all().await {
@@ -226,7 +226,7 @@ async fn a_deletion_costs_the_same_though_much_was_deleted_before() {
         for image in &images[..19] {
             calls.push(delete(image).await);
         }
-        // What is written in between is read once, not for each that was deleted.
+        // Manifests written in between are read once, not for each deleted object.
         replica.send("PUT", "/v2/c/manifests/more", numbered(&config, 20)).await.expect(201);
         let behind_a_push = delete(&images[19]).await;
         println!("calls of deletions, one after the other: {calls:?}, and behind a push: {behind_a_push}");

@@ -53,7 +53,7 @@ async fn a_copied_store_serves_the_same() {
             assert_eq!(replica.get(uri).await.expect(200).body, body, "{uri}");
         }
         assert!(replica.get_blob(&large).await.expect(200).body == large);
-        // And it goes on there.
+        // The copied tag takes further exports.
         replica.export(&super::Export::of("RUN c", vec![noise(1000, 7)])).await;
         assert_eq!(replica.import().await["layers"].as_array().unwrap().len(), 3);
         assert_sound(&tap).await;

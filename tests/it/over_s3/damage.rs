@@ -1,4 +1,4 @@
-//! Bytes that have changed in the bucket are never passed off as what was pushed.
+//! Bytes that have changed in the bucket are never served as the pushed ones.
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -28,7 +28,7 @@ async fn rotten(tap: &Tap, size: usize, at: usize) -> Bytes {
     blob
 }
 
-/// What came of a blob, when it came whole.
+/// Reads a blob; nothing if it did not arrive whole.
 async fn whole(replica: &Replica, uri: &str) -> Option<Bytes> {
     let response = replica.respond("GET", uri, ("accept", "*/*"), Bytes::new()).await;
     assert_eq!(response.status(), 200);
@@ -54,7 +54,7 @@ async fn a_blob_that_rotted_is_cut_for_all_its_readers_then_missing_then_healed(
             replica.get_range(&blob, 0..10).await.expect(404);
             let shown = replica.app.metrics.render();
             assert!(shown.contains("larder_corrupt_objects_total 1"), "{shown}");
-            // The builder was told that it is missing, and sends it.
+            // The builder received "missing", and sends the blob.
             replica.push_blob(&blob).await;
             assert!(replica.get(&uri).await.expect(200).body == blob);
             let other = Replica::over(&tap).await;
@@ -87,7 +87,7 @@ async fn reading_a_part_has_the_whole_checked() {
     }
 }
 
-/// A blob of 12 chunks behind a layer of memory that has room for five, and a client that reads it slowly.
+/// A blob of 12 chunks behind a hot layer of five, and a client that reads it slowly.
 struct SlowRead {
     blob: Bytes,
     uri: String,
@@ -114,11 +114,11 @@ impl SlowRead {
 async fn a_bit_that_flips_in_a_chunk_that_comes_again_reaches_no_reader_of_the_whole() {
     for tap in Tap::all().await {
         let SlowRead { blob, uri, replica, body } = SlowRead::begin(&tap).await;
-        // Nothing is verified yet that it could be compared with.
+        // No digest is verified yet with which the chunk could be compared.
         tap.flip(5);
         assert!(replica.get_range(&blob, 0..10).await.expect(206).body != blob[..10]);
         assert!(BodyExt::collect(body).await.is_ok());
-        // Now it is, and what is in memory is not the same.
+        // Now the blob is verified, and the chunk in memory differs.
         for _ in 0..2 {
             assert!(whole(&replica, &uri).await.is_some_and(|got| got == blob));
         }
@@ -155,7 +155,7 @@ async fn a_wrong_verdict_does_not_outlive_the_read_that_came_to_it() {
         let blob = noise(12 * MIB, 7);
         let uri = blob_uri(&Digest::sha256(&blob));
         Replica::over(&tap).await.push_blob(&blob).await;
-        // All of it has room: both readers get the same wrong chunk.
+        // The hot layer has space for all of it: both readers get the same wrong chunk.
         let replica = Replica::over(&tap).await;
         tap.flip(5);
         let slow = replica.respond("GET", &uri, ("accept", "*/*"), Bytes::new()).await;

@@ -1,4 +1,4 @@
-//! What one push makes last long, nobody else waits for; and work that a list makes is counted once.
+//! No push waits for another slow one; and work that a list causes is counted once.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -11,7 +11,7 @@ use crate::call::Answer;
 use crate::tap::Tap;
 use crate::world::{CONFIG, LAYER, descriptor, image};
 
-/// A push of an image whose layers another server has looked after: this one has to ask for them.
+/// A push of an image whose layers another server has checked: this one has to ask for them.
 async fn put(replica: &Replica, tag: &str, layers: &[&str]) -> Answer {
     let layers = layers.iter().map(|layer| descriptor(LAYER, layer.as_bytes())).collect();
     let manifest = image(descriptor(CONFIG, b"{}"), layers).to_string();
@@ -26,7 +26,7 @@ async fn looking_for_what_a_manifest_names_keeps_nobody_waiting_who_deletes_or_p
         one.push_blob(&blob.into()).await;
     }
     two.push_blob(&"slow".into()).await;
-    // The first push waits for an answer about one layer, having been told of all others.
+    // The first push waits for the answer about one layer, after those about all others.
     let slow = Digest::sha256(b"slow");
     let held: &'static str = slow.hex().leak();
     tap.hold_at("head", held);
@@ -38,7 +38,7 @@ async fn looking_for_what_a_manifest_names_keeps_nobody_waiting_who_deletes_or_p
     };
     let others = async {
         tap.is_holding(1).await;
-        // Deletes are alone with what is named, and a push waits behind one who waits to be alone.
+        // A delete takes the lock of references exclusively, and a push waits behind a delete that waits for it.
         one.send("DELETE", &blob_uri(&Digest::sha256(b"deleted")), "").await.expect(202);
         put(&one, "second", &["kept"]).await.expect(201);
         put(&one, "none", &["nothing of the kind"]).await.expect(404);
@@ -46,7 +46,7 @@ async fn looking_for_what_a_manifest_names_keeps_nobody_waiting_who_deletes_or_p
         tap.hold(None);
     };
     let (answer, ()) = tokio::join!(first, others);
-    // What was deleted meanwhile is gone, or waits for its end in a bucket that others share: then it is named again.
+    // A deleted layer is gone, or is only condemned in a bucket that others share: then it is referenced again.
     match answer.status.as_u16() {
         404 => assert!(answer.text().contains(&Digest::sha256(b"deleted").to_string()), "{}", answer.text()),
         status => assert_eq!(status, 201, "{}", answer.text()),
@@ -82,7 +82,7 @@ async fn a_list_of_few_of_many_tags_is_listed_once() {
         ("/v2/c/tags/list?n=10", serde_json::json!(["z1", "z2"])),
     ] {
         assert_eq!(ask(&few, "GET", uri, String::new()).await.expect(200).json()["tags"], tags, "{uri}");
-        // The tags, and perhaps what is condemned: not a page for each that is asked for.
+        // The tags, and perhaps the condemned objects: not a page for each requested one.
         let calls = tap.calls();
         assert!(calls.of("list") <= 2, "{uri}: {calls:?}");
     }

@@ -1,4 +1,4 @@
-//! The bucket goes away, and comes back.
+//! The bucket becomes unavailable, and available again.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ async fn what_is_hot_is_served_while_the_bucket_is_away_and_the_rest_is_refused_
         assert_eq!(refused.code(), "UNAVAILABLE");
         refused.header("retry-after");
     }
-    // What it said last may stand for some seconds.
+    // The last result may stay valid for some seconds.
     drop(look);
     eventually(async || (replica.get("/readyz").await.status == 503).then_some(())).await;
     assert_eq!(replica.get("/healthz").await.status, 200);
@@ -58,7 +58,7 @@ async fn who_is_told_to_come_again_finds_that_his_read_has_gone_on() {
     let other = Replica::over(&tap).await;
     other.push_blob(&large).await;
     other.push_blob(&small).await;
-    // Room for one chunk on its way: the small one waits behind it.
+    // Memory for one chunk in flight: the small blob waits for it.
     let replica = Replica::with(&tap, |config| config.hot.size = ByteSize::mib(4)).await;
     tap.hold(Some("get"));
     let (first, second) = tokio::join!(replica.get_blob(&large), replica.get_blob(&small));
@@ -67,7 +67,7 @@ async fn who_is_told_to_come_again_finds_that_his_read_has_gone_on() {
     // The first attempt has been given up: let go of while its time ends, it would be counted beside the second.
     tap.is_holding_attempt(2).await;
     tap.hold(None);
-    // The first chunk and all of the small one, and nobody asks.
+    // The first chunk and all of the small blob, without a client that reads.
     let mut read = 0;
     eventually(async || {
         read += tap.calls().read_bytes;

@@ -44,7 +44,7 @@ async fn any_part_of_a_large_blob_can_be_read() {
 async fn a_range_fetches_the_chunks_that_it_touches() {
     for tap in Tap::all().await {
         let blob = pushed(&tap, 40 * MIB).await;
-        // What is verified is not checked in the background.
+        // A verified blob is not checked in the background.
         let replica = Replica::with(&tap, |config| config.hot.size = ByteSize::mib(8)).await;
         replica.get_blob(&blob).await.expect(200);
         assert_eq!(tap.calls().read_bytes, 40 << 20);
@@ -60,7 +60,7 @@ async fn a_range_fetches_the_chunks_that_it_touches() {
 async fn a_client_that_stops_reading_holds_up_nobody() {
     let tap = Tap::in_process().await;
     let blob = pushed(&tap, 48 * MIB).await;
-    // Less than the blob: nobody lives on what another has left in memory.
+    // Smaller than the blob: no read is served from the memory of another.
     let replica = Replica::with(&tap, |config| config.hot.size = ByteSize::mib(16)).await;
     let listener = listen::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
     let address = listener.local_addr().unwrap();
@@ -107,7 +107,7 @@ async fn a_large_blob_that_is_cold_may_be_fetched_from_the_bucket() {
         let several = replica.get_range_header(&large, "bytes=0-9,200-209").await.expect(206);
         assert!(several.body.len() < 1_000, "{}", several.body.len());
         let replica = Replica::over(&tap).await;
-        // Below the bound, a question, or what is in memory: answered here.
+        // Below the bound, for a `HEAD`, or from memory, the server answers itself.
         replica.get_blob(&small).await.expect(200);
         replica.send("HEAD", &blob_uri(&Digest::sha256(&large)), "").await.expect(200);
         let pushing = Replica::over(&tap).await;

@@ -11,7 +11,7 @@ use crate::world::{CONFIG, LAYER, descriptor, image, noise, with_digest};
 
 const MIB: usize = 1 << 20;
 
-/// A chunked upload is continued by a replica that knows nothing but the bucket.
+/// A chunked upload is continued by a replica that knows only the bucket.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_goes_on_at_another_replica() {
     let tap = Tap::in_process().await;
@@ -63,7 +63,7 @@ async fn fifty_pushes_at_once_through_two_replicas_are_all_in_the_view() {
     }
 }
 
-/// A pointer that comes before its record would tell a reader between the two that he has seen everything.
+/// A pointer written before its record would tell a reader between the two that the view is complete.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_between_two_halves_of_a_push_does_not_miss_it_for_ever() {
     let tap = Tap::in_process().await;
@@ -82,8 +82,8 @@ async fn a_reader_between_two_halves_of_a_push_does_not_miss_it_for_ever() {
     assert_eq!(reader.import().await["layers"].as_array().unwrap().len(), 3);
 }
 
-/// A pointer whose answer was lost is written again, perhaps behind another push's. With the same bytes, a reader that has
-/// seen the first writing would be told that nothing has changed, and serve the view of before the other push.
+/// A pointer whose answer was lost is written again, perhaps after another push's. With the same bytes, a reader of the
+/// first writing would be told that nothing has changed, and serve the view from before the other push.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_push_whose_pointer_is_written_twice_hides_no_push_in_between() {
     let tap = Tap::in_process().await;
@@ -104,14 +104,14 @@ async fn a_push_whose_pointer_is_written_twice_hides_no_push_in_between() {
     assert_eq!(layers().await, 3);
 }
 
-/// Builders ask again once: what the first request has begun must not have been in vain.
+/// Builders retry once: the work that the first request began must not be lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_is_made_though_who_asked_for_it_has_gone() {
     let tap = Tap::in_process().await;
     let one = Replica::over(&tap).await;
     one.export(&Export::of("RUN a", vec![noise(1000, 1)])).await;
     one.export(&Export::of("RUN b", vec![noise(1000, 2)])).await;
-    // What the first server leaves for others.
+    // The notes that the first server leaves for others.
     let (objects, hint) = (tap.objects().await, Key::new("t/default/repos/c/!/views/m"));
     eventually(async || objects.head(&hint).await.ok()).await;
     objects.delete(&[hint]).await.unwrap();
@@ -152,7 +152,7 @@ async fn a_reader_that_finds_a_layer_gone_mends_the_view() {
         assert_eq!(two.import().await["layers"].as_array().unwrap().len(), 2);
         let key = layout::blob(&Tenant::default_tenant(), &Digest::sha256(&lost));
         tap.objects().await.delete(&[key]).await.unwrap();
-        // It was told so a moment ago, and believes it until somebody reads.
+        // Replica two keeps the answer of a moment ago, until a read proves it wrong.
         assert_eq!(two.import().await["layers"].as_array().unwrap().len(), 2);
         two.get_blob(&lost).await.expect(404);
         assert_eq!(two.import().await["layers"].as_array().unwrap().len(), 1);
@@ -160,7 +160,7 @@ async fn a_reader_that_finds_a_layer_gone_mends_the_view() {
     }
 }
 
-/// A builder is told by one server that a blob is there; through another one it is deleted; the builder pushes what names it.
+/// One server tells a builder that a blob exists; another one deletes it; the builder pushes a reference to it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_deleted_at_one_replica_is_kept_for_whoever_was_told_of_it_by_another() {
     for tap in Tap::all().await {
@@ -181,7 +181,7 @@ async fn what_is_deleted_at_one_replica_is_kept_for_whoever_was_told_of_it_by_an
 
         one.send("DELETE", &by_digest, "").await.expect(202);
         one.send("DELETE", &layer_uri, "").await.expect(405);
-        // What goes afterwards brings nothing back.
+        // A later delete brings nothing back.
         one.send("DELETE", &format!("/v2/c/manifests/{}", Digest::sha256(other.as_bytes())), "").await.expect(202);
         one.send("DELETE", &layer_uri, "").await.expect(202);
         for uri in [layer_uri.as_str(), &by_digest, "/v2/c/manifests/first"] {

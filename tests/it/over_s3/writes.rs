@@ -15,7 +15,7 @@ use crate::world::{noise, with_digest};
 
 const MIB: usize = 1 << 20;
 
-/// Nothing shows under either digest, and no parts stay in the bucket.
+/// Checks that neither digest exists, and that no parts stay in the bucket.
 async fn assert_given_up(tap: &Tap, replica: &Replica, digests: [Digest; 2]) {
     let (mut aborted, mut completed) = (0, 0);
     eventually(async || {
@@ -60,7 +60,7 @@ async fn a_blob_whose_client_goes_away_is_given_up() {
     }
 }
 
-/// What overwrites something is not seen in a bucket until the next count: so nothing is overwritten here.
+/// An overwrite in a bucket is not counted until the next scan: so nothing is overwritten here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_account_follows_what_is_written_to_a_bucket_and_removed() {
     for tap in Tap::all().await {

@@ -7,7 +7,7 @@ use crate::world::{LAYER, World, descriptor, image, noise, with_digest};
 #[tokio::test]
 async fn a_blob_goes_up_with_a_post_and_a_put() {
     let world = World::new().await;
-    // The first fits one portion of what is received at once, the second does not.
+    // The first fits in one portion of received bytes, the second does not.
     for bytes in [noise(1_000, 1), noise(1_500_000, 2)] {
         let digest = Digest::sha256(&bytes);
         world.head(format!("/v2/a/b/blobs/{digest}")).await.expect(404);
@@ -91,11 +91,11 @@ async fn a_whole_blob_is_taken_by_a_session_that_nobody_knows() {
     let digest = Digest::sha256(b"hello");
     let unknown = format!("/v2/a/blobs/uploads/{}?digest={digest}", "0123456789abcdef".repeat(2));
     world.put(&unknown).body("hello").await.expect(201);
-    // Also one that had received something, before its server was replaced.
+    // The same for an unknown session that had received bytes, before its server was replaced.
     let again = Digest::sha256(b"again");
     let staged = format!("/v2/a/blobs/uploads/{}?staged=1&digest={again}", "0123456789abcdef".repeat(2));
     world.put(&staged).body("again").await.expect(201);
-    // But not the end of one.
+    // The end of a blob alone is refused.
     let never = staged.replace(&again.to_string(), &Digest::sha256(b"never made").to_string());
     let refused = world.put(never).header("content-range", "5-9").body("again").await.expect(404);
     assert_eq!(refused.code(), "BLOB_UPLOAD_UNKNOWN");

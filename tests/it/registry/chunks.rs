@@ -10,7 +10,7 @@ use larder::names::Tenant;
 use crate::call::Answer;
 use crate::world::{World, noise, with_digest};
 
-/// Sends one chunk; returns where to go on.
+/// Sends one chunk; returns the URL of the next.
 async fn append(world: &World, location: &str, bytes: impl Into<Bytes>) -> String {
     world.patch(location).body(bytes).await.expect(202).header("location").to_string()
 }
@@ -37,7 +37,7 @@ async fn chunks_become_a_blob() {
     assert_eq!(offset(&world, &location).await, "0-1299999");
     world.put(with_digest(&location, &digest)).body("").await.expect(201);
     assert!(world.get(format!("/v2/a/blobs/{digest}")).await.expect(200).body == bytes);
-    // The session is over, and nothing is left of it.
+    // The session has ended, and nothing of it is stored.
     assert_eq!(world.get(&location).await.expect(404).code(), "BLOB_UPLOAD_UNKNOWN");
     assert_eq!(uploads(&world), 0);
 }
@@ -115,7 +115,7 @@ async fn a_closing_put_that_was_done_is_answered_again() {
         }
         let range = world.put(with_digest(&location, &digest)).header("content-range", "9-15").body("the end");
         range.await.expect(201);
-        // What was not made is unknown still.
+        // A blob that was not made is still unknown.
         let other = Digest::sha256(b"other");
         let refused = world.put(with_digest(&location, &other)).body("").await.expect(404);
         assert_eq!(refused.code(), "BLOB_UPLOAD_UNKNOWN");
@@ -145,7 +145,7 @@ async fn chunks_can_be_named_by_either_algorithm() {
     let begun = world.post("/v2/a/blobs/uploads/?digest-algorithm=sha512").await.expect(202);
     let location = append(&world, begun.header("location"), "hello ").await;
     world.put(with_digest(&location, &digest)).body("world").await.expect(201);
-    // Also when the client says so only at the end: what came before is hashed once more.
+    // Also if the client names the algorithm only at the end: the earlier chunks are hashed once more.
     world.delete(format!("/v2/a/blobs/{digest}")).await.expect(202);
     let location = append(&world, &append(&world, &world.begin("a").await, "hel").await, "lo ").await;
     world.put(with_digest(&location, &digest)).body("world").await.expect(201);
@@ -218,7 +218,7 @@ async fn an_upload_that_nobody_goes_on_with_is_removed() {
     assert_eq!(store.content().staging(&tenant).sweep(hour, now + 2 * hour).await.unwrap(), 1);
     assert_eq!(world.get(&idle).await.expect(404).code(), "BLOB_UPLOAD_UNKNOWN");
     assert_eq!(uploads(&world), 0);
-    // A whole blob is still welcome there.
+    // A whole blob is still accepted there.
     world.put(with_digest(&idle, &Digest::sha256(b"whole"))).body("whole").await.expect(201);
 }
 

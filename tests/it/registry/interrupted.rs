@@ -8,14 +8,14 @@ use crate::call::Answer;
 use crate::wire;
 use crate::world::{Server, World, noise, with_digest};
 
-/// Sends the head of a request and the beginning of its body, then goes away.
+/// Sends the head of a request and the beginning of its body, then disconnects.
 async fn cut(server: &Server, method: &str, uri: &str, body: &Bytes, sent: usize) {
     let mut stream = server.connect().await;
     let head = format!("{method} {uri} HTTP/1.1\nhost: larder\ncontent-length: {}\n\n", body.len());
     wire::send(&mut stream, &head).await;
     stream.write_all(&body[..sent]).await.unwrap();
     stream.shutdown().await.unwrap();
-    // The server's answer, if any, or its closing: then it has seen that nothing more comes.
+    // The server's answer, if any, or its close: then the server has seen the end.
     wire::rest(&mut stream).await;
 }
 

@@ -1,4 +1,4 @@
-//! Manifests: pushed, served exactly as pushed, refused where they name what is not here, deleted.
+//! Manifests: pushed, served exactly as pushed, refused if they reference missing content, deleted.
 
 use larder::access::Tags;
 use larder::deadline::Deadline;
@@ -247,7 +247,7 @@ async fn a_child_cannot_be_deleted_before_its_index() {
     for reference in ["amd64".to_string(), "v1".to_string(), child.digest.to_string()] {
         world.get(format!("/v2/a/manifests/{reference}")).await.expect(200);
     }
-    // An index of another repository names its own copy.
+    // An index of another repository references its own copy.
     world.put_manifest("b", "amd64", &child.manifest).await;
     world.delete(format!("/v2/b/manifests/{}", child.digest)).await.expect(202);
     world.delete(format!("/v2/a/manifests/{parent}")).await.expect(202);
@@ -311,7 +311,7 @@ async fn what_is_deleted_after_it_was_looked_for_is_looked_for_again() {
     let [kept, deleted] = ["kept", "deleted"].map(|layer| bytes::Bytes::from(manifest(layer)));
     let [of_kept, of_deleted] = [&kept, &deleted].map(|bytes| ManifestContent::parse(bytes, None).unwrap());
     let required = [to.require(&pin, &of_kept).await.unwrap(), to.require(&pin, &of_deleted).await.unwrap()];
-    // As a request would that has the lock of references first.
+    // Deletes like a request that gets the lock of references first.
     app.store.deletion().delete_blob(&from, &Digest::sha256(b"deleted")).await.unwrap();
     let _writing = app.store.refs().writing(deadline).await.unwrap();
     to.store_manifest(&pin, &required[0], &Digest::sha256(&kept), &of_kept, &kept).await.unwrap();

@@ -76,7 +76,7 @@ async fn several_ranges_come_in_one_answer() {
             assert_eq!(range, format!("bytes {}-{}/{size}", expected.start, expected.end - 1));
             assert!(part == bytes[expected]);
         }
-        // Those that lie outside are left out; more bytes than there are, are not sent.
+        // Ranges outside of the blob are left out; no more bytes are sent than the blob has.
         let some = ranged(&world, &digest, &format!("bytes=0-9,{size}-")).await.expect(206);
         assert!(some.body == bytes[..10]);
         assert!(ranged(&world, &digest, "bytes=0-,0-,0-").await.expect(200).body == bytes);

@@ -1,4 +1,4 @@
-//! Referrers: what says that it is about something else.
+//! Referrers: manifests with a subject.
 
 use larder::digest::Digest;
 use larder::oci::{OCI_INDEX, OCI_MANIFEST};
@@ -9,7 +9,7 @@ use crate::world::{World, descriptor, image};
 
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 
-/// Pushes an artifact about `subject`; returns its digest and what a list of referrers should say of it.
+/// Pushes an artifact about `subject`; returns its digest and its expected entry in a list of referrers.
 async fn put_about(world: &World, subject: &Value, kind: Option<&str>, note: &str) -> (Digest, Value) {
     world.put_blob("a", "{}").await;
     let mut manifest = image(descriptor(EMPTY, b"{}"), vec![descriptor(EMPTY, b"{}")]);
@@ -54,7 +54,7 @@ async fn referrers_are_listed_with_their_type_and_notes() {
     let about = descriptor(OCI_MANIFEST, subject.manifest.to_string().as_bytes());
     let (_, one) = put_about(&world, &about, Some("application/sbom"), "one").await;
     let (_, two) = put_about(&world, &about, None, "two").await;
-    // An index may refer as well; its type is what it says, for it has no config.
+    // An index may refer as well; its type is its `artifactType`, as it has no config.
     let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], "subject": about,
         "artifactType": "application/bundle" });
     world.put_manifest("a", "bundle", &index).await;
@@ -65,7 +65,7 @@ async fn referrers_are_listed_with_their_type_and_notes() {
         assert_eq!(referrers(&world, &subject.digest, "").await, expected);
         world.restart().await;
     }
-    // Another repository knows nothing of it.
+    // Another repository does not list it.
     let other = world.get(format!("/v2/b/referrers/{}", subject.digest)).await.expect(200);
     assert_eq!(other.json()["manifests"], json!([]));
 }
@@ -109,7 +109,7 @@ async fn pages_of_referrers_make_the_whole() {
     let all = pages(&world, &format!("{uri}?n=3"), "manifests").await;
     assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3, 1]);
     assert_eq!(all.concat(), sorted(expected.clone()));
-    // The filter goes on from page to page, and pages are counted behind it.
+    // The filter applies to all pages, and pages count its results.
     let even = pages(&world, &format!("{uri}?artifactType=application%2Feven&n=2"), "manifests").await;
     assert_eq!(even.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
     assert!(even.concat().iter().all(|found| found["artifactType"] == "application/even"));

@@ -1,4 +1,4 @@
-//! Names of repositories that the server keeps for itself.
+//! Reserved names of repositories.
 
 use std::path::PathBuf;
 
@@ -89,7 +89,7 @@ async fn a_start_finds_repositories_that_have_reserved_names() {
     let found = world.app().store.refs().reserved_repos().await.unwrap();
     let found: Vec<String> = found.iter().map(|(tenant, repo)| format!("{tenant} {repo}")).collect();
     assert_eq!(found, ["default larder/dockerfile/old"]);
-    // What the warning says to do.
+    // Follows the advice of the warning.
     let mut world = world;
     std::fs::rename(folder(&world, "larder/dockerfile/old"), folder(&world, "kept")).unwrap();
     world.restart().await;

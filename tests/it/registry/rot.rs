@@ -1,4 +1,4 @@
-//! Bytes that have changed in the store are never passed off as what was pushed.
+//! Bytes that have changed in the store are never served as the pushed ones.
 
 use std::os::unix::fs::FileExt;
 
@@ -9,7 +9,7 @@ use larder::oci::OCI_MANIFEST;
 use crate::call::Answer;
 use crate::world::{LAYER, World, descriptor, image, noise};
 
-/// Changes one byte of a stored blob, as a failing disk does: behind everybody's back.
+/// Changes one byte of a stored blob, as a failing disk does: unseen by the server.
 fn flip(world: &mut World, digest: &Digest, at: u64) {
     world.damaged_on_purpose();
     let file = std::fs::File::options().read(true).write(true).open(world.blob_file(digest)).unwrap();
@@ -38,7 +38,7 @@ async fn a_large_blob_that_rotted_is_cut_then_missing_then_healed() {
         let put = world.put("/v2/a/manifests/v1").header("content-type", OCI_MANIFEST);
         assert_eq!(put.body(manifest.to_string()).await.expect(404).code(), "MANIFEST_BLOB_UNKNOWN");
         assert!(world.app().metrics.render().contains("larder_corrupt_objects_total 1"));
-        // The client was told that the blob is missing, so it sends it, and all is well.
+        // The client was told that the blob is missing, so it sends it, and the blob is right again.
         world.put_blob("a", bytes.clone()).await;
         world.head(&uri).await.expect(200);
         let got = client.get(server.url(&uri)).send().await.unwrap();
@@ -53,7 +53,7 @@ async fn a_small_blob_that_rotted_is_missing_until_it_is_sent_again() {
     let mut world = World::new().await;
     let digest = world.put_blob("a", "layer").await;
     flip(&mut world, &digest, 2);
-    // A server that has not seen it come.
+    // A server that has not seen the upload.
     world.restart().await;
     let uri = format!("/v2/a/blobs/{digest}");
     for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! `HEAD` says what `GET` would.
+//! `HEAD` answers like `GET`, without the body.
 
 use larder::digest::Digest;
 

@@ -1,4 +1,4 @@
-//! Bodies that come slowly: how long a client takes to send is no part of how long a busy store is waited for.
+//! Slow bodies: the time that a client takes to send does not count towards the wait for a busy store.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use crate::call::Answer;
 use crate::world::{CONFIG, LAYER, descriptor};
 use crate::world::{World, image, noise, with_digest};
 
-/// Sends a body that takes twice as long to come as any request waits for a store.
+/// Sends a body that takes twice as long as any request waits for a store.
 async fn slowly(world: &World, method: &str, uri: &str, bytes: impl Into<Bytes>) -> Answer {
     let bytes = bytes.into();
     let pieces: Vec<Bytes> = bytes.chunks(bytes.len().div_ceil(4)).map(|piece| bytes.slice_ref(piece)).collect();
@@ -36,7 +36,7 @@ async fn chunks_that_come_slowly_become_a_blob() {
     }
     slowly(&world, "PUT", &with_digest(&location, &digest), bytes.slice(1_900_000..)).await.expect(201);
     assert!(world.get(format!("/v2/a/blobs/{digest}")).await.expect(200).body == bytes);
-    // Nothing is left of the session, for all the time that its end took.
+    // Nothing of the session is stored, although its end took that long.
     let uploads = world.config().store.path.join("t/default/uploads");
     assert_eq!(std::fs::read_dir(uploads).map_or(0, |entries| entries.count()), 0);
 }

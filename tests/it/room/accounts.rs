@@ -1,4 +1,4 @@
-//! Accounts: what the server thinks that each tenant has is what is there.
+//! Accounts: the server's usage of each tenant equals the stored bytes.
 
 use std::collections::BTreeMap;
 use std::future::IntoFuture;
@@ -16,14 +16,14 @@ use super::{MIB, by, of, of_bytes, push, slowly, world};
 use crate::views::Cache;
 use crate::world::{CONFIG, World, age, descriptor, image, noise, with_digest};
 
-/// What the accounts say: bytes, blobs, and bytes on their way.
+/// The accounts: bytes, blobs, and bytes in flight.
 fn accounts(world: &World) -> BTreeMap<String, (u64, u64, u64)> {
     let accounts = world.app().store.usage().accounts().into_iter();
     let told = accounts.map(|(of, account)| (of.to_string(), (account.stored(), account.blobs(), account.arriving())));
     told.filter(|(_, told)| *told != (0, 0, 0)).collect()
 }
 
-/// Holds the accounts to what a new count finds.
+/// Compares the accounts with a new count.
 async fn assert_right(world: &World, when: &str) {
     let followed = accounts(world);
     world.app().store.scan_usage().await.unwrap();
@@ -38,7 +38,7 @@ async fn an_account_is_what_is_there_whatever_was_done() {
     for who in ["main", "one"] {
         let repo = of(&world, who);
         let pushed = repo.put_image("app", "v1", "seed").await;
-        // Sent again, at once and by several: it is there once.
+        // Sent again, several times at once, the layer counts once.
         join_all((0..4).map(|_| push(&world, who, "layer of seed".into()).into_future())).await;
         repo.put_image("app", "v1", "seed").await;
         repo.put_image("app", "v1", "another").await;
@@ -73,7 +73,7 @@ async fn an_account_is_what_is_there_whatever_was_done() {
         repo.delete(format!("/v2/app/blobs/{}", Digest::sha256(&both))).await.expect(202);
         assert_right(&world, "deleted").await;
     }
-    // All that nothing names goes, and the uploads.
+    // Collections delete all garbage and the uploads.
     let store = &world.config().store.path;
     age(&store.join("t"), Duration::from_secs(72 * 3600));
     world.app().collector.run(Wish { dry: false }).await.unwrap();
@@ -97,7 +97,7 @@ async fn act(world: &World, number: u64, random: &mut StdRng) {
         0 => by(world, who, "POST", with_digest(&uploads, &digest)).body(content).await,
         1 => by(world, who, "POST", with_digest(&uploads, &digest)).stream(content).await,
         2 => {
-            // Another length than was told, in pieces, and perhaps never to its end.
+            // Another length than announced, in pieces, and perhaps without an end.
             let (pieces, body) = slowly();
             let told = random.random_bool(0.7).then(|| content.len() + random.random_range(0..2));
             let cut = random.random_bool(0.3);

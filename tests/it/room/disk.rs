@@ -1,4 +1,4 @@
-//! A disk that scopes fill: main has its room all the same.
+//! A disk that scopes fill: main keeps its space.
 
 use std::future::IntoFuture;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::{MIB, PORTION, by, held, of, of_bytes, push, slowly, until_refused, w
 use crate::disk::{Disk, entries, taken};
 use crate::world::{CONFIG, World, age, descriptor, image, noise, with_digest};
 
-/// Bytes of the disk, and of it what uploads leave.
+/// Size of the disk in bytes, and the part of it that uploads leave.
 const DISK: usize = 8 * MIB;
 const RESERVE: usize = 256 << 10;
 
@@ -44,7 +44,7 @@ async fn scopes_together_hold_their_share_of_the_disk_and_no_more() {
     assert!(stored[0] == 6 && stored[1] == 0, "{stored:?}");
     let refused = push(&world, "two", noise(300 << 10, 7)).await.expect(507);
     assert!(refused.text().contains("scopes are full: together they may take 2.0 MiB"), "{}", refused.text());
-    // By chunks of untold length, by chunks that are staged, and by manifests neither.
+    // Chunks of unknown length, staged chunks and manifests do not exceed the share either.
     let session = of(&world, "two").begin("app").await;
     of(&world, "two").patch(&session).stream(noise(2 * MIB, 8)).await.expect(507);
     assert!(used(&world) <= DISK / 4 + PORTION, "{}", used(&world));
@@ -63,7 +63,7 @@ async fn main_has_the_room_that_a_scope_has_staged() {
     let session = session.header("location").to_string();
     main_pushes(&world, 0..7).await;
     assert!(held_by_scopes(&world) < MIB, "{}", held_by_scopes(&world));
-    // Its client is told, and may begin anew.
+    // Its client gets an error, and may begin anew.
     by(&world, "one", "PATCH", session).body("more").await.expect(404);
     by(&world, "main", "PATCH", of_main).body(" and ended").await.expect(202);
 }
@@ -87,11 +87,11 @@ async fn staged_parts_that_are_idle_go_first_and_then_the_longest_idle() {
     for (session, minutes) in sessions.iter().zip([1, 3, 2]) {
         age(&uploads.join(id(session)), Duration::from_secs(60 * minutes));
     }
-    // While there is room, they stay.
+    // While there is free space, they stay.
     world.app().collector.run(Wish { dry: false }).await.unwrap();
     assert_eq!(std::fs::read_dir(&uploads).unwrap().count(), 3);
     main_pushes(&world, 0..5).await;
-    // One has gone: that to which nothing was added for longest.
+    // One is deleted: the one that has been idle longest.
     let there = |at: usize| uploads.join(id(&sessions[at])).exists();
     assert_eq!([there(0), there(1), there(2)], [true, false, true]);
 }
@@ -104,7 +104,7 @@ async fn main_has_the_room_of_what_a_scope_is_sending() {
     let uri = with_digest("/v2/app/blobs/uploads/", &Digest::sha256(&large));
     let sending = by(&world, "one", "POST", uri).incoming(body, Some(large.len())).into_future();
     let main = async {
-        // All but the last byte, which never comes.
+        // All but the last byte, which never arrives.
         pieces.unbounded_send(Ok(large.slice(..large.len() - 1))).unwrap();
         while used(&world) < 3 * MIB {
             tokio::task::yield_now().await;
@@ -124,11 +124,11 @@ async fn what_a_scope_announces_stands_in_nobody_elses_way() {
     let mut sending = Box::pin(by(&world, "one", "POST", uri).incoming(body, Some(large.len())).into_future());
     pieces.unbounded_send(Ok(large.slice(..1))).unwrap();
     assert!(futures::poll!(&mut sending).is_pending());
-    // Nobody makes room here: there is enough.
+    // No eviction runs here: there is enough space.
     for seed in 0..7 {
         push(&world, "main", noise(MIB, seed)).await.expect(201);
     }
-    // But other scopes have to do with what is left for them.
+    // Other scopes have only the rest of their share.
     push(&world, "two", noise(MIB, 60)).await.expect(507);
 }
 
@@ -138,11 +138,11 @@ async fn main_has_the_room_of_what_a_scope_had_to_let_go_an_hour_ago() {
     for seed in 0..3 {
         push(&world, "one", noise(MIB, 50 + seed)).await.expect(201);
     }
-    // Nothing names it. A collection condemns it when it is an hour old, since the disk is nearly full.
+    // It is unreferenced. A collection condemns it when it is an hour old, since the disk is nearly full.
     age(&super::folder(&world, true), Duration::from_secs(2 * 3600));
     main_pushes(&world, 0..4).await;
     world.app().collector.run(Wish { dry: false }).await.unwrap();
-    // Leased is live: whoever was told that it is there has his hour.
+    // Leased content is live: a client that was told of it has its hour.
     while_room_is_made(&world, push(&world, "main", noise(MIB, 4))).await.expect(507);
     assert!(held(&world) >= 3 * MIB);
     age(&world.config().store.path.join("condemned"), Duration::from_secs(2 * 3600));
@@ -219,7 +219,7 @@ async fn a_disk_without_inodes_takes_no_blobs_and_still_all_that_ends_a_build() 
     let refused = push(&world, "main", "one more".into()).await.expect(507);
     assert!(refused.text().contains("inodes are free and 64 are kept in reserve"), "{}", refused.text());
     push(&world, "one", "of a scope".into()).await.expect(507);
-    // What is there is served; tags can be pushed, collected and deleted.
+    // Stored content is served; tags can be pushed, collected and deleted.
     main.get("/v2/app/manifests/begun").await.expect(200);
     let named = image(descriptor(CONFIG, b"0"), vec![]);
     main.put("/v2/app/manifests/ended").body(named.to_string()).await.expect(201);

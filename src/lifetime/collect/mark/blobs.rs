@@ -1,33 +1,33 @@
-//! What a tenant holds: its blobs as they are listed. What manifests say of sizes is the word of whoever pushed them.
+//! The blobs of a tenant, with their listed sizes: sizes in manifests are only claims of the clients that pushed them.
 
 use crate::content::condemned::fingerprint;
 use crate::digest::Digest;
 use crate::objects::Meta;
 
-/// The blobs of a tenant. 64 bytes each, and only where the tenant has a limit.
+/// The blobs of a tenant, 64 bytes each; only for tenants with a limit.
 #[derive(Default)]
 pub(super) struct BlobInventory {
-    /// By id, once they are sorted.
+    /// Sorted by id, after [`BlobInventory::sort`].
     blobs: Vec<MarkedBlob>,
-    /// Bytes of all that is no blob, as the account counts them: uploads under way, and what repositories have.
+    /// Bytes of all other objects, as the account counts them: unfinished uploads, and the objects of repositories.
     pub others: u64,
 }
 
-/// One of them.
+/// One blob of a tenant.
 pub(super) struct MarkedBlob {
     /// The fingerprint of its key.
     pub id: u64,
     pub bytes: u64,
     name: Name,
-    /// Old enough to go when nothing names it.
+    /// Old enough to be condemned if unreferenced.
     pub is_old: bool,
-    /// Something names it that no rule lets go.
+    /// Referenced by a root that stays.
     pub is_named: bool,
-    /// It is not for a policy to choose.
+    /// Excluded from eviction.
     pub is_fixed: bool,
 }
 
-/// A digest, most of which are short.
+/// A digest. Most are SHA-256, which is stored inline.
 enum Name {
     Sha256([u8; 32]),
     Long(Box<Digest>),
@@ -52,7 +52,7 @@ impl BlobInventory {
         self.blobs.push(MarkedBlob { id, bytes: meta.size, name, is_old, is_named: false, is_fixed: false });
     }
 
-    /// To be called when all are listed.
+    /// Sorts by id. Called after the last `add`.
     pub fn sort(&mut self) {
         self.blobs.sort_unstable_by_key(|blob| blob.id);
     }

@@ -1,4 +1,4 @@
-//! Which roots go: what a policy retires, and what has to make room.
+//! The choice of roots to condemn: those that a policy expires, and those that are evicted.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,11 +11,11 @@ use crate::names::{RepoName, Tenant};
 use crate::refs::listing::RepoListing;
 use crate::refs::root::Root;
 
-/// Positions of the roots that go, each with its decision when the report has it.
+/// Positions of the condemned roots, each with its decision if the report has it.
 pub(super) type GoneRoots = BTreeMap<usize, Option<DecisionId>>;
 
 impl Mark<'_> {
-    /// Positions of the roots that go. With the repositories, what their objects take of the tenant's account.
+    /// Positions of the condemned roots. `bytes` is the part of the tenant's usage that its repositories take.
     pub(super) async fn decide(
         &mut self,
         tenant: &Tenant,
@@ -42,7 +42,7 @@ impl Mark<'_> {
         Ok(gone)
     }
 
-    /// What rules of age and number let go.
+    /// Condemns roots that are past the age or the number that their policy keeps.
     fn retire(&self, tenant: &Tenant, roots: &[Root], gone: &mut GoneRoots, report: &mut Report) {
         let mut first = 0;
         while first < roots.len() {
@@ -60,7 +60,7 @@ impl Mark<'_> {
         }
     }
 
-    /// What makes room.
+    /// Condemns the roots and layers of an eviction plan.
     fn evict(
         &mut self,
         tenant: &Tenant,
@@ -96,7 +96,7 @@ impl Mark<'_> {
         report.decide(tenant, reason.rule(), 0, known, why)
     }
 
-    /// How long a scope has not been used, in seconds, when that is long enough for all of it to go.
+    /// Time since a scope was last used, in seconds, if that is long enough to condemn all of it.
     fn abandoned(&self, tenant: &Tenant, repos: &BTreeMap<RepoName, RepoListing>) -> Option<u64> {
         let newest = repos.values().flat_map(RepoListing::times).max().filter(|_| tenant.is_scope())?;
         let max_age = self.policies.scope_limits().max_age.get();

@@ -1,4 +1,4 @@
-//! Room: how much of a tenant has to go, and which of its layers and tags do.
+//! Eviction: how many bytes of a tenant to free, and which of its layers and tags free them.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -27,16 +27,16 @@ use crate::refs::graph::{ContentNames, VerifiedRead};
 use crate::refs::listing::{RepoListing, walk};
 use crate::refs::root::{Evictable, NamedBlob, Root};
 
-/// Configs read of one tenant in one collection, at most. One or two tell what goes.
+/// Maximum number of configs read per tenant and collection. Usually one or two decide.
 const CONFIGS_MAX: usize = 64;
 
-/// How much a tenant may hold. Bytes.
+/// Limits of a tenant's usage, in bytes.
 #[derive(Clone, Copy)]
 pub(super) struct QuotaLimits {
-    /// Over the first, it is brought below the second.
+    /// Usage above `high` is brought below `low`.
     high: u64,
     low: u64,
-    /// Its part of what the disk is short of, whatever its quota.
+    /// The tenant's part of the disk's shortage, whatever its quota.
     part: u64,
 }
 
@@ -46,19 +46,19 @@ impl Collector {
         let high = quota.high.unwrap_or(u64::MAX);
         let low = quota.low.unwrap_or(high);
         let part = self.refs.room().part(tenant);
-        // For what is being uploaded there must be room as well. What the disk is short of has that in it.
+        // The quota also needs space for announced uploads. The shortage of the disk includes them already.
         let coming = self.refs.usage().account(tenant).arriving();
         let limits = QuotaLimits { high: high.saturating_sub(coming), low: low.saturating_sub(coming), part };
         (high < u64::MAX || part > 0).then_some(limits)
     }
 }
 
-/// What a tenant has, for the choice of what goes.
+/// The objects of a tenant, for the choice of evictions.
 struct Scene<'a> {
     tenant: &'a Tenant,
     repos: &'a BTreeMap<RepoName, RepoListing>,
     roots: &'a [Root],
-    /// Positions of the roots that go in any case.
+    /// Positions of the roots that are condemned in any case.
     gone: &'a GoneRoots,
 }
 
@@ -71,8 +71,8 @@ impl Scene<'_> {
 }
 
 impl Mark<'_> {
-    /// Lists what a tenant holds. It is kept until its blobs are condemned: no list is asked for twice.
-    /// `of_repos` are the bytes of all else that it has, as its account counts them.
+    /// Lists the blobs of a tenant. The list is kept until they are condemned, so that nothing is listed twice.
+    /// `of_repos` is the usage in bytes of all its other objects.
     pub(super) async fn list_held(
         &mut self,
         tenant: &Tenant,
@@ -102,7 +102,7 @@ impl Mark<'_> {
         Ok(held)
     }
 
-    /// What has to go so that the tenant is within its limits. Keeps what was listed.
+    /// Plans the evictions that bring the tenant within its limits. Keeps the list of blobs.
     pub(super) async fn plan(
         &mut self,
         tenant: &Tenant,
@@ -126,7 +126,7 @@ impl Mark<'_> {
         Ok(plan)
     }
 
-    /// What goes until so many bytes are free.
+    /// Plans the eviction of at least `excess` bytes.
     async fn plan_of(&self, scene: &Scene<'_>, held: &BlobInventory, excess: u64) -> Result<EvictionPlan> {
         let protected = |root: &Root| self.is_protected(scene.tenant, root);
         let floor = self.collector.refs.config().collect.in_use();
@@ -148,21 +148,21 @@ impl Mark<'_> {
         Ok(plan)
     }
 
-    /// Notes which blobs something names that stays so far.
+    /// Notes which blobs are referenced by roots that may stay, and by young manifests.
     async fn note_named(&self, scene: &Scene<'_>, held: &mut BlobInventory) -> Result<()> {
         let graph = &self.collector.graph;
         for (_, repo, root) in scene.staying() {
             root.visit(graph, repo, |_, node| note(&mut *held, node, false)).await?;
         }
         for repo in scene.repos.values() {
-            // An index that is to name a young image need not find its layers gone.
+            // The push of an index that references a young image must not fail because its layers were evicted.
             graph.closure(repo, &self.young(repo), |_, node| note(&mut *held, node, true)).await?;
         }
         Ok(())
     }
 
-    /// Bytes that have to go beside what goes by itself: what is condemned, and what this collection condemns because
-    /// nothing names it. What is too young for that counts as held.
+    /// Bytes to evict, beyond those that are condemned already, or by this collection as garbage. Unreferenced blobs
+    /// too young for that count as used.
     fn excess(&self, held: &BlobInventory, limits: QuotaLimits) -> u64 {
         let (mut stays, mut goes) = (held.others, 0_u64);
         for blob in held.iter().filter(|blob| !self.known.has_fingerprint(blob.id)) {
@@ -173,8 +173,8 @@ impl Mark<'_> {
         of_quota.max(limits.part.saturating_sub(goes))
     }
 
-    /// How deep these layers are in the caches that name them, by the configs of the newest pushes that do. Configs are
-    /// read for layers of one time only, which one push or few have named last.
+    /// Depths of these layers in the caches that reference them, by the configs of the newest such pushes. Configs are
+    /// read only for layers of one time, which one push or few referenced last.
     async fn depths(
         &self,
         scene: &Scene<'_>,
@@ -212,7 +212,7 @@ impl Mark<'_> {
         Ok(depths)
     }
 
-    /// What a config places; nothing when it is not there, or cannot be read.
+    /// Depths of the layers in a config; empty if it is missing or cannot be read.
     async fn config_depths(
         &self,
         tenant: &Tenant,
@@ -223,7 +223,7 @@ impl Mark<'_> {
         if !held.get(blob_id(tenant, &config)).is_some_and(|blob| is_small(blob.bytes)) {
             return Ok(HashMap::new());
         }
-        // Past the hot layer, which is for what builds read.
+        // Not through the hot layer, which is for the reads of builds.
         let VerifiedRead::Right(bytes) = self.collector.graph.read(&layout::blob(tenant, &config), &config).await?
         else {
             return Ok(HashMap::new());
@@ -232,7 +232,7 @@ impl Mark<'_> {
         Ok(tokio::task::spawn_blocking(placed).await?)
     }
 
-    /// The blobs that the push records of a root named when they were listed.
+    /// The blobs that the listed push records of a root reference.
     async fn recorded(&self, repo: &RepoListing, root: &Root) -> Result<HashSet<u64>> {
         let mut recorded = HashSet::new();
         for digest in root.history.pushes.keys() {
@@ -241,12 +241,12 @@ impl Mark<'_> {
         Ok(recorded)
     }
 
-    /// What goes with each root of what the tenant holds, each object once: the blobs that it names, its manifests, and
-    /// what it is made of itself.
+    /// Content of each root that the tenant stores, each object once: referenced blobs, manifests, and the root's own
+    /// objects.
     async fn contents(&self, scene: &Scene<'_>, held: &BlobInventory) -> Result<Vec<(usize, Vec<NamedBlob>)>> {
         let mut contents = Vec::new();
         for (at, repo, root) in scene.staying() {
-            // It may name what none of its records names that were listed.
+            // The root may reference blobs that none of its listed records references.
             let is_newer = root.history.has_unlisted || root.history.view.is_some_and(|(_, at)| at + GRAIN >= self.now);
             let recorded = match is_newer && root.evictable == Evictable::ByLayer {
                 true => Some(self.recorded(repo, root).await?),
@@ -257,7 +257,7 @@ impl Mark<'_> {
                 let times = root.times_of(digest);
                 let config = node.config.map(|config| blob_id(scene.tenant, &config));
                 let there = node.blobs.iter().filter(|id| !self.known.has_fingerprint(**id));
-                // The manifest itself goes with its roots.
+                // The manifest itself is deleted with its roots.
                 if let Some((digest, written)) = digest.and_then(|digest| Some((digest, repo.manifests.get(digest)?))) {
                     let id = fingerprint(repo.manifest_key(digest).as_str());
                     if !self.known.has_fingerprint(id) {
@@ -268,7 +268,7 @@ impl Mark<'_> {
                 }
                 for blob in there.filter_map(|id| held.get(*id)) {
                     let fixed = blob.is_fixed || !node.cache || config == Some(blob.id);
-                    // What no record named when they were listed has come with a push since.
+                    // A blob that no listed record references has come with a later push.
                     let is_new = recorded.as_ref().is_some_and(|recorded| !recorded.contains(&blob.id));
                     let (used, pushed) = if is_new { (self.now, self.now) } else { times };
                     let bytes = blob.bytes.max(OBJECT_FLOOR);

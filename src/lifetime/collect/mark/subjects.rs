@@ -1,8 +1,9 @@
-//! Tags that belong to a manifest, their subject: signatures, attestations, referrers. They stay and go with it.
+//! Tags that belong to a manifest, their subject: signatures, attestations, referrers. They stay or are deleted with
+//! it.
 //!
-//! Such a tag is judged like content: it stays while something leads to its subject that stays, also through other such
-//! tags. Otherwise it is condemned together with the subject, and judged again by the same mark. What it names stays until
-//! the tag is gone.
+//! Such a tag is judged like content: it stays while a root that stays reaches its subject, also through other such
+//! tags. Otherwise it is condemned together with the subject, and judged again by the same mark. The content that it
+//! references stays until the tag is gone.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,8 +19,8 @@ use crate::refs::listing::RepoListing;
 use crate::refs::root::Root;
 
 impl Mark<'_> {
-    /// The manifest with which a root stays and goes: the one in the name of its tag, if the repository has it, or had it
-    /// when the tag was condemned. A tag that leads to that manifest is an ordinary tag, which is there to keep it.
+    /// The subject of a root: the manifest in the name of its tag, if the repository has it, or had it when the tag was
+    /// condemned. A tag that reaches that manifest is an ordinary tag, which is there to keep it.
     pub(super) async fn subject(&self, repo: &RepoListing, root: &Root) -> Result<Option<Digest>> {
         let Some(subject) = root.subject else { return Ok(None) };
         let went_with_it = self.known.has(&root.id.key) && self.known.evicted(&root.id.key).is_none();
@@ -32,7 +33,7 @@ impl Mark<'_> {
         Ok((!leads_there).then_some(subject))
     }
 
-    /// Marks the tags whose subjects stay, and lets the others go. What stays without them has been marked.
+    /// Marks the tags whose subjects stay, and condemns the others. All other roots that stay have been marked.
     pub(super) async fn mark_with_subjects(
         &mut self,
         tenant: &Tenant,
@@ -70,7 +71,7 @@ impl Mark<'_> {
         Ok(())
     }
 
-    /// Whether a rule lets a root never go. Whoever writes to a scope chooses its tags, so scopes have none.
+    /// Tells whether a policy protects a root. Callers of a scope choose its tags, so in scopes nothing is protected.
     pub(super) fn is_protected(&self, tenant: &Tenant, root: &Root) -> bool {
         !tenant.is_scope()
             && self

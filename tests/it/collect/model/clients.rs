@@ -1,4 +1,4 @@
-//! What clients do: push, ask and then push, pull, move and delete tags.
+//! The deeds of clients: push, ask and then push, pull, move and delete tags.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -32,7 +32,7 @@ const BLOBS: usize = 3;
 const TAGS: [&str; 3] = ["a", "b", "pr-1"];
 /// The tag that builders push their caches to.
 pub const CACHE: &str = "cache";
-/// So many at most.
+/// Maximum size of a blob, in bytes.
 pub const BLOB_BYTES: u64 = 1000;
 
 pub struct Replica {
@@ -83,7 +83,7 @@ fn blob(number: usize) -> Bytes {
     Bytes::from(format!("{{\"blob\":{number:0>980}}}"))
 }
 
-/// What a client pushes.
+/// A push of a client.
 struct Push {
     blobs: Vec<Bytes>,
     manifest: Bytes,
@@ -132,7 +132,7 @@ impl Push {
     }
 }
 
-/// What there was before: garbage that is old enough to go, and tags.
+/// Objects from before: garbage that is old enough to be condemned, and tags.
 pub fn plant(sim: &Sim, dice: &mut Dice, setting: Setting) {
     let old = setting.wait() * 4;
     for number in 0..BLOBS {
@@ -157,7 +157,7 @@ pub fn plant(sim: &Sim, dice: &mut Dice, setting: Setting) {
     }
 }
 
-/// A batch of what nothing named when there was nothing else, published when it could be deleted just now.
+/// A batch of unreferenced objects, published so long ago that it can be deleted just now.
 fn plant_batch(sim: &Sim, setting: Setting) {
     let at = setting.wait() + Duration::from_secs(30);
     let marked = jiff::Timestamp::try_from(sim.now() - at).unwrap();
@@ -169,13 +169,13 @@ fn plant_batch(sim: &Sim, setting: Setting) {
     sim.plant(&format!("condemned/{:032x}/list", 77), list.to_string().into(), at);
 }
 
-/// What a client does at a time.
+/// One deed of a client.
 #[derive(Clone, Copy, Debug)]
 pub enum Deed {
-    /// Asks for what it pushes, and sends what is not there.
+    /// Asks for each object of a push, and sends the missing ones.
     Ask,
     Push,
-    /// A blob alone, whatever is there.
+    /// Uploads a blob alone, whether or not it exists.
     Upload,
     Pull,
     Delete,
@@ -201,7 +201,7 @@ impl Client {
     pub async fn script(self, number: usize) {
         let deeds = self.setting.deeds;
         for _ in 0..1 + self.roll(self.setting.deeds_max) {
-            // Clients come when something is going on, not all at the beginning.
+            // Clients come while other work is in progress, not all at the beginning.
             let wait = self.setting.wait().as_secs() as usize;
             let later = [0, 0, 10, wait, wait * 2];
             let waits = self.setting.waits.unwrap_or(&later);
@@ -235,7 +235,7 @@ impl Client {
             let key = blob_key(&digest);
             if asks {
                 if self.roll(3) == 0 {
-                    // Somebody else reads it, through the same server or the other one, some time before.
+                    // Another client reads it, through the same server or the other one, some time before.
                     drop(self.replica().reads().blobs().open_blob(&digest).await);
                     tokio::time::sleep(Duration::from_secs(self.roll(60) as u64)).await;
                 }
@@ -264,7 +264,7 @@ impl Client {
         }
     }
 
-    /// A tag, or content by its digest: where servers share a store, those who were told that it is there rely on it.
+    /// Deletes a tag, or content by its digest. If servers share a store, other clients may rely on the content.
     async fn delete(&self, tag: &Tag, number: usize) {
         let replica = self.replica();
         let (deletion, from) = (replica.store.deletion(), replica.deletes());
@@ -284,7 +284,7 @@ impl Client {
         }
     }
 
-    /// As an importer: the tag, then what it names.
+    /// Pulls like an importer: the tag, then its content.
     async fn pull(&self, tag: &Tag) {
         let before = self.ghost.borrow().cache_pushes();
         let replica = self.replica();

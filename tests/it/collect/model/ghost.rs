@@ -1,4 +1,4 @@
-//! What was promised to clients, and whether it is kept. It sees everything at once, as nobody in the system does.
+//! The promises of servers to clients, and whether they are kept. This observer sees the whole state at once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
@@ -14,7 +14,7 @@ use super::sim::{Deed, Object, Sim};
 pub struct Ghost {
     sim: Sim,
     setting: Setting,
-    /// Of each key, that it was promised to stay.
+    /// The promises of each key.
     promised: HashMap<String, Vec<Promise>>,
     /// Promises so far.
     promises: usize,
@@ -22,7 +22,7 @@ pub struct Ghost {
     acknowledged: HashMap<u64, SystemTime>,
     /// Caches that were acknowledged, and when, since anything of the cache tag was last removed.
     caches: BTreeMap<Digest, SystemTime>,
-    /// Blobs that a client has deleted by their digest, since anything served named them.
+    /// Blobs that a client has deleted by digest, and that no answer has referenced since.
     deleted_by_client: BTreeSet<String>,
     /// How often anything of the cache tag was removed.
     pub records_removed: usize,
@@ -33,13 +33,13 @@ pub struct Ghost {
 }
 
 struct Promise {
-    /// In their order.
+    /// Position among all promises.
     number: usize,
     until: SystemTime,
     how: String,
 }
 
-/// Caches that had been acknowledged when somebody began to ask, and when.
+/// Caches that had been acknowledged when a request began, and the time of that.
 pub struct Caches {
     acknowledged: BTreeMap<Digest, SystemTime>,
     records_removed: usize,
@@ -84,15 +84,15 @@ impl Ghost {
         self.violation.get_or_insert(what);
     }
 
-    /// How long after an answer what it said holds.
+    /// Time for which an answer must stay true.
     fn promise(&self) -> Duration {
-        // While a tenant holds too much, what it has waits for an hour at most.
+        // While a tenant is over its limit, its content waits for an hour at most.
         let wait = self.setting.wait();
         let wait = if self.setting.room.is_some() { wait.min(Duration::from_secs(3600)) } else { wait };
         wait - self.setting.age - Duration::from_secs(2)
     }
 
-    /// A client was told that `key` is there.
+    /// Records that a client was told that `key` exists.
     pub fn advertised(&mut self, key: &str, how: &str) {
         self.said.push(format!("    {how}: {key} is there"));
         if !self.has(key) {
@@ -110,12 +110,12 @@ impl Ghost {
         promised.push(Promise { number: self.promises, until, how: how.to_string() });
     }
 
-    /// How many promises there have been.
+    /// Number of promises so far.
     pub fn promises(&self) -> usize {
         self.promises
     }
 
-    /// One that still holds, of those that were made when there had been `promises`.
+    /// A promise that still holds, of the first `promises` ones.
     fn promised(&self, key: &str, promises: usize) -> Option<&Promise> {
         let now = self.sim.now();
         let of_key = self.promised.get(key)?.iter();
@@ -127,7 +127,7 @@ impl Ghost {
         Caches { acknowledged: self.caches.clone(), records_removed: self.records_removed }
     }
 
-    /// A client was served this by a tag. Returns the blobs that it names.
+    /// Records that a tag served this to a client. Returns the blobs that it references.
     pub fn served(&mut self, repo: &str, tag: &str, digest: &Digest, before: Caches) -> Vec<Digest> {
         self.said.push(format!("    {tag} serves {digest}"));
         let until = self.sim.now() + self.promise().min(self.setting.lease - Duration::from_secs(2));
@@ -141,7 +141,7 @@ impl Ghost {
             self.stays(&key, until, "lease");
         }
         let complete = tag == CACHE && before.records_removed == self.records_removed;
-        // Where layers go to make room, views lack those that were not pushed just now. An answer may take longer than that.
+        // With eviction of layers, views lack those that were not pushed just now. An answer may take longer than that.
         let (now, Setting { age, room, .. }) = (self.sim.now(), self.setting);
         let just_now = |at: &SystemTime| now.duration_since(*at).is_ok_and(|passed| passed < age);
         let must_be_there = |at: &SystemTime| complete && (room.is_none() || just_now(at));
@@ -163,7 +163,8 @@ impl Ghost {
         }
     }
 
-    /// A client deletes a blob by its digest: from now on the server that was asked says so, though the collector keeps its promises.
+    /// Records that a client deleted a blob by its digest: from now on the asked server denies it, though the collector
+    /// keeps its promises.
     pub fn deleting(&mut self, digest: &Digest) {
         self.said.push(format!("    deletes {digest}"));
         self.deleted_by_client.insert(blob_key(digest));
@@ -188,7 +189,7 @@ impl Ghost {
             }
             self.caches.insert(*digest, self.sim.now());
         }
-        // Somebody else may have pushed or deleted since.
+        // Another client may have pushed or deleted since.
         let Some(found) = self.object(&key) else { return };
         let pointer: Value = serde_json::from_slice(&found.bytes).unwrap();
         if pointer["digest"] == digest.to_string() {
@@ -197,8 +198,8 @@ impl Ghost {
         self.whole(&key, "push acknowledged");
     }
 
-    /// A push was refused because this is not there. It began when there had been so many promises: what somebody else was
-    /// promised meanwhile was promised to him.
+    /// Checks a push that was refused because these are missing. It began after so many `promises`: later promises to
+    /// other clients were promises to this one, too.
     pub fn refused(&mut self, digests: &[Digest], promises: usize) {
         for digest in digests {
             if let Some(Promise { how, .. }) = self.promised(&blob_key(digest), promises) {
@@ -224,7 +225,7 @@ impl Ghost {
         self.layers_of(manifest).into_iter().chain(config).collect()
     }
 
-    /// A tag names nothing that is not there, but for layers of a cache that went to make room.
+    /// Checks that a tag references no missing content, except for evicted layers of a cache.
     fn whole(&mut self, tag: &str, when: &str) {
         let Some(found) = self.object(tag) else { return };
         let pointer: Value = serde_json::from_slice(&found.bytes).unwrap();
@@ -240,7 +241,7 @@ impl Ghost {
         }
     }
 
-    /// Looks at what has been done.
+    /// Checks the deeds of servers and collectors.
     pub fn look(&mut self, deeds: Vec<Deed>) {
         let now = self.sim.now();
         for deed in deeds {

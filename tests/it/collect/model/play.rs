@@ -65,7 +65,7 @@ pub struct Setting {
     pub given_up: usize,
     pub ingredients: Ingredients,
     pub fenced: bool,
-    /// Bytes: above the first, room is made down to the second.
+    /// Limits in bytes: usage above the first is reduced to the second.
     pub room: Option<(u64, u64)>,
     /// Servers remember what the bucket told them.
     pub far: bool,
@@ -73,16 +73,16 @@ pub struct Setting {
     pub due: usize,
     /// Out of a thousand deeds of clients: those with the cache tag.
     pub caches: usize,
-    /// What clients do, how often at most, and after how many seconds: otherwise there are some who come much later.
+    /// The deeds of clients, how often at most, and after how many seconds: otherwise some clients come much later.
     pub deeds: &'static [Deed],
     pub deeds_max: usize,
     pub waits: Option<&'static [usize]>,
-    /// Seconds that pass at once; and when nobody can go on.
+    /// Steps of the time, in seconds; also used when no task can continue.
     pub spans: &'static [u64],
     pub idle: u64,
-    /// Seconds that somebody stops for, at most: otherwise some stop for longer than a batch waits.
+    /// The longest pause of a task, in seconds: otherwise some pauses are longer than a batch waits.
     pub pause_max: Option<usize>,
-    /// Between two looks of a server at what is condemned, when not as often as the age of an answer asks for.
+    /// Time between two snapshots of a server, if they are less frequent than the age of an answer requires.
     pub poll: Option<Duration>,
     /// Seconds between two collections by one server, at most.
     pub again: usize,
@@ -124,7 +124,7 @@ impl Default for Setting {
 }
 
 impl Setting {
-    /// More goes wrong, and a lease that is longer than the grace.
+    /// More faults, and a lease that is longer than the grace period.
     pub fn for_faults() -> Setting {
         Setting { lease: 90 * MINUTE, pauses: 30, held: 30, given_up: 20, ..Setting::default() }
     }
@@ -141,17 +141,17 @@ impl Setting {
         Setting { room, far: !seed.is_multiple_of(5), ..base }
     }
 
-    /// Whoever stops does so for long, and often.
+    /// Pauses are long and frequent.
     pub fn of_pauses() -> Setting {
         Setting { pauses: 60, held: 10, given_up: 0, due: 0, ..Setting::default() }
     }
 
-    /// Clients meet what is just being deleted.
+    /// Clients use objects that are just being deleted.
     pub fn of_deletes() -> Setting {
         Setting { due: 1000, pauses: 40, held: 40, given_up: 40, ticks: 15, ..Setting::default() }
     }
 
-    /// A batch that is due, from near: seconds count, and clients send what has just been deleted.
+    /// The last seconds before a batch is due: clients send objects that have just been deleted.
     pub fn of_seconds() -> Setting {
         Setting {
             due: 1000,
@@ -173,12 +173,12 @@ impl Setting {
         }
     }
 
-    /// Collectors meet at one claim: all find the batch due at once, and each comes to it at a moment of its own.
+    /// Collectors meet at one claim: all find the batch due at once, and each claims it at a moment of its own.
     pub fn of_claims() -> Setting {
         Setting { collectors: 3, ..Setting::of_seconds() }
     }
 
-    /// What was given up is done when nobody waits for it any more.
+    /// Writes that were given up happen when no task waits for them any more.
     pub fn of_late_writes() -> Setting {
         Setting { given_up: 100, lingers: 950, ..Setting::of_seconds() }
     }
@@ -189,7 +189,7 @@ impl Setting {
         Setting { lingers: 990, again: 1500, waits: Some(waits), spans: &[1, 20, 60], ..Setting::of_late_writes() }
     }
 
-    /// Pushes to one cache tag that meet, and those who read it between. One server: what one of them has seen, it tells all.
+    /// Pushes to one cache tag that meet, with reads between. One server: a push that one reader has seen, all see.
     pub fn of_pushes() -> Setting {
         Setting {
             due: 0,
@@ -247,7 +247,7 @@ struct Task {
     client: bool,
 }
 
-/// What a play came to.
+/// Result of a play.
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub violation: Option<String>,
@@ -260,7 +260,7 @@ pub struct Outcome {
 /// Read again before each batch of deletes.
 const FORMAT: &[u8] = br#"{"format":1,"oldest_reader":1,"created":"2026-01-01T00:00:00Z"}"#;
 
-/// Plays to the end, and says what went wrong.
+/// Plays to the end, and returns the violations.
 pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
     let sim = Sim::new();
     {
@@ -319,7 +319,7 @@ pub async fn play(seed: u64, setting: Setting, traced: bool) -> Outcome {
     let mut outcome = Outcome::default();
     schedule((&sim, &quiet), &mut tasks, &dice, &ghost, setting, &mut outcome, traced).await;
     if ghost.borrow().violation.is_none() {
-        // Everybody has crashed. What they asked for last may still be done.
+        // All tasks have crashed. Their last calls may still happen.
         tasks.clear();
         sim.abandon();
         reclaim((&sim, &quiet), store(99), &dice, &ghost, setting).await;
@@ -427,7 +427,7 @@ fn poll(sim: &Sim, task: &mut Task) {
     }
 }
 
-/// With nobody else there and no tags left, one collector leaves nothing.
+/// With no other task and no tags left, one collector leaves nothing.
 async fn reclaim(
     (sim, quiet): (&Sim, &Quiet),
     store: Store,
@@ -435,7 +435,7 @@ async fn reclaim(
     ghost: &Rc<RefCell<Ghost>>,
     setting: Setting,
 ) {
-    // Some of what was asked is done, some is not.
+    // Some of the pending calls happen, some do not.
     loop {
         let pending = sim.state.lock().unwrap().pending.len();
         if pending == 0 {

@@ -5,16 +5,16 @@ use std::sync::mpsc::{Sender, channel};
 
 use super::sim::Sim;
 
-/// How often what one step has set off may set off more.
+/// How many times in a row the work of one step may cause more work.
 const ROUNDS: usize = 16;
 
-/// The one thread that the runtime has for blocking work: held, but while what was handed to it is waited for.
+/// The only thread of the runtime for blocking work. It is held, except while its work is waited for.
 pub struct Quiet {
     sim: Sim,
     held: RefCell<Sender<()>>,
 }
 
-/// Waits until the thread has done what it was handed, and holds it.
+/// Waits until the thread has done its work, and holds it.
 fn hold() -> Sender<()> {
     let ((here, arrived), (release, released)) = (channel(), channel::<()>());
     tokio::task::spawn_blocking(move || {
@@ -30,13 +30,13 @@ impl Quiet {
         Quiet { sim: sim.clone(), held: RefCell::new(hold()) }
     }
 
-    /// Lets all that was handed to the thread and to other tasks come as far as it can without the bucket. Otherwise it
-    /// would depend on more than the seed what comes first.
+    /// Lets the work of the thread and of other tasks proceed as far as it can without the bucket. Otherwise its order
+    /// would depend on more than the seed.
     pub async fn settle(&self) {
         let state = || (self.sim.asked(), tokio::runtime::Handle::current().metrics().num_alive_tasks());
         for _ in 0..ROUNDS {
             let before = state();
-            // Drops the sender, and with it lets the thread go on.
+            // Drops the sender, and so releases the thread.
             *self.held.borrow_mut() = channel().0;
             *self.held.borrow_mut() = hold();
             tokio::task::yield_now().await;

@@ -1,7 +1,7 @@
 //! A bucket whose every call waits until the scheduler lets it happen.
 //!
-//! A call is asked, happens, and is answered: three moments, between which anything else may. A write may also be answered
-//! with an error and happen later, until it is too old for the backend to accept it.
+//! A call is sent, happens, and is answered: three moments, between which any other call may happen. A write may also
+//! be answered with an error and happen later, until it is too old for the backend to accept it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -21,7 +21,7 @@ use larder::objects::{
 };
 use tokio::time::Instant;
 
-/// How late a request may be done, and how late a dated one.
+/// The longest delay of a request, and the longest of a dated one.
 pub const FENCE: Duration = Duration::from_secs(15 * 60);
 /// Entries of one page of a list: lists are not one moment.
 const PAGE: usize = 6;
@@ -33,7 +33,7 @@ pub struct Object {
     pub version: u64,
 }
 
-/// What a task waits for.
+/// The moment for which a task waits.
 #[derive(Default)]
 struct Slot {
     answer: Option<Answer>,
@@ -84,11 +84,11 @@ pub struct Pending {
     pub by: usize,
 }
 
-/// What was deleted, for the checks.
+/// A deletion, for the checks.
 pub struct Deed {
     pub key: String,
     pub object: Object,
-    /// By a dated request.
+    /// Deleted by a dated request.
     pub by_collector: bool,
 }
 
@@ -98,14 +98,14 @@ pub struct State {
     pub pending: Vec<Pending>,
     late: Vec<(Arc<Mutex<Slot>>, Answer)>,
     versions: u64,
-    /// Whose calls are being asked now.
+    /// The task whose calls are being sent now.
     pub asking: usize,
     pub fenced: bool,
     pub far: bool,
     asked: u64,
     /// A tag was written, or something deleted, since this was last looked at.
     pub changed: bool,
-    /// What the wall clocks of the replicas are off by: writes are answered with their time, not the backend's.
+    /// Offsets of the replicas' wall clocks: writes are answered with their time, not the backend's.
     pub skews: HashMap<usize, i64>,
 }
 
@@ -132,7 +132,7 @@ impl Sim {
         epoch() + Duration::from_secs(self.start.elapsed().as_secs())
     }
 
-    /// Puts something there that has been there for `age`.
+    /// Stores an object that has existed for `age`.
     pub fn plant(&self, key: &str, bytes: Bytes, age: Duration) {
         let mut state = self.state.lock().unwrap();
         state.versions += 1;
@@ -164,7 +164,7 @@ impl Sim {
         give(&slot, answer);
     }
 
-    /// Whether nobody waits for the pending call `at` any more.
+    /// Tells whether no task waits for the pending call `at` any more.
     pub fn was_given_up(&self, at: usize) -> bool {
         self.state.lock().unwrap().pending[at].slot.is_none()
     }
@@ -195,7 +195,7 @@ impl Sim {
         deeds
     }
 
-    /// Nobody waits for what is pending any more.
+    /// Gives up all pending calls.
     pub fn abandon(&self) {
         let mut state = self.state.lock().unwrap();
         state.late.clear();
@@ -357,7 +357,7 @@ impl Objects for Sim {
     }
 
     async fn delete(&self, keys: &[Key]) -> Result<()> {
-        // One by one, as a bucket does what has an order.
+        // One by one, as a bucket handles calls that have an order.
         for key in keys {
             answered!(self.ask(Ask::Delete(vec![key.clone()])), Done)?;
         }
