@@ -162,10 +162,28 @@ object! {
     requires "digest" => digest
 }
 
+/// What an image runs on, as an index or the config of an image says it (OCI image spec, "image-index" and "config").
 #[derive(Debug, Deserialize)]
-struct Platform {
+pub struct Platform {
     architecture: Option<String>,
     os: Option<String>,
+    variant: Option<String>,
+}
+
+/// Longest part of a platform that is shown, in bytes.
+const PLATFORM_PART_MAX: usize = 32;
+
+impl Platform {
+    /// `linux/arm64/v8`, for people; nothing where it is not said, or not in words that a terminal can be shown.
+    pub fn name(&self) -> Option<String> {
+        let is_word = |part: &&String| {
+            let valid = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+            !part.is_empty() && part.len() <= PLATFORM_PART_MAX && part.bytes().all(valid)
+        };
+        let word = |part: &Option<String>| part.as_ref().filter(is_word).cloned();
+        let name = format!("{}/{}", word(&self.os)?, word(&self.architecture)?);
+        Some(word(&self.variant).map_or(name.clone(), |variant| format!("{name}/{variant}")))
+    }
 }
 
 type Annotations = BTreeMap<String, Option<String>>;
@@ -244,6 +262,16 @@ impl Document {
             }
         }
         Ok(content)
+    }
+
+    /// The manifests of an index, each with its platform where the index says one.
+    pub fn platforms(&self) -> Vec<(Digest, Option<String>)> {
+        let manifests = self.manifests.exact.iter().flatten();
+        let named = manifests.filter_map(|one| {
+            let platform = one.platform.exact.as_ref().and_then(Platform::name);
+            Some((one.digest.exact?, platform))
+        });
+        named.collect()
     }
 
     /// The fields that BuildKit reads, with names in any case.

@@ -23,9 +23,31 @@ pub struct Inspection {
     pub is_view: bool,
     /// Pushes, oldest first.
     pub pushes: Vec<InspectedPush>,
+    /// Of an image, itself; of an index of images, the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<InspectedImage>,
     /// Largest size in bytes that BuildKit imports, for manifest and config each.
     pub limit_bytes: Option<u64>,
     pub explanation: Option<Explanation>,
+}
+
+/// One image of a tag.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InspectedImage {
+    pub manifest: Digest,
+    /// `linux/arm64/v8`, as the index or else the config says; nothing where neither does.
+    pub platform: Option<String>,
+    /// From the bottom. Of very many only the first.
+    pub layers: Vec<ImageLayer>,
+    /// Of all of them, as the manifest says.
+    pub layer_bytes: u64,
+}
+
+/// A layer of an image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImageLayer {
+    pub digest: Digest,
+    pub bytes: u64,
 }
 
 /// One push of a cache tag.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 
 use super::found::{InspectedPush, Inspection};
+use super::image::images;
 use super::kind::{Alone, ServedKind, alone};
 use super::service::Caches;
 use crate::buildkit::IMPORT_LIMIT_BYTES;
@@ -45,6 +46,10 @@ impl Caches {
         let pushes = pushes.collect();
         drop(memory);
         let kind = if is_cache { ServedKind::Cache } else { self.kind_of(repo, &served.digest).await? };
+        let images = match kind {
+            ServedKind::Image | ServedKind::ImageIndex => images(self, repo, &served.digest).await?,
+            _ => Vec::new(),
+        };
         let explanation = united.and_then(|united| united.view).map(|(view, _)| view.explanation);
         let explanation = explanation.filter(|_| repo.has_views());
         let limit_bytes = explanation.is_some().then_some(IMPORT_LIMIT_BYTES);
@@ -56,6 +61,7 @@ impl Caches {
             served,
             kind: Some(kind),
             pushes,
+            images,
             limit_bytes,
             explanation,
         });

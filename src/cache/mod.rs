@@ -5,6 +5,7 @@
 mod by_digest;
 pub mod form;
 mod found;
+mod image;
 mod inspect;
 mod kind;
 mod load;
@@ -19,7 +20,7 @@ mod tree;
 mod views;
 
 pub use form::WireForm;
-pub use found::{InspectedPush, Inspection, WITHOUT_MAX};
+pub use found::{ImageLayer, InspectedImage, InspectedPush, Inspection, WITHOUT_MAX};
 pub use kind::ServedKind;
 pub use push::{ManifestPush, Pushed};
 pub use service::Caches;

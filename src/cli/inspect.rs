@@ -56,6 +56,11 @@ fn render(tag: &Inspection) -> String {
     }
     line(format!("  serves   {} ({made})", tag.served.digest));
     line(format!("  pushed   {:.0}", tag.pushed));
+    for image in &tag.images {
+        let (platform, layers) = (image.platform.as_deref().unwrap_or("unknown platform"), image.layers.len());
+        line(format!("  image    {platform}, {layers} layers, {}: {}", bytes(image.layer_bytes), image.manifest));
+        image.layers.iter().for_each(|layer| line(format!("           {:>10}  {}", bytes(layer.bytes), layer.digest)));
+    }
     if let Some(why) = &tag.explanation {
         explain(why, tag.limit_bytes.unwrap_or(1), &mut line);
     }

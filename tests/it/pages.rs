@@ -381,3 +381,42 @@ async fn a_condemned_tag_says_when_it_is_deleted_until_it_is_used() {
     world.get("/v2/app/manifests/old").await.expect(200);
     assert!(row("old").await.is_null());
 }
+
+#[tokio::test]
+async fn the_page_of_an_image_shows_its_platforms_and_layers() {
+    const IMAGE_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+    let world = World::new().await;
+    let mut children = Vec::new();
+    for (architecture, said) in [("amd64", true), ("arm64", false)] {
+        let (layer, config) =
+            (format!("layer of {architecture}"), format!(r#"{{"os":"linux","architecture":"{architecture}"}}"#));
+        world.put_blob("base", layer.clone()).await;
+        world.put_blob("base", config.clone()).await;
+        let manifest = image(descriptor(IMAGE_CONFIG, config.as_bytes()), vec![descriptor(LAYER, layer.as_bytes())]);
+        world.put_manifest("base", architecture, &manifest).await;
+        let mut child = descriptor("application/vnd.oci.image.manifest.v1+json", manifest.to_string().as_bytes());
+        if said {
+            // A client may write what it likes.
+            child["platform"] =
+                serde_json::json!({ "os": "linux", "architecture": "amd64", "variant": "\u{1b}[31m<b>" });
+        }
+        children.push(child);
+    }
+    let index = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": children,
+    });
+    world.put_manifest("base", "1", &index).await;
+    for (tag, platforms) in [("arm64", &["linux/arm64"][..]), ("1", &["linux/amd64", "linux/arm64"])] {
+        let told = world.get(format!("/api/inspect?ref=base:{tag}")).await.expect(200).json();
+        let images = told["images"].as_array().unwrap();
+        let found: Vec<&str> = images.iter().map(|image| image["platform"].as_str().unwrap()).collect();
+        assert_eq!(found, platforms, "{tag}");
+        let shown = page(&world.get(format!("/repo/base:{tag}")).await.expect(200));
+        for platform in platforms {
+            let layer = Digest::sha256(format!("layer of {}", &platform["linux/".len()..]).as_bytes());
+            assert!(shown.contains(platform) && shown.contains(&layer.hex()[..12]), "{tag} {platform}: {shown}");
+        }
+    }
+    push_cache(&world, "base", "cache", "one").await;
+    assert!(world.get("/api/inspect?ref=base:cache").await.expect(200).json()["images"].is_null());
+}

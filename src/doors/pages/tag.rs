@@ -6,7 +6,7 @@ use maud::{Markup, html};
 use serde::Serialize;
 
 use crate::cache::outline::{CreatedAt, IMPORT_LIMIT_BYTES, Outline, OutlinedLayer, OutlinedRecord};
-use crate::cache::{InspectedPush, Inspection, ServedKind, WITHOUT_MAX};
+use crate::cache::{ImageLayer, InspectedImage, InspectedPush, Inspection, ServedKind, WITHOUT_MAX};
 use crate::deadline::Deadline;
 use crate::doors::Doors;
 use crate::doors::kit::refusal::Refusal;
@@ -73,6 +73,11 @@ const PUSH_COLUMNS: [Column; 6] = [
     Column::Text("Manifest"),
 ];
 
+const IMAGE_COLUMNS: [Column; 4] =
+    [Column::Text("Platform"), Column::Number("Layers"), Column::Number("Size of layers"), Column::Text("Manifest")];
+
+const IMAGE_LAYER_COLUMNS: [Column; 2] = [Column::Text("Layer"), Column::Number("Size")];
+
 const LAYER_COLUMNS: [Column; 4] =
     [Column::Text("Layer"), Column::Number("Size"), Column::Text("Beside the largest"), Column::Text("Age")];
 
@@ -97,6 +102,14 @@ impl HtmlPage for TagPage {
                     @if !why.missing_layers.is_empty() {
                         li.refused { (why.missing_layers.len()) " layers are not in the store and left out." }
                     }
+                }
+            }
+            @if !self.inspection.images.is_empty() {
+                h2 { "Images" }
+                (image_table(&self.inspection.images))
+                @for image in &self.inspection.images {
+                    h3 { "Layers of " (platform(image)) }
+                    (image_layers(image))
                 }
             }
             @if !self.inspection.pushes.is_empty() {
@@ -231,6 +244,36 @@ impl TagPage {
         let rows: Vec<Markup> = layers.iter().take(ROWS).map(row).collect();
         frame::table("Layers by size", &LAYER_COLUMNS, &rows)
     }
+}
+
+/// What an image runs on.
+fn platform(image: &InspectedImage) -> &str {
+    image.platform.as_deref().unwrap_or("an unknown platform")
+}
+
+fn image_table(images: &[InspectedImage]) -> Markup {
+    let row = |image: &InspectedImage| {
+        let digest = image.manifest.to_string();
+        html! {
+            th scope="row" { (platform(image)) }
+            td.number { (image.layers.len()) }
+            td.number { (show::bytes(image.layer_bytes)) }
+            td { code title=(digest) { (show::short(&digest)) } }
+        }
+    };
+    frame::table("Images", &IMAGE_COLUMNS, &images.iter().map(row).collect::<Vec<_>>())
+}
+
+fn image_layers(image: &InspectedImage) -> Markup {
+    let row = |layer: &ImageLayer| {
+        let digest = layer.digest.to_string();
+        html! {
+            th scope="row" { code title=(digest) { (show::short(&digest)) } }
+            td.number { (show::bytes(layer.bytes)) }
+        }
+    };
+    let rows: Vec<Markup> = image.layers.iter().map(row).collect();
+    frame::table(&format!("Layers of {}", platform(image)), &IMAGE_LAYER_COLUMNS, &rows)
 }
 
 /// How many of something a view has, and how many its pushes have together.
