@@ -1,5 +1,5 @@
 //! What every door needs and no protocol owns: bodies, answers, ranges, entity tags, refusals, deadlines, tasks, the
-//! audit log, log lines, browsers, builds.
+//! audit log, log lines, browsers, builds, names that were misspelt.
 //!
 //! Invariant: the kit knows no door, and doors know the kit and not each other; `tests/it/shape.rs` holds it.
 
@@ -11,6 +11,7 @@ pub mod browser;
 pub mod builds;
 pub mod etag;
 pub mod logged;
+pub mod nearby;
 pub mod origin;
 pub mod range;
 pub mod refusal;
