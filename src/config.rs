@@ -7,9 +7,13 @@
 mod auth;
 mod collect;
 mod complaint;
+mod doubts;
 mod environment;
+mod forms;
 mod ingredients;
+mod live;
 mod network;
+mod paths;
 mod pattern;
 mod store;
 mod tenants;
@@ -24,14 +28,14 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::names::RepoName;
 use complaint::{complaint, complaint_of_value};
 use environment::{Meant, meant_by, overlay};
+use forms::one_or_many;
 
 pub use auth::{AuthConfig, Challenge, IssuerConfig, Label, RuleConfig, TokenConfig, TokenHash};
 pub use collect::{CollectConfig, GRAIN, RetainConfig};
 pub use ingredients::Ingredients;
-pub use network::{HostName, Network, PublicUrl};
+pub use network::{HostName, ListenAddress, Network, PublicUrl};
 pub use pattern::{Glob, Pattern, ScopeTemplate, Template};
 pub use store::{Checksum, Redirect, S3Config, Secret, StoreConfig};
 pub use tenants::{DiskShare, Quota, ScopesConfig, TenantConfig};
@@ -63,21 +67,27 @@ pub struct Config {
     /// Variables of the environment that begin with `LARDER_` and name no section.
     #[serde(skip)]
     pub unknown_variables: Vec<String>,
+    #[serde(skip)]
+    reloaded: live::ReloadedSettings,
 }
 
 /// Where clients find the server.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerConfig {
     /// Addresses to listen on, IPv4 or IPv6: with TLS where `[tls]` is configured.
+    #[serde(deserialize_with = "network::listen")]
     pub listen: Vec<SocketAddr>,
     /// Addresses to listen on without TLS, beside those of `listen`.
+    #[serde(deserialize_with = "network::listen")]
     pub listen_plain: Vec<SocketAddr>,
     /// How clients reach the server, when they cannot be told by the address that they ask: `https://cache.example.com`.
     pub public_url: Option<PublicUrl>,
     /// Names by which browsers may reach the server, beside that of `public_url`, `localhost` and addresses.
+    #[serde(deserialize_with = "one_or_many")]
     pub hosts: Vec<HostName>,
     /// Proxies whose `X-Forwarded-…` headers are believed.
+    #[serde(deserialize_with = "one_or_many")]
     pub trusted_proxies: Vec<Network>,
     /// How long requests may go on after SIGTERM before they are cut.
     pub drain: Span,
@@ -97,7 +107,7 @@ impl Default for ServerConfig {
 }
 
 /// The in-memory layer in front of the store.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HotConfig {
     /// Memory for immutable bytes.
@@ -116,7 +126,7 @@ impl Default for HotConfig {
 }
 
 /// The bounds.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
     /// Open connections. Further ones wait in the kernel's queue.
@@ -151,7 +161,7 @@ impl Default for LimitsConfig {
 }
 
 /// What is logged, and how.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     pub format: LogFormat,
@@ -185,7 +195,7 @@ pub struct RepositoryConfig {
     #[serde(default = "yes")]
     pub views: bool,
     /// Which tags stay.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "one_or_many")]
     pub retain: Vec<RetainConfig>,
 }
 
@@ -197,20 +207,18 @@ fn yes() -> bool {
 }
 
 impl Config {
-    /// The rule for a repository.
-    pub fn rule(&self, repo: &RepoName) -> Option<&RepositoryConfig> {
-        self.repositories.iter().find(|rule| rule.pattern.matches(repo))
-    }
-
-    /// Reads the file, when one is given, and lays the environment over it.
+    /// Reads the file, when one is given, and lays the environment over it. All paths become absolute: relative ones that
+    /// are written in the file begin at its folder, all others at the working directory.
     pub fn load(file: Option<&Path>, environment: impl Iterator<Item = (String, String)>) -> anyhow::Result<Config> {
-        let mut table = toml::Table::new();
+        let (mut table, mut rule_lines) = (toml::Table::new(), Vec::new());
         if let Some(path) = file {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
             // Checked by itself first: only here are line numbers known.
             let invalid = |error| anyhow!("{} is not valid: {}", path.display(), complaint(&error, &text));
             let _: Config = toml::from_str(&text).map_err(invalid)?;
             table = toml::from_str(&text).map_err(invalid)?;
+            paths::from_folder_of(path, &mut table)?;
+            rule_lines = complaint::lines_of(&text, "[[rules]]");
         }
         let mut unknown_variables = Vec::new();
         for (name, value) in environment {
@@ -226,7 +234,12 @@ impl Config {
         })?;
         unknown_variables.sort_unstable();
         config.unknown_variables = unknown_variables;
+        // Where a rule is written in another way, none has a line.
+        if rule_lines.len() == config.rules.len() {
+            config.rules.iter_mut().zip(rule_lines).for_each(|(rule, line)| rule.line = Some(line));
+        }
         config.check()?;
+        paths::make_absolute(&mut config)?;
         Ok(config)
     }
 
@@ -340,7 +353,7 @@ mod tests {
     fn nothing_at_all_is_a_valid_configuration() {
         let config = Config::load(None, std::iter::empty()).unwrap();
         assert_eq!(config.server.listen, ["127.0.0.1:5000".parse().unwrap()]);
-        assert_eq!(config.store.path, Path::new("larder-data"));
+        assert_eq!(config.store.path, std::env::current_dir().unwrap().join("larder-data"));
     }
 
     #[test]
@@ -356,7 +369,6 @@ mod tests {
     fn no_error_shows_a_secret() {
         for (line, slip) in [
             (2, "[auth]\nsigning_keys = [\"S\", 5]"),
-            (2, "[auth]\nsigning_keys = \"S\""),
             (2, "[auth]\nsigning_keys = S"),
             (2, "[auth]\nsigning_keys = [\"S]"),
             (2, "[auth]\nsigning_key = [\"S\"]"),
@@ -380,7 +392,6 @@ mod tests {
             }
         }
         for (name, value) in [
-            ("LARDER_AUTH_SIGNING_KEYS", SECRET),
             ("LARDER_AUTH_SIGNING_KEYS", "[\"HUSH\", 5]"),
             ("LARDER_STORE_S3_SECRET_ACCES_KEY", SECRET),
             ("LARDER_TOKENS_HASH", SECRET),
@@ -427,6 +438,58 @@ mod tests {
         assert_eq!(config.server.listen.len(), 2);
         assert_eq!(config.limits.connections, 7);
         assert_eq!(config.limits.body_idle.get(), Duration::from_secs(300));
+    }
+
+    #[test]
+    fn one_value_is_taken_where_a_list_is_meant() {
+        let file = r#"
+            [server]
+            listen = "127.0.0.1:5001"
+            hosts = "larder.internal"
+            trusted_proxies = "10.0.0.0/8"
+            [auth]
+            signing_keys = "0123456789012345678901234567890123456789"
+            metrics = "token:ci"
+            [[tenants]]
+            name = "a"
+            repositories = "a/**"
+            [[repositories]]
+            pattern = "a/**"
+            retain = { tags = "pr-*", newest = 3 }
+            [[rules]]
+            identity = "anonymous"
+            claims = { ref = "main" }
+            may = "pull"
+            tags = "v*"
+        "#;
+        let config = load(file, &[]).unwrap();
+        assert_eq!(config.server.listen, ["127.0.0.1:5001".parse().unwrap()]);
+        assert_eq!(
+            (config.rules[0].may.len(), config.repositories[0].retain.len(), config.rules[0].line),
+            (1, 1, Some(15))
+        );
+        let config = load(file, &[("LARDER_SERVER_LISTEN", "0.0.0.0:5000")]).unwrap();
+        assert_eq!(config.server.listen, ["0.0.0.0:5000".parse().unwrap()]);
+    }
+
+    #[test]
+    fn what_a_value_should_be_is_said_in_words() {
+        for (text, said) in [
+            ("[[tenants]]\nname = \"default\"\nquota = \"5GiB\"", "quota = { max = \"5GiB\" }"),
+            (
+                "[server]\nlisten = \"127.0.0.1\"",
+                "line 2, column 10 (listen): write ADDRESS:PORT, for example 0.0.0.0:5000",
+            ),
+            ("[server]\nlisten = 5000", "expected one value or a list of them"),
+            ("[limits]\nuploads = \"many\"", "expected a whole number"),
+            ("hot = \"1GiB\"", "expected a section with keys"),
+            ("[collect]\ngrace = \"1m\"", "[collect] grace and lease must be at least 1h"),
+            ("[[rules]]\nidentity = \"ci\"\nmay = \"pull\"", "number 1: an identity begins with its kind: token:ci"),
+        ] {
+            let told = format!("{:#}", load(text, &[]).unwrap_err());
+            assert!(told.contains(said), "{text}: {told}");
+            assert!(!told.contains("Config") && !told.contains("short_spans"), "{told}");
+        }
     }
 
     #[test]
@@ -516,7 +579,7 @@ mod tests {
     fn certificates_may_come_from_the_environment() {
         let environment = [("LARDER_TLS_KEY", "k"), ("LARDER_TLS_CERT", "c"), ("LARDER_TLS_CLIENT_AUTH", "required")];
         let tls = load("", &environment).unwrap().tls.unwrap();
-        assert_eq!((tls.cert.as_path(), tls.key.as_path()), (Path::new("c"), Path::new("k")));
+        assert_eq!((tls.cert, tls.key), (std::path::absolute("c").unwrap(), std::path::absolute("k").unwrap()));
     }
 
     #[test]

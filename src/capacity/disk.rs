@@ -52,7 +52,7 @@ impl Capacity {
     }
 
     pub(super) fn fits_share(&self, wanted: &Wanted, space: Space) -> Result<()> {
-        let max = self.config.scopes.share.of(space.total);
+        let max = self.config.scope_limits().share.of(space.total);
         if wanted.tenant.is_scope() && self.usage.of_scopes() > max {
             return Err(Error::ScopesFull { max });
         }
@@ -147,6 +147,6 @@ impl Capacity {
 
     /// Bytes of the disk that scopes may hold together; nothing where there is no disk.
     pub(super) fn share_of_scopes(&self) -> Option<u64> {
-        Some(self.config.scopes.share.of(self.space()?.total))
+        Some(self.config.scope_limits().share.of(self.space()?.total))
     }
 }

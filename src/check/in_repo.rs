@@ -65,11 +65,14 @@ impl At<'_> {
                 found.extend(self.found(Problem::ReferrerMissing(entry)));
             }
         }
-        let rule = self.look.config.rule(self.repo);
-        if rule.is_some_and(|rule| rule.sparse) && !parsed.cache {
+        let (sparse, views) = self
+            .look
+            .config
+            .with_rule(self.repo, |rule| (rule.is_some_and(|rule| rule.sparse), rule.is_none_or(|rule| rule.views)));
+        if sparse && !parsed.cache {
             return Ok(found);
         }
-        let views = parsed.cache && rule.is_none_or(|rule| rule.views);
+        let views = parsed.cache && views;
         found.extend(self.blobs_of(&parsed, views).await?);
         for child in &parsed.children {
             found.extend(self.missing_manifest(child).await?);

@@ -58,6 +58,8 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What a bucket is like.
 pub const TRAITS: Traits = Traits { remote: true, shared: true, page_cached: false, may_flip_bits: true };
+/// Where the SDK logs, in its own types, of each place that has no credentials.
+pub const SDK_LOG_TARGET: &str = "aws_config";
 /// Our own corner of the bucket, outside the key space: no key component begins with a dot at the top.
 const PRIVATE: &str = ".larder/";
 /// Keys deleted at the same time.

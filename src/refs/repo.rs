@@ -2,7 +2,6 @@
 
 use super::service::Refs;
 use crate::access::{Delete, Permit, Pull, Push};
-use crate::config::RepositoryConfig;
 use crate::content::{Content, Eraser, Reader, Writer};
 use crate::deadline::Deadline;
 use crate::digest::Digest;
@@ -98,19 +97,14 @@ impl Repo {
         self.until(Deadline::of_each_call())
     }
 
-    /// The configuration of the repository, where it has one.
-    pub fn rule(&self) -> Option<&RepositoryConfig> {
-        self.content().config().rule(self.name())
-    }
-
     /// Whether cache tags of the repository serve views.
     pub fn has_views(&self) -> bool {
-        self.rule().is_none_or(|rule| rule.views)
+        self.content().config().with_rule(self.name(), |rule| rule.is_none_or(|rule| rule.views))
     }
 
     /// Whether manifests may name content that is not here.
     pub fn is_sparse(&self) -> bool {
-        self.rule().is_some_and(|rule| rule.sparse)
+        self.content().config().with_rule(self.name(), |rule| rule.is_some_and(|rule| rule.sparse))
     }
 
     /// The key of a manifest of this tenant.

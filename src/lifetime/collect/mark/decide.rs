@@ -47,8 +47,11 @@ impl Mark<'_> {
             let repo = &roots[first].id.repo;
             let same = roots[first..].iter().take_while(|next| next.id.repo == *repo).count();
             let group: Vec<&Root> = roots[first..first + same].iter().collect();
-            let rules = self.collector.refs.config().rule(repo).map_or(&[][..], |rule| &rule.retain);
-            for (at, reason) in policy::retired(&group, rules, self.now) {
+            let retired = self.collector.refs.config().with_rule(repo, |rule| {
+                let policies = rule.map_or(&[][..], |rule| &rule.retain);
+                policy::retired(&group, policies, self.now)
+            });
+            for (at, reason) in retired {
                 if gone.insert(first + at) {
                     self.let_go(tenant, &roots[first + at], reason, report);
                 }
@@ -92,7 +95,7 @@ impl Mark<'_> {
     /// How long a scope has not been used, in seconds, when that is long enough for all of it to go.
     fn abandoned(&self, tenant: &Tenant, repos: &BTreeMap<RepoName, RepoListing>) -> Option<u64> {
         let newest = repos.values().flat_map(RepoListing::times).max().filter(|_| tenant.is_scope())?;
-        let max_age = self.collector.refs.config().scopes.max_age.get();
+        let max_age = self.collector.refs.config().scope_limits().max_age.get();
         passed(newest, self.now, max_age).then(|| self.now.duration_since(newest).unwrap_or_default().as_secs())
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::config::RepositoryConfig;
 use crate::content::condemned::fingerprint;
 use crate::digest::Digest;
 use crate::error::Result;
@@ -71,7 +72,8 @@ impl Mark<'_> {
 
     /// Whether a rule lets a root never go. Whoever writes to a scope chooses its tags, so scopes have none.
     pub(super) fn is_protected(&self, tenant: &Tenant, root: &Root) -> bool {
-        let rules = self.collector.refs.config().rule(&root.id.repo).map_or(&[][..], |rule| &rule.retain);
-        !tenant.is_scope() && policy::is_protected(rules, root)
+        let is_protected =
+            |rule: Option<&RepositoryConfig>| policy::is_protected(rule.map_or(&[][..], |rule| &rule.retain), root);
+        !tenant.is_scope() && self.collector.refs.config().with_rule(&root.id.repo, is_protected)
     }
 }
