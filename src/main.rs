@@ -8,11 +8,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use futures::FutureExt;
 use larder::app::reload::{Reload, hangups};
 use larder::app::{self, App};
-use larder::config::Config;
+use larder::config::{Config, ListenAddress};
 use larder::doors::listen::{self, Listener};
 use larder::systemd::{self, SystemdState};
 use tokio::net::TcpListener;
@@ -64,7 +65,7 @@ enum Command {
     },
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
-    /// Print the manual page (roff), or write that of each command to a folder.
+    /// Print the manual page (roff), or write that of each command to a folder, which is created if it is missing.
     Man {
         /// Where to write larder.1, larder-serve.1 and so on.
         #[arg(value_name = "FOLDER")]
@@ -136,9 +137,10 @@ struct CollectStore {
 struct Serve {
     #[command(flatten)]
     place: StoreArgs,
-    /// Address to listen on, instead of those in the configuration. May be given several times.
+    /// Address to listen on, instead of those in the configuration: also NAME:PORT, or :PORT for all IPv4 addresses. May be
+    /// given several times.
     #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: Vec<SocketAddr>,
+    listen: Vec<ListenAddress>,
 }
 
 impl StoreArgs {
@@ -148,7 +150,7 @@ impl StoreArgs {
             if config.store.s3.is_some() {
                 anyhow::bail!("--store names a folder, but the configuration has [store.s3]: use one of them");
             }
-            config.store.path = path.clone();
+            config.store.path = std::path::absolute(path)?;
         }
         Ok(config)
     }
@@ -185,12 +187,10 @@ fn main() -> ExitCode {
             let allowed = source.load().and_then(|config| test.run(config));
             allowed.map(|allowed| if allowed { ExitCode::SUCCESS } else { ExitCode::from(3) })
         }
-        Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|config| {
-            config.ignored().iter().for_each(|what| eprintln!("{what}"));
-            config.doubts().iter().for_each(|doubt| eprintln!("{doubt}"));
-            println!("valid");
-            ExitCode::SUCCESS
-        }),
+        Command::Config { command: ConfigCommand::Check(source) } => source
+            .load()
+            .and_then(|config| cli::config::check(config, source.config.is_some()))
+            .map(|()| ExitCode::SUCCESS),
     };
     match done {
         Ok(code) => code,
@@ -203,7 +203,11 @@ fn main() -> ExitCode {
 
 fn man(folder: Option<&Path>) -> anyhow::Result<()> {
     match folder {
-        Some(folder) => clap_mangen::generate_to(Cli::command(), folder)?,
+        Some(folder) => {
+            let failed = || format!("cannot write manual pages to {}", folder.display());
+            std::fs::create_dir_all(folder).with_context(failed)?;
+            clap_mangen::generate_to(Cli::command(), folder).with_context(failed)?;
+        }
         None => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?,
     }
     Ok(())
@@ -213,7 +217,7 @@ impl Serve {
     fn load(&self) -> anyhow::Result<Config> {
         let mut config = self.place.load()?;
         if !self.listen.is_empty() {
-            config.server.listen = self.listen.clone();
+            config.server.listen = ListenAddress::all(self.listen.clone());
         }
         Ok(config)
     }

@@ -48,6 +48,11 @@ impl Gc {
                 let query = [("dry_run", if self.dry_run { "true" } else { "false" })];
                 let mut last = None;
                 let server = OpenServer::of(&config).await?;
+                // On standard error: it is no part of the report.
+                eprintln!(
+                    "the server at {} has the store open and collects: its configuration counts, not that of this command",
+                    server.url()
+                );
                 let order = server.order("/api/gc", &query, |told: CollectionMessage| last = Some(told));
                 progress.during("the server collects", order).await?;
                 last

@@ -3,6 +3,7 @@
 mod ask;
 pub mod bench;
 pub mod check;
+pub mod config;
 mod docker;
 pub mod gc;
 pub mod inspect;
@@ -11,6 +12,7 @@ pub mod log;
 pub mod login;
 pub mod ls;
 pub mod policy;
+mod reach;
 mod show;
 pub mod status;
 pub mod token;
