@@ -40,6 +40,7 @@ use crate::store::Store;
 use crate::{error, trace};
 
 pub use crate::check::Depth;
+pub use crate::objects::s3::SDK_LOG_TARGET;
 
 /// A server that has not begun to listen.
 #[derive(Clone)]

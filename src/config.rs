@@ -7,9 +7,13 @@
 mod auth;
 mod collect;
 mod complaint;
+mod doubts;
 mod environment;
+mod forms;
 mod ingredients;
+mod live;
 mod network;
+mod paths;
 mod pattern;
 mod policies;
 mod store;
@@ -28,13 +32,14 @@ use serde::de::IgnoredAny;
 
 use complaint::{complaint, complaint_of_value};
 use environment::{Meant, meant_by, overlay};
+use forms::one_or_many;
 
 pub use auth::{AuthConfig, Challenge, IssuerConfig, Label, RuleConfig, TokenConfig, TokenHash};
 pub use collect::{CollectConfig, GRAIN, RetainConfig};
 pub use ingredients::Ingredients;
-pub use network::{HostName, Network, PublicUrl};
+pub use network::{HostName, ListenAddress, Network, PublicUrl};
 pub use pattern::{Glob, Pattern, ScopeTemplate, Template};
-pub use policies::{ReplacedPolicies, policies_of_file};
+pub use policies::policies_of_file;
 pub use store::{Checksum, Redirect, S3Config, Secret, StoreConfig};
 pub use tenants::{DiskShare, Quota, ScopesConfig, TenantConfig};
 pub use tls::{ClientAuth, TlsConfig};
@@ -55,7 +60,7 @@ pub struct Config {
     /// Whose JWTs are taken.
     pub issuers: Vec<IssuerConfig>,
     /// Groups of identities, by name: a rule with the identity `group:<name>` is for all of them.
-    #[serde(deserialize_with = "auth::many_each")]
+    #[serde(deserialize_with = "forms::many_each")]
     pub groups: BTreeMap<String, Vec<Glob>>,
     /// Who may do what. What no rule allows is denied.
     pub rules: Vec<RuleConfig>,
@@ -65,27 +70,30 @@ pub struct Config {
     /// Tenants; of those that have a pattern for a repository, it belongs to the first.
     pub tenants: Vec<TenantConfig>,
     pub scopes: ScopesConfig,
-    /// Policies that a reload has put in the place of those above.
-    #[serde(skip)]
-    pub replaced: ReplacedPolicies,
     /// Variables of the environment that begin with `LARDER_` and name no section.
     #[serde(skip)]
     pub unknown_variables: Vec<String>,
+    #[serde(skip)]
+    reloaded: live::ReloadedSettings,
 }
 
 /// Where clients find the server.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerConfig {
     /// Addresses to listen on, IPv4 or IPv6: with TLS where `[tls]` is configured.
+    #[serde(deserialize_with = "network::listen")]
     pub listen: Vec<SocketAddr>,
     /// Addresses to listen on without TLS, beside those of `listen`.
+    #[serde(deserialize_with = "network::listen")]
     pub listen_plain: Vec<SocketAddr>,
     /// How clients reach the server, when they cannot be told by the address that they ask: `https://cache.example.com`.
     pub public_url: Option<PublicUrl>,
     /// Names by which browsers may reach the server, beside that of `public_url`, `localhost` and addresses.
+    #[serde(deserialize_with = "one_or_many")]
     pub hosts: Vec<HostName>,
     /// Proxies whose `X-Forwarded-…` headers are believed.
+    #[serde(deserialize_with = "one_or_many")]
     pub trusted_proxies: Vec<Network>,
     /// How long requests may go on after SIGTERM before they are cut.
     pub drain: Span,
@@ -105,7 +113,7 @@ impl Default for ServerConfig {
 }
 
 /// The in-memory layer in front of the store.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HotConfig {
     /// Memory for immutable bytes.
@@ -124,7 +132,7 @@ impl Default for HotConfig {
 }
 
 /// The bounds.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
     /// Open connections. Further ones wait in the kernel's queue.
@@ -159,7 +167,7 @@ impl Default for LimitsConfig {
 }
 
 /// What is logged, and how.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     pub format: LogFormat,
@@ -193,7 +201,7 @@ pub struct RepositoryConfig {
     #[serde(default = "yes")]
     pub views: bool,
     /// Which tags stay.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "one_or_many")]
     pub retain: Vec<RetainConfig>,
 }
 
@@ -205,15 +213,18 @@ fn yes() -> bool {
 }
 
 impl Config {
-    /// Reads the file, when one is given, and lays the environment over it.
+    /// Reads the file, when one is given, and lays the environment over it. All paths become absolute: relative ones that
+    /// are written in the file begin at its folder, all others at the working directory.
     pub fn load(file: Option<&Path>, environment: impl Iterator<Item = (String, String)>) -> anyhow::Result<Config> {
-        let mut table = toml::Table::new();
+        let (mut table, mut rule_lines) = (toml::Table::new(), Vec::new());
         if let Some(path) = file {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
             // Checked by itself first: only here are line numbers known.
             let invalid = |error| anyhow!("{} is not valid: {}", path.display(), complaint(&error, &text));
             let _: Config = toml::from_str(&text).map_err(invalid)?;
             table = toml::from_str(&text).map_err(invalid)?;
+            paths::from_folder_of(path, &mut table)?;
+            rule_lines = complaint::lines_of(&text, "[[rules]]");
         }
         let mut unknown_variables = Vec::new();
         for (name, value) in environment {
@@ -229,8 +240,13 @@ impl Config {
         })?;
         unknown_variables.sort_unstable();
         config.unknown_variables = unknown_variables;
+        // Where a rule is written in another way, none has a line.
+        if rule_lines.len() == config.rules.len() {
+            config.rules.iter_mut().zip(rule_lines).for_each(|(rule, line)| rule.line = Some(line));
+        }
         config.expand_groups()?;
         config.check()?;
+        paths::make_absolute(&mut config)?;
         Ok(config)
     }
 
@@ -344,7 +360,7 @@ mod tests {
     fn nothing_at_all_is_a_valid_configuration() {
         let config = Config::load(None, std::iter::empty()).unwrap();
         assert_eq!(config.server.listen, ["127.0.0.1:5000".parse().unwrap()]);
-        assert_eq!(config.store.path, Path::new("larder-data"));
+        assert_eq!(config.store.path, std::env::current_dir().unwrap().join("larder-data"));
     }
 
     #[test]
@@ -360,7 +376,6 @@ mod tests {
     fn no_error_shows_a_secret() {
         for (line, slip) in [
             (2, "[auth]\nsigning_keys = [\"S\", 5]"),
-            (2, "[auth]\nsigning_keys = \"S\""),
             (2, "[auth]\nsigning_keys = S"),
             (2, "[auth]\nsigning_keys = [\"S]"),
             (2, "[auth]\nsigning_key = [\"S\"]"),
@@ -384,7 +399,6 @@ mod tests {
             }
         }
         for (name, value) in [
-            ("LARDER_AUTH_SIGNING_KEYS", SECRET),
             ("LARDER_AUTH_SIGNING_KEYS", "[\"HUSH\", 5]"),
             ("LARDER_STORE_S3_SECRET_ACCES_KEY", SECRET),
             ("LARDER_TOKENS_HASH", SECRET),
@@ -431,6 +445,58 @@ mod tests {
         assert_eq!(config.server.listen.len(), 2);
         assert_eq!(config.limits.connections, 7);
         assert_eq!(config.limits.body_idle.get(), Duration::from_secs(300));
+    }
+
+    #[test]
+    fn one_value_is_taken_where_a_list_is_meant() {
+        let file = r#"
+            [server]
+            listen = "127.0.0.1:5001"
+            hosts = "larder.internal"
+            trusted_proxies = "10.0.0.0/8"
+            [auth]
+            signing_keys = "0123456789012345678901234567890123456789"
+            metrics = "token:ci"
+            [[tenants]]
+            name = "a"
+            repositories = "a/**"
+            [[repositories]]
+            pattern = "a/**"
+            retain = { tags = "pr-*", newest = 3 }
+            [[rules]]
+            identity = "anonymous"
+            claims = { ref = "main" }
+            may = "pull"
+            tags = "v*"
+        "#;
+        let config = load(file, &[]).unwrap();
+        assert_eq!(config.server.listen, ["127.0.0.1:5001".parse().unwrap()]);
+        assert_eq!(
+            (config.rules[0].may.len(), config.repositories[0].retain.len(), config.rules[0].line),
+            (1, 1, Some(15))
+        );
+        let config = load(file, &[("LARDER_SERVER_LISTEN", "0.0.0.0:5000")]).unwrap();
+        assert_eq!(config.server.listen, ["0.0.0.0:5000".parse().unwrap()]);
+    }
+
+    #[test]
+    fn what_a_value_should_be_is_said_in_words() {
+        for (text, said) in [
+            ("[[tenants]]\nname = \"default\"\nquota = \"5GiB\"", "quota = { max = \"5GiB\" }"),
+            (
+                "[server]\nlisten = \"127.0.0.1\"",
+                "line 2, column 10 (listen): write ADDRESS:PORT, for example 0.0.0.0:5000",
+            ),
+            ("[server]\nlisten = 5000", "expected one value or a list of them"),
+            ("[limits]\nuploads = \"many\"", "expected a whole number"),
+            ("hot = \"1GiB\"", "expected a section with keys"),
+            ("[collect]\ngrace = \"1m\"", "[collect] grace and lease must be at least 1h"),
+            ("[[rules]]\nidentity = \"ci\"\nmay = \"pull\"", "number 1: an identity begins with its kind: token:ci"),
+        ] {
+            let told = format!("{:#}", load(text, &[]).unwrap_err());
+            assert!(told.contains(said), "{text}: {told}");
+            assert!(!told.contains("Config") && !told.contains("short_spans"), "{told}");
+        }
     }
 
     #[test]
@@ -520,7 +586,7 @@ mod tests {
     fn certificates_may_come_from_the_environment() {
         let environment = [("LARDER_TLS_KEY", "k"), ("LARDER_TLS_CERT", "c"), ("LARDER_TLS_CLIENT_AUTH", "required")];
         let tls = load("", &environment).unwrap().tls.unwrap();
-        assert_eq!((tls.cert.as_path(), tls.key.as_path()), (Path::new("c"), Path::new("k")));
+        assert_eq!((tls.cert, tls.key), (std::path::absolute("c").unwrap(), std::path::absolute("k").unwrap()));
     }
 
     #[test]

@@ -8,12 +8,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use cli::banner::{self, ListenAddress};
+use cli::banner::{self, BoundAddress};
 use futures::FutureExt;
 use larder::app::reload::{Reload, hangups};
 use larder::app::{self, Stop};
-use larder::config::{Config, LogFormat};
+use larder::config::{Config, ListenAddress, LogFormat};
 use larder::doors::listen::{self, Listener};
 use larder::systemd::{self, SystemdState};
 use tokio::net::TcpListener;
@@ -70,7 +71,7 @@ enum Command {
     },
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
-    /// Print the manual page (roff), or write that of each command to a folder.
+    /// Print the manual page (roff), or write that of each command to a folder, which is created if it is missing.
     Man {
         /// Where to write larder.1, larder-serve.1 and so on.
         #[arg(value_name = "FOLDER")]
@@ -148,9 +149,10 @@ struct CollectStore {
 struct Serve {
     #[command(flatten)]
     place: StoreArgs,
-    /// Address to listen on, instead of those in the configuration. May be given several times.
+    /// Address to listen on, instead of those in the configuration: also NAME:PORT, or :PORT for all IPv4 addresses. May be
+    /// given several times.
     #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: Vec<SocketAddr>,
+    listen: Vec<ListenAddress>,
 }
 
 impl StoreArgs {
@@ -160,7 +162,7 @@ impl StoreArgs {
             if config.store.s3.is_some() {
                 anyhow::bail!("--store names a folder, but the configuration has [store.s3]: use one of them");
             }
-            config.store.path = path.clone();
+            config.store.path = std::path::absolute(path)?;
         }
         Ok(config)
     }
@@ -201,12 +203,10 @@ fn main() -> ExitCode {
             let allowed = source.load().and_then(|config| test.run(config));
             allowed.map(|allowed| if allowed { ExitCode::SUCCESS } else { ExitCode::from(3) })
         }
-        Command::Config { command: ConfigCommand::Check(source) } => source.load().map(|config| {
-            config.ignored().iter().for_each(|what| eprintln!("{what}"));
-            config.doubts().iter().for_each(|doubt| eprintln!("{doubt}"));
-            println!("valid");
-            ExitCode::SUCCESS
-        }),
+        Command::Config { command: ConfigCommand::Check(source) } => source
+            .load()
+            .and_then(|config| cli::config::check(config, source.config.is_some()))
+            .map(|()| ExitCode::SUCCESS),
     };
     match done {
         Ok(code) => code,
@@ -219,7 +219,11 @@ fn main() -> ExitCode {
 
 fn man(folder: Option<&Path>) -> anyhow::Result<()> {
     match folder {
-        Some(folder) => clap_mangen::generate_to(Cli::command(), folder)?,
+        Some(folder) => {
+            let failed = || format!("cannot write manual pages to {}", folder.display());
+            std::fs::create_dir_all(folder).with_context(failed)?;
+            clap_mangen::generate_to(Cli::command(), folder).with_context(failed)?;
+        }
         None => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?,
     }
     Ok(())
@@ -229,7 +233,7 @@ impl Serve {
     fn load(&self) -> anyhow::Result<Config> {
         let mut config = self.place.load()?;
         if !self.listen.is_empty() {
-            config.server.listen = self.listen.clone();
+            config.server.listen = ListenAddress::all(self.listen.clone());
         }
         Ok(config)
     }
@@ -313,12 +317,12 @@ fn raise_file_limit() {
 /// all that the server writes.
 fn announce(config: &Config, listeners: &[Listener]) -> anyhow::Result<()> {
     let address =
-        |listener: &Listener| Ok(ListenAddress { address: listener.socket.local_addr()?, plain: listener.plain });
+        |listener: &Listener| Ok(BoundAddress { address: listener.socket.local_addr()?, plain: listener.plain });
     let listening = listeners.iter().map(address).collect::<anyhow::Result<Vec<_>>>()?;
     if config.log.format == LogFormat::Text {
         println!("{}", banner::banner(config, &listening));
     }
-    let addresses: Vec<String> = listening.iter().map(ListenAddress::url).collect();
+    let addresses: Vec<String> = listening.iter().map(BoundAddress::url).collect();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         addresses = addresses.join(" "),

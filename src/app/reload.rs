@@ -20,8 +20,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 pub struct Reload<L> {
     gate: Arc<Gate>,
     store: Store,
-    /// The configuration of the server.
-    running: Arc<Config>,
+    /// As it was at the start, with what was reloaded since.
+    config: Arc<Config>,
     /// Reads the configuration as it was read at the start.
     load: L,
     /// The file that it is in, where it is in one.
@@ -51,9 +51,8 @@ pub fn hangups() -> std::io::Result<Signal> {
 
 impl<L: Fn() -> anyhow::Result<Config>> Reload<L> {
     pub fn new(app: &App, load: L, file: Option<PathBuf>, hangups: Signal) -> Reload<L> {
-        let (gate, store) = (app.gate.clone(), app.store.clone());
-        let running = app.config.clone();
-        let mut reload = Reload { gate, store, running, load, file, hangups, files: Vec::new(), seen: Vec::new() };
+        let (gate, store, config) = (app.gate.clone(), app.store.clone(), app.config.clone());
+        let mut reload = Reload { gate, store, config, load, file, hangups, files: Vec::new(), seen: Vec::new() };
         reload.watch(&app.config);
         reload
     }
@@ -98,11 +97,11 @@ impl<L: Fn() -> anyhow::Result<Config> + Send + 'static> Job for Reload<L> {
         let config = (self.load)().map_err(failed)?;
         let key = signing_key(&self.store, &config).await.map_err(failed)?;
         self.gate.reload(&config, key).map_err(failed)?;
-        self.running.replace_policies(&config);
-        warn_of_rules(&config);
-        for what in self.running.needs_restart(&config) {
-            tracing::warn!("not reloaded: {what}");
+        self.config.adopt(&config);
+        for what in self.config.needs_restart(&config) {
+            tracing::warn!(what, "configuration has changed and needs a restart to take effect");
         }
+        warn_of_rules(&config);
         self.watch(&config);
         Ok(Done::Did("reloaded users, tokens, issuers, rules, certificates, quotas and policies".to_string()))
     }

@@ -15,15 +15,17 @@ use crate::config::{ClientAuth, TlsConfig};
 /// Reads all files again.
 pub fn load(config: &TlsConfig) -> anyhow::Result<Arc<ServerConfig>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let chain = certificates(&config.cert)?;
-    let key = PrivateKeyDer::from_pem_file(&config.key)
-        .with_context(|| format!("[tls] {} has no private key", config.key.display()))?;
+    let chain = certificates(&config.cert).context("[tls] cert")?;
+    let pem = std::fs::read(&config.key).with_context(|| format!("[tls] key: cannot read {}", config.key.display()))?;
+    // The parser's error could quote the key.
+    let key = PrivateKeyDer::from_pem_slice(&pem).ok();
+    let key = key.with_context(|| format!("[tls] key: {} has no private key (PEM)", config.key.display()))?;
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let builder = match &config.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let mut roots = RootCertStore::empty();
-            for certificate in certificates(path)? {
+            for certificate in certificates(path).context("[tls] client_ca")? {
                 roots.add(certificate).with_context(|| format!("[tls] {} is no CA", path.display()))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
@@ -41,8 +43,9 @@ pub fn load(config: &TlsConfig) -> anyhow::Result<Arc<ServerConfig>> {
 
 /// All certificates of a file, of which there must be one at least.
 pub fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
-    let found = read().with_context(|| format!("{} has no certificates", path.display()))?;
+    let pem = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    let found = found.with_context(|| format!("{} has no certificates", path.display()))?;
     anyhow::ensure!(!found.is_empty(), "{} has no certificates", path.display());
     Ok(found)
 }

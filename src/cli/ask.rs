@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
-use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::docker;
-use super::login::{address, client};
+use super::reach::{Unreached, WrittenServer, client};
 
 /// Where the server is.
 #[derive(Args, Clone)]
@@ -31,21 +31,50 @@ pub struct Trust {
 
 /// A server to ask.
 pub struct AskedServer {
+    /// What docker calls it.
+    host: String,
     base: String,
     client: Client,
     credentials: Option<(String, String)>,
+    may_be_told_secrets: bool,
 }
 
 impl AskedAddress {
-    pub fn asked(&self) -> anyhow::Result<AskedServer> {
-        AskedServer::of(&self.server, self.trust.ca.as_deref())
+    pub async fn asked(&self) -> anyhow::Result<AskedServer> {
+        AskedServer::of(&self.server, self.trust.ca.as_deref()).await
     }
 }
 
 impl AskedServer {
-    pub fn of(server: &str, ca: Option<&Path>) -> anyhow::Result<AskedServer> {
-        let (base, host) = address(server);
-        Ok(AskedServer { base, client: client(ca)?, credentials: docker::credentials(host) })
+    /// Finds out whether the server speaks TLS, before it learns any credentials.
+    pub async fn of(server: &str, ca: Option<&Path>) -> anyhow::Result<AskedServer> {
+        let (client, written) = (client(ca)?, WrittenServer::parse(server)?);
+        let transport = written.find_out(&client).await?;
+        let asked = AskedServer {
+            host: written.host.to_string(),
+            base: written.url(transport),
+            client,
+            credentials: docker::credentials(written.host),
+            may_be_told_secrets: written.may_be_told_secrets(transport),
+        };
+        if asked.credentials.is_some() {
+            asked.admit_secrets()?;
+        }
+        Ok(asked)
+    }
+
+    /// What docker calls the server.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// An error where a secret would cross a network in the clear, and the user has not said that it may.
+    pub fn admit_secrets(&self) -> anyhow::Result<()> {
+        let host = &self.host;
+        if !self.may_be_told_secrets {
+            bail!("{host} speaks plain HTTP: write http://{host} to send credentials without TLS");
+        }
+        Ok(())
     }
 
     /// The password that docker's configuration has for the server.
@@ -59,32 +88,53 @@ impl AskedServer {
         self.client.request(method, url)
     }
 
-    /// A request to a path, or to an address that the server has told.
+    /// A request to a path, or to an address that the server has told. At another server it shows nothing.
     pub fn request(&self, method: Method, at: &str) -> RequestBuilder {
         let request = self.anonymous_request(method, at);
-        match &self.credentials {
+        let ours = at.strip_prefix(&self.base).map_or(at, |path| path).starts_with('/');
+        match self.credentials.as_ref().filter(|_| ours) {
             Some((user, password)) => request.basic_auth(user, Some(password)),
             None => request,
         }
     }
 
+    /// Sends a request. The error says in a sentence why there is no answer.
+    pub async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        request.send().await.map_err(|error| anyhow!("{}", Unreached::of(&self.host, &error)))
+    }
+
+    /// What a refusal means, by its status and its body.
+    pub fn refusal(&self, status: StatusCode, body: &str) -> anyhow::Error {
+        let answer: Value = serde_json::from_str(body).unwrap_or_default();
+        let said = answer["errors"][0]["message"].as_str();
+        let host = &self.host;
+        match (status, &self.credentials) {
+            (StatusCode::UNAUTHORIZED, None) => {
+                anyhow!("{host} wants credentials: docker login {host} (looked in {})", docker::looked_in(host))
+            }
+            (StatusCode::UNAUTHORIZED, Some(_)) => {
+                let said = said.unwrap_or("unauthorized");
+                anyhow!("{host} does not accept the credentials of {}: {said}", docker::looked_in(host))
+            }
+            _ => said.map_or_else(|| anyhow!("{host} answered {status}"), |said| anyhow!("{said}")),
+        }
+    }
+
     /// What the JSON from a path says.
     pub async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<T> {
-        let sent = self.request(Method::GET, path).query(query).send().await;
-        let response = sent.with_context(|| format!("no larder answers at {}", self.base))?;
+        let response = self.send(self.request(Method::GET, path).query(query)).await?;
         let status = response.status();
-        let text = response.text().await?;
-        let answer: Value = serde_json::from_str(&text).with_context(|| format!("{} answered {status}", self.base))?;
+        let text = response.text().await.map_err(|error| anyhow!("{}", Unreached::of(&self.host, &error)))?;
         if !status.is_success() {
-            bail!("{}", answer["errors"][0]["message"].as_str().unwrap_or("refused"));
+            return Err(self.refusal(status, &text));
         }
-        serde_json::from_value(answer).with_context(|| format!("{} is of another version", self.base))
+        let answer: Value = serde_json::from_str(&text).with_context(|| format!("{} is no larder", self.host))?;
+        serde_json::from_value(answer).with_context(|| format!("{} is of another version", self.host))
     }
 
     /// Whether the server says that it can be used, and what it says.
     pub async fn ready(&self) -> anyhow::Result<(bool, String)> {
-        let sent = self.request(Method::GET, "/readyz").send().await;
-        let response = sent.with_context(|| format!("no larder answers at {}", self.base))?;
+        let response = self.send(self.request(Method::GET, "/readyz")).await?;
         let ready = response.status() == StatusCode::OK;
         Ok((ready, response.text().await?.trim().to_string()))
     }

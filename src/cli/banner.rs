@@ -8,13 +8,13 @@ use larder::paste::BuilderRoute;
 
 /// An address on which the server listens.
 #[derive(Clone, Copy)]
-pub struct ListenAddress {
+pub struct BoundAddress {
     pub address: SocketAddr,
     /// Without TLS.
     pub plain: bool,
 }
 
-impl ListenAddress {
+impl BoundAddress {
     pub fn url(&self) -> String {
         format!("{}://{}", if self.plain { "http" } else { "https" }, self.address)
     }
@@ -45,8 +45,8 @@ pub fn store(config: &Config) -> String {
 }
 
 /// All of it.
-pub fn banner(config: &Config, listening: &[ListenAddress]) -> String {
-    let urls: Vec<String> = listening.iter().map(ListenAddress::url).collect();
+pub fn banner(config: &Config, listening: &[BoundAddress]) -> String {
+    let urls: Vec<String> = listening.iter().map(BoundAddress::url).collect();
     let mut out = format!(
         "larder {}\n  address    {}\n  store      {}\n  hot layer  {} of memory\n",
         env!("CARGO_PKG_VERSION"),
@@ -59,13 +59,13 @@ pub fn banner(config: &Config, listening: &[ListenAddress]) -> String {
         remote(&mut out, config, "A builder on any host:", name, scheme == "http");
         return out;
     }
-    let here = listening.iter().find_map(ListenAddress::on_loopback);
+    let here = listening.iter().find_map(BoundAddress::on_loopback);
     if let Some(here) = here {
         out.push_str("\nA builder on this host:\n");
         let route = BuilderRoute { name: &here.to_string(), plain: true, closed: config.is_closed() };
         paste(&mut out, route.on_this_host());
     }
-    let is_remote = |one: &&ListenAddress| !one.address.ip().is_loopback();
+    let is_remote = |one: &&BoundAddress| !one.address.ip().is_loopback();
     // With TLS, if there is any: it is what others should use.
     let beyond = listening.iter().filter(is_remote).min_by_key(|one| one.plain);
     if let Some(shown) = beyond.or(listening.first()) {
@@ -106,7 +106,7 @@ mod tests {
     fn shown(toml: &str, listening: &[(&str, bool)]) -> String {
         let config: Config = toml::from_str(toml).unwrap();
         let address =
-            |(address, plain): &(&str, bool)| ListenAddress { address: address.parse().unwrap(), plain: *plain };
+            |(address, plain): &(&str, bool)| BoundAddress { address: address.parse().unwrap(), plain: *plain };
         banner(&config, &listening.iter().map(address).collect::<Vec<_>>())
     }
 

@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use futures::{StreamExt, TryStreamExt, stream};
 use larder::digest::Digest;
-use reqwest::{Method, RequestBuilder};
+use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
 use super::ask::{AskedAddress, AskedServer};
@@ -63,7 +63,7 @@ impl Bench {
             bail!("that is more than the {} that one run sends at most", bytes(BYTES_MAX));
         }
         let repo = format!("{}/{:012x}", self.repo, rand::random::<u64>() >> 16);
-        let run = BenchRun { asked: Arc::new(self.server.asked()?), repo, jobs: self.jobs as usize };
+        let run = BenchRun { asked: Arc::new(self.server.asked().await?), repo, jobs: self.jobs as usize };
         let mut progress = ProgressLine::new(self.json);
         let layers = layers(self.layers, usize::try_from(size)?);
         let all: Vec<&(Digest, Bytes)> = layers.iter().collect();
@@ -146,22 +146,22 @@ impl BenchRun {
 
     /// As builders do: POST, then one PUT.
     async fn push(&self, digest: &Digest, bytes: &Bytes) -> anyhow::Result<u64> {
-        let begun = self.request(Method::POST, "/blobs/uploads/").header("content-length", "0").send().await?;
-        let begun = good(begun).await?;
+        let begin = self.request(Method::POST, "/blobs/uploads/").header("content-length", "0");
+        let begun = self.good(begin).await?;
         let location = begun.headers().get("location").and_then(|at| at.to_str().ok()).context("no Location")?;
         let separator = if location.contains('?') { '&' } else { '?' };
         let put = self.asked.request(Method::PUT, &format!("{location}{separator}digest={digest}")).body(bytes.clone());
-        good(put.send().await?).await?;
+        self.good(put).await?;
         Ok(bytes.len() as u64)
     }
 
     async fn ask(&self, digest: &Digest) -> anyhow::Result<u64> {
-        good(self.request(Method::HEAD, &format!("/blobs/{digest}")).send().await?).await?;
+        self.good(self.request(Method::HEAD, &format!("/blobs/{digest}"))).await?;
         Ok(0)
     }
 
     async fn pull(&self, digest: &Digest) -> anyhow::Result<u64> {
-        let mut answer = good(self.request(Method::GET, &format!("/blobs/{digest}")).send().await?).await?;
+        let mut answer = self.good(self.request(Method::GET, &format!("/blobs/{digest}"))).await?;
         let mut bytes = 0;
         while let Some(piece) = answer.chunk().await? {
             bytes += piece.len() as u64;
@@ -184,21 +184,23 @@ impl BenchRun {
         .to_string();
         let put = self.request(Method::PUT, "/manifests/run").header("content-type", MANIFEST);
         let digest = Digest::sha256(manifest.as_bytes());
-        good(put.body(manifest).send().await?).await?;
+        self.good(put.body(manifest)).await?;
         Ok(digest)
     }
 
     async fn delete(&self, manifest: &Digest) -> anyhow::Result<()> {
-        good(self.request(Method::DELETE, &format!("/manifests/{manifest}")).send().await?).await.map(drop)
+        self.good(self.request(Method::DELETE, &format!("/manifests/{manifest}"))).await.map(drop)
     }
-}
 
-async fn good(response: reqwest::Response) -> anyhow::Result<reqwest::Response> {
-    let status = response.status();
-    if status.is_success() {
-        return Ok(response);
+    /// The answer to a request, where it is done.
+    async fn good(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        let response = self.asked.send(request).await?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        Err(self.asked.refusal(status, &response.text().await.unwrap_or_default()))
     }
-    bail!("the server answered {status}: {}", response.text().await.unwrap_or_default())
 }
 
 /// The time within which `percent` of the requests were done. They are in order.

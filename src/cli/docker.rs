@@ -32,6 +32,15 @@ pub fn credentials(host: &str) -> Option<(String, String)> {
     Some((name.to_string(), password.to_string()))
 }
 
+/// Where credentials for a registry are looked for, for people.
+pub fn looked_in(host: &str) -> String {
+    let Ok(path) = path() else { return "no file: there is no home folder, and DOCKER_CONFIG is not set".to_string() };
+    let config = read().unwrap_or_default();
+    let helper = config["credsStore"].is_string() || config["credHelpers"][host].is_string();
+    let unasked = if helper { "; its credential helpers are not asked" } else { "" };
+    format!("{}{unasked}", path.display())
+}
+
 /// Keeps name and password for a registry, readable for this user alone. Returns where.
 pub fn keep(host: &str, name: &str, password: &str) -> anyhow::Result<PathBuf> {
     use std::io::Write;

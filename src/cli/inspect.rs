@@ -33,7 +33,7 @@ impl Inspect {
             bail!("{} is not HOST:PORT/REPOSITORY:TAG", self.reference);
         };
         let server = format!("{scheme}{host}");
-        let (asked, query) = (AskedServer::of(&server, self.ca.as_deref())?, [("ref", name)]);
+        let (asked, query) = (AskedServer::of(&server, self.ca.as_deref()).await?, [("ref", name)]);
         if self.json {
             println!("{}", serde_json::to_string_pretty(&asked.get::<Value>("/api/inspect", &query).await?)?);
         } else {

@@ -1,9 +1,11 @@
 //! Orders to the server that owns a store: the answer comes as lines of JSON.
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use larder::config::Config;
 use larder::operator::Operator;
 use serde::de::DeserializeOwned;
+
+use super::reach::Unreached;
 
 /// The server that has this store open.
 pub struct OpenServer {
@@ -31,6 +33,7 @@ impl OpenServer {
         bail!("the store in {path} is in use, but its server does not answer")
     }
 
+    /// Where it answers.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -44,7 +47,8 @@ impl OpenServer {
         mut each: impl FnMut(T),
     ) -> anyhow::Result<()> {
         let request = self.client.post(format!("{}{path}", self.url)).query(query).body(body);
-        let mut response = request.bearer_auth(self.operator.token.expose()).send().await?;
+        let sent = request.bearer_auth(self.operator.token.expose()).send().await;
+        let mut response = sent.map_err(|error| anyhow!("{}", Unreached::of(&self.url, &error)))?;
         if !response.status().is_success() {
             let (status, text) = (response.status(), response.text().await?);
             bail!("{} answered {status}: {text}", self.url);

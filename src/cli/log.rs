@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fmt::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use larder::app::SDK_LOG_TARGET;
 use larder::config::{LogConfig, LogFormat};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -15,6 +16,11 @@ use tracing_subscriber::registry::LookupSpan;
 pub fn start(config: &LogConfig) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&config.filter)
         .map_err(|error| anyhow::anyhow!("[log] filter: {error}"))?;
+    // Where no place has credentials, the SDK says so of each in its own types; the error of the call says it in words.
+    let filter = match config.filter.contains(SDK_LOG_TARGET) {
+        true => filter,
+        false => filter.add_directive(format!("{SDK_LOG_TARGET}=error").parse()?),
+    };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.format {
         LogFormat::Text if std::io::IsTerminal::is_terminal(&std::io::stderr()) => builder.with_ansi(true).init(),

@@ -42,7 +42,7 @@ impl ListCommand {
         let scheme = self.place.find("://").map_or(0, |at| at + "://".len());
         let end = self.place[scheme..].find('/').map_or(self.place.len(), |at| scheme + at);
         let (server, repo) = self.place.split_at(end);
-        let asked = AskedServer::of(server, self.trust.ca.as_deref())?;
+        let asked = AskedServer::of(server, self.trust.ca.as_deref()).await?;
         let (repo, search) = (repo.trim_matches('/'), self.search.as_deref().unwrap_or_default());
         if !repo.is_empty() && !search.is_empty() {
             bail!("--search looks through all repositories: give the server alone");

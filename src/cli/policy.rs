@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use larder::access::{Access, Tags, Verb};
-use larder::auth::{Gate, Identity, parse_label};
+use larder::auth::{Gate, Identity, IdentitySource, parse_label};
 use larder::config::Config;
 
 /// Asks the rules.
@@ -23,6 +23,22 @@ pub struct PolicyTest {
     reference: String,
 }
 
+/// What the configuration lacks for any caller to be this one.
+fn lacking(config: &Config, identity: &Identity) -> Option<String> {
+    let name = &identity.name;
+    let is_token = || config.tokens.iter().any(|token| token.name.as_str() == name);
+    let is_issuer = || config.issuers.iter().any(|issuer| issuer.name.as_str() == name);
+    match identity.source {
+        IdentitySource::Token if !is_token() => Some(format!("token {name}")),
+        IdentitySource::Oidc if !is_issuer() => Some(format!("issuer {name}")),
+        IdentitySource::User if config.auth.htpasswd.is_none() => Some("htpasswd".to_string()),
+        IdentitySource::Cert if config.tls.as_ref().is_none_or(|tls| tls.client_ca.is_none()) => {
+            Some("client_ca".to_string())
+        }
+        _ => None,
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum VerbArg {
     Pull,
@@ -31,20 +47,27 @@ enum VerbArg {
 }
 
 impl PolicyTest {
-    /// Prints what each rule says; returns whether he may.
+    /// Prints what each rule says; returns whether the caller may.
     pub fn run(self, config: Config) -> anyhow::Result<bool> {
         let identity = self.identity()?;
         let access = self.access()?;
         config.doubts().iter().for_each(|doubt| eprintln!("larder: {doubt}"));
+        let lacking = lacking(&config, &identity);
+        let lines: Vec<Option<usize>> = config.rules.iter().map(|rule| rule.line).collect();
         let gate = Gate::open(Arc::new(config), None)?;
         let (allowed, rules) = gate.explain(&identity, &access);
+        if let Some(what) = lacking {
+            println!("there is no {what} in the configuration");
+        }
         if gate.is_open() {
             println!("nothing is configured: everybody may do everything");
         }
-        for (number, rule) in rules.iter().enumerate() {
+        for (at, rule) in rules.iter().enumerate() {
+            let line = lines.get(at).copied().flatten().map(|line| format!(", line {line}")).unwrap_or_default();
+            let name = format!("rule {}{line}:", at + 1);
             match rule {
-                Ok(()) => println!("rule {:<3} allows it", number + 1),
-                Err(mismatch) => println!("rule {:<3} {mismatch}", number + 1),
+                Ok(()) => println!("{name:<20} allows it"),
+                Err(mismatch) => println!("{name:<20} {mismatch}"),
             }
         }
         println!(
@@ -53,8 +76,10 @@ impl PolicyTest {
             access.verb.as_str(),
             self.reference
         );
-        // Nobody writes where he is denied for want of a scope, and the rule has said so.
-        let Ok((tenant, parents)) = gate.lineage(&identity, &access.repo) else { return Ok(allowed) };
+        if !allowed {
+            return Ok(false);
+        }
+        let Ok((tenant, parents)) = gate.lineage(&identity, &access.repo) else { return Ok(true) };
         println!("writes to {tenant}{}", if tenant.is_scope() { ", a scope" } else { "" });
         if !parents.is_empty() {
             let names: Vec<String> = parents.iter().map(ToString::to_string).collect();

@@ -29,7 +29,7 @@ const NOT_READY: u8 = 3;
 
 impl StatusCommand {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let asked = self.server.asked()?;
+        let asked = self.server.asked().await?;
         let (ready, said) = asked.ready().await?;
         // Nothing where the caller may not administer, or the server is an older one.
         let jobs: Option<RunningJobs> = asked.get("/api/jobs", &[]).await.ok();

@@ -48,7 +48,8 @@ pub struct Revoke {
 
 impl Revoke {
     pub async fn run(self) -> anyhow::Result<()> {
-        let server = self.server.asked()?;
+        let server = self.server.asked().await?;
+        server.admit_secrets()?;
         let token = match &self.token_file {
             Some(path) if path.as_os_str() == "-" => std::io::read_to_string(std::io::stdin())?,
             Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?,
@@ -61,8 +62,8 @@ impl Revoke {
 }
 
 async fn revoke(server: &AskedServer, token: &str) -> anyhow::Result<()> {
-    let sent = server.anonymous_request(Method::POST, "/token/revoke").form(&[("token", token)]).send().await;
-    let response = sent.context("no larder answers there")?;
+    let request = server.anonymous_request(Method::POST, "/token/revoke").form(&[("token", token)]);
+    let response = server.send(request).await?;
     let status = response.status();
     if status.is_success() {
         return Ok(());

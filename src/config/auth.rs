@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use serde::{Deserialize, Deserializer};
 
+use super::forms::{many_each, one_or_many, some_of_many};
 use super::{Config, Glob, ScopeTemplate, Secret, Span, Template};
 use crate::access::Verb;
 use crate::names::Tenant;
@@ -18,6 +19,7 @@ pub struct AuthConfig {
     pub htpasswd: Option<PathBuf>,
     /// What tokens are signed with: the first signs, all are taken. At least 32 characters each. Without any, one key is
     /// made and kept in the store.
+    #[serde(deserialize_with = "one_or_many")]
     pub signing_keys: Vec<Secret>,
     /// A file with the same, one a line.
     pub signing_keys_file: Option<PathBuf>,
@@ -31,6 +33,7 @@ pub struct AuthConfig {
     pub failed_logins: u32,
     /// Patterns of the identities that may read `/metrics`, beside those who may administer. Without, everybody may, and
     /// nobody is asked.
+    #[serde(deserialize_with = "some_of_many")]
     pub metrics: Option<Vec<Glob>>,
 }
 
@@ -165,6 +168,7 @@ pub struct RuleConfig {
     /// Each of these claims must match one of its patterns.
     #[serde(default, deserialize_with = "many_each")]
     pub claims: BTreeMap<String, Vec<Glob>>,
+    #[serde(deserialize_with = "one_or_many")]
     pub may: Vec<Verb>,
     /// Patterns of repositories; a claim may be part of one. All of them by default.
     #[serde(default = "everything", deserialize_with = "one_or_many")]
@@ -183,6 +187,9 @@ pub struct RuleConfig {
     /// missing for is left out.
     #[serde(default, deserialize_with = "one_or_many")]
     pub parents: Vec<ScopeTemplate>,
+    /// The line of the file in which it begins, where that is known.
+    #[serde(skip)]
+    pub line: Option<usize>,
 }
 
 fn tenant<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Tenant>, D::Error> {
@@ -191,37 +198,6 @@ fn tenant<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Tenant>, D::Error
 
 fn everything() -> Vec<Template> {
     Template::try_from("**".to_string()).into_iter().collect()
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany<T> {
-    One(T),
-    Many(Vec<T>),
-}
-
-impl<T> From<OneOrMany<T>> for Vec<T> {
-    fn from(written: OneOrMany<T>) -> Vec<T> {
-        match written {
-            OneOrMany::One(one) => vec![one],
-            OneOrMany::Many(many) => many,
-        }
-    }
-}
-
-/// Takes a text as well as a list of texts, and keeps what each type says of a bad one.
-fn one_or_many<'de, D, T>(from: D) -> Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: TryFrom<String, Error: std::fmt::Display>,
-{
-    let texts: Vec<String> = OneOrMany::deserialize(from)?.into();
-    texts.into_iter().map(|text| T::try_from(text).map_err(serde::de::Error::custom)).collect()
-}
-
-pub(super) fn many_each<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Vec<Glob>>, D::Error> {
-    let written = BTreeMap::<String, OneOrMany<Glob>>::deserialize(from)?;
-    Ok(written.into_iter().map(|(claim, patterns)| (claim, patterns.into())).collect())
 }
 
 /// What the identity of a group begins with.
@@ -271,27 +247,6 @@ impl Config {
         tls.chain(issuers).chain(auth).flatten().map(PathBuf::as_path).collect()
     }
 
-    /// What an operator may not have meant: scopes whose claims a caller of the rule may lack: it denies these.
-    pub fn doubts(&self) -> Vec<String> {
-        let rules = self.rules.iter().enumerate();
-        let unsure = rules.flat_map(|(number, rule)| {
-            let claims = rule.scope.iter().flat_map(ScopeTemplate::claims);
-            let named = move |claim: &&str| {
-                let by_repositories =
-                    rule.repositories.iter().all(|template| template.claims().any(|name| name == *claim));
-                rule.claims.contains_key(*claim) || by_repositories
-            };
-            claims.filter(move |claim| !named(claim)).map(move |claim| (number + 1, claim))
-        });
-        let doubt = |(number, claim)| {
-            format!(
-                "[[rules]] number {number}: its scope needs the claim {claim}, which neither its claims nor its repositories \
-                 require: the rule denies callers without it"
-            )
-        };
-        unsure.map(doubt).collect()
-    }
-
     /// The keys that tokens are signed with, where they are configured.
     pub fn signing_keys(&self) -> anyhow::Result<Vec<Secret>> {
         let mut keys = self.auth.signing_keys.clone();
@@ -305,6 +260,24 @@ impl Config {
         }
         Ok(keys)
     }
+}
+
+/// What identities begin with, but that of who has not logged in.
+pub(super) const IDENTITY_KINDS: [&str; 4] = ["token:", "user:", "oidc:", "cert:"];
+/// Without the pattern: what is in the wrong place may be a token.
+const NO_IDENTITY: &str = "an identity begins with its kind: token:ci, user:alice, oidc:github, cert:builder-*; or it is anonymous, \
+                           or * for all that have logged in";
+
+/// Whether a pattern can match any identity.
+fn can_be_identity(pattern: &Glob) -> bool {
+    pattern.as_str() == "anonymous" || IDENTITY_KINDS.iter().any(|kind| can_match_kind(pattern, kind))
+}
+
+/// Whether a pattern can match an identity of this kind.
+pub(super) fn can_match_kind(pattern: &Glob, kind: &str) -> bool {
+    let head = pattern.as_str().split('*').next().unwrap_or_default();
+    let is_open = head.len() < pattern.as_str().len();
+    (is_open && kind.starts_with(head)) || head.strip_prefix(kind).is_some_and(|name| is_open || !name.is_empty())
 }
 
 /// What only the whole can show.
@@ -333,12 +306,18 @@ pub(super) fn check(config: &Config) -> anyhow::Result<()> {
         if rule.identity.is_empty() || rule.may.is_empty() || rule.repositories.is_empty() {
             bail!("[[rules]] number {}: identity, may and repositories must name something", number + 1);
         }
+        if !rule.identity.iter().all(can_be_identity) {
+            bail!("[[rules]] number {}: {NO_IDENTITY}", number + 1);
+        }
         if rule.scope.is_none() && !rule.parents.is_empty() {
             bail!("[[rules]] number {}: parents need a scope", number + 1);
         }
         if rule.scope.is_some() && rule.may.contains(&Verb::Admin) {
             bail!("[[rules]] number {}: a rule with a scope must not allow admin", number + 1);
         }
+    }
+    if !config.auth.metrics.iter().flatten().all(can_be_identity) {
+        bail!("[auth] metrics: {NO_IDENTITY}");
     }
     if config.auth.failed_logins == 0 {
         bail!("[auth] failed_logins must be at least 1");
@@ -393,7 +372,9 @@ mod tests {
     fn a_scope_whose_claim_may_be_missing_is_doubted() {
         let doubts = |more: &str| {
             let rule = "[[rules]]\nidentity = \"oidc:a\"\nmay = [\"push\"]\nscope = \"{repository}@{head_ref}\"\n";
-            parse(&format!("[[rules]]\nidentity = \"*\"\nmay = [\"pull\"]\n{rule}{more}")).unwrap().doubts().join("\n")
+            let issuer = "[[issuers]]\nname = \"a\"\nissuer = \"https://a\"\naudience = \"a\"\n";
+            let text = format!("{issuer}[[rules]]\nidentity = \"*\"\nmay = [\"pull\"]\n{rule}{more}");
+            parse(&text).unwrap().doubts().join("\n")
         };
         let both = doubts("");
         assert!(both.contains("number 2") && both.contains("repository") && both.contains("head_ref"), "{both}");

@@ -23,7 +23,7 @@ pub const GRAIN: Duration = Duration::from_secs(2);
 const POLLS: u32 = 8;
 
 /// When the store is collected, and how long things stay.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CollectConfig {
     /// This server collects. All servers of a bucket may; one is enough.
@@ -67,7 +67,7 @@ impl Default for CollectConfig {
 impl CollectConfig {
     pub(super) fn check(&self) -> anyhow::Result<()> {
         if !self.short_spans && (self.grace.get() < SPAN_MIN || self.lease.get() < SPAN_MIN) {
-            bail!("[collect] grace and lease must be at least 1h (short_spans = true allows less, for tests)");
+            bail!("[collect] grace and lease must be at least 1h");
         }
         if self.snapshot_age() * 4 > self.grace.get() {
             bail!("[collect] snapshot_age must be at most a quarter of grace");

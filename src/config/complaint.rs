@@ -19,6 +19,12 @@ pub fn complaint(error: &Error, text: &str) -> String {
     format!("line {line}, column {column}{key}: {message}")
 }
 
+/// The lines of a text that hold a heading, beginning with 1.
+pub fn lines_of(text: &str, heading: &str) -> Vec<usize> {
+    let is_heading = |line: &str| line.split('#').next().is_some_and(|line| line.trim() == heading);
+    text.lines().enumerate().filter(|(_, line)| is_heading(line)).map(|(at, _)| at + 1).collect()
+}
+
 /// The key that a line sets, or the section that it begins.
 fn key_of(line: &str) -> Option<&str> {
     let line = line.trim();
@@ -41,12 +47,24 @@ fn without_values(message: &str) -> String {
         if let Some((found, expected)) = message.strip_prefix(of).and_then(|rest| rest.rsplit_once(", expected ")) {
             // "string \"…\"", "integer `5`": a kind, and the value in quotes.
             let kind = found.split(['"', '`', '\'']).next().unwrap_or_default().trim_end();
-            return format!("{of}{kind}, expected {expected}");
+            return format!("{of}{kind}, expected {}", in_words(expected));
         }
     }
     match message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) {
         Some((key, rest)) if !is_key(key) => format!("unknown field{rest}"),
         _ => message.to_string(),
+    }
+}
+
+/// What serde expected, without the names of types of the program.
+fn in_words(expected: &str) -> &str {
+    match expected {
+        "a sequence" => "a list",
+        "a map" => "a table",
+        "usize" | "u64" | "u32" | "u16" | "i64" => "a whole number",
+        "f64" => "a number",
+        _ if expected.starts_with("struct ") => "a section with keys",
+        _ => expected,
     }
 }
 
@@ -82,11 +100,18 @@ mod tests {
     #[test]
     fn a_message_keeps_its_words_and_loses_its_values() {
         for (message, told) in [
-            ("invalid type: string \"S\", expected a sequence", "invalid type: string, expected a sequence"),
-            ("invalid type: string \"S, expected x\", expected a map", "invalid type: string, expected a map"),
+            ("invalid type: string \"S\", expected a sequence", "invalid type: string, expected a list"),
+            ("invalid type: string \"S, expected x\", expected a map", "invalid type: string, expected a table"),
             ("invalid type: integer `5`, expected a string", "invalid type: integer, expected a string"),
-            ("invalid type: floating point `1.5`, expected u32", "invalid type: floating point, expected u32"),
+            (
+                "invalid type: floating point `1.5`, expected u32",
+                "invalid type: floating point, expected a whole number",
+            ),
             ("invalid value: string \"S`\", expected a path", "invalid value: string, expected a path"),
+            (
+                "invalid type: string \"S\", expected struct HotConfig",
+                "invalid type: string, expected a section with keys",
+            ),
             ("invalid type: map, expected a string", "invalid type: map, expected a string"),
             ("unknown field `conections`, expected `x`", "unknown field `conections`, expected `x`"),
             ("unknown field `Skey+/=`, expected `x`", "unknown field, expected `x`"),

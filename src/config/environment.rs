@@ -78,8 +78,9 @@ const NESTED: [(&str, &str); 1] = [("store", "s3")];
 pub fn overlay(table: &mut toml::Table, name: &str, (section, key): (&str, &str), value: &str) -> anyhow::Result<()> {
     let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut parsed| parsed.remove("v"));
     let text = toml::Value::String(value.to_string());
-    // A bucket may be called `2026`, which is a number in TOML.
-    let attempts = parsed.into_iter().chain([text]);
+    // A bucket may be called `2026`, which is a number in TOML. A list is meant as one.
+    let text = (!parsed.as_ref().is_some_and(toml::Value::is_array)).then_some(text);
+    let attempts = parsed.into_iter().chain(text);
     let mut refused = None;
     for value in attempts {
         let mut changed = table.get(section).cloned().unwrap_or_else(|| toml::Value::Table(toml::Table::new()));

@@ -6,7 +6,7 @@ macro_rules! ingredients {
     ($($name:ident),*) => {
         /// The parts that make a collection safe.
         #[doc(hidden)]
-        #[derive(Clone, Copy, Debug)]
+        #[derive(Clone, Copy, Debug, PartialEq)]
         pub struct Ingredients {
             $(#[cfg(feature = "mutations")] pub $name: bool,)*
         }

@@ -1,9 +1,69 @@
 //! Where the server stands in a network.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+
+use super::forms::one_or_many;
+
+/// Where to listen: `ADDRESS:PORT`, `NAME:PORT`, or `:PORT` for all IPv4 addresses of the host. A name may have several
+/// addresses; at least one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ListenAddress(Vec<SocketAddr>);
+
+/// Without what was written: the error may be of a line that was meant for another key.
+const NO_LISTEN_ADDRESS: &str = "write ADDRESS:PORT, for example 0.0.0.0:5000";
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ListenAddress, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(ListenAddress(vec![address]));
+        }
+        let split = text.rsplit_once(':').and_then(|(name, port)| Some((name, port.parse::<u16>().ok()?)));
+        let Some((name, port)) = split.filter(|(name, _)| !name.contains([':', '/'])) else {
+            return Err(NO_LISTEN_ADDRESS.to_string());
+        };
+        if name.is_empty() {
+            return Ok(ListenAddress(vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))]));
+        }
+        let found: Vec<SocketAddr> = (name, port).to_socket_addrs().map_or(Vec::new(), Iterator::collect);
+        if found.is_empty() {
+            return Err(format!("the name before the port cannot be resolved: {NO_LISTEN_ADDRESS}"));
+        }
+        Ok(ListenAddress(found))
+    }
+}
+
+impl TryFrom<String> for ListenAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<ListenAddress, String> {
+        text.parse()
+    }
+}
+
+impl ListenAddress {
+    /// All addresses of several, each once.
+    pub fn all(written: Vec<ListenAddress>) -> Vec<SocketAddr> {
+        let mut all = Vec::new();
+        for address in written.into_iter().flat_map(|written| written.0) {
+            if address.port() == 0 || !all.contains(&address) {
+                all.push(address);
+            }
+        }
+        all
+    }
+}
+
+/// Takes one address to listen on, or a list of them.
+pub(super) fn listen<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SocketAddr>, D::Error> {
+    one_or_many(from).map(ListenAddress::all)
+}
 
 /// A range of addresses: `10.0.0.0/8`, `::1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -82,6 +142,26 @@ impl HostName {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_to_listen_on_is_an_address_or_a_name_with_a_port() {
+        for (text, first) in [
+            ("127.0.0.1:5000", "127.0.0.1:5000"),
+            ("[::1]:5000", "[::1]:5000"),
+            (":5000", "0.0.0.0:5000"),
+            ("0.0.0.0:0", "0.0.0.0:0"),
+        ] {
+            assert_eq!(text.parse::<ListenAddress>().unwrap().0, [first.parse().unwrap()], "{text}");
+        }
+        let local = "localhost:7250".parse::<ListenAddress>().unwrap();
+        assert!(local.0.iter().all(|address| address.ip().is_loopback() && address.port() == 7250), "{local:?}");
+        for bad in ["127.0.0.1", "5000", "::1", "localhost", "localhost:70000", "http://a:5000", "", ":", "::1:5000"] {
+            let error = bad.parse::<ListenAddress>().unwrap_err();
+            assert_eq!(error, "write ADDRESS:PORT, for example 0.0.0.0:5000", "{bad}");
+        }
+        let twice = ["127.0.0.1:5000", "127.0.0.1:5000"].map(|text| text.parse().unwrap());
+        assert_eq!(ListenAddress::all(twice.to_vec()).len(), 1);
+    }
 
     #[test]
     fn a_network_holds_its_addresses_and_no_others() {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::{Obsolete, Span};
 
 /// Where the bytes are kept.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "StoreSection")]
 pub struct StoreConfig {
     /// Folder of the filesystem store, where there is no bucket.
@@ -64,7 +64,7 @@ impl TryFrom<StoreSection> for StoreConfig {
 }
 
 /// A bucket of S3, or of anything that speaks its protocol.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct S3Config {
     pub bucket: String,
@@ -201,8 +201,9 @@ pub enum Redirect {
     ColdLarge,
 }
 
-/// A text that shows up nowhere.
-#[derive(Clone, Deserialize)]
+/// A text that shows up nowhere. The comparison is for configurations, and takes a time that tells of the text: what a
+/// caller has sent is compared in constant time.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 

@@ -4,6 +4,7 @@ use anyhow::bail;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
+use super::forms::one_or_many;
 use super::{Config, Pattern, Span};
 use crate::names::{InvalidName, RepoName, Tenant};
 
@@ -15,7 +16,7 @@ pub struct TenantConfig {
     pub name: Tenant,
     /// Repositories that match any of these, and none of a tenant before, are the tenant's. What matches nowhere is of
     /// the tenant `default`, which needs no patterns.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "one_or_many")]
     pub repositories: Vec<Pattern>,
     #[serde(default)]
     pub quota: Quota,
@@ -92,7 +93,7 @@ const LOW_PERCENT: u64 = 90;
 
 /// `quota` as it is written.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table, as in quota = { max = \"5GiB\" }")]
 struct QuotaSection {
     max: Option<ByteSize>,
     high: Option<ByteSize>,

@@ -80,8 +80,32 @@ pub enum OpenFolderError {
     InUse(PathBuf),
     #[error("{0} is not on a case-sensitive filesystem, but tags are case-sensitive: use another filesystem")]
     CaseInsensitive(PathBuf),
-    #[error("cannot open the store in {0}: {1}")]
-    Io(PathBuf, #[source] io::Error),
+    #[error(
+        "cannot open the store in {0}: permission denied for uid {uid}: give the folder to that user (chown {uid}), or choose \
+         another one (--store, [store] path)",
+        uid = rustix::process::geteuid().as_raw()
+    )]
+    Permission(PathBuf),
+    /// With the error in its text, so that it is no source: chains of causes would have it twice.
+    #[error("cannot open the store in {folder}: {error}", folder = .0.display(), error = in_words(.1))]
+    Io(PathBuf, io::Error),
+}
+
+/// An I/O error without the number of the system, where the kind says it all.
+fn in_words(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(_) if error.kind().to_string() != "uncategorized error" => error.kind().to_string(),
+        _ => error.to_string(),
+    }
+}
+
+impl OpenFolderError {
+    fn of(folder: &Path, error: io::Error) -> OpenFolderError {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => OpenFolderError::Permission(folder.to_path_buf()),
+            _ => OpenFolderError::Io(folder.to_path_buf(), error),
+        }
+    }
 }
 
 impl FsObjects {
@@ -91,7 +115,7 @@ impl FsObjects {
     }
 
     fn open_with(root: &Path, sync_folder: SyncFolder) -> std::result::Result<FsObjects, OpenFolderError> {
-        let failed = |error| OpenFolderError::Io(root.to_path_buf(), error);
+        let failed = |error| OpenFolderError::of(root, error);
         make_private(root).map_err(failed)?;
         let root = root.canonicalize().map_err(failed)?;
         let (private, tmp) = (root.join(PRIVATE), root.join(PRIVATE).join("tmp"));

@@ -59,6 +59,8 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Properties of a bucket.
 pub const TRAITS: Traits = Traits { remote: true, shared: true, page_cached: false, may_flip_bits: true };
+/// The log target of the SDK, which logs, in its own types, each place that has no credentials.
+pub const SDK_LOG_TARGET: &str = "aws_config";
 /// Larder's own prefix in the bucket, outside the key space: no key begins with a dot.
 const PRIVATE: &str = ".larder/";
 /// Delete requests in flight at the same time.

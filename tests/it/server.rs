@@ -1,6 +1,7 @@
 //! The server as a process on a network.
 
 pub mod binary;
+mod messages;
 mod systemd;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};

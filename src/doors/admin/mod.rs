@@ -15,8 +15,9 @@ use crate::access::{Pull, Tags};
 use crate::deadline::Deadline;
 use crate::doors::Doors;
 use crate::doors::kit::admit::{admit, admit_operator, refused};
+use crate::doors::kit::nearby::unknown_tag;
 use crate::doors::kit::origin::RequestOrigin;
-use crate::doors::kit::refusal::Refusal;
+use crate::doors::kit::refusal::{Refusal, RefusalKind};
 use crate::error::Error;
 use crate::names::{InvalidName, RepoName, Tag};
 
@@ -82,6 +83,9 @@ pub async fn inspect(State(doors): State<Doors>, Query(asked): Query<Inspected>,
     let repo = doors.store.repo(permit, Deadline::of_each_call());
     match doors.store.caches().inspect(&repo, &tag).await {
         Ok(inspection) => Json(&*inspection).into_response(),
+        Err(Error::ManifestUnknown(_) | Error::RepoUnknown(_)) => {
+            Refusal::from(RefusalKind::ManifestUnknown).told(unknown_tag(&doors, &caller, repo.name(), &tag))
+        }
         Err(error) => Refusal::from(&error).told(error),
     }
 }

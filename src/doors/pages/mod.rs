@@ -134,7 +134,21 @@ impl PageError {
     }
 
     fn unknown(what: impl std::fmt::Display) -> PageError {
-        PageError::new(StatusCode::NOT_FOUND, format!("{what} is unknown"))
+        PageError::missing(format!("{what} is unknown"))
+    }
+
+    fn missing(why: impl ToString) -> PageError {
+        PageError::new(StatusCode::NOT_FOUND, why)
+    }
+
+    /// The heading of the page that says so.
+    fn title(&self) -> &'static str {
+        match self.status {
+            StatusCode::UNAUTHORIZED => "Log in to see this page",
+            StatusCode::FORBIDDEN => "You may not see this page",
+            StatusCode::NOT_FOUND => "Nothing here",
+            _ => "No page",
+        }
     }
 }
 
@@ -170,7 +184,7 @@ impl ContentNegotiation {
     fn refuse(&self, error: PageError) -> Response {
         let mut response = match self.json {
             true => Json(json!({ "errors": [{ "message": error.why }] })).into_response(),
-            false => html(frame::page("No page", &frame::refused(&error.why))),
+            false => html(frame::page(error.title(), &frame::refused(&error.why))),
         };
         *response.status_mut() = error.status;
         if let Some(challenge) = error.challenge {

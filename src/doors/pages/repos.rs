@@ -238,7 +238,7 @@ pub fn one(doors: &Doors, visible: &Visibility<'_>, name: &str, wanted: RepoQuer
     let repo: RepoName = name.parse().map_err(|_| PageError::unknown(name))?;
     let tenant = visible.tenant_of(&repo)?;
     let tags = doors.store.stock().look(&tenant, |repos| repos.get(&repo).cloned());
-    let tags = tags.ok_or_else(|| PageError::unknown(&repo))?;
+    let tags = tags.ok_or_else(|| PageError::missing(visible.unknown_repo(&repo)))?;
     let mut tags: Vec<TagRow> = tags
         .into_iter()
         .filter(|(tag, _)| visible.can_see_tag(&tenant, &repo, tag))

@@ -50,7 +50,7 @@ pub async fn gather(doors: &Doors, visible: &Visibility<'_>, repo: &str, tag: &s
     let tenant = permit.tenant().clone();
     let repo = doors.store.repo(permit, Deadline::of_each_call());
     let failed = |error: Error| match Refusal::from(&error).status {
-        StatusCode::NOT_FOUND => PageError::unknown(&name),
+        StatusCode::NOT_FOUND => PageError::missing(visible.unknown_tag(repo.name(), &tag)),
         status => PageError::new(status, error),
     };
     let inspection = (*doors.store.caches().inspect(&repo, &tag).await.map_err(failed)?).clone();

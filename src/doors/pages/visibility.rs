@@ -8,6 +8,7 @@ use crate::auth::{AuthError, Caller};
 use crate::config::Challenge;
 use crate::doors::Doors;
 use crate::doors::kit::audit::Note;
+use crate::doors::kit::nearby;
 use crate::doors::kit::origin::RequestOrigin;
 use crate::doors::kit::refusal::Refusal;
 use crate::names::{RepoName, Tag, Tenant};
@@ -101,6 +102,16 @@ impl Visibility<'_> {
     /// The tenant whose repository it is for the caller.
     pub fn tenant_of(&self, repo: &RepoName) -> Result<Tenant, PageError> {
         Ok(self.admit(repo, Tags::None)?.tenant().clone())
+    }
+
+    /// What to say of a tag that is not there.
+    pub fn unknown_tag(&self, repo: &RepoName, tag: &Tag) -> String {
+        nearby::unknown_tag(self.doors, &self.caller, repo, tag)
+    }
+
+    /// What to say of a repository that is not there.
+    pub fn unknown_repo(&self, repo: &RepoName) -> String {
+        nearby::unknown_repo(self.doors, &self.caller, repo)
     }
 
     fn admit(&self, repo: &RepoName, tags: Tags) -> Result<Permit<Pull>, PageError> {

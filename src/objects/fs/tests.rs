@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::folders::{Folders, SyncFolder, sync_folder};
-use super::{FsObjects, Key, Objects, READ_BYTES, Read, When};
+use super::{FsObjects, Key, Objects, OpenFolderError, READ_BYTES, Read, When};
 
 /// Events of a store, in order: syncs of its folders, by path below the root and with the names in them, and the notes
 /// that a test wrote in between.
@@ -235,4 +235,17 @@ async fn a_large_object_is_read_whole_by_pieces() {
         // All pieces came in one buffer: the only memory that a dropped read leaves to a thread.
         assert_eq!(objects.inner.buffers.drain(), usize::from(size > READ_BYTES), "{size}");
     }
+}
+
+#[test]
+fn a_folder_that_cannot_be_opened_is_told_once_with_what_to_do() {
+    let error = |kind| OpenFolderError::of(Path::new("/srv/ro"), io::Error::from(kind));
+    let uid = rustix::process::geteuid().as_raw();
+    let told = format!("{:#}", anyhow::Error::from(error(io::ErrorKind::PermissionDenied)));
+    assert!(
+        told.contains(&format!("/srv/ro: permission denied for uid {uid}: ")) && told.contains("--store"),
+        "{told}"
+    );
+    let told = format!("{:#}", anyhow::Error::from(error(io::ErrorKind::ReadOnlyFilesystem)));
+    assert_eq!(told, "cannot open the store in /srv/ro: read-only filesystem or storage medium");
 }

@@ -5,7 +5,9 @@
 
 use std::error::Error as StdError;
 use std::fmt::Display;
+use std::io;
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use super::status;
@@ -92,7 +94,7 @@ where
                 text.push_str(&format!("{status} {said}"));
             }
             (Some(status), None) => text.push_str(&format!("{status}")),
-            (None, _) => text.push_str(&causes(error)),
+            (None, _) => text.push_str(&in_words(error).map_or_else(|| causes(error), str::to_string)),
         }
         if let Some(hint) = hint(status, code) {
             text.push_str(&format!(" ({hint})"));
@@ -146,6 +148,28 @@ fn hint(status: Option<u16>, code: Option<&str>) -> Option<&'static str> {
              s3:ListBucket on the bucket"
         }
         _ => return None,
+    })
+}
+
+/// What has kept a call from being sent, where that is a usual case: the SDK's own texts name its types.
+fn in_words(error: &(dyn StdError + 'static)) -> Option<&'static str> {
+    fn source<'e>(error: &&'e (dyn StdError + 'static)) -> Option<&'e (dyn StdError + 'static)> {
+        (*error).source()
+    }
+    let mut causes = std::iter::successors(Some(error), source).take(CAUSES_MAX);
+    causes.find_map(|cause| {
+        if let Some(CredentialsError::CredentialsNotLoaded(_)) = cause.downcast_ref() {
+            return Some(
+                "no credentials: set [store.s3] access_key_id and secret_access_key, or AWS_ACCESS_KEY_ID and \
+                 AWS_SECRET_ACCESS_KEY, or give the host a role",
+            );
+        }
+        match cause.downcast_ref::<io::Error>()?.kind() {
+            io::ErrorKind::ConnectionRefused => {
+                Some("the connection was refused: nothing listens there (correct [store.s3] endpoint)")
+            }
+            _ => None,
+        }
     })
 }
 

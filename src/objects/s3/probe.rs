@@ -21,14 +21,13 @@ pub enum OpenBucketError {
     Credentials(String),
     #[error("no region is configured: set [store.s3] region, or AWS_REGION")]
     Region,
-    #[error("cannot {wish} in {store} at {endpoint}: {source}")]
+    #[error("cannot {wish} in {store} at {endpoint}: {why}")]
     Refused {
         /// The step that failed, in words.
         wish: &'static str,
         store: String,
         endpoint: String,
-        #[source]
-        source: Error,
+        why: String,
     },
     #[error("{store} at {endpoint} cannot be used: {lack}")]
     Lacking { store: String, endpoint: String, lack: &'static str },
@@ -39,13 +38,21 @@ pub(super) fn key() -> Key {
     Key::new(format!("{PRIVATE}probe"))
 }
 
+/// The words of the endpoint. At the start it does not matter whether the error is temporary.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Busy(why) | Error::Backend(why) => why.to_string(),
+        error => error.to_string(),
+    }
+}
+
 /// Proves that objects can be written, read back, listed in order and deleted, each visible at once, and that multipart
 /// uploads can be begun and aborted. Returns whether a conditional create is refused when the object exists.
 pub(super) async fn bucket(objects: &S3Objects, config: &S3Config) -> Result<bool, OpenBucketError> {
     let (store, endpoint) = (config.address(), config.endpoint.clone().unwrap_or_else(|| "Amazon S3".to_string()));
     let refused = |wish: &'static str| {
         let (store, endpoint) = (store.clone(), endpoint.clone());
-        move |source: Error| OpenBucketError::Refused { wish, store, endpoint, source }
+        move |error: Error| OpenBucketError::Refused { wish, store, endpoint, why: reason(&error) }
     };
     let lacking = |lack| OpenBucketError::Lacking { store: store.clone(), endpoint: endpoint.clone(), lack };
     let mark = mark();

@@ -54,7 +54,7 @@ async fn a_slip_beside_a_secret_does_not_put_it_into_the_log() {
         assert!(errors.contains(said), "{said} is not in {errors}");
     }
     // No command prints the values of the environment.
-    let told = run(folder.path(), &["config", "check"], &[("LARDER_AUTH_SIGNING_KEYS", SECRET)]);
+    let told = run(folder.path(), &["config", "check"], &[("LARDER_AUTH_SIGNING_KEYS", &format!("[\"{SECRET}\", 5]"))]);
     assert!(told.contains("LARDER_AUTH_SIGNING_KEYS") && !told.contains("hush"), "{told}");
 }
 
@@ -75,6 +75,6 @@ fn a_rule_whose_scope_some_callers_lack_is_mentioned() {
     assert!(checked.contains(doubt) && checked.contains("valid"), "{checked}");
     let policy = ["policy", "test", "--config", "larder.toml", "--as", "oidc:github", "--claim", "repository=a/b"];
     let told = run(folder.path(), &[&policy[..], &["pull", "a/b/c"]].concat(), &[]);
-    assert!(told.contains(doubt) && told.contains("denied: ") && told.contains("rule 1   has a scope"), "{told}");
+    assert!(told.contains(doubt) && told.contains("denied: ") && told.contains("has a scope"), "{told}");
     assert!(!told.contains("writes to"), "{told}");
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::world::{CONFIG, descriptor, image};
 
 /// The program in a folder, with nothing from outside that would configure it.
-fn larder(folder: &Path, arguments: &[&str]) -> Command {
+pub fn larder(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LARDER_") || name.starts_with("OTEL_")) {
         command.env_remove(name);
@@ -22,7 +22,7 @@ fn larder(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-fn run(folder: &Path, arguments: &[&str]) -> (Output, String) {
+pub fn run(folder: &Path, arguments: &[&str]) -> (Output, String) {
     let output = larder(folder, arguments).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     (output, errors)
@@ -37,7 +37,7 @@ pub struct Process {
 }
 
 impl Process {
-    fn start(folder: &Path, arguments: &[&str]) -> Process {
+    pub fn start(folder: &Path, arguments: &[&str]) -> Process {
         Process::start_in(folder, arguments, &[])
     }
 
@@ -241,10 +241,10 @@ async fn inspect_asks_a_running_server_for_people_and_for_programs() {
     assert_eq!(json["served"]["digest"], digest);
 
     let (unknown, errors) = run(folder.path(), &["inspect", &format!("{host}/app:v2")]);
-    assert!(!unknown.status.success() && errors.contains("v2 is unknown"), "{errors}");
+    assert!(!unknown.status.success() && errors == "larder: app has no tag v2; it has: v1\n", "{errors}");
     assert!(larder.terminate().success());
     let (silent, errors) = run(folder.path(), &["inspect", &format!("{host}/app:v1")]);
-    assert!(!silent.status.success() && errors.contains("no larder answers"), "{errors}");
+    assert!(!silent.status.success() && errors == format!("larder: nothing listens at {host}\n"), "{errors}");
 }
 
 #[tokio::test]
@@ -295,10 +295,13 @@ async fn status_ls_and_bench_ask_a_running_server() {
     assert_eq!((told["jobs"][0]["name"].as_str(), told["jobs"].as_array().unwrap().len()), (Some("reload"), 7));
 
     let (unknown, errors) = run(folder.path(), &["ls", &format!("{host}/none")]);
-    assert!(unknown.status.code() == Some(1) && errors.contains("none is unknown"), "{errors}");
+    assert!(unknown.status.code() == Some(1) && errors.contains("nothing was pushed to none"), "{errors}");
     assert!(larder.terminate().success());
-    let (silent, errors) = run(folder.path(), &["status", &host]);
-    assert!(silent.status.code() == Some(1) && errors.contains("no larder answers"), "{errors}");
+    for command in ["status", "ls", "bench"] {
+        let (silent, errors) = run(folder.path(), &[command, &host]);
+        assert_eq!(silent.status.code(), Some(1));
+        assert_eq!(errors, format!("larder: nothing listens at {host}\n"), "{command}");
+    }
 }
 
 #[test]
@@ -313,7 +316,6 @@ fn shells_and_man_are_told_of_every_command() {
     let (page, _) = run(folder.path(), &["man"]);
     assert!(String::from_utf8(page.stdout).unwrap().contains(".TH larder 1"));
     let pages = folder.path().join("man1");
-    std::fs::create_dir(&pages).unwrap();
     run(folder.path(), &["man", pages.to_str().unwrap()]);
     commands.iter().for_each(|command| assert!(pages.join(format!("larder-{command}.1")).exists(), "{command}"));
     let cli = include_str!("../../../docs/cli.md");
@@ -339,7 +341,10 @@ fn problems(told: &[Value]) -> Vec<(&str, bool)> {
 async fn a_check_asks_the_server_that_has_the_store_or_opens_it_itself() {
     let folder = tempdir().unwrap();
     let (nothing, errors) = run(folder.path(), &["check"]);
-    assert!(nothing.status.code() == Some(1) && errors.contains("there is no store in larder-data"), "{errors}");
+    assert!(
+        nothing.status.code() == Some(1) && errors.contains("there is no store in /") && errors.contains("larder-data"),
+        "{errors}"
+    );
     assert!(!folder.path().join("larder-data").exists());
 
     let mut larder = Process::start(folder.path(), &["serve", "--listen", "127.0.0.1:0"]);
@@ -492,8 +497,5 @@ async fn quotas_and_retention_are_reloaded_and_can_be_tried_before() {
     assert!(larder.terminate().success());
     let errors = larder.errors();
     assert!(errors.contains("quotas and policies"), "{errors}");
-    assert!(
-        errors.contains("not reloaded: [[tenants]] red: its repositories are none until a restart, then red/**"),
-        "{errors}"
-    );
+    assert!(errors.contains("needs a restart") && errors.contains("red"), "{errors}");
 }
