@@ -76,7 +76,7 @@ pub enum AuthError {
     #[error(transparent)]
     Jwt(#[from] Rejected),
     /// The caller may do it, but the token is for something else: another token would do.
-    #[error("token is not for this")]
+    #[error("these credentials do not allow it, others may")]
     Insufficient,
     #[error("{0}")]
     Denied(String),

@@ -12,6 +12,12 @@ axe=${LARDER_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/larder/tools}/share/axe.js
 # Tags that a rule lets go, so that there are evictions to see: when the case collects, not a minute after the start.
 larder_start '[collect]' 'enabled = false' 'grace = "4s"' 'lease = "4s"' 'short_spans = true' \
   '[[repositories]]' 'pattern = "old/**"' 'retain = [{ tags = "*", newest = 1 }]'
+out=${LARDER_ARTEFACTS:-$E2E/../../target/artefacts}/pages
+look() { # pages: URL=NAME
+  python3 "$E2E/lib/browser.py" "$chromium" "$axe" "$out" "$@" >looks.txt || fail "$(cat looks.txt)"
+  note "$(tail -1 looks.txt)"
+}
+look "http://$LARDER/=overview-empty"
 base_push
 ref=$LARDER/team/shop/cache:main
 mapfile -t to < <(cache_to "$ref" mode=max)
@@ -37,10 +43,29 @@ jq -e 'any(.events[]; .deed == "export" and .seconds > 0)' <<<"$overview" >/dev/
   fail "no export has a duration: $(jq -c .events <<<"$overview")"
 jq -e '.evictions | length >= 2' <<<"$overview" >/dev/null || fail "no evictions are shown"
 
-out=${LARDER_ARTEFACTS:-$E2E/../../target/artefacts}/pages
 base=http://$LARDER
-python3 "$E2E/lib/browser.py" "$chromium" "$axe" "$out" \
-  "$base/=overview" "$base/repositories=repositories" "$base/repositories?q=cache=search" \
+look "$base/=overview" "$base/repositories=repositories" "$base/repositories?q=cache=search" \
   "$base/repo/team/shop/cache=repository" "$base/repo/team/shop/cache:main=tag" "$base/repo/$long=long-name" \
-  "$base/evictions=evictions" "$base/repo/no/such=refused" >looks.txt || fail "$(cat looks.txt)"
-note "$(tail -1 looks.txt)"
+  "$base/repo/old/images:three=image" "$base/evictions=evictions" "$base/repo/no/such=refused"
+
+# A quota that is full, and a pull request that has a scope.
+larder=$LARDER
+mapfile -t token < <("$LARDER_BIN" token new pr)
+secret=$(printf '%s\n' "${token[@]}" | sed -n 's/^  \(larder_.*\)/\1/p')
+mapfile -t token < <(printf '%s\n' "${token[@]}" | sed -n '/\[\[tokens\]\]/,$p')
+INSTANCE=full larder_start "${token[@]}" '[[rules]]' 'identity = "anonymous"' 'may = ["pull", "push", "admin"]' \
+  '[[rules]]' 'identity = "token:pr"' 'may = ["pull", "push"]' 'scope = "pull-requests"' \
+  '[[tenants]]' 'name = "default"' 'quota = { max = "10MB" }'
+head -c 4500000 /dev/urandom >payload
+tar -cf layer.tar payload
+crane append --oci-empty-base -f layer.tar -t "$LARDER/app:1" >/dev/null 2>&1
+crane auth login "$LARDER" -u any -p "$secret" >/dev/null 2>&1
+crane append --oci-empty-base -f layer.tar -t "$LARDER/app:2" >/dev/null 2>&1
+crane auth logout "$LARDER" >/dev/null 2>&1
+head -c 4900000 /dev/urandom >payload
+tar -cf layer.tar payload
+crane append --oci-empty-base -f layer.tar -t "$LARDER/app:3" >/dev/null 2>&1
+env "${without[@]}" "$LARDER_BIN" gc --config "$WORK/larder/full/larder.toml" >gc.txt 2>&1
+grep -q 'has to free' gc.txt || fail "gc does not say that the tenant is full: $(cat gc.txt)"
+look "http://$LARDER/=quota-full" "http://$LARDER/scopes=scopes"
+LARDER=$larder

@@ -40,14 +40,14 @@ async fn a_reload_takes_up_quotas_and_names_what_needs_a_restart() {
         tokio::task::yield_now().await;
     }
     let (collected, whose) = run(folder.path(), &["gc", "--dry-run", "--config", "larder.toml"]);
-    assert!(collected.status.success() && whose.contains("its configuration counts"), "{whose}");
+    assert!(collected.status.success() && whose.contains("with the policies of larder.toml"), "{whose}");
     assert!(larder.terminate().success());
     let errors = larder.errors();
     for what in ["[hot]", "repositories of [[tenants]] (of mobile; "] {
         let is_told = |line: &str| line.contains("WARN") && line.contains(what) && line.contains("needs a restart");
         assert!(errors.lines().any(is_told), "{what} is not in {errors}");
     }
-    assert!(errors.contains("quotas and settings of repositories"), "{errors}");
+    assert!(errors.contains("quotas and policies"), "{errors}");
 }
 
 /// Credentials for a server, where docker keeps them.
