@@ -21,6 +21,13 @@ render() { # values-file [options]
 # The Prometheus operator's kinds are not Kubernetes' own.
 readonly NATIVE=(--set "serviceMonitor.enabled=false,prometheusRule.enabled=false")
 
+# The files that the pod's secrets hold: the server reads them when it checks its configuration.
+mkdir -p mounted/tls mounted/clients mounted/bucket
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=larder \
+  -keyout mounted/tls/tls.key -out mounted/tls/tls.crt 2>/dev/null
+cp mounted/tls/tls.crt mounted/clients/ca.crt
+echo key | tee mounted/bucket/access_key_id >mounted/bucket/secret_access_key
+
 kinds=0
 for values in "$DEPLOY/helm/larder/values.yaml" "$DEPLOY"/helm/examples/*.yaml; do
   name=$(basename "$values" .yaml)
@@ -32,7 +39,7 @@ for values in "$DEPLOY/helm/larder/values.yaml" "$DEPLOY"/helm/examples/*.yaml; 
   # The server takes the variables and the file that the chart gives it.
   mkdir -p "server-$name"
   deploylint server "server-$name" <"$name-all.yaml"
-  mapfile -t variables < <(sed "s|^LARDER_CONFIG=.*|LARDER_CONFIG=$PWD/server-$name/larder.toml|" "server-$name/env")
+  mapfile -t variables < <(sed "s|^LARDER_CONFIG=.*|LARDER_CONFIG=$PWD/server-$name/larder.toml|; s|=/etc/larder/|=$PWD/mounted/|" "server-$name/env")
   env "${without[@]}" "${variables[@]}" "$LARDER_BIN" config check >config.log 2>&1 || fail "$name: $(cat config.log)"
   kinds=$((kinds + $(grep -c '^kind:' "$name-all.yaml")))
 done

@@ -47,7 +47,7 @@ ready=$(seconds)
 # The printed lines, word for word. There is no Docker here: `docker buildx` is
 # buildx, and its builders are daemons of this case.
 create=$(sed -n 's/^ *\(docker buildx create .*network=host.*\)/\1/p' banner)
-paste=$(sed -n 's/^ *\(docker buildx build .*\)/\1/p' banner)
+paste=$(sed -n '/^A builder on another/q; s/^ *\(docker buildx build .*\)/\1/p' banner)
 [ -n "$create" ] && [ -n "$paste" ] || fail "no lines to paste in: $(cat banner)"
 grep -qF "$create" "$README" || fail "the README and the server tell different lines"
 cat >bin/docker <<'SH'

@@ -11,7 +11,7 @@ seeded=$LARDER
 
 # A server with TLS and rules, whose lines are pasted. THIS_HOST and the CA are what a reader fills in.
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=larder \
-  -addext subjectAltName=DNS:localhost -keyout key.pem -out ca.pem 2>/dev/null
+  -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE -keyout key.pem -out ca.pem 2>/dev/null
 port=$(free_port)
 larder token new ci >ci.txt
 {
@@ -33,9 +33,10 @@ printf '{"auths":{"localhost:%s":{"auth":"%s"}}}' "$port" "$(printf 'any:%s' "$s
 BUILDER_TOML=$(cat paste/buildkitd.toml)
 builder_start tls
 buildx_use tls
+# The client asks for tokens itself: where it runs, the CA must be known, too.
 for _ in 1 2; do
   builder_prune tls
-  (cd paste && DOCKER_CONFIG=$WORK/docker bash -euo pipefail <(sed -n 's/^ *\(docker buildx build .*\)/\1/p' ../lines))
+  (cd paste && DOCKER_CONFIG=$WORK/docker SSL_CERT_FILE=$WORK/ca.pem bash -euo pipefail <(sed -n 's/^ *\(docker buildx build .*\)/\1/p' ../lines))
 done
 last_build
 assert_all_cached 2
@@ -61,7 +62,7 @@ grep -q 'this port speaks TLS' said || fail "plain HTTP on the port of TLS is to
 stop_process larder-tls INT
 
 # A quota that is full: everything is young, so nothing can go, and each place says so.
-INSTANCE=small larder_start '[[tenants]]' 'name = "default"' 'quota = { max = "20MB" }'
+INSTANCE=small larder_start '[[tenants]]' 'name = "default"' 'quota = { max = "17MB" }'
 config=$WORK/larder/small/larder.toml
 for n in 1 2 3 4 5 6; do
   head -c 4000000 /dev/urandom >payload
