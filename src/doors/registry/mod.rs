@@ -225,7 +225,7 @@ impl Audited {
 /// Classifies a request as a part of a build.
 fn classify(route: &Route, method: &Method, headers: &HeaderMap) -> Option<Part> {
     match route {
-        Route::ReadManifest { reference: Reference::Tag(tag), .. } if resolves(headers) => {
+        Route::ReadManifest { reference: Reference::Tag(tag), .. } if *method == Method::HEAD && resolves(headers) => {
             Some(Part::Lookup(tag.clone()))
         }
         Route::ReadManifest { .. } => Some(Part::Import),
@@ -239,9 +239,12 @@ fn classify(route: &Route, method: &Method, headers: &HeaderMap) -> Option<Part>
     }
 }
 
-/// Whether a manifest is asked for to find out what there is: whoever pushes one asks for its media type alone.
+/// Tells whether a tag is looked up as containerd's resolver does, which BuildKit imports with: it accepts every type of
+/// manifest, and anything else. BuildKit's exports accept the type alone that they are about to push; crane and its kin,
+/// which look before they push as well, accept nothing else.
 fn resolves(headers: &HeaderMap) -> bool {
-    header(headers, ACCEPT).is_some_and(|accept| accept.contains(OCI_MANIFEST) && accept.contains(OCI_INDEX))
+    let parts = [OCI_MANIFEST, OCI_INDEX, "*/*"];
+    header(headers, ACCEPT).is_some_and(|accept| parts.iter().all(|part| accept.contains(part)))
 }
 
 /// What the media type of a config has in it: of a cache, of an image of OCI, of one of Docker.
