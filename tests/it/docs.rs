@@ -198,3 +198,26 @@ fn the_proxy_that_is_documented_waits_as_long_as_the_server() {
         assert!(matches!(minutes[..], [minutes] if minutes * 60 >= idle.as_secs()), "{name}: {minutes:?}");
     }
 }
+
+/// Every line that tells a builder to export a cache keeps the build when the cache cannot be written.
+#[test]
+fn every_documented_export_has_ignore_error() {
+    let mut pages = vec![root().join("README.md"), root().join("docker-compose.yml")];
+    files(&root().join("docs"), "md", &mut pages);
+    files(&root().join("deploy"), "txt", &mut pages);
+    files(&root().join("deploy"), "yaml", &mut pages);
+    let mut exports = 0;
+    for page in pages.iter().filter(|page| !page.ends_with("docs/measurements.md")) {
+        let text = fs::read_to_string(page).unwrap();
+        let lines = text.lines().enumerate().filter(|(_, line)| {
+            // Those of a diff's old side speak to other caches.
+            let export = line.contains("cache-to") || line.contains("cache_to");
+            export && line.contains("type=registry,ref=") && !line.starts_with('-')
+        });
+        for (at, line) in lines {
+            exports += 1;
+            assert!(line.contains("ignore-error=true"), "{}:{}: {line}", page.display(), at + 1);
+        }
+    }
+    assert!(exports >= 10, "only {exports} exports were found");
+}

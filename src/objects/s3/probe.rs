@@ -21,6 +21,8 @@ pub enum OpenBucketError {
     Credentials(String),
     #[error("no region is configured: set [store.s3] region, or AWS_REGION")]
     Region,
+    #[error("{store} at {endpoint}: the bucket does not exist: create it, or correct [store.s3] bucket, region or endpoint")]
+    NoBucket { store: String, endpoint: String },
     #[error("cannot {wish} in {store} at {endpoint}: {why}")]
     Refused {
         /// The step that failed, in words.
@@ -66,7 +68,10 @@ pub(super) async fn bucket(objects: &S3Objects, config: &S3Config) -> Result<boo
         Err(error) if error.is_unsupported() => objects.inner.put(key, body.clone(), When::Always).await,
         written => written,
     };
-    let written = written.map_err(|error| refused("write an object")(error.meaning))?;
+    let written = written.map_err(|error| match error.has_code("NoSuchBucket") {
+        true => OpenBucketError::NoBucket { store: store.clone(), endpoint: endpoint.clone() },
+        false => refused("write an object")(error.meaning),
+    })?;
     match objects.read(key, None).await.map_err(refused("read an object"))? {
         Read::Fresh(meta, bytes) if bytes == body && meta.version == written.version => {}
         Read::Fresh(_, bytes) if bytes == body => return Err(lacking("it does not keep the metadata of objects")),

@@ -183,3 +183,30 @@ async fn metrics_are_for_everybody_or_for_whom_the_configuration_names() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_misspelt_name_is_answered_with_those_that_the_caller_may_list() {
+    const RULES: &str = "[[rules]]\nidentity = \"token:all\"\nmay = [\"pull\", \"push\"]\n\
+                         [[rules]]\nidentity = \"token:few\"\nmay = [\"pull\"]\nrepositories = [\"app\", \"apq\"]\ntags = \"pub*\"\n";
+    let text = format!("{}{}{RULES}", super::token_entry("all"), super::token_entry("few"));
+    let world = World::with(|config| super::configure(config, &text)).await;
+    let by = |name: &str| super::basic("x", &super::static_token(name));
+    let manifest = crate::world::image(crate::world::descriptor(crate::world::CONFIG, b"{}"), vec![]).to_string();
+    let digest = larder::digest::Digest::sha256(b"{}");
+    for repo in ["app", "apx"] {
+        let upload = format!("/v2/{repo}/blobs/uploads/?digest={digest}");
+        world.post(&upload).header("authorization", &by("all")).body("{}").await.expect(201);
+        for tag in ["public", "private"] {
+            let put = world.put(format!("/v2/{repo}/manifests/{tag}")).header("authorization", &by("all"));
+            put.body(manifest.clone()).await.expect(201);
+        }
+    }
+    let said = async |caller: &str, name: &str| {
+        let asked = world.get(format!("/api/inspect?ref={name}")).header("authorization", &by(caller));
+        asked.await.expect(404).json()["errors"][0]["message"].as_str().unwrap().to_string()
+    };
+    assert!(said("all", "app:pubic").await.starts_with("app has no tag pubic; it has: public, private"));
+    assert_eq!(said("few", "app:pubic").await, "app has no tag pubic; it has: public");
+    assert_eq!(said("all", "ap:public").await, "nothing was pushed to ap; did you mean app, apx?");
+    assert_eq!(said("few", "apq:public").await, "nothing was pushed to apq; did you mean app?");
+}
