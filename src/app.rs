@@ -45,19 +45,19 @@ pub use crate::objects::s3::SDK_LOG_TARGET;
 /// A server that has not begun to listen.
 #[derive(Clone)]
 pub struct App {
-    /// What it was told.
+    /// The configuration.
     pub config: Arc<Config>,
-    /// What it counts.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Where it tells what happened.
+    /// The sender of events.
     pub events: Events,
-    /// What it keeps.
+    /// The store.
     pub store: Store,
-    /// Whom it lets in.
+    /// Authentication and rules.
     pub gate: Arc<Gate>,
-    /// What deletes what nobody needs.
+    /// The garbage collector.
     pub collector: Arc<Collector>,
-    /// What it does by itself.
+    /// The background jobs.
     pub jobs: Arc<Jobs>,
     /// Memory for the bodies that it reads whole.
     collecting: Collecting,
@@ -65,7 +65,7 @@ pub struct App {
     draining: Arc<AtomicBool>,
 }
 
-/// How a server is to stop. Requests in flight are finished in either case.
+/// Ways to stop a server. Requests in flight are finished in either case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// As soon as nothing is in flight. Connections are accepted no more.

@@ -2,7 +2,7 @@
 //!
 //! Every key has a default, so no configuration at all works. Unknown keys are errors: a misspelt limit must not pass
 //! for a set one. Others set variables that begin with `LARDER_`, too: one that names no section is ignored with a warning.
-//! What has been parsed is valid; the rest of the code checks nothing again.
+//! A parsed configuration is valid; the rest of the code checks nothing again.
 
 mod auth;
 mod collect;
@@ -57,12 +57,12 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     /// Static tokens.
     pub tokens: Vec<TokenConfig>,
-    /// Whose JWTs are taken.
+    /// Issuers whose JWTs are accepted.
     pub issuers: Vec<IssuerConfig>,
     /// Groups of identities, by name: a rule with the identity `group:<name>` is for all of them.
     #[serde(deserialize_with = "forms::many_each")]
     pub groups: BTreeMap<String, Vec<Glob>>,
-    /// Who may do what. What no rule allows is denied.
+    /// Rights of callers. Everything that no rule allows is denied.
     pub rules: Vec<RuleConfig>,
     pub collect: CollectConfig,
     /// Rules for repositories; of those that match a name, the first counts.
@@ -77,7 +77,7 @@ pub struct Config {
     reloaded: live::ReloadedSettings,
 }
 
-/// Where clients find the server.
+/// Addresses and names of the server.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerConfig {
@@ -87,7 +87,7 @@ pub struct ServerConfig {
     /// Addresses to listen on without TLS, beside those of `listen`.
     #[serde(deserialize_with = "network::listen")]
     pub listen_plain: Vec<SocketAddr>,
-    /// How clients reach the server, when they cannot be told by the address that they ask: `https://cache.example.com`.
+    /// The URL by which clients reach the server, if it is not the address that they ask: `https://cache.example.com`.
     pub public_url: Option<PublicUrl>,
     /// Names by which browsers may reach the server, beside that of `public_url`, `localhost` and addresses.
     #[serde(deserialize_with = "one_or_many")]
@@ -95,7 +95,7 @@ pub struct ServerConfig {
     /// Proxies whose `X-Forwarded-…` headers are believed.
     #[serde(deserialize_with = "one_or_many")]
     pub trusted_proxies: Vec<Network>,
-    /// How long requests may go on after SIGTERM before they are cut.
+    /// Time after SIGTERM until requests in flight are cut.
     pub drain: Span,
 }
 
@@ -166,7 +166,7 @@ impl Default for LimitsConfig {
     }
 }
 
-/// What is logged, and how.
+/// Content and format of the log.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
@@ -250,7 +250,7 @@ impl Config {
         Ok(config)
     }
 
-    /// What to tell an operator of keys and variables that are set and ignored.
+    /// Warnings about keys and variables that are set and ignored.
     pub fn ignored(&self) -> Vec<String> {
         let prices = |s3: &S3Config| s3.price_of_writes.is_some() || s3.price_of_reads.is_some();
         let prices = self.store.s3.as_ref().is_some_and(prices);

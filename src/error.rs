@@ -1,4 +1,4 @@
-//! What the rooms of the house refuse, and why. It knows no HTTP: each door gives a refusal its own words and codes.
+//! Refusals of the rooms, with their reasons. They know no HTTP: each door gives them its own words and codes.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::stream::BodyError;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why the house did not do what was asked. Each door gives these its own words and codes.
+/// The reason why a room did not do what was asked. Each door gives it its own words and codes.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     #[error("blob {0} is unknown")]
@@ -41,12 +41,12 @@ pub enum Error {
     Busy,
     #[error("store is full: uploads are refused until space is freed")]
     Full,
-    /// What is left of the disk is kept in reserve.
+    /// The rest of the disk is kept in reserve.
     #[error(
         "store is full: {} are free and {} are kept in reserve{}", shown(*free), shown(*reserve), others(*coming)
     )]
     Short { free: u64, reserve: u64, coming: u64 },
-    /// What is left of the disk's inodes is kept in reserve.
+    /// The rest of the disk's inodes is kept in reserve.
     #[error(
         "store is full: {free} inodes are free and {reserve} are kept in reserve: the filesystem takes no more files than \
          it has inodes, whatever bytes are free"
@@ -55,7 +55,7 @@ pub enum Error {
     /// Scopes have their share of the disk.
     #[error("scopes are full: together they may take {} of the disk, and have taken them", shown(*max))]
     ScopesFull { max: u64 },
-    /// What a scope was sending has made room for others.
+    /// An upload of a scope was cancelled to free space.
     #[error("upload was cancelled to free disk space: uploads of scopes are cancelled first")]
     Ended,
     #[error(

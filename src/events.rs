@@ -1,8 +1,7 @@
-//! What happened. Whoever does something tells it here, once, when it is durable; who wants to know has subscribed at the
-//! start.
+//! Events. The code that does something emits its event, once, when it is durable; receivers have subscribed at the start.
 //!
-//! Subscribers are called one after another, on the spot. So nothing is queued, nothing gets lost, and no lock of one is held
-//! while another works; but whoever emits waits for them. A subscriber never waits and never fails, and bounds what it keeps.
+//! Subscribers are called one after another, directly. So nothing is queued, no event gets lost, and no lock of one is held
+//! while another works; but the emitter waits for them. A subscriber never waits, never fails, and bounds its memory.
 //!
 //! Invariant: no event has a credential in it, and none is emitted for a single blob.
 
@@ -62,7 +61,7 @@ pub enum Event<'a> {
     Written(AuditedRequest<'a>),
 }
 
-/// What was not allowed.
+/// A refusal.
 #[derive(Clone, Copy, Debug)]
 pub enum Refused<'a> {
     /// An upload: the disk or the tenant is full.
@@ -74,17 +73,17 @@ pub enum Refused<'a> {
 /// A request that changes something or was refused, and what came of it. The texts may be what a client has chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct AuditedRequest<'a> {
-    /// Who asked, where that is known.
+    /// The caller, if known.
     pub who: Option<&'a str>,
     pub method: &'a str,
     /// Of bounded length, and without the id of an upload.
     pub path: &'a str,
-    /// What metrics call the route.
+    /// Name of the route in metrics.
     pub route: &'static str,
     pub status: u16,
-    /// Why it was refused.
+    /// The reason of the refusal.
     pub reason: &'a str,
-    /// Where the request began.
+    /// Address of the client.
     pub address: Option<IpAddr>,
 }
 
@@ -99,12 +98,12 @@ impl fmt::Display for BuildId {
     }
 }
 
-/// Who sends the requests of a build, and which build it is.
+/// The sender of a build's requests, and the build.
 #[derive(Clone, Debug, Default)]
 pub struct BuildCaller {
-    /// The caller, as log lines and pages show it: one line of bounded length. Nothing where nobody is asked who they are.
+    /// The caller, as log lines and pages show it: one line of bounded length. Absent if callers need no credentials.
     pub who: Option<Box<str>>,
-    /// Where the builder says it.
+    /// The build, if the builder names it.
     pub build: Option<BuildId>,
 }
 
@@ -123,7 +122,7 @@ impl LayerSum {
     }
 }
 
-/// What a build did with a cache.
+/// Action of a build on a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BuildAction {
@@ -139,11 +138,11 @@ pub enum Rule {
     Pushed,
     NotNewest,
     Room,
-    /// What the tag belongs to goes.
+    /// The manifest that the tag belongs to is deleted.
     Subject,
 }
 
-/// How many tags and layers of a tenant a rule let go, with the bytes that go with them.
+/// Tags and layers of a tenant that a rule condemned, with the bytes that only they hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EvictedSum {
     pub tenant: Tenant,
@@ -167,13 +166,13 @@ pub struct Eviction {
     pub reason: String,
 }
 
-/// Somebody who wants to know what happens.
+/// A receiver of events.
 pub trait Subscriber: Send + Sync {
     /// Takes note of an event. In the middle of what a client waits for: it neither waits nor fails.
     fn on(&self, event: &Event<'_>);
 }
 
-/// Where to tell what happened. Cheap to clone.
+/// The sender of events. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Events {
     subscribers: Arc<[Arc<dyn Subscriber>]>,
@@ -216,7 +215,7 @@ mod tests {
         events.clone().emit(Event::Missed { tenant: &tenant, repo: &repo, tag: &tag });
         events.emit(Event::Served { tenant: &tenant, repo: &repo, tag: &tag, bytes: 1 });
         assert_eq!([&one, &two].map(|heard| heard.0.load(Relaxed)), [1, 1]);
-        // Nobody need listen.
+        // Events without a subscriber are dropped.
         Events::default().emit(Event::Missed { tenant: &tenant, repo: &repo, tag: &tag });
     }
 }

@@ -254,7 +254,7 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
 async fn start(serve: Serve, config: Config) -> anyhow::Result<()> {
     let (app, inherited) = app::open_or_succeed(config).await?;
     let listeners = open_listeners(&app.config, inherited)?;
-    // First: whoever has read the announcement may send a signal.
+    // First: a process that has read the announcement may send a signal.
     let (stop, hangups) = (stop_signal()?, hangups()?);
     app.announce(&listeners)?;
     announce(&app.config, &listeners)?;

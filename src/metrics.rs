@@ -1,4 +1,4 @@
-//! What the server counts. One instance, passed through; names are stable, and `docs/metrics.md` has all of them.
+//! Metrics of the server. One instance, passed through; names are stable, and `docs/metrics.md` has all of them.
 //!
 //! Invariant: how many series there are depends on the code and on the configuration alone, never on what is stored or
 //! asked for.
@@ -59,9 +59,9 @@ pub struct Metrics {
     pub job_runs: IntCounterVec,
     pub job_last_success: IntGaugeVec,
     resident_bytes: IntGauge,
-    /// What is counted for each tenant.
+    /// Metrics of each tenant.
     pub tenants: Tenants,
-    /// What has just happened. Not part of what is scraped.
+    /// Recent events. Not part of the scraped metrics.
     pub recent: Recent,
 }
 

@@ -1,6 +1,6 @@
 //! Lines that people paste into a terminal so that a builder uses a server: the same at its start and on its pages.
 
-/// How a builder reaches a server.
+/// The address of a server for builders.
 #[derive(Clone, Copy, Debug)]
 pub struct BuilderRoute<'a> {
     /// `HOST:PORT`, or `HOST`.

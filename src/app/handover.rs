@@ -1,4 +1,4 @@
-//! How a server that was told to stop hands its listening sockets to its successor.
+//! Handover of the listening sockets of a server that was told to stop, to its successor.
 //!
 //! While a server drains, it answers on a Unix socket in the private folder of its store. A successor that finds the
 //! store in use connects there, receives the listening sockets, and waits until the lock on the store is free.
@@ -23,9 +23,9 @@ use tokio::net::UnixListener;
 
 /// Listening sockets that are handed over at most. A configuration has one or two.
 const SOCKETS_MAX: usize = 16;
-/// How long each side waits for the other. The other is on the same host and has nothing else to do.
+/// Time that each side waits for the other, which is on the same host and has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What the one side sends with the sockets, and the other side when it has them.
+/// The byte that the one side sends with the sockets, and the other side when it has them.
 const HELLO: u8 = b'h';
 
 /// The Unix socket at which a successor asks.

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::jobs::{About, Done, Job, Outcome, failed};
 use crate::store::Store;
 
-/// How often files are looked at. Certificates and secrets are replaced by others, who tell nobody.
+/// Time between two looks at the files. Certificates and secrets are replaced by other programs, without a signal.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Reloads the configuration at SIGHUP and when a file has changed.
@@ -32,7 +32,7 @@ pub struct Reload<L> {
     seen: Vec<Stamp>,
 }
 
-/// What tells that a file is another one: inode, size, modification time. Behind symbolic links, since Kubernetes swaps
+/// The signs of a changed file: inode, size, modification time. Behind symbolic links, since Kubernetes swaps
 /// those.
 type Stamp = Option<(u64, u64, i64, i64)>;
 

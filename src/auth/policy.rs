@@ -24,7 +24,7 @@ pub struct Policy {
     mentioned: BTreeSet<String>,
 }
 
-/// What a rule allows one caller: its patterns with the claims filled in.
+/// The grant of a rule to one caller: its patterns with the claims filled in.
 #[derive(Clone, Debug)]
 pub struct Grant {
     may: Vec<Verb>,
@@ -47,7 +47,7 @@ pub struct Lineage {
     pub parents: Vec<ScopeName>,
 }
 
-/// Why a rule does not apply.
+/// The reason why a rule does not apply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mismatch {
     Identity,
@@ -85,7 +85,7 @@ impl Policy {
         Policy { rules, open, mentioned }
     }
 
-    /// Whether nobody is asked who he is.
+    /// Tells whether callers need no credentials.
     pub fn is_open(&self) -> bool {
         self.open
     }
@@ -95,7 +95,7 @@ impl Policy {
         self.mentioned.contains(claim)
     }
 
-    /// What the caller may, in the order of the rules.
+    /// The grants of a caller, in the order of the rules.
     pub fn grants(&self, identity: &Identity) -> Vec<Grant> {
         if self.open {
             return vec![Grant::everything()];
@@ -103,7 +103,7 @@ impl Policy {
         self.rules.iter().filter_map(|rule| grant(rule, identity).ok()).collect()
     }
 
-    /// What comes of each rule, for people.
+    /// The outcome of each rule, for display.
     pub fn explain(&self, identity: &Identity, access: &Access) -> Vec<Result<(), Mismatch>> {
         self.rules.iter().map(|rule| grant(rule, identity)?.covers(access)).collect()
     }
@@ -133,8 +133,8 @@ pub fn tenant<'g>(grants: &'g [Grant], repo: &RepoName) -> Option<&'g Tenant> {
     grants.iter().filter(|grant| grant.is_for(repo)).find_map(|grant| grant.tenant.as_ref())
 }
 
-/// Where the first rule for the repository that names a scope sends the caller. One that does not keeps nobody in the
-/// tenant: a rule more must not let a pull request out of its scope. Whose scope cannot be told may do nothing there.
+/// The scope and parents by the first rule for the repository that names a scope. A rule without one keeps no caller in the
+/// tenant: a further rule must not let a pull request out of its scope. A caller with a missing claim may do nothing there.
 pub fn lineage<'g>(grants: &'g [Grant], repo: &RepoName) -> Result<Option<&'g Lineage>, &'g Untold> {
     let mut scoped = grants.iter().filter_map(|grant| Some((grant, grant.lineage.as_ref()?)));
     let first = scoped.find(|(grant, _)| grant.is_for(repo));
@@ -144,7 +144,7 @@ pub fn lineage<'g>(grants: &'g [Grant], repo: &RepoName) -> Result<Option<&'g Li
 /// Whether one of the patterns is for the caller.
 pub fn is_named(patterns: &[Glob], identity: &Identity) -> bool {
     let label = identity.label();
-    // A star means: whoever has logged in. Who has not is meant only by name.
+    // A star means all callers that have logged in. `anonymous` matches only by name.
     let named = |glob: &Glob| {
         if identity.is_anonymous() { glob.as_str() == label } else { glob.matches(&label) }
     };

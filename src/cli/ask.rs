@@ -31,7 +31,7 @@ pub struct Trust {
 
 /// A server to ask.
 pub struct AskedServer {
-    /// What docker calls it.
+    /// Its name in docker's configuration.
     host: String,
     base: String,
     client: Client,
@@ -63,7 +63,7 @@ impl AskedServer {
         Ok(asked)
     }
 
-    /// What docker calls the server.
+    /// The name of the server in docker's configuration.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -103,7 +103,7 @@ impl AskedServer {
         request.send().await.map_err(|error| anyhow!("{}", Unreached::of(&self.host, &error)))
     }
 
-    /// What a refusal means, by its status and its body.
+    /// The meaning of a refusal, by its status and its body.
     pub fn refusal(&self, status: StatusCode, body: &str) -> anyhow::Error {
         let answer: Value = serde_json::from_str(body).unwrap_or_default();
         let said = answer["errors"][0]["message"].as_str();
@@ -120,7 +120,7 @@ impl AskedServer {
         }
     }
 
-    /// What the JSON from a path says.
+    /// The JSON of a path, parsed.
     pub async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<T> {
         let response = self.send(self.request(Method::GET, path).query(query)).await?;
         let status = response.status();

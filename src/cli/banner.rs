@@ -1,4 +1,4 @@
-//! What `larder serve` prints for a person who has just started it: lines that can be pasted for builders.
+//! The lines that `larder serve` prints, to be pasted for builders.
 
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -19,7 +19,7 @@ impl BoundAddress {
         format!("{}://{}", if self.plain { "http" } else { "https" }, self.address)
     }
 
-    /// Where a builder on this host reaches it without configuration: BuildKit speaks plain HTTP to loopback addresses.
+    /// The address for a builder on this host that has no configuration: BuildKit speaks plain HTTP to loopback addresses.
     fn on_loopback(&self) -> Option<SocketAddr> {
         let ip = match self.address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),

@@ -44,10 +44,10 @@ pub struct Bench {
     json: bool,
 }
 
-/// What one run may send.
+/// Maximum number of bytes that one run sends.
 const BYTES_MAX: u64 = 16 << 30;
 
-/// What came of one kind of request.
+/// Result of one kind of request.
 struct Measured {
     what: &'static str,
     bytes: u64,
@@ -88,7 +88,7 @@ impl Bench {
     }
 }
 
-/// Random layers: nobody can compress or share them.
+/// Random layers, which cannot be compressed or shared.
 fn layers(count: u32, size: usize) -> Vec<(Digest, Bytes)> {
     let mut bytes = vec![0; size];
     rand::fill(&mut bytes[..]);

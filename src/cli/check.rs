@@ -58,7 +58,7 @@ impl CheckCommand {
     }
 }
 
-/// What a person or a program sees of a check.
+/// Output of a check, for people or programs.
 struct CheckOutput {
     json: bool,
     read_data: bool,
@@ -100,7 +100,7 @@ impl CheckOutput {
     }
 }
 
-/// What is shown while a check goes on.
+/// Output while a check runs.
 fn far(progress: &check::CheckProgress, read_data: bool) -> String {
     let (is, of) = match read_data {
         true => (progress.bytes, progress.bytes_expected),

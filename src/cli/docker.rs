@@ -32,7 +32,7 @@ pub fn credentials(host: &str) -> Option<(String, String)> {
     Some((name.to_string(), password.to_string()))
 }
 
-/// Where credentials for a registry are looked for, for people.
+/// The place of the credentials for a registry, for display.
 pub fn looked_in(host: &str) -> String {
     let Ok(path) = path() else { return "no file: there is no home folder, and DOCKER_CONFIG is not set".to_string() };
     let config = read().unwrap_or_default();

@@ -29,7 +29,7 @@ pub struct Gc {
     json: bool,
 }
 
-/// What a server tells of a collection.
+/// A message of a server about a collection.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum CollectionMessage {

@@ -86,7 +86,7 @@ fn render(tag: &Inspection) -> String {
     out
 }
 
-/// How large a view is, what it is made of, and what it leaves out.
+/// Size and parts of a view, and what it leaves out.
 fn explain(why: &Explanation, limit_bytes: u64, line: &mut impl FnMut(String)) {
     for (name, size) in [("manifest", why.manifest_bytes as u64), ("config", why.config_bytes as u64)] {
         let share = percent(size, limit_bytes);

@@ -33,7 +33,7 @@ impl OpenServer {
         bail!("the store in {path} is in use, but its server does not answer")
     }
 
-    /// Where it answers.
+    /// The URL of the server.
     pub fn url(&self) -> &str {
         &self.url
     }

@@ -1,4 +1,4 @@
-//! What the server says of itself, line by line.
+//! The log of the server.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write};

@@ -118,7 +118,7 @@ async fn all(asked: &AskedServer, path: &str, search: &str, rows: &str) -> anyho
     Ok(found)
 }
 
-/// What a person sees of a repository.
+/// The row of a repository.
 #[derive(Deserialize)]
 struct RepositoryRow {
     repo: String,
@@ -129,7 +129,7 @@ struct RepositoryRow {
     last: Timestamp,
 }
 
-/// What a person sees of a tag.
+/// The row of a tag.
 #[derive(Deserialize)]
 struct Tag {
     repo: String,
@@ -142,14 +142,14 @@ struct Tag {
     pending_deletion: Option<ListedDeletion>,
 }
 
-/// When a condemned tag is deleted.
+/// The time from which a condemned tag may be deleted.
 #[derive(Deserialize)]
 struct ListedDeletion {
     due: Timestamp,
     bytes: Option<u64>,
 }
 
-/// What a person sees of a scope.
+/// The row of a scope.
 #[derive(Deserialize)]
 pub struct ListedScope {
     scope: String,

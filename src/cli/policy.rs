@@ -23,7 +23,7 @@ pub struct PolicyTest {
     reference: String,
 }
 
-/// What the configuration lacks for any caller to be this one.
+/// The part that the configuration lacks for any caller to be this one.
 fn lacking(config: &Config, identity: &Identity) -> Option<String> {
     let name = &identity.name;
     let is_token = || config.tokens.iter().any(|token| token.name.as_str() == name);

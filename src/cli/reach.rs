@@ -1,4 +1,4 @@
-//! How commands reach a server: by TLS or without, and in words what stands between the two.
+//! Connections of commands to a server, with or without TLS, and the sentences for those that fail.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -13,7 +13,7 @@ use reqwest::Client;
 /// Until a connection stands, and until the first question to a server is answered.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// What a server speaks.
+/// Protocol of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     Tls,
@@ -32,9 +32,9 @@ impl Transport {
 /// A server as a user wrote it: `HOST:PORT`, perhaps with a scheme.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WrittenServer<'a> {
-    /// What docker calls it.
+    /// The name in docker's configuration.
     pub host: &'a str,
-    /// What the scheme says.
+    /// The protocol of the scheme.
     pub transport: Option<Transport>,
 }
 
@@ -53,7 +53,7 @@ impl<'a> WrittenServer<'a> {
         Ok(WrittenServer { host, transport })
     }
 
-    /// Where the server is, for who speaks to it by this transport.
+    /// The URL of the server by this protocol.
     pub fn url(&self, transport: Transport) -> String {
         format!("{}://{}", transport.scheme(), self.host)
     }
@@ -99,7 +99,7 @@ fn is_loopback(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Why a request had no answer, in a sentence.
+/// The reason why a request had no answer, in a sentence.
 #[derive(Debug)]
 pub enum Unreached {
     /// There is no connection.
@@ -118,7 +118,7 @@ impl fmt::Display for Unreached {
 }
 
 impl Unreached {
-    /// What an error of the client means for a request to `host`.
+    /// The meaning of an error of the client for a request to `host`.
     pub fn of(host: &str, error: &reqwest::Error) -> Unreached {
         let mut innermost = String::new();
         let mut next: Option<&(dyn StdError + 'static)> = Some(error);

@@ -1,4 +1,4 @@
-//! What people see on a terminal.
+//! Output on a terminal.
 
 use std::future::Future;
 use std::io::{IsTerminal, Write};
@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use larder::human;
 
-/// How often the progress shown is renewed.
+/// Time between two updates of the progress line.
 const SHOWN_EVERY: Duration = Duration::from_millis(200);
 const BAR_WIDTH: u64 = 30;
 
-/// How long ago a moment was; a dash where there was none.
+/// The time since a moment; a dash if there was none.
 pub fn ago(at: Option<Timestamp>) -> String {
     at.map_or("-".to_string(), |at| human::ago(at, Timestamp::now()))
 }

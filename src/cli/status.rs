@@ -51,7 +51,7 @@ struct RunningJobs {
     jobs: Vec<Job>,
 }
 
-/// What a person sees of `/api/overview`.
+/// The part of `/api/overview` that is shown.
 #[derive(Deserialize)]
 struct ServerOverview {
     version: String,
@@ -61,7 +61,7 @@ struct ServerOverview {
     whole: Option<StatusTotals>,
 }
 
-/// What concerns all tenants and the server.
+/// Totals of all tenants, and of the server.
 #[derive(Deserialize)]
 struct StatusTotals {
     tenants: Vec<Tenant>,

@@ -1,4 +1,4 @@
-//! Who is who, and who may do what.
+//! Identities and rules.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use super::{Config, Glob, ScopeTemplate, Secret, Span, Template};
 use crate::access::Verb;
 use crate::names::Tenant;
 
-/// How callers log in.
+/// Login of callers.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
     /// Users and their passwords (bcrypt), as `htpasswd -B` writes them. Read again when it changes.
     pub htpasswd: Option<PathBuf>,
-    /// What tokens are signed with: the first signs, all are taken. At least 32 characters each. Without any, one key is
+    /// Keys that sign tokens: the first signs, all are accepted. At least 32 characters each. Without any, one key is
     /// made and kept in the store.
     #[serde(deserialize_with = "one_or_many")]
     pub signing_keys: Vec<Secret>,
@@ -27,12 +27,12 @@ pub struct AuthConfig {
     pub token_life: Span,
     /// Life of what `/token/exchange` issues at most: as long as the longest build.
     pub session_max: Span,
-    /// What clients without credentials are told to do.
+    /// The challenge for clients without credentials.
     pub challenge: Challenge,
     /// Wrong passwords a minute from one address; further ones are not looked at.
     pub failed_logins: u32,
-    /// Patterns of the identities that may read `/metrics`, beside those who may administer. Without, everybody may, and
-    /// nobody is asked.
+    /// Patterns of the identities that may read `/metrics`, beside administrators. Without, no
+    /// credentials are needed.
     #[serde(deserialize_with = "some_of_many")]
     pub metrics: Option<Vec<Glob>>,
 }
@@ -134,10 +134,10 @@ pub struct IssuerConfig {
     pub name: Label,
     /// Exactly as in the `iss` of its JWTs; its keys are found from there.
     pub issuer: String,
-    /// One of these must be in the `aud` of a JWT: a JWT that was made for somebody else is not taken.
+    /// One of these must be in the `aud` of a JWT: a JWT for another audience is refused.
     #[serde(deserialize_with = "one_or_many")]
     pub audience: Vec<String>,
-    /// Where its keys are, for issuers that do not say (`/.well-known/openid-configuration`).
+    /// URL of its keys, for issuers that do not tell (`/.well-known/openid-configuration`).
     pub jwks: Option<String>,
     /// Certificates (PEM) to trust beside those of the system.
     pub ca_file: Option<PathBuf>,
@@ -157,12 +157,12 @@ fn ten_seconds() -> Span {
     Span::seconds(10)
 }
 
-/// What some may do. Rules only allow: what none of them allows is denied.
+/// A rule. Rules only allow: everything that none of them allows is denied.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuleConfig {
-    /// Patterns of identities: `token:ci`, `user:*`, `oidc:github`, `cert:builder-*`, `*` for whoever has logged in,
-    /// `anonymous` for who has not.
+    /// Patterns of identities: `token:ci`, `user:*`, `oidc:github`, `cert:builder-*`, `*` for all callers that
+    /// have logged in, `anonymous` for the others.
     #[serde(deserialize_with = "one_or_many")]
     pub identity: Vec<Glob>,
     /// Each of these claims must match one of its patterns.
@@ -176,11 +176,11 @@ pub struct RuleConfig {
     /// Patterns of tags. All of them by default.
     #[serde(default, deserialize_with = "one_or_many")]
     pub tags: Vec<Glob>,
-    /// Whose repositories these are. Of the rules that fit a caller and a repository, the first that names a tenant
+    /// The tenant of these repositories. Of the rules that fit a caller and a repository, the first that names a tenant
     /// decides.
     #[serde(default, deserialize_with = "tenant")]
     pub tenant: Option<Tenant>,
-    /// What these callers write, they write to a scope of that tenant, which nobody else reads. Of the rules that fit a
+    /// The scope of that tenant to which these callers write, and which no other caller reads. Of the rules that fit a
     /// caller and a repository, the first that names a scope decides.
     pub scope: Option<ScopeTemplate>,
     /// Scopes that they read beside their own, the nearest first; the tenant itself comes last. One that a claim is
@@ -200,7 +200,7 @@ fn everything() -> Vec<Template> {
     Template::try_from("**".to_string()).into_iter().collect()
 }
 
-/// What the identity of a group begins with.
+/// Prefix of the identity of a group.
 const GROUP: &str = "group:";
 /// Shortest key that tokens are signed with, in bytes.
 const SIGNING_KEY_BYTES_MIN: usize = 32;
@@ -262,7 +262,7 @@ impl Config {
     }
 }
 
-/// What identities begin with, but that of who has not logged in.
+/// Prefixes of identities, except `anonymous`.
 pub(super) const IDENTITY_KINDS: [&str; 4] = ["token:", "user:", "oidc:", "cert:"];
 /// Without the pattern: what is in the wrong place may be a token.
 const NO_IDENTITY: &str = "an identity begins with its kind: token:ci, user:alice, oidc:github, cert:builder-*; or it is anonymous, \
@@ -280,7 +280,7 @@ pub(super) fn can_match_kind(pattern: &Glob, kind: &str) -> bool {
     (is_open && kind.starts_with(head)) || head.strip_prefix(kind).is_some_and(|name| is_open || !name.is_empty())
 }
 
-/// What only the whole can show.
+/// Checks the parts against each other.
 pub(super) fn check(config: &Config) -> anyhow::Result<()> {
     let mut names = HashSet::new();
     for token in &config.tokens {

@@ -22,7 +22,7 @@ pub const GRAIN: Duration = Duration::from_secs(2);
 /// Looks at what is condemned within the time that one may be old.
 const POLLS: u32 = 8;
 
-/// When the store is collected, and how long things stay.
+/// Time of collections, and the times for which content stays.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CollectConfig {
@@ -30,7 +30,7 @@ pub struct CollectConfig {
     pub enabled: bool,
     /// Time between two collections.
     pub interval: Span,
-    /// What is condemned stays for so long before it is deleted. Twice the longest build is a good choice.
+    /// Time for which an object stays condemned. Twice the longest build is a good choice.
     pub grace: Span,
     /// Whatever a served tag named stays for so long after it was served, though the tag be replaced or deleted.
     pub lease: Span,
@@ -92,7 +92,7 @@ impl CollectConfig {
         if pressed { wait.min(SPAN_MIN) } else { wait }
     }
 
-    /// How often the last use of a tag is noted, at most.
+    /// Shortest time between two notes of the last use of a tag.
     pub fn used_every(&self) -> Duration {
         (self.grace.get() / 8).min(USED_EVERY_MAX)
     }

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, without what is in it.
+//! Texts of the errors of a configuration, without its values.
 //!
 //! Invariant: no value of a key that may be secret is in an error of the configuration. The parser quotes the line that
 //! it stumbles over, and the value that is of another type than it should be: either may be a token that was put where
@@ -35,7 +35,7 @@ fn key_of(line: &str) -> Option<&str> {
     (!key.is_empty() && key.split('.').all(is_key)).then_some(key)
 }
 
-/// What an error is, where it is not known in what text.
+/// Text of an error whose place is not known.
 pub fn complaint_of_value(error: &Error) -> String {
     without_values(error.message())
 }
@@ -56,7 +56,7 @@ fn without_values(message: &str) -> String {
     }
 }
 
-/// What serde expected, without the names of types of the program.
+/// The value that serde expected, without names of Rust types.
 fn in_words(expected: &str) -> &str {
     match expected {
         "a sequence" => "a list",

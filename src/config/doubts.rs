@@ -1,4 +1,4 @@
-//! What an operator may not have meant, though it is valid.
+//! Warnings about configurations that are valid and probably not intended.
 
 use super::auth::{IDENTITY_KINDS, can_match_kind};
 use super::{Config, Glob, RuleConfig, ScopeTemplate};
@@ -35,7 +35,7 @@ impl Config {
             }
             _ => None,
         };
-        // Without the name: somebody may have written the token there.
+        // Without the name: an operator may have pasted the token there.
         let lacking = rule.identity.iter().filter_map(lacking);
         lacking.map(|what| format!("[[rules]] number {number}: its identity is that of {what}")).collect()
     }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::Config;
 use super::complaint::complaint_of_value;
 
-/// What the names of our variables begin with.
+/// Prefix of the names of Larder's variables.
 const PREFIX: &str = "LARDER_";
 
 /// The sections of the configuration.
@@ -28,7 +28,7 @@ const SECTIONS: [&str; 15] = [
     "scopes",
 ];
 
-/// What a variable is for.
+/// Purpose of a variable.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Meant {
     Key {
@@ -37,11 +37,11 @@ pub enum Meant {
     },
     /// It begins as ours do, and names no section.
     NoSection,
-    /// It is for somebody else.
+    /// It belongs to another program.
     Other,
 }
 
-/// What a variable is for, by its name and, for those that Kubernetes sets, its value.
+/// The purpose of a variable, by its name and, for those that Kubernetes sets, its value.
 pub fn meant_by(name: &str, value: &str) -> Meant {
     let Some(rest) = name.strip_prefix(PREFIX) else { return Meant::Other };
     if is_service_link(name, value) {
@@ -104,7 +104,7 @@ pub fn overlay(table: &mut toml::Table, name: &str, (section, key): (&str, &str)
     }
 }
 
-/// Where the value of a key is kept, within its section or one nested in that.
+/// The place of the value of a key, in its section or in one nested in that.
 fn place<'a>(within: &'a mut toml::Value, section: &str, key: &str) -> Option<&'a mut toml::Value> {
     let nested = NESTED.iter().filter(|(outer, _)| *outer == section);
     let mut nested = nested.filter_map(|(_, inner)| Some((*inner, key.strip_prefix(inner)?.strip_prefix('_')?)));

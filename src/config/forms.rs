@@ -1,4 +1,4 @@
-//! How values may be written: one alone where a list of them is meant.
+//! Forms of values: one alone where a list is meant.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! What of a configuration changes while a server runs: settings of repositories, quotas, and limits of scopes.
+//! The part of a configuration that changes while a server runs: settings of repositories, quotas, limits of scopes.
 //!
 //! All rooms share one `Arc<Config>`, so that is where the newer settings are: readers ask [`Config`] for a rule, a quota
 //! or the limits of scopes, and get those of the last reload. Which repositories belong to a tenant is not among them:
@@ -48,7 +48,7 @@ impl Config {
         look(rules.iter().find(|rule| rule.pattern.matches(repo)))
     }
 
-    /// What a tenant may store.
+    /// The quota of a tenant.
     pub fn quota(&self, tenant: &Tenant) -> Quota {
         let settings = self.settings();
         let settings = settings.as_ref();
@@ -59,7 +59,7 @@ impl Config {
         tenants.iter().find(|known| known.name == *tenant).map_or(Quota::default(), |tenant| tenant.quota)
     }
 
-    /// What holds for every scope.
+    /// The limits of scopes.
     pub fn scope_limits(&self) -> ScopesConfig {
         self.settings().as_ref().map_or(self.scopes, |settings| settings.scopes)
     }

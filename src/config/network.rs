@@ -1,4 +1,4 @@
-//! Where the server stands in a network.
+//! Addresses, names and proxies.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;

@@ -22,7 +22,7 @@ const PATHS: [&[&str]; 10] = [
     &["issuers", "ca_file"],
 ];
 const STORE_PATH: &[&str] = &["store", "path"];
-/// What every store of files has, and nothing else.
+/// The file that every store of files has, and no other folder.
 const STORE_MARK: &str = "meta/format";
 
 /// Makes the relative paths of a file's table absolute, from the folder of the file.

@@ -132,7 +132,7 @@ pub struct ScopeTemplate {
     pieces: Vec<PatternPiece>,
 }
 
-/// What a claim may have in it as it is.
+/// Characters of a claim that stay as they are.
 fn in_a_claim(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"._/-".contains(&byte)
 }

@@ -1,4 +1,4 @@
-//! Where the bytes are kept: a folder or a bucket.
+//! Place of the store: a folder or a bucket.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{Obsolete, Span};
 
-/// Where the bytes are kept.
+/// Place of the store.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "StoreSection")]
 pub struct StoreConfig {
@@ -90,7 +90,7 @@ pub struct S3Config {
     /// Memory for parts on their way to the bucket, of all uploads together. Uploads wait for it. When it is not set, see
     /// [`S3Config::upload_memory`].
     pub upload_memory: Option<ByteSize>,
-    /// What the bucket checks of the bytes it receives.
+    /// The checksum by which the bucket checks received bytes.
     pub checksum: Checksum,
     /// How long this server trusts what it knows of an object: that it is there, and its size. Deletes by other servers are
     /// seen this late.
@@ -135,7 +135,7 @@ impl Default for S3Config {
 
 /// Smallest part that S3 takes, but for the last, and largest object of one request. Bytes.
 const PART_SIZE: std::ops::RangeInclusive<u64> = (5 << 20)..=(5 << 30);
-/// What parts on their way may take when nothing else is configured. Bytes.
+/// Default memory for parts in flight, in bytes.
 const UPLOAD_MEMORY: u64 = 64 << 20;
 
 impl S3Config {
@@ -183,7 +183,7 @@ impl S3Config {
     }
 }
 
-/// What the bucket checks of the bytes it receives, beside what TLS does.
+/// The checksum by which the bucket checks received bytes, beside TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Checksum {

@@ -29,15 +29,15 @@ pub(super) fn tenant<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Resul
     parsed.map_err(serde::de::Error::custom)
 }
 
-/// What holds for every scope: rules make them, one for each branch or pull request.
+/// Limits of scopes. Rules make scopes, one for each branch or pull request.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScopesConfig {
-    /// A scope that nobody has pushed to or pulled from for so long goes as a whole.
+    /// Time after its last push or pull at which a whole scope is deleted.
     pub max_age: Span,
-    /// How much each may store.
+    /// Quota of each.
     pub quota: Quota,
-    /// How much of the disk all of them may hold together.
+    /// Part of the disk that all of them together may use.
     pub share: DiskShare,
 }
 
@@ -61,7 +61,7 @@ impl TryFrom<f64> for DiskShare {
     }
 }
 
-/// What scopes may hold together when nothing is configured.
+/// Default part of the disk for all scopes together.
 const SCOPES_SHARE: f64 = 0.5;
 
 impl Default for ScopesConfig {
@@ -75,7 +75,7 @@ impl Default for ScopesConfig {
     }
 }
 
-/// How much a tenant may store, in bytes of content.
+/// Quota of a tenant, in bytes of content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "QuotaSection")]
 pub struct Quota {
@@ -87,7 +87,7 @@ pub struct Quota {
     pub low: Option<u64>,
 }
 
-/// Where eviction begins, in percent of `max`, and where it ends, in percent of where it begins.
+/// High watermark in percent of `max`, and low watermark in percent of the high one.
 const HIGH_PERCENT: u64 = 90;
 const LOW_PERCENT: u64 = 90;
 
@@ -120,7 +120,7 @@ impl TryFrom<QuotaSection> for Quota {
 }
 
 impl Config {
-    /// Whose repository it is.
+    /// The tenant of a repository.
     pub fn tenant_of(&self, repo: &RepoName) -> Tenant {
         let matches = |tenant: &&TenantConfig| tenant.repositories.iter().any(|pattern| pattern.matches(repo));
         self.tenants.iter().find(matches).map_or_else(Tenant::default_tenant, |tenant| tenant.name.clone())

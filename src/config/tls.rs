@@ -14,7 +14,7 @@ pub struct TlsConfig {
     /// Its private key. Never empty once checked.
     #[serde(default)]
     pub key: PathBuf,
-    /// Who signs the certificates of clients.
+    /// The CA of clients' certificates.
     pub client_ca: Option<PathBuf>,
     /// Whether a client has to show one.
     #[serde(default)]
@@ -27,6 +27,6 @@ pub enum ClientAuth {
     /// A certificate is an identity for those who have one.
     #[default]
     Optional,
-    /// Nobody gets through the handshake without one.
+    /// A handshake without one fails.
     Required,
 }

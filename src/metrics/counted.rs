@@ -1,4 +1,4 @@
-//! What events count, which of them are remembered, and the line of the log that each import and export has.
+//! Counting of events, memory of recent ones, and the log line of each import and export.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ impl Subscriber for Metrics {
 }
 
 impl Metrics {
-    /// How long an action took that has just ended, where its build says who it is.
+    /// Duration of an action that has just ended, if its build identifies itself.
     fn took(&self, build: Option<BuildId>, place: (&Tenant, &RepoName), action: BuildAction) -> Option<Duration> {
         let took = self.recent.end(build?, place, action)?;
         let histogram = match action {

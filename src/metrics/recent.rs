@@ -1,4 +1,4 @@
-//! What has just happened, for people who look: the last imports, exports and evictions, and how counters went.
+//! Recent imports, exports and evictions, and the history of counters, for display.
 //!
 //! All of it is in memory, bounded, and of this server since its start.
 
@@ -45,7 +45,7 @@ pub struct Build {
     /// Of an import, whether there was a cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub found: Option<bool>,
-    /// Who did it, where callers are asked who they are.
+    /// The caller, if callers need credentials.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub who: Option<Box<str>>,
     /// The layers that an import was offered, or that an export references.
@@ -68,7 +68,7 @@ pub struct BuildLayers {
     pub new: Option<LayerSum>,
 }
 
-/// How far the counters of a tenant have come up to a moment.
+/// The counters of a tenant at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Step {
     pub at: Timestamp,
@@ -76,12 +76,12 @@ pub struct Step {
     pub reading: Reading,
 }
 
-/// What has just happened.
+/// Recent events.
 pub struct Recent {
     builds: Mutex<VecDeque<Build>>,
     evictions: Mutex<VecDeque<Eviction>>,
     history: Mutex<BTreeMap<Tenant, History>>,
-    /// When a build, with the hash of its repository, made its first request.
+    /// Time of the first request of a build, by build and hash of the repository.
     begun: Cache<(BuildId, u64, BuildAction), Instant>,
     /// Blobs that were received since their last export, by the hash of tenant and digest.
     received: Cache<u64, ()>,
@@ -170,7 +170,7 @@ impl Recent {
         BuildLayers { all: Some(all), new: Some(new) }
     }
 
-    /// Who pushed a cache to a tag last, as far as this server remembers it.
+    /// The caller that pushed a cache to a tag last, as far as this server remembers.
     pub fn last_export(&self, tenant: &Tenant, repo: &RepoName, tag: &Tag) -> Option<Build> {
         let is_it = |build: &&Build| {
             build.action == BuildAction::Export
@@ -194,7 +194,7 @@ impl Recent {
         }
     }
 
-    /// What the counters of these tenants have done, oldest first; what has come since the last reading is the last step.
+    /// Steps of the counters of these tenants, oldest first; the last one is since the last reading.
     pub fn history(&self, tenants: &Tenants, of: impl Fn(&Tenant) -> bool, now: Timestamp) -> Vec<Step> {
         let history = self.history.lock();
         let mut sum = BTreeMap::<Timestamp, Reading>::new();

@@ -6,7 +6,7 @@ use super::Metrics;
 
 /// Routes that are not the registry's.
 const OTHER_ROUTES: [&str; 3] = ["admin", "page", "none"];
-/// Where the kernel says how much memory this process has.
+/// The kernel's file with the memory of this process.
 const STATUS: &str = "/proc/self/status";
 
 impl Metrics {

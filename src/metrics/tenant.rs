@@ -1,4 +1,4 @@
-//! What is counted for each tenant.
+//! Metrics of each tenant.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub const TENANTS_MAX: usize = 50;
 /// The label of those. No tenant has such a name.
 pub const OTHERS: &str = "(others)";
 
-/// What was asked for. Whether it was there is a hit or a miss.
+/// Kind of a lookup, which is a hit or a miss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
     /// A manifest by its tag: where an import begins.
@@ -29,7 +29,7 @@ pub enum Asked {
     Upload,
 }
 
-/// Where bytes that were served came from.
+/// Source of served bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The hot layer.
@@ -40,7 +40,7 @@ pub enum Source {
     Cold,
 }
 
-/// How it came that bytes were not sent.
+/// The reason why bytes were not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Saved {
     /// The client asked first, and heard that the blob is there.
@@ -75,7 +75,7 @@ pub struct TenantMetrics {
     pub counted_at: IntGauge,
 }
 
-/// What builds did.
+/// Actions of builds.
 #[derive(Debug)]
 pub struct BuildCounters {
     pub imports: IntCounter,
@@ -103,7 +103,7 @@ impl TenantMetrics {
         self.evicted_bytes[rule as usize].inc_by(bytes);
     }
 
-    /// What pictures over time are drawn from.
+    /// Source of the charts.
     pub fn reading(&self) -> Reading {
         let sum = |counters: &[IntCounter]| counters.iter().map(IntCounter::get).sum();
         let of_imports = |counters: &[IntCounter; 4]| {
@@ -125,7 +125,7 @@ impl TenantMetrics {
     }
 }
 
-/// Where the counters of a tenant stand, or how far they have come in some time.
+/// Values of the counters of a tenant, or their growth in a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reading {
     /// Tags, manifests and blobs that were asked for and there, as imports ask for them.
@@ -153,7 +153,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// What has come since `before`.
+    /// The growth since `before`.
     pub fn since(&self, before: &Reading) -> Reading {
         self.with(before, u64::saturating_sub)
     }

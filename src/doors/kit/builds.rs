@@ -1,4 +1,4 @@
-//! What builds do with caches, as their requests tell.
+//! Imports and exports of builds, recognised by their requests.
 //!
 //! BuildKit imports a cache by its tag, its manifest and its config, and only an import asks for bytes of that type. It
 //! exports one by asking for its layers, sending what is missing, and pushing the manifest to a tag, of which the house
@@ -39,13 +39,13 @@ fn id(headers: &HeaderMap) -> Option<BuildId> {
     trace_id(headers).and_then(|id| u128::from_str_radix(&id, 16).ok()).map(BuildId)
 }
 
-/// The caller, for log lines and pages. Where everybody may everything there is nobody to name.
+/// The caller, for log lines and pages. Without rules no caller has a name.
 fn who(doors: &Doors, caller: &Caller) -> Option<Box<str>> {
     let named = (!doors.gate.is_open()).then(|| caller.identity().to_string());
     named.map(|who| logged::text(&who, WHO_BYTES_MAX).into())
 }
 
-/// Who sends a request of a build.
+/// The sender of a request of a build.
 pub fn caller(doors: &Doors, caller: &Caller, headers: &HeaderMap) -> BuildCaller {
     BuildCaller { who: who(doors, caller), build: id(headers) }
 }

@@ -9,7 +9,7 @@ use crate::names::without_upload_id;
 
 /// Longest path in a log line, in bytes: names are bounded, but what is no name is not.
 const PATH_BYTES_MAX: usize = 512;
-/// What stands for the rest of a text that is too long.
+/// Stands for the rest of a text that is too long.
 const REST: &str = "...";
 
 /// At most `bytes_max` bytes of a text and a mark for the rest, without anything that ends a line, steers a terminal or

@@ -1,4 +1,4 @@
-//! What to say of a tag or a repository that is not there: which names it may have been meant as.
+//! Texts about a tag or repository that does not exist, with the names that may have been meant.
 //!
 //! Invariant: only names that the caller may list are told. They are those of the inventory, which no answer lists the
 //! store for.
@@ -20,7 +20,7 @@ const SLIPS_MAX: usize = 3;
 const COMPARED_MAX: usize = 10_000;
 const COMPARED_BYTES_MAX: usize = 64;
 
-/// What to say of a tag that is not there.
+/// Text about a tag that does not exist.
 pub fn unknown_tag(doors: &Doors, caller: &Caller, repo: &RepoName, tag: &Tag) -> String {
     let mut known: Vec<(usize, Reverse<Timestamp>, Tag)> = Vec::new();
     for tenant in readable(doors, caller, repo, Tags::None).unwrap_or_default() {
@@ -43,7 +43,7 @@ pub fn unknown_tag(doors: &Doors, caller: &Caller, repo: &RepoName, tag: &Tag) -
     }
 }
 
-/// What to say of a repository that is not there, or of which the caller may see nothing.
+/// Text about a repository that does not exist, or of which the caller may see nothing.
 pub fn unknown_repo(doors: &Doors, caller: &Caller, wanted: &RepoName) -> String {
     let mut similar: Vec<(usize, RepoName)> = Vec::new();
     for tenant in doors.config.all_tenants() {

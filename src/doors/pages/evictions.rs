@@ -1,4 +1,4 @@
-//! What was let go, and why.
+//! Expired and evicted tags and layers, with the reasons.
 
 use jiff::Timestamp;
 use maud::{Markup, html};

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-/// Boxes in one picture. More than that nobody reads; the JSON of the page has all.
+/// Maximum number of boxes in one picture. The JSON of the page has all.
 pub const DRAWN_MAX: usize = 240;
 /// Units of the picture.
 const BOX: (usize, usize) = (168, 44);
@@ -13,7 +13,7 @@ const EDGE: usize = 4;
 pub struct DrawnNode {
     pub title: String,
     pub below: String,
-    /// All of it, for whoever points at it.
+    /// The whole text, shown when the mouse points at the box.
     pub full: String,
     /// Boxes that it rests on: some of those before it.
     pub parents: Vec<usize>,

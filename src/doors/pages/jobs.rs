@@ -1,4 +1,4 @@
-//! What the server does by itself, and how it went.
+//! Background jobs and their results.
 
 use jiff::Timestamp;
 use maud::{Markup, html};
@@ -71,7 +71,7 @@ fn result(last: &Run, now: Timestamp) -> Markup {
     }
 }
 
-/// What wakes a job, in words.
+/// The trigger of a job, in words.
 fn wakes(job: &Status) -> String {
     let every = job.every_seconds.map(|every| format!("every {}", span(every.ceil() as u64)));
     let notified = job.notified_by.as_ref().map(|by| format!("when {by}"));

@@ -120,11 +120,11 @@ async fn style() -> Response {
     (headers, STYLE).into_response()
 }
 
-/// Why there is no page.
+/// The reason why there is no page.
 pub struct PageError {
     status: StatusCode,
     why: String,
-    /// How to come again with credentials.
+    /// The challenge, for requests without credentials.
     challenge: Option<HeaderValue>,
 }
 
@@ -158,7 +158,7 @@ trait HtmlPage: Serialize {
     fn body(&self) -> Markup;
 }
 
-/// How an answer is wanted.
+/// The format that a request asks for.
 struct ContentNegotiation {
     json: bool,
 }
@@ -168,7 +168,7 @@ impl ContentNegotiation {
         let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
         let json = accept.find("application/json");
         let html = accept.find("text/html");
-        // Whatever is named first: nobody who wants JSON names HTML, too.
+        // The first type that is named counts: clients that want JSON do not name HTML.
         let preferred = json.is_some_and(|json| html.is_none_or(|html| json < html));
         ContentNegotiation { json: preferred || request.uri().path().starts_with("/api/") }
     }

@@ -42,7 +42,7 @@ const TENANT_COLUMNS: [Column; 7] = [
 #[derive(Serialize)]
 pub struct Overview {
     version: &'static str,
-    /// When this server began: counters and what happened are since then.
+    /// Start of this server: counters and events are since then.
     began: Timestamp,
     now: Timestamp,
     /// For who may administer.
@@ -54,7 +54,7 @@ pub struct Overview {
     /// The last pushed or used.
     tags: Vec<TagRow>,
     tags_in_all: usize,
-    /// How a builder reaches this server, as whoever asks has reached it: shown while there is nothing else.
+    /// The lines for a builder, by the address of this request: shown while the store is empty.
     #[serde(skip)]
     base_url: Option<String>,
     #[serde(skip)]
@@ -77,7 +77,7 @@ struct EventRow {
     has_page: bool,
 }
 
-/// What concerns all tenants and the server.
+/// Totals of all tenants, and of the server.
 #[derive(Serialize)]
 struct OverviewTotals {
     tenants: Vec<TenantRow>,
@@ -97,13 +97,13 @@ struct TenantRow {
     repositories: u64,
     tags: u64,
     bytes: u64,
-    /// What its tags would take if nothing were shared.
+    /// Bytes that its tags would take without sharing.
     named_bytes: u64,
     condemned_bytes: u64,
     /// On their way, in bytes.
     arriving: u64,
     quota: Option<QuotaShown>,
-    /// When it was last counted in full.
+    /// Time of the last full count.
     counted: Option<Timestamp>,
 }
 
@@ -123,7 +123,7 @@ struct HotRow {
 struct CollectorRow {
     running: bool,
     last: Option<Timestamp>,
-    /// What the last collection deleted and condemned, in bytes.
+    /// Bytes that the last collection deleted and condemned.
     deleted_bytes: u64,
     condemned_bytes: u64,
     skipped: Option<String>,
@@ -281,7 +281,7 @@ impl Overview {
         self.repositories_in_all == 0 && self.events.is_empty() && self.evictions.is_empty() && !has_scopes
     }
 
-    /// What a builder needs to fill it.
+    /// The lines for a builder that fill the cache.
     fn first_lines(&self) -> Markup {
         let (scheme, name) = self.base_url.as_deref().and_then(|url| url.split_once("://")).unwrap_or(UNKNOWN_URL);
         let route = BuilderRoute { name, plain: scheme == "http", closed: self.closed };

@@ -28,7 +28,7 @@ pub struct PendingDeletion {
     pub why: Option<String>,
 }
 
-/// What is known of condemned tags, for one page.
+/// Condemned tags of one page.
 pub struct PendingDeletions<'d> {
     doors: &'d Doors,
     last: Option<Arc<Report>>,
@@ -46,7 +46,7 @@ impl<'d> PendingDeletions<'d> {
         PendingDeletions { doors, decisions: named.collect(), last, disk_is_low: doors.store.room().is_low() }
     }
 
-    /// What awaits a tag that was pushed or used last at this time.
+    /// The pending deletion of a tag that was pushed or used last at this time.
     pub fn get(&self, tenant: &Tenant, repo: &RepoName, tag: &Tag, last_use: Timestamp) -> Option<PendingDeletion> {
         let since = self.doors.store.refs().condemned_since(tenant, repo, tag)?;
         let condemned = Timestamp::try_from(since).ok().filter(|since| *since >= last_use)?;

@@ -18,7 +18,7 @@ use crate::refs::inventory::TagEntry;
 /// Rows on one page of a list.
 const PAGE: usize = 100;
 
-/// What a list is to show.
+/// The query of a list.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub struct RepoQuery {
@@ -51,12 +51,12 @@ pub struct TagRow {
     pub tag: Tag,
     #[serde(flatten)]
     pub known: TagEntry,
-    /// Where it is condemned.
+    /// Its deletion, if it is condemned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pending_deletion: Option<PendingDeletion>,
 }
 
-/// What of the stock was wanted, and how much of it there is.
+/// The wanted part of the inventory, and the size of the whole.
 #[derive(Default)]
 pub struct Found {
     pub repositories: Vec<RepoRow>,
@@ -204,7 +204,7 @@ fn address(path: &str, parts: &[(&str, &str)]) -> String {
     format!("{path}?{}", query.finish())
 }
 
-/// Where in a list this is, and the ways on and back.
+/// The place in a list, with links to the next and the previous page.
 fn pages(from: usize, next: Option<usize>, all: usize, to: &dyn Fn(usize) -> String) -> Markup {
     html! {
         @if from > 0 || next.is_some() {
@@ -226,7 +226,7 @@ pub struct Repository {
     /// As of the last count; only for who may pull all of its tags.
     bytes: Option<u64>,
     manifests: Option<u64>,
-    /// When it was counted.
+    /// Time of the count.
     counted: Option<Timestamp>,
     tags_in_all: usize,
     from: usize,
@@ -365,7 +365,7 @@ pub fn tag_table(rows: &[TagRow], now: Timestamp) -> Markup {
     frame::table("Tags", &TAG_COLUMNS, &rows)
 }
 
-/// How much of what BuildKit imports at most the larger of manifest and config is, in percent.
+/// Size of the larger of manifest and config, in percent of BuildKit's import limit.
 fn limit(known: &TagEntry) -> u64 {
     show::percent(known.weight.manifest_bytes.max(known.weight.config_bytes), IMPORT_LIMIT_BYTES)
 }

@@ -30,7 +30,7 @@ pub struct ScopeRow {
     bytes: u64,
     /// The most that it may store, in bytes.
     quota: Option<u64>,
-    /// When a tag of it was pushed or used last, as far as this server knows.
+    /// Time of the last push or use of one of its tags, as far as this server knows.
     last: Option<Timestamp>,
 }
 
@@ -59,7 +59,7 @@ pub fn gather(doors: &Doors, visible: &Visibility<'_>, most: usize) -> (Vec<Scop
     let stored: BTreeMap<Tenant, u64> = accounts.map(|(tenant, account)| (tenant, account.stored())).collect();
     let of_scopes = stored.into_iter().filter(|(tenant, _)| tenant.is_scope() && is_listed(tenant));
     let mut rows: Vec<ScopeRow> = of_scopes.map(|(scope, bytes)| row(doors, scope, bytes)).collect();
-    // A scope that only reads stores nothing, and is none for whoever looks.
+    // A scope that only reads stores nothing, and is not shown.
     rows.retain(|row| row.bytes > 0 || row.tags > 0);
     rows.sort_by_key(|row| (Reverse(row.last), Reverse(row.bytes)));
     let all = rows.len();

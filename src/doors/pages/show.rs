@@ -9,7 +9,7 @@ use crate::human;
 
 pub use crate::human::{age, bytes, percent};
 
-/// How long ago something was, with the moment itself for whoever points at it.
+/// The time since a moment; the moment itself is shown when the mouse points at it.
 pub fn ago(at: Timestamp, now: Timestamp) -> Markup {
     let exact = format!("{at:.0}");
     html! { time datetime=(exact) title=(exact) { (human::ago(at, now)) } }
@@ -36,7 +36,7 @@ pub fn short(digest: &str) -> &str {
     &hex[..hex.floor_char_boundary(12)]
 }
 
-/// How full something is: a bar, and the same in words.
+/// A level: a bar, and the same in words.
 pub fn meter(part: u64, of: u64, what: &str) -> Markup {
     let percent = percent(part, of);
     html! {

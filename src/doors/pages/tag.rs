@@ -31,13 +31,13 @@ pub struct TagPage {
     inspection: Inspection,
     #[serde(skip_serializing_if = "Option::is_none")]
     known: Option<TagEntry>,
-    /// Where it is condemned.
+    /// Its deletion, if it is condemned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pending_deletion: Option<PendingDeletion>,
-    /// Who pushed to it last: of exports that this server remembers, for who may administer.
+    /// The caller of its last push, of those that this server remembers; for callers that may administer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pushed_by: Option<Box<str>>,
-    /// Where the tag is a cache.
+    /// Present if the tag is a cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     outline: Option<Outline>,
 }
@@ -246,7 +246,7 @@ impl TagPage {
     }
 }
 
-/// What an image runs on.
+/// The platforms of an image.
 fn platform(image: &InspectedImage) -> &str {
     image.platform.as_deref().unwrap_or("an unknown platform")
 }
@@ -276,7 +276,7 @@ fn image_layers(image: &InspectedImage) -> Markup {
     frame::table(&format!("Layers of {}", platform(image)), &IMAGE_LAYER_COLUMNS, &rows)
 }
 
-/// How many of something a view has, and how many its pushes have together.
+/// A number of the view, and the sum of its pushes.
 fn merged(out: usize, of: usize, what: &str) -> String {
     if out == of { format!("{out} {what}") } else { format!("{out} {what} ({of} before merging)") }
 }

@@ -1,4 +1,4 @@
-//! Who may see what on the pages.
+//! Visibility of data on the pages.
 
 use http::StatusCode;
 
@@ -13,10 +13,10 @@ use crate::doors::kit::origin::RequestOrigin;
 use crate::doors::kit::refusal::Refusal;
 use crate::names::{RepoName, Tag, Tenant};
 
-/// What the audit log calls pages, as metrics do.
+/// Name of pages in the audit log and in metrics.
 const ROUTE: &str = "page";
 
-/// What a caller may see. All pages ask here: what it does not grant is not gathered, so it cannot be shown.
+/// The view of one caller. All pages ask it: data that it does not grant is not gathered, so it cannot be shown.
 ///
 /// Who may administer sees all that is listed. Everybody else sees the tags that they may pull, and of the numbers of
 /// tenants and of the server nothing: they tell what others do.
@@ -29,7 +29,7 @@ pub struct Visibility<'a> {
 }
 
 impl Visibility<'_> {
-    /// Who asks, and what they may see: the one place where the pages decide.
+    /// The caller, and the data that they may see: the one place where the pages decide.
     pub async fn of<'a>(doors: &'a Doors, request: &'a http::Request<()>) -> Result<Visibility<'a>, PageError> {
         let identified = doors.gate.identify(&RequestOrigin::new(doors, request).credentials()).await;
         let caller = identified.map_err(|error| turned_away(doors, request, None, &error))?;
@@ -54,7 +54,7 @@ impl Visibility<'_> {
         admitted.inspect_err(|error| self.tell_refusal(error)).map_err(|_| PageError::new(StatusCode::FORBIDDEN, why))
     }
 
-    /// How the caller reaches the server: `https://host:port`. Nothing where their request does not say it.
+    /// The address by which the caller reached the server: `https://host:port`. Absent if the request does not tell.
     pub fn base_url(&self) -> Option<String> {
         RequestOrigin::new(self.doors, self.request).base_url()
     }
@@ -74,7 +74,7 @@ impl Visibility<'_> {
 
     /// Whether a repository may be seen in a list.
     pub fn can_see_repo(&self, tenant: &Tenant, repo: &RepoName) -> bool {
-        // A reserved name is owned by nobody.
+        // A reserved name has no owner.
         (self.whole && !repo.is_reserved()) || self.owns(tenant, repo, Tags::None)
     }
 
@@ -104,12 +104,12 @@ impl Visibility<'_> {
         Ok(self.admit(repo, Tags::None)?.tenant().clone())
     }
 
-    /// What to say of a tag that is not there.
+    /// Text about a tag that does not exist.
     pub fn unknown_tag(&self, repo: &RepoName, tag: &Tag) -> String {
         nearby::unknown_tag(self.doors, &self.caller, repo, tag)
     }
 
-    /// What to say of a repository that is not there.
+    /// Text about a repository that does not exist.
     pub fn unknown_repo(&self, repo: &RepoName) -> String {
         nearby::unknown_repo(self.doors, &self.caller, repo)
     }
@@ -132,7 +132,7 @@ impl Visibility<'_> {
     }
 }
 
-/// A caller who is nobody, or not who they say: told as everywhere else, so that a browser asks for a password.
+/// A refusal for missing or wrong credentials, as of all doors, so that a browser asks for a password.
 fn turned_away(doors: &Doors, request: &http::Request<()>, caller: Option<&Caller>, error: &AuthError) -> PageError {
     tell_refusal(doors, request, caller, error);
     let challenge = RequestOrigin::new(doors, request).challenge(Challenge::Basic, error, None);

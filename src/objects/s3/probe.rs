@@ -21,7 +21,9 @@ pub enum OpenBucketError {
     Credentials(String),
     #[error("no region is configured: set [store.s3] region, or AWS_REGION")]
     Region,
-    #[error("{store} at {endpoint}: the bucket does not exist: create it, or correct [store.s3] bucket, region or endpoint")]
+    #[error(
+        "{store} at {endpoint}: the bucket does not exist: create it, or correct [store.s3] bucket, region or endpoint"
+    )]
     NoBucket { store: String, endpoint: String },
     #[error("cannot {wish} in {store} at {endpoint}: {why}")]
     Refused {

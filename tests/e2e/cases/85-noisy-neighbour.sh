@@ -37,7 +37,8 @@ pulls=0
 attack() { # host:port: all of it, until attack_ends
   local what
   pulls=$((pulls + 2))
-  for what in hold:$pulls work:$((pulls + 1)); do
+  # The one that has to push before it can attack comes first.
+  for what in work:$((pulls + 1)) hold:$pulls; do
     rm -f "${what%:*}.out"
     spawn "${what%:*}" "$WORK/${what%:*}.out" nice -n 19 python3 "$E2E/lib/noisy.py" "${what%:*}" "$1" \
       "$(login_of "pull/${what#*:}/merge" "$1")"
