@@ -219,7 +219,7 @@ async fn signing_key(store: &Store, config: &Config) -> anyhow::Result<Option<Se
 
 /// A server that drains ends when it has had no request for so long. That is time to start its successor, or to take it from
 /// a balancer, and more than a builder pauses between the requests of an export.
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_millis(500);
 /// Time between two looks at whether requests are in flight, while a server drains.
 const QUIET_POLL: Duration = Duration::from_millis(50);
 
